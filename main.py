@@ -1,0 +1,163 @@
+"""Train an LV-ViT, with token labels or without. See README.md for commands."""
+import datetime
+import json
+import os
+import time
+
+from util import runtime
+
+CPU = runtime.prepare()
+import paddle  # noqa: E402
+
+from engine import evaluate, train_one_epoch  # noqa: E402
+from models import build_model, default_crop_pct  # noqa: E402
+from util import checkpoint, datasets, dist, options  # noqa: E402
+from util.amp import Amp  # noqa: E402
+from util.logger import Writers, log, log_to  # noqa: E402
+from util.loss import TokenLabelLoss  # noqa: E402
+from util.mixup import Mixup  # noqa: E402
+from util.model_ema import ModelEma  # noqa: E402
+from util.optim import build_optimizer  # noqa: E402
+
+
+def parser():
+    parser = runtime.Parser('main.py', description=__doc__)
+    options.add_model(parser)
+    options.add_data(parser, train=True)
+    options.add_eval_transform(parser)
+    options.add_amp(parser)
+    options.add_weights(parser)
+    options.add_recipe(parser)
+    return parser
+
+
+def new_model(args):
+    return build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes, drop_rate=args.drop,
+                       drop_path_rate=args.drop_path, mix_token=bool(args.mix_token))
+
+
+def load_start(args, model, ema, optimizer, amp):
+    """Where the weights come from: --resume before --finetune before scratch. Returns (first epoch, best accuracies)."""
+    start, best = args.start_epoch, {}
+    if args.resume:
+        state = checkpoint.load(args.resume)
+        weights, source = checkpoint.load_weights(args.resume, args.ema)
+        checkpoint.restore(model, weights, args.resume)
+        log(f'resuming from {source}')
+        if 'optimizer' in state and not args.eval:
+            checkpoint.restore_optimizer(optimizer, model, state['optimizer'])
+            amp.scaler.load_state_dict(state['scaler'])
+            start, best = state['epoch'] + 1, {k: state[k] for k in ('best_acc1', 'best_acc1_ema') if k in state}
+    elif args.finetune:
+        weights, source = checkpoint.load_weights(args.finetune, args.ema)
+        notes = checkpoint.finetune(model, weights, args.finetune, args.remove_head_from_pretained)
+        log(f'fine-tuning from {source}' + ''.join(f'\n  {note}' for note in notes))
+    if ema:
+        path = args.resume_ema or args.resume
+        state = checkpoint.load(path) if path else {}
+        weights = state.get('model_ema') or (args.resume_ema and checkpoint.load_weights(path)[0])
+        if not weights:
+            weights = model.state_dict()
+            log('the moving average starts from the weights')
+        checkpoint.restore(ema.module, weights, path)
+    return start, best
+
+
+def main(args):
+    options.check_recipe(args)
+    if args.output_dir:
+        checkpoint.check_writable(args.output_dir)
+    rank, world_size = dist.init()
+    log_to(args.log_file)
+    log(f'Paddle {paddle.__version__} on {paddle.device.get_device()}, {world_size} process(es). {CPU}')
+    log('arguments: ' + json.dumps(vars(args)))
+    if args.debug and paddle.device.is_compiled_with_cuda():
+        paddle.set_flags({'FLAGS_cudnn_deterministic': True})
+
+    crop_pct = args.crop_pct or default_crop_pct(args.model)
+    val_loader = datasets.build_eval_loader(args, crop_pct, *((rank, world_size) if args.dist_eval else ()))
+    train_loader = None if args.eval else datasets.build_train_loader(args, rank, world_size)
+
+    paddle.seed(args.seed)  # all processes start from the same weights
+    model = new_model(args)
+    ema = ModelEma(new_model(args), model, args.model_ema_decay) if args.model_ema else None
+    dense = args.token_label and args.dense_weight > 0 and model.return_dense
+    if not dense and not args.eval:
+        model.disable_aux_head()
+        log('no token targets: the class output alone is trained')
+    total_batch = args.batch_size * args.accum_iter * world_size
+    if args.lr is None:
+        args.lr = args.blr * total_batch / 512
+    optimizer = build_optimizer(model, args.opt, args.lr, args.weight_decay, args.opt_betas, args.opt_eps,
+                                args.momentum, args.clip_grad)
+    amp = Amp(args.use_amp, args.amp_dtype, args.amp_level)
+    start_epoch, best = load_start(args, model, ema, optimizer, amp)
+    n_parameters = sum(p.size for p in model.parameters())
+    log(f'{args.model}: {n_parameters / 1e6:.2f} M parameters, input {args.input_size}, crop_pct {crop_pct}, '
+        f'lr {args.lr:.2e}, total batch {total_batch}')
+
+    def test(module, name=''):
+        return evaluate(module, val_loader, amp, shared=args.dist_eval, header=f'Test{name}:', print_freq=args.print_freq)
+
+    if args.eval:
+        test(model)
+        return
+
+    net = model
+    net, optimizer = amp.decorate(net, optimizer)
+    model = paddle.DataParallel(net) if world_size > 1 else net
+    criterion = TokenLabelLoss(args.cls_weight, args.dense_weight)
+    mixup = None
+    if args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax:
+        mixup = Mixup(args.mixup, args.cutmix, args.cutmix_minmax, args.mixup_prob, args.mixup_switch_prob,
+                      args.mixup_mode)
+    writers = Writers(args)
+
+    def save(tag, epoch):
+        if not args.output_dir or not dist.is_main():
+            return
+        state = {'model': net.state_dict(), 'optimizer': checkpoint.optimizer_state(optimizer, net),
+                 'scaler': amp.scaler.state_dict(), 'epoch': epoch, 'step': (epoch + 1) * len(train_loader),
+                 'rng': {'seed': args.seed}, **best, 'args': vars(args)}
+        if ema:
+            state['model_ema'] = ema.module.state_dict()
+        checkpoint.save(state, os.path.join(args.output_dir, f'checkpoint-{tag}.pd'))
+
+    total_epochs = args.epochs + args.cooldown_epochs
+    log(f'training on {len(train_loader.dataset)} images, validating on {len(val_loader.dataset)}, '
+        f'epochs {start_epoch} to {total_epochs - 1}')
+    begin = time.time()
+    for epoch in range(start_epoch, total_epochs):
+        try:
+            train_stats = train_one_epoch(model, criterion, train_loader, optimizer, epoch, args, amp, mixup, ema,
+                                          writers)
+        except FloatingPointError as error:
+            raise runtime.UserError(f'epoch {epoch}: {error}; stopped before anything was saved. '
+                                    'Try a lower --lr, a longer --warmup_epochs or --clip_grad 1')
+        stats = {'epoch': epoch, 'n_parameters': n_parameters, **{f'train_{k}': v for k, v in train_stats.items()}}
+        if train_loader.dataset.bad_images():
+            stats['bad_images'] = train_loader.dataset.bad_images()
+        for module, suffix, tag in ((net, '', 'best'), (ema and ema.module, '_ema', 'best-ema')):
+            if module is None or (suffix and not args.model_ema_eval):
+                continue
+            test_stats = test(module, suffix)
+            stats.update({f'test_{k}{suffix}': v for k, v in test_stats.items()})
+            if test_stats['acc1'] > best.get(f'best_acc1{suffix}', -1.0):
+                best[f'best_acc1{suffix}'] = test_stats['acc1']
+                save(tag, epoch)
+        stats.update(best)
+        log(f"Max accuracy: {', '.join(f'{k[5:]} {v:.2f}%' for k, v in best.items())}")
+        if args.output_dir and dist.is_main():
+            with open(os.path.join(args.output_dir, 'log.txt'), 'a', encoding='utf-8') as f:
+                f.write(json.dumps(stats) + '\n')
+        writers.write({k: v for k, v in stats.items() if k.startswith('test_')},
+                      (epoch + 1) * (len(train_loader) // args.accum_iter))
+        save('latest', epoch)
+        if (epoch + 1) % 20 == 0 or epoch + 1 == total_epochs:
+            save(epoch, epoch)
+    writers.close()
+    log(f'Training time {datetime.timedelta(seconds=int(time.time() - begin))}')
+
+
+if __name__ == '__main__':
+    runtime.run(main, parser())

@@ -1,0 +1,235 @@
+"""The LV-ViT family (All Tokens Matter, arXiv 2104.10858): models and nothing about training.
+
+    image [B, 3, S, S] -> convolutional stem -> MixToken -> [cls | tokens] + pos_embed -> blocks -> head, aux_head
+
+Parameters carry the names of the original implementation (zihangJiang/TokenLabeling), so its checkpoints load by
+name; Linear weights are [in, out] here and [out, in] there.
+"""
+import math
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle import nn
+
+from util import mixtoken
+from util.runtime import UserError
+
+NORMAL = nn.initializer.Normal(std=0.02)
+ZEROS = nn.initializer.Constant(0.0)
+
+
+def linear(in_features, out_features, bias=True):
+    return nn.Linear(in_features, out_features, weight_attr=paddle.ParamAttr(initializer=NORMAL),
+                     bias_attr=paddle.ParamAttr(initializer=ZEROS) if bias else False)
+
+
+def conv(in_channels, out_channels, kernel, stride, padding=0, bias=False):
+    """A convolution with PyTorch's default initial distribution: weight and bias uniform in ±1/sqrt(fan_in)."""
+    bound = 1.0 / math.sqrt(in_channels * kernel * kernel)
+    uniform = paddle.ParamAttr(initializer=nn.initializer.Uniform(-bound, bound))
+    return nn.Conv2D(in_channels, out_channels, kernel, stride, padding,
+                     weight_attr=uniform, bias_attr=uniform if bias else False)
+
+
+def gelu(x):
+    """Exact GELU. In a static graph it is written out: `nn.GELU` does not survive export to `.pdmodel` on Paddle 3."""
+    if paddle.in_dynamic_mode():
+        return F.gelu(x)
+    return 0.5 * x * (1.0 + paddle.erf(x / math.sqrt(2.0)))
+
+
+class PatchEmbedNaive(nn.Layer):
+    """ViT's own stem: one convolution of patch size. [B, 3, S, S] -> [B, D, S/P, S/P]."""
+
+    def __init__(self, patch_size, in_chans, embed_dim):
+        super().__init__()
+        self.proj = conv(in_chans, embed_dim, patch_size, patch_size, bias=True)
+
+    def forward(self, x):
+        return self.proj(x)
+
+
+class PatchEmbed4_2(nn.Layer):
+    """LV-ViT's stem of four convolutions: 7x7/2, 3x3, 3x3, then patches of P/2. [B, 3, S, S] -> [B, D, S/P, S/P]."""
+
+    def __init__(self, patch_size, in_chans, embed_dim, hidden=64):
+        super().__init__()
+        self.conv1 = conv(in_chans, hidden, 7, stride=2, padding=3)
+        self.bn1 = nn.BatchNorm2D(hidden)
+        self.conv2 = conv(hidden, hidden, 3, stride=1, padding=1)
+        self.bn2 = nn.BatchNorm2D(hidden)
+        self.conv3 = conv(hidden, hidden, 3, stride=1, padding=1)
+        self.bn3 = nn.BatchNorm2D(hidden)
+        self.proj = conv(hidden, embed_dim, patch_size // 2, patch_size // 2, bias=True)
+
+    def forward(self, x):
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = F.relu(self.bn2(self.conv2(x)))
+        x = F.relu(self.bn3(self.conv3(x)))
+        return self.proj(x)
+
+
+class DropPath(nn.Layer):
+    """Stochastic depth: in training a sample's residual branch is dropped with probability `rate`, else scaled up."""
+
+    def __init__(self, rate):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x):
+        if not self.training or self.rate == 0.0:
+            return x
+        keep = 1.0 - self.rate
+        mask = paddle.floor(keep + paddle.rand([x.shape[0]] + [1] * (x.ndim - 1), dtype=x.dtype))
+        return x * (mask / keep)
+
+
+class Attention(nn.Layer):
+    def __init__(self, dim, num_heads, qkv_bias=False, drop=0.0):
+        super().__init__()
+        self.num_heads, self.head_dim = num_heads, dim // num_heads
+        self.qkv = linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = linear(dim, dim)
+        self.proj_drop = nn.Dropout(drop)
+
+    def forward(self, x):
+        tokens, dim = x.shape[1:]
+        # unbind, not indexing: the gradient of each `qkv[i]` would be a zero-filled tensor of the full size
+        q, k, v = self.qkv(x).reshape([-1, tokens, 3, self.num_heads, self.head_dim]).transpose([2, 0, 3, 1, 4]).unbind(0)
+        attention = F.softmax(paddle.matmul(q * self.head_dim ** -0.5, k, transpose_y=True), axis=-1)
+        x = paddle.matmul(attention, v).transpose([0, 2, 1, 3]).reshape([-1, tokens, dim])
+        return self.proj_drop(self.proj(x))
+
+
+class Mlp(nn.Layer):
+    def __init__(self, dim, hidden, drop=0.0):
+        super().__init__()
+        self.fc1 = linear(dim, hidden)
+        self.fc2 = linear(hidden, dim)
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x):
+        return self.drop(self.fc2(self.drop(gelu(self.fc1(x)))))
+
+
+class Block(nn.Layer):
+    """Pre-norm transformer block; each residual branch is divided by `skip_lam` (the paper's residual scaling)."""
+
+    def __init__(self, dim, num_heads, mlp_ratio=3.0, qkv_bias=False, drop=0.0, drop_path=0.0, skip_lam=1.0):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = Attention(dim, num_heads, qkv_bias, drop)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
+        self.drop_path = DropPath(drop_path)
+        self.scale = 1.0 / skip_lam
+
+    def forward(self, x):
+        x = x + self.drop_path(self.attn(self.norm1(x))) * self.scale
+        return x + self.drop_path(self.mlp(self.norm2(x))) * self.scale
+
+
+class LV_ViT(nn.Layer):
+    """Vision transformer with a convolutional stem and a classifier on every token.
+
+    return_dense: add `aux_head`, the classifier of the patch tokens. mix_token: draw a MixToken box in training
+    when the caller passes none. drop_path_rate grows linearly from 0 over the blocks.
+    Raises ValueError when patch_size does not divide img_size or num_heads does not divide embed_dim.
+    """
+
+    def __init__(self, img_size=224, patch_size=16, in_chans=3, num_classes=1000, embed_dim=384, depth=16, num_heads=6,
+                 mlp_ratio=3.0, qkv_bias=False, drop_rate=0.0, drop_path_rate=0.0, stem='4_2', skip_lam=1.0,
+                 return_dense=True, mix_token=True):
+        super().__init__()
+        if img_size % patch_size or embed_dim % num_heads:
+            raise ValueError(f'img_size {img_size} must be a multiple of patch_size {patch_size}, '
+                             f'and embed_dim {embed_dim} of num_heads {num_heads}')
+        self.img_size, self.num_classes, self.embed_dim = img_size, num_classes, embed_dim
+        self.grid = img_size // patch_size
+        self.return_dense, self.mix_token = return_dense, mix_token and return_dense
+
+        if stem == 'naive':
+            self.patch_embed = PatchEmbedNaive(patch_size, in_chans, embed_dim)
+        else:
+            self.patch_embed = PatchEmbed4_2(patch_size, in_chans, embed_dim, hidden={'4_2': 64, '4_2_128': 128}[stem])
+        self.cls_token = self.create_parameter([1, 1, embed_dim], default_initializer=NORMAL)
+        self.pos_embed = self.create_parameter([1, self.grid ** 2 + 1, embed_dim], default_initializer=NORMAL)
+        self.pos_drop = nn.Dropout(drop_rate)
+        self.blocks = nn.LayerList([
+            Block(embed_dim, num_heads, mlp_ratio, qkv_bias, drop_rate, float(rate), skip_lam)
+            for rate in np.linspace(0.0, drop_path_rate or 0.0, depth)])
+        self.norm = nn.LayerNorm(embed_dim)
+        self.head = linear(embed_dim, num_classes)
+        if return_dense:
+            self.aux_head = linear(embed_dim, num_classes)
+
+    def disable_aux_head(self):
+        """For training without token targets: zeros that are not trained, so that they add nothing in evaluation."""
+        for p in self.aux_head.parameters() if self.return_dense else ():
+            p.set_value(paddle.zeros_like(p))
+            p.stop_gradient = True
+
+    def forward_tokens(self, x, box=mixtoken.EMPTY_BOX):
+        """[B, 3, S, S] -> normalised features of the class token and the N patch tokens, [B, 1+N, D]."""
+        x = mixtoken.swap(self.patch_embed(x), box).flatten(2).transpose([0, 2, 1])
+        cls = self.cls_token.expand([x.shape[0], 1, self.embed_dim])
+        x = self.pos_drop(paddle.concat([cls, x], axis=1) + self.pos_embed)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+    def forward_dense(self, x):
+        """Class scores of the image and of every token, unmixed: ([B, C], [B, N, C])."""
+        x = self.forward_tokens(x)
+        return self.head(x[:, 0]), self.aux_head(x[:, 1:])
+
+    def forward(self, x, box=None):
+        """x: float32 [B, 3, S, S]; box: the MixToken box of this step (training only), drawn here when None.
+
+        Evaluation: logits [B, C], `cls + 0.5 * max over tokens of aux`. Training: (cls [B, C], aux [B, N, C], box),
+        aux already unmixed so that aux[i] belongs to image i everywhere. Without `aux_head`: (cls, None, empty box).
+        """
+        if not self.training:
+            if not self.return_dense:
+                return self.head(self.forward_tokens(x)[:, 0])
+            cls, aux = self.forward_dense(x)
+            return cls + 0.5 * aux.max(axis=1)
+        if not self.return_dense:
+            return self.head(self.forward_tokens(x)[:, 0]), None, mixtoken.EMPTY_BOX
+
+        if box is None:
+            box = mixtoken.rand_box(self.grid, self.grid, np.random.default_rng(np.random.randint(2 ** 31))) \
+                if self.mix_token else mixtoken.EMPTY_BOX
+        x = self.forward_tokens(x, box)
+        aux = self.aux_head(x[:, 1:])
+        if box != mixtoken.EMPTY_BOX:
+            grid = aux.transpose([0, 2, 1]).reshape([0, 0, self.grid, self.grid])
+            aux = mixtoken.swap(grid, box).flatten(2).transpose([0, 2, 1])
+        return self.head(x[:, 0]), aux, box
+
+
+# name: (constructor arguments, crop_pct of the published evaluation)
+FAMILY = {
+    'vit': (dict(stem='naive', return_dense=False), 0.9),
+    'lvvit': (dict(skip_lam=2.0, return_dense=False), 0.9),
+    'lvvit_nano': (dict(embed_dim=128, depth=6, num_heads=4), 1.0),  # ours: for CPUs, the demo and the tests
+    'lvvit_t': (dict(embed_dim=240, depth=12, num_heads=4), 0.9),
+    'lvvit_s': (dict(skip_lam=2.0), 0.9),
+    'lvvit_m': (dict(embed_dim=512, depth=20, num_heads=8, skip_lam=2.0), 1.0),
+    'lvvit_l': (dict(embed_dim=768, depth=24, num_heads=12, skip_lam=3.0, stem='4_2_128'), 1.0),
+}
+
+
+def default_crop_pct(name):
+    return FAMILY[name][1] if name in FAMILY else 0.9
+
+
+def build_model(name, **kwargs):
+    """The model `name` of FAMILY; keyword arguments override the constructor's. Raises UserError for what cannot be."""
+    if name not in FAMILY:
+        raise UserError(f"--model {name}: unknown; use {', '.join(FAMILY)}")
+    try:
+        return LV_ViT(**{**FAMILY[name][0], **kwargs})
+    except ValueError as error:
+        raise UserError(f'--model {name}: {error}')

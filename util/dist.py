@@ -1,0 +1,42 @@
+"""Several processes: a thin layer over paddle.distributed that is a no-op on one process.
+
+Start them with `python -m paddle.distributed.launch --gpus "0,1" main.py …` on GPUs or with
+`--nproc_per_node N --backend gloo` on CPUs.
+"""
+import os
+
+import numpy as np
+import paddle
+import paddle.distributed as pd
+
+
+def init():
+    """Join the process group if the launcher started more than one process; returns (rank, world size)."""
+    if world_size() > 1 and not pd.is_initialized():
+        pd.init_parallel_env()
+    return rank(), world_size()
+
+
+def rank():
+    return int(os.environ.get('PADDLE_TRAINER_ID', 0))
+
+
+def world_size():
+    return int(os.environ.get('PADDLE_TRAINERS_NUM', 1))
+
+
+def is_main():
+    return rank() == 0
+
+
+def all_sum(values):
+    """Sum a sequence of numbers (or a tensor) over all processes; returns a list of floats. One collective."""
+    tensor = values if isinstance(values, paddle.Tensor) else paddle.to_tensor(np.asarray(values, 'float64'))
+    if world_size() > 1:  # gloo's all_reduce raises on one process
+        pd.all_reduce(tensor)
+    return tensor.tolist()
+
+
+def barrier():
+    if world_size() > 1:
+        pd.barrier()

@@ -1,0 +1,167 @@
+"""Command-line flags that scripts share: one definition per flag, grouped by what they are about."""
+from util.runtime import UserError
+
+
+def switch(group, name, help, default=False):
+    """`--name` and `--no_name`."""
+    group.add_argument(f'--{name}', action='store_true', default=default, help=help)
+    group.add_argument(f'--no_{name}', action='store_false', dest=name)
+
+
+def boolean(word):
+    """True/False given as a word, as Paddle's inference scripts take it."""
+    if word.lower() in ('true', 't', '1', 'yes'):
+        return True
+    if word.lower() in ('false', 'f', '0', 'no'):
+        return False
+    raise ValueError(word)
+
+
+def add_model(parser):
+    group = parser.add_argument_group('model')
+    group.add_argument('--model', default='lvvit_t', metavar='NAME', help='name of the model (default: lvvit_t)')
+    group.add_argument('--input_size', default=224, type=int, help='side of the input image in pixels')
+    group.add_argument('--nb_classes', default=1000, type=int, help='number of classes')
+    return group
+
+
+def add_weights(parser):
+    group = parser.add_argument_group('weights')
+    group.add_argument('--resume', default='', metavar='FILE', help='checkpoint or state dict to load')
+    group.add_argument('--ema', action='store_true', help="use the checkpoint's averaged weights")
+    return group
+
+
+def add_eval_transform(parser, *interpolation_aliases):
+    group = parser.add_argument_group('evaluation transform')
+    group.add_argument('--crop_pct', default=None, type=float,
+                       help="side of the centre crop as a share of the resized image's short side (default: the model's)")
+    group.add_argument('--interpolation', *interpolation_aliases, default='bicubic',
+                       help='filter of the resize: bicubic (default), bilinear, nearest, lanczos')
+    return group
+
+
+def add_data(parser, train=False):
+    group = parser.add_argument_group('data')
+    group.add_argument('--data_path', default='/datasets/imagenet/', help='folder with train/ and val/')
+    if train:
+        group.add_argument('--cls_label_path_train', default=None, metavar='FILE',
+                           help="list file 'path class_id' of the training set (default: the folders of train/)")
+    group.add_argument('--cls_label_path_val', default=None, metavar='FILE',
+                       help="list file of the validation set (default: the folders of val/)")
+    group.add_argument('--num_workers', default=10, type=int, help='loader processes, at most the cores of the machine')
+    return group
+
+
+def add_amp(parser):
+    group = parser.add_argument_group('mixed precision')
+    switch(group, 'use_amp', 'automatic mixed precision (GPU)')
+    group.add_argument('--amp_dtype', default='float16', choices=('float16', 'bfloat16'))
+    group.add_argument('--amp_level', default='O1', choices=('O1', 'O2'))
+    return group
+
+
+def add_records(parser):
+    """What predict.py and infer.py print and save."""
+    group = parser.add_argument_group('output')
+    group.add_argument('--topk', default=5, type=int, help='classes per image')
+    group.add_argument('--label_list', default=None, metavar='FILE', help="names of the classes, lines 'id name'")
+    group.add_argument('--save_json', default='', metavar='FILE', help='write the records to a JSON file as well')
+    return group
+
+
+def add_recipe(parser):
+    """The training recipe: everything of main.py that no other script has."""
+    group = parser.add_argument_group('training')
+    group.add_argument('--batch_size', default=64, type=int, help='per process; the total is batch_size · accum_iter · processes')
+    group.add_argument('--epochs', default=300, type=int, help='epochs of the schedule, before the cool-down')
+    group.add_argument('--accum_iter', default=1, type=int, help='batches whose gradients make one optimizer step')
+    group.add_argument('--drop', default=0.0, type=float, help='dropout')
+    group.add_argument('--drop_path', default=None, type=float, help='stochastic depth of the last block (default: none)')
+    switch(group, 'model_ema', 'keep an exponential moving average of the weights')
+    group.add_argument('--model_ema_decay', default=0.9999, type=float)
+    switch(group, 'model_ema_eval', 'evaluate the averaged weights after every epoch too')
+    group.add_argument('--seed', default=0, type=int)
+    group.add_argument('--max_bad_images', default=100, type=int,
+                       help='training images per process that may be undecodable before the run stops')
+
+    group = parser.add_argument_group('optimizer')
+    group.add_argument('--opt', default='adamw', help='adamw or momentum')
+    group.add_argument('--opt_eps', default=1e-8, type=float)
+    group.add_argument('--opt_betas', default=None, type=float, nargs=2, metavar='BETA', help='default: 0.9 0.999')
+    group.add_argument('--momentum', default=0.9, type=float)
+    group.add_argument('--clip_grad', default=None, type=float, metavar='NORM', help='clip the global gradient norm')
+    group.add_argument('--weight_decay', default=0.05, type=float)
+
+    group = parser.add_argument_group('learning rate')
+    group.add_argument('--blr', default=8e-4, type=float, help='lr = blr · total batch / 512 when --lr is absent')
+    group.add_argument('--lr', default=None, type=float)
+    group.add_argument('--warmup_lr', default=1e-6, type=float)
+    group.add_argument('--min_lr', default=1e-5, type=float)
+    group.add_argument('--warmup_epochs', default=5, type=int)
+    group.add_argument('--cooldown_epochs', default=10, type=int, help='epochs at min_lr after the schedule')
+    switch(group, 't_in_epochs', 'hold the learning rate through each epoch')
+
+    group = parser.add_argument_group('augmentation')
+    group.add_argument('--color_jitter', default=0.4, type=float, help="used when --aa is ''")
+    group.add_argument('--aa', default='rand-m9-mstd0.5-inc1', metavar='POLICY', help="RandAugment, '' for none")
+    group.add_argument('--train_interpolation', default='bicubic', help='random, bilinear, bicubic, nearest, lanczos')
+    group.add_argument('--train_scale', default=(0.08, 1.0), type=float, nargs=2, metavar=('MIN', 'MAX'),
+                       help='area of the random crop as a share of the image')
+    group.add_argument('--hflip', default=0.5, type=float, help='probability of the horizontal flip')
+    group.add_argument('--reprob', default=0.25, type=float, help='probability of random erasing')
+    group.add_argument('--remode', default='pixel', help='pixel, rand or const')
+    group.add_argument('--recount', default=1, type=int, help='boxes to erase at most')
+    group.add_argument('--smoothing', default=0.1, type=float, help='label smoothing')
+    group.add_argument('--mixup', default=0.8, type=float, help='alpha of Mixup, 0 = off')
+    group.add_argument('--cutmix', default=1.0, type=float, help='alpha of CutMix, 0 = off')
+    group.add_argument('--cutmix_minmax', default=None, type=float, nargs='+', help='side of the box instead of alpha')
+    group.add_argument('--mixup_prob', default=1.0, type=float)
+    group.add_argument('--mixup_switch_prob', default=0.5, type=float, help='of CutMix where both are on')
+    group.add_argument('--mixup_mode', default='batch', help='batch, pair or elem')
+
+    group = parser.add_argument_group('token labels')
+    group.add_argument('--token_label', action='store_true', help='train with a label for every token')
+    group.add_argument('--token_label_data', default='', metavar='DIR', help='folder of the label maps')
+    group.add_argument('--token_label_size', default=1, type=int, metavar='N', help='token grid: input_size / 16')
+    group.add_argument('--token_label_coverage', default='center', choices=('center', 'full'),
+                       help="what a map covers when the set's meta.json does not say")
+    group.add_argument('--dense_weight', default=1.0, type=float, help='weight of the token loss')
+    group.add_argument('--cls_weight', default=1.0, type=float, help='weight of the class loss')
+    group.add_argument('--ground_truth', action='store_true', help="blend the class target with the image's true label")
+    group.add_argument('--mix_token', action='store_true', default=None,
+                       help='MixToken (default: with token labels, unless Mixup or CutMix is on)')
+    group.add_argument('--no_mix_token', action='store_false', dest='mix_token')
+
+    group = parser.add_argument_group('run')
+    group.add_argument('--finetune', default='', metavar='FILE', help='start from the weights of another model')
+    switch(group, 'remove_head_from_pretained', 'with --finetune: initialise the heads anew')
+    group.add_argument('--resume_ema', default='', metavar='FILE', help='take the averaged weights from this file')
+    group.add_argument('--start_epoch', default=0, type=int, help='first epoch when nothing is resumed')
+    group.add_argument('--eval', action='store_true', help='evaluate and stop')
+    group.add_argument('--dist_eval', action='store_true', help='share the evaluation among the processes')
+    group.add_argument('--debug', action='store_true', help='train on val/ and make GPU kernels deterministic')
+
+    group = parser.add_argument_group('output')
+    group.add_argument('--output_dir', default='', metavar='DIR', help='checkpoints and log.txt; nothing is saved without it')
+    group.add_argument('--log_file', default='', metavar='FILE', help='copy of the console lines')
+    group.add_argument('--print_freq', default=20, type=int, metavar='N', help='steps between console lines')
+    group.add_argument('--log_visualdl', default='', metavar='DIR', help='write VisualDL scalars')
+    group.add_argument('--log_wandb', action='store_true', help='write to Weights & Biases')
+    group.add_argument('--wandb_entity', default=None)
+    group.add_argument('--wandb_project', default=None)
+
+
+def check_recipe(args):
+    """Raise UserError for flags of add_recipe that contradict each other."""
+    if args.token_label:
+        if not args.token_label_data:
+            raise UserError('--token_label needs --token_label_data, the folder of the label maps')
+        if args.token_label_size < 2 or args.token_label_size * 16 != args.input_size:
+            raise UserError(f'--token_label_size {args.token_label_size}: must be --input_size / 16 = '
+                            f'{args.input_size / 16:g} tokens a side')
+    for name in ('batch_size', 'accum_iter', 'print_freq'):
+        if getattr(args, name) < 1:
+            raise UserError(f'--{name} must be at least 1')
+    if args.mix_token is None:
+        args.mix_token = args.token_label and not (args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax)

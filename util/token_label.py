@@ -1,0 +1,176 @@
+"""Token labels: reading label maps, and from a map and the transform's matrix to the target of every token.
+
+A label map is a float16 array [2, K, H, W]: scores (raw logits) and class ids of the K best classes of each cell, row =
+y, column = x. For one image there is one sampling matrix A [1+N, H·W] (row 0 = the whole crop, for the class token);
+the logits of its tokens are A @ M with M [H·W, C] the scattered scores, and the targets softmax(A @ M).
+
+Classes that no cell lists score 0 everywhere and so share one probability: a target is kept as the probabilities of
+the U listed classes above a floor that all C classes have. That is exact and needs [1+N, U] numbers, U about 100.
+"""
+import json
+import math
+import os
+from typing import NamedTuple
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+
+from util.runtime import UserError
+
+
+class SparseTarget(NamedTuple):
+    """Probability of class c for row n: floor[n] + Σ_u excess[n, u]·(ids[u] == c). Row 0 is the class token's."""
+    ids: np.ndarray      # int64 [U]
+    excess: np.ndarray   # float32 [1+N, U]
+    floor: np.ndarray    # float32 [1+N]
+
+
+class LabelMaps:
+    """The folder of a label-map set: `<folder>/<class folder>/<image stem>.npy`.
+
+    coverage: what a map covers, `center` (the centre square, as the published sets) or `full` (the whole image);
+    `meta.json` in the folder, written by whoever made the maps, overrides the flag.
+    """
+
+    def __init__(self, folder, num_classes, coverage='center'):
+        if not os.path.isdir(folder):
+            raise UserError(f'--token_label_data {folder}: no such folder')
+        self.folder, self.num_classes, self.coverage = folder, num_classes, coverage
+        meta = os.path.join(folder, 'meta.json')
+        if os.path.exists(meta):
+            try:
+                with open(meta, encoding='utf-8') as f:
+                    self.coverage = json.load(f).get('coverage', coverage)
+            except (ValueError, AttributeError) as error:
+                raise UserError(f'{meta}: not a readable JSON object ({error}); mend or delete it')
+        if self.coverage not in ('center', 'full'):
+            raise UserError(f"token-label coverage '{self.coverage}': must be center or full ({meta})")
+
+    def path(self, image_path):
+        """The map of an image: the name of its class folder and its stem, under this set's folder."""
+        parent, name = os.path.split(image_path)
+        return os.path.join(self.folder, os.path.basename(parent), os.path.splitext(name)[0] + '.npy')
+
+    def read(self, image_path):
+        """(scores float32 [K, H, W], ids int64 [K, H, W]) of an image. Raises UserError that names the file."""
+        path = self.path(image_path)
+        try:
+            array = np.load(path, allow_pickle=False)
+        except FileNotFoundError:
+            raise UserError(f'{path}: no label map for {image_path}')
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f'{path}: not a readable .npy array ({error})')
+        return check_map(array, self.num_classes, path)
+
+    def covered(self, width, height):
+        """(x, y, width, height) of the part of a source image that its map covers, in pixels."""
+        if self.coverage == 'full':
+            return 0.0, 0.0, float(width), float(height)
+        side = float(min(width, height))
+        return (width - side) / 2, (height - side) / 2, side, side
+
+
+def check_map(array, num_classes, path):
+    """Split a map [2, K, H, W] into (scores float32, ids int64); raises UserError that says what is wrong with it."""
+    if getattr(array, 'ndim', 0) != 4 or array.shape[0] != 2 or array.shape[1] < 1 or array.shape[2] != array.shape[3]:
+        raise UserError(f'{path}: a label map has shape [2, K, H, H], this file has {list(np.shape(array))}')
+    scores, ids = array[0].astype('float32'), array[1]
+    if not np.isfinite(scores).all():
+        raise UserError(f'{path}: has scores that are not finite')
+    if not (np.isfinite(ids).all() and (ids >= 0).all() and (ids < num_classes).all()):
+        raise UserError(f'{path}: has class ids outside 0…{num_classes - 1}; check --nb_classes')
+    return scores, ids.astype('int64')
+
+
+def _axis_cells(position, size):
+    """Bilinear interpolation along one axis: (low cell, high cell, weight of high, inside).
+
+    The edge rule is RoIAlign's: up to half a cell beyond the outermost cell centres' cells the edge value holds,
+    further out there is nothing.
+    """
+    inside = (position >= -1.0) & (position <= size)
+    position = np.clip(position, 0.0, size - 1.0)
+    low = np.minimum(position.astype('int64'), max(size - 2, 0))
+    return low, np.minimum(low + 1, size - 1), position - low, inside
+
+
+def _pooled(to_map, side, n, height, width):
+    """Weights [n², H·W] of the map's cells in each of n² tokens of an input of `side` pixels.
+
+    Averages bilinear samples on a regular grid inside each token, as many along each of its edges as the edge is
+    cells long (RoIAlign, aligned, with adaptive sampling, for any affine `to_map` instead of a box).
+    """
+    step = side / n
+    across, down = (max(1, math.ceil(math.hypot(*to_map[:2, k]) * step - 1e-9)) for k in (0, 1))
+    xs = (np.arange(n * across) + 0.5) * (step / across)
+    ys = (np.arange(n * down) + 0.5) * (step / down)
+    u = to_map[0, 0] * xs[None, :] + to_map[0, 1] * ys[:, None] + (to_map[0, 2] - 0.5)
+    v = to_map[1, 0] * xs[None, :] + to_map[1, 1] * ys[:, None] + (to_map[1, 2] - 0.5)
+    x0, x1, fx, inside_x = _axis_cells(u, width)
+    y0, y1, fy, inside_y = _axis_cells(v, height)
+    weight = (inside_x & inside_y) / (across * down)
+    token = (np.arange(n * down) // down)[:, None] * n + (np.arange(n * across) // across)[None, :]
+    base = token * (height * width)
+    cells = np.stack([base + y0 * width + x0, base + y0 * width + x1, base + y1 * width + x0, base + y1 * width + x1])
+    weights = np.stack([(1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx]) * weight
+    return np.bincount(cells.ravel(), weights.ravel(), minlength=n * n * height * width).reshape(n * n, -1)
+
+
+def sampling_matrix(matrix, side, tokens, covered, map_shape):
+    """A [1+N, H·W] float32, N = tokens²: row 0 the whole input, rows 1… its tokens in row-major order.
+
+    matrix: input pixels to source pixels [3, 3]; side: input size in pixels; covered: (x, y, width, height) of the
+    source that the map covers; map_shape: (H, W).
+    """
+    height, width = map_shape
+    x, y, w, h = covered
+    to_map = np.array([[width / w, 0, -x * width / w], [0, height / h, -y * height / h], [0, 0, 1.0]]) @ matrix
+    rows = _pooled(to_map, side, 1, height, width), _pooled(to_map, side, tokens, height, width)
+    return np.concatenate(rows).astype('float32')
+
+
+def sparse_target(scores, ids, sampling, num_classes):
+    """softmax(sampling @ M) as a SparseTarget, M [H·W, C] being `scores` at `ids` and 0 elsewhere.
+
+    scores, ids: [K, H, W]; sampling: [1+N, H·W].
+    """
+    listed, column = np.unique(ids, return_inverse=True)
+    compact = np.zeros((scores[0].size, listed.size), 'float32')
+    compact[np.arange(scores[0].size)[None, :], column.reshape(scores.shape[0], -1)] = scores.reshape(scores.shape[0], -1)
+    logits = sampling @ compact
+    absent = num_classes - listed.size
+    top = logits.max(axis=1, keepdims=True)
+    if absent:
+        top = np.maximum(top, 0.0)
+    weights, floor = np.exp(logits - top), np.exp(-top)
+    total = weights.sum(axis=1, keepdims=True) + absent * floor
+    floor = floor / total if absent else np.zeros_like(total)
+    return SparseTarget(listed.astype('int64'), weights / total - floor, floor[:, 0])
+
+
+def pad_targets(targets):
+    """Stack SparseTargets of one batch: (ids [B, U], excess [B, 1+N, U], floor [B, 1+N]); padding has excess 0."""
+    width = max(t.ids.size for t in targets)
+    ids = np.zeros((len(targets), width), 'int64')
+    excess = np.zeros((len(targets), targets[0].excess.shape[0], width), 'float32')
+    for i, target in enumerate(targets):
+        ids[i, :target.ids.size] = target.ids
+        excess[i, :, :target.ids.size] = target.excess
+    return SparseTarget(ids, excess, np.stack([t.floor for t in targets]))
+
+
+def smoothing_values(smoothing, num_classes):
+    """(on, off) of label smoothing: a probability t becomes t·on + off, with off = ε/C and on = 1 − ε + ε/C."""
+    off = smoothing / num_classes
+    return 1.0 - smoothing + off, off
+
+
+def dense_target(ids, excess, floor, num_classes, smoothing=0.0):
+    """Smoothed targets as a float32 tensor [B, 1+N, C] from the stacked tensors of `pad_targets`.
+
+    As in the original, smoothing makes each row sum to 1 + ε/C.
+    """
+    on, off = smoothing_values(smoothing, num_classes)
+    one_hot = F.one_hot(ids, num_classes)
+    return paddle.bmm(excess * on, one_hot) + (floor * on + off).unsqueeze(-1)
