@@ -96,9 +96,10 @@ class Attention(nn.Layer):
     def forward(self, x):
         tokens, dim = x.shape[1:]
         # unbind, not indexing: the gradient of each `qkv[i]` would be a zero-filled tensor of the full size
-        q, k, v = self.qkv(x).reshape([-1, tokens, 3, self.num_heads, self.head_dim]).transpose([2, 0, 3, 1, 4]).unbind(0)
-        attention = F.softmax(paddle.matmul(q * self.head_dim ** -0.5, k, transpose_y=True), axis=-1)
-        x = paddle.matmul(attention, v).transpose([0, 2, 1, 3]).reshape([-1, tokens, dim])
+        q, k, v = self.qkv(x).reshape([-1, tokens, 3, self.num_heads, self.head_dim]).unbind(2)
+        q, k, v = q.transpose([0, 2, 1, 3]), k.transpose([0, 2, 3, 1]), v.transpose([0, 2, 1, 3])
+        attention = F.softmax((q * self.head_dim ** -0.5) @ k, axis=-1)  # `@`: paddle.matmul cannot go into a .pdmodel
+        x = (attention @ v).transpose([0, 2, 1, 3]).reshape([-1, tokens, dim])
         return self.proj_drop(self.proj(x))
 
 
@@ -170,9 +171,12 @@ class LV_ViT(nn.Layer):
             p.set_value(paddle.zeros_like(p))
             p.stop_gradient = True
 
-    def forward_tokens(self, x, box=mixtoken.EMPTY_BOX):
+    def forward_tokens(self, x, box=None):
         """[B, 3, S, S] -> normalised features of the class token and the N patch tokens, [B, 1+N, D]."""
-        x = mixtoken.swap(self.patch_embed(x), box).flatten(2).transpose([0, 2, 1])
+        x = self.patch_embed(x)
+        if box is not None:
+            x = mixtoken.swap(x, box)
+        x = x.flatten(2).transpose([0, 2, 1])
         cls = self.cls_token.expand([x.shape[0], 1, self.embed_dim])
         x = self.pos_drop(paddle.concat([cls, x], axis=1) + self.pos_embed)
         for block in self.blocks:

@@ -32,9 +32,10 @@ PEAK = 10.            # logit of a fully covered cell: 96 % after a softmax over
 FEATHER = 0.05        # width of a label's soft edge, as a share of the canvas (about one cell of 18)
 VERSION = 1           # raise it when the scenes change, lest older folders be reused
 
-# Digit heights are in px of a 64 px canvas, contrast and noise (standard deviation) in grey levels of 255.
-EASY = dict(main=(40, 58), small=(10, 16), others=[1], contrast=(80, 115), noise=6)
-HARD = dict(main=(32, 46), small=(14, 20), others=[1, 2], contrast=(45, 70), noise=20)
+# Digit heights are in px of a 64 px canvas; ground, contrast and noise (standard deviation) in grey levels of 255.
+# Ink is lighter than a dark ground and darker than a light one: the easy scenes have dark grounds only.
+EASY = dict(main=(40, 58), small=(10, 16), others=[1], ground=(40, 110), contrast=(80, 115), noise=6)
+HARD = dict(main=(32, 46), small=(14, 20), others=[1, 2], ground=(50, 205), contrast=(45, 70), noise=20)
 
 
 def fail(message):
@@ -107,7 +108,7 @@ def scene(index, split, size=64, seed=0, hard=False):
     pile.reverse()
 
     # The ground is a gradient between a few colours; ink is clearly brighter or darker than its mean.
-    level = rng.uniform(50, 205)
+    level = rng.uniform(*look["ground"])
     knots = colour(rng, level) + rng.normal(0, 14, (3, 3, 3))
     image = Image.fromarray(np.clip(knots, 0, 255).astype(np.uint8)).resize((size, size), Image.BICUBIC)
     for _, box, row in pile:

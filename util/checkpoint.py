@@ -166,6 +166,15 @@ def restore(model, weights, path):
     model.set_state_dict({k: np.asarray(v) for k, v in weights.items()})
 
 
+def load_into(model, path, ema=False):
+    """Load the weights that --resume and --ema name into a model; returns a line that says which. Raises UserError."""
+    if not path:
+        raise UserError('--resume is missing: the checkpoint or .pdparams file to use')
+    weights, source = load_weights(path, ema)
+    restore(model, weights, path)
+    return f'using {source}'
+
+
 def resize_pos_embed(array, grid):
     """Position embedding [1, N+1, D] for another token grid: class token kept, the rest bicubic. Returns [1, grid²+1, D]."""
     cls, patches = array[:, :1], np.asarray(array[:, 1:], 'float32')

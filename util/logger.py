@@ -103,6 +103,17 @@ class MetricLogger:
         log(f'{header} Total time: {datetime.timedelta(seconds=int(time.time() - start))}')
 
 
+def progress(items, name, every=5.0):
+    """Yield from a sequence; a line with an ETA every `every` seconds, none for what is quickly done."""
+    start = shown = time.time()
+    for done, item in enumerate(items):
+        now = time.time()
+        if now - shown > every:
+            shown = now
+            log(f'{name}: {done}/{len(items)}  eta: {datetime.timedelta(seconds=int((now - start) / done * (len(items) - done)))}')
+        yield item
+
+
 class Writers:
     """Scalars to VisualDL and wandb, whichever were asked for; nothing at all by default."""
 

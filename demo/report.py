@@ -1,0 +1,49 @@
+"""The closing table of demo/run.sh; fails if predict.py and infer.py disagree.
+
+    python demo/report.py demo/output SECONDS
+"""
+import json
+import os
+import sys
+
+
+def disagreement(predicted, inferred):
+    """Largest difference of two record lists in any score; inf if images or the order of classes differ.
+
+    Classes may change places only where their scores differ by less than 1e-5, the precision of the records.
+    """
+    worst = 0.0
+    if [r['file_name'] for r in predicted] != [r['file_name'] for r in inferred]:
+        return float('inf')
+    for a, b in zip(predicted, inferred):
+        worst = max([worst] + [abs(x - y) for x, y in zip(a['scores'], b['scores'])])
+        for i, (x, y) in enumerate(zip(a['class_ids'], b['class_ids'])):
+            if x != y and min(abs(s - a['scores'][i]) for j, s in enumerate(a['scores']) if j != i) > 1e-5:
+                return float('inf')
+    return worst
+
+
+def read(*path):
+    with open(os.path.join(*path), encoding='utf-8') as f:
+        return f.read()
+
+
+def main(out, seconds):
+    epochs = [json.loads(line) for line in read(out, 'train', 'log.txt').splitlines()]
+    best = max(epochs, key=lambda e: e['test_acc1'])
+    predicted, inferred = json.loads(read(out, 'predict.json')), json.loads(read(out, 'infer.json'))
+    worst = disagreement(predicted, inferred)
+    times = ', '.join(f'{name} {value} s' for name, value in map(str.split, read(out, 'times.txt').splitlines()))
+    rows = [('top-1 on digits no training image holds', f"{best['test_acc1']:.2f} % (epoch {best['epoch']})"),
+            ('predict.py against infer.py', f'{len(predicted)} images, scores differ by at most {worst:.1e}'),
+            ('time', f'{seconds} s: {times}'),
+            ('data', f'{out}/digits'), ('checkpoints and log.txt', f'{out}/train'), ('exported model', f'{out}/export'),
+            ('what every token says', f'{out}/tokens.png')]
+    width = max(len(name) for name, _ in rows)
+    print('\n' + '\n'.join(f'{name:<{width}}  {value}' for name, value in rows))
+    if worst > 1e-4:
+        sys.exit('error: predict.py and infer.py disagree')
+
+
+if __name__ == '__main__':
+    main(sys.argv[1], int(sys.argv[2]))
