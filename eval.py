@@ -18,7 +18,7 @@ def parser():
     options.add_data(parser)
     options.add_eval_transform(parser, '--train_interpolation')
     options.add_amp(parser)
-    parser.add_argument('--batch_size', default=64, type=int)
+    parser.add_argument('--batch_size', default=64, type=options.count)
     parser.add_argument('--dist_eval', action='store_true', help='accepted for old commands; processes always share')
     return parser
 
@@ -26,7 +26,7 @@ def parser():
 def main(args):
     rank, world_size = dist.init()
     log(f'Paddle {paddle.__version__} on {paddle.device.get_device()}, {world_size} process(es). {CPU}')
-    crop_pct = args.crop_pct or default_crop_pct(args.model)
+    crop_pct = default_crop_pct(args.model) if args.crop_pct is None else args.crop_pct
     loader = datasets.build_eval_loader(args, crop_pct, rank, world_size)
     model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
     log(checkpoint.load_into(model, args.resume, args.ema))

@@ -48,7 +48,7 @@ def main(args):
     if not args.output_dir:
         raise UserError('--output_dir is missing: the folder for the exported files')
     checkpoint.check_writable(args.output_dir)
-    crop_pct = args.crop_pct or default_crop_pct(args.model)
+    crop_pct = default_crop_pct(args.model) if args.crop_pct is None else args.crop_pct
     EvalTransform(args.input_size, crop_pct, args.interpolation)  # refuse what infer.py could not use
     names = classify.label_names(args.label_list, args.nb_classes)
     model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)

@@ -26,7 +26,7 @@ def parser():
     parser.add_argument('--crop_pct', default=None, type=float, help='default: as exported')
     parser.add_argument('--interpolation', default=None, help='default: as exported')
     options.add_records(parser)
-    parser.add_argument('-b', '--batch_size', default=1, type=int)
+    parser.add_argument('-b', '--batch_size', default=1, type=options.count)
     parser.add_argument('--use_gpu', default=True, type=options.boolean, help='falls back to the CPU where there is no GPU')
     parser.add_argument('--gpu_mem', default=8000, type=int, help='MB of GPU memory to reserve')
     parser.add_argument('--precision', default='fp32', choices=('fp32', 'fp16', 'int8'))

@@ -10,7 +10,7 @@ CPU = runtime.prepare()
 import paddle  # noqa: E402
 
 from engine import evaluate, train_one_epoch  # noqa: E402
-from models import build_model, default_crop_pct  # noqa: E402
+from models import build_model, count_parameters, default_crop_pct  # noqa: E402
 from util import checkpoint, datasets, dist, options  # noqa: E402
 from util.amp import Amp  # noqa: E402
 from util.logger import Writers, log, log_to  # noqa: E402
@@ -74,9 +74,12 @@ def main(args):
     if args.debug and paddle.device.is_compiled_with_cuda():
         paddle.set_flags({'FLAGS_cudnn_deterministic': True})
 
-    crop_pct = args.crop_pct or default_crop_pct(args.model)
+    crop_pct = default_crop_pct(args.model) if args.crop_pct is None else args.crop_pct
     val_loader = datasets.build_eval_loader(args, crop_pct, *((rank, world_size) if args.dist_eval else ()))
     train_loader = None if args.eval else datasets.build_train_loader(args, rank, world_size)
+
+    if train_loader and len(train_loader) < args.accum_iter:
+        raise runtime.UserError(f'--accum_iter {args.accum_iter}: an epoch has {len(train_loader)} batches only')
 
     paddle.seed(args.seed)  # all processes start from the same weights
     model = new_model(args)
@@ -92,7 +95,7 @@ def main(args):
                                 args.momentum, args.clip_grad)
     amp = Amp(args.use_amp, args.amp_dtype, args.amp_level)
     start_epoch, best = load_start(args, model, ema, optimizer, amp)
-    n_parameters = sum(p.size for p in model.parameters())
+    n_parameters = count_parameters(model)
     log(f'{args.model}: {n_parameters / 1e6:.2f} M parameters, input {args.input_size}, crop_pct {crop_pct}, '
         f'lr {args.lr:.2e}, total batch {total_batch}')
 

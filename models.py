@@ -143,7 +143,7 @@ class LV_ViT(nn.Layer):
                  mlp_ratio=3.0, qkv_bias=False, drop_rate=0.0, drop_path_rate=0.0, stem='4_2', skip_lam=1.0,
                  return_dense=True, mix_token=True):
         super().__init__()
-        if img_size % patch_size or embed_dim % num_heads:
+        if img_size < patch_size or img_size % patch_size or embed_dim % num_heads:
             raise ValueError(f'img_size {img_size} must be a multiple of patch_size {patch_size}, '
                              f'and embed_dim {embed_dim} of num_heads {num_heads}')
         self.img_size, self.num_classes, self.embed_dim = img_size, num_classes, embed_dim
@@ -223,6 +223,11 @@ FAMILY = {
     'lvvit_m': (dict(embed_dim=512, depth=20, num_heads=8, skip_lam=2.0), 1.0),
     'lvvit_l': (dict(embed_dim=768, depth=24, num_heads=12, skip_lam=3.0, stem='4_2_128'), 1.0),
 }
+
+
+def count_parameters(model):
+    """How many numbers a model learns: without BatchNorm's running statistics, which Paddle lists as parameters too."""
+    return sum(math.prod(p.shape) for name, p in model.named_parameters() if not name.endswith(('._mean', '._variance')))
 
 
 def default_crop_pct(name):

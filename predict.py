@@ -17,7 +17,7 @@ def parser():
     options.add_eval_transform(parser, '--train_interpolation')
     options.add_records(parser)
     parser.add_argument('--infer_imgs', nargs='+', required=True, metavar='IMG', help='files, folders, glob patterns')
-    parser.add_argument('-b', '--batch_size', default=16, type=int)
+    parser.add_argument('-b', '--batch_size', default=16, type=options.count)
     return parser
 
 
@@ -25,7 +25,8 @@ def parser():
 def main(args):
     files = classify.find_images(args.infer_imgs)
     names = classify.label_names(args.label_list, args.nb_classes)
-    transform = EvalTransform(args.input_size, args.crop_pct or default_crop_pct(args.model), args.interpolation)
+    crop_pct = default_crop_pct(args.model) if args.crop_pct is None else args.crop_pct
+    transform = EvalTransform(args.input_size, crop_pct, args.interpolation)
     model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
     log(checkpoint.load_into(model, args.resume, args.ema))
     model.eval()

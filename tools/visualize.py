@@ -102,7 +102,8 @@ def main(args):
     files = classify.find_images(args.input)
     files = [files[i] for i in np.linspace(0, len(files) - 1, min(args.count, len(files))).round().astype(int)]
     names = classify.label_names(args.label_list, args.nb_classes)
-    transform = EvalTransform(args.input_size, args.crop_pct or default_crop_pct(args.model), args.interpolation)
+    crop_pct = default_crop_pct(args.model) if args.crop_pct is None else args.crop_pct
+    transform = EvalTransform(args.input_size, crop_pct, args.interpolation)
     model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
     if not model.return_dense:
         raise UserError(f'--model {args.model}: has no classifier of tokens to show')

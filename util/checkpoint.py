@@ -73,20 +73,41 @@ class _Namespace:
     """Stands in for argparse.Namespace in old checkpoints; only holds what the file says."""
 
 
+class _Dtype:
+    """Stands in for numpy.dtype while a file is read: plain numbers only."""
+
+    def __init__(self, code, *_):
+        self.value = np.dtype(code)
+        if self.value.kind not in 'biufcSU':
+            raise UserError(f"has an array of type '{self.value}'; not loaded")
+
+    def __setstate__(self, state):
+        if state[1] in ('<', '>'):
+            self.value = self.value.newbyteorder(state[1])
+
+
+class _Array:
+    """Stands in for numpy.ndarray, whose constructor and state a file could use to forge pointers to objects."""
+
+    def __setstate__(self, state):
+        _, shape, dtype, fortran, data = state
+        self.value = np.frombuffer(data, dtype.value).reshape(shape, order='F' if fortran else 'C').copy()
+
+
 _ALLOWED = {
     ('collections', 'OrderedDict'): collections.OrderedDict,
     ('argparse', 'Namespace'): _Namespace,
     ('builtins', 'tuple'): tuple,
-    ('numpy', 'ndarray'): np.ndarray,
-    ('numpy', 'dtype'): np.dtype,
+    ('numpy', 'ndarray'): 'numpy.ndarray',  # only ever named as an argument of _reconstruct
+    ('numpy', 'dtype'): _Dtype,
     ('_codecs', 'encode'): lambda text, encoding='latin1': text.encode('latin1'),
 }
 for _module in ('numpy.core.multiarray', 'numpy._core.multiarray'):  # numpy 1 and 2
-    _ALLOWED[_module, '_reconstruct'] = lambda kind, shape, dtype: np.ndarray(0, dtype='int8')
-    _ALLOWED[_module, 'scalar'] = lambda dtype, data: np.frombuffer(data, dtype)[0]
+    _ALLOWED[_module, '_reconstruct'] = lambda kind, shape, dtype: _Array()
+    _ALLOWED[_module, 'scalar'] = lambda dtype, data: np.frombuffer(data, dtype.value)[0]
 for _module in ('numpy.core.numeric', 'numpy._core.numeric'):
     _ALLOWED[_module, '_frombuffer'] = \
-        lambda data, dtype, shape, order: np.frombuffer(data, dtype).reshape(shape, order=order).copy()
+        lambda data, dtype, shape, order: np.frombuffer(data, dtype.value).reshape(shape, order=order).copy()
 
 
 class _Unpickler(pickle.Unpickler):
@@ -101,10 +122,13 @@ def _plain(value):
     """Undo the layouts of paddle.save: a tensor inside a structure is the tuple (name, array)."""
     if isinstance(value, _Namespace):
         return _plain(vars(value))
+    if isinstance(value, _Array):
+        return value.value
     if isinstance(value, dict):
         return {key: _plain(v) for key, v in value.items() if key != 'StructuredToParameterName@@'}
-    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], np.ndarray):
-        return value[1]
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str) and \
+            isinstance(value[1], (np.ndarray, _Array)):
+        return _plain(value[1])
     if isinstance(value, (list, tuple)):
         return type(value)(_plain(v) for v in value)
     return value

@@ -1,4 +1,6 @@
 """Command-line flags that scripts share: one definition per flag, grouped by what they are about."""
+import argparse
+
 from util.runtime import UserError
 
 
@@ -15,6 +17,14 @@ def boolean(word):
     if word.lower() in ('false', 'f', '0', 'no'):
         return False
     raise ValueError(word)
+
+
+def count(word):
+    """A whole number of at least 1."""
+    value = int(word)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f'must be at least 1, not {word}')
+    return value
 
 
 def add_model(parser):
@@ -64,7 +74,7 @@ def add_amp(parser):
 def add_records(parser):
     """What predict.py and infer.py print and save."""
     group = parser.add_argument_group('output')
-    group.add_argument('--topk', default=5, type=int, help='classes per image')
+    group.add_argument('--topk', default=5, type=count, help='classes per image')
     group.add_argument('--label_list', default=None, metavar='FILE', help="names of the classes, lines 'id name'")
     group.add_argument('--save_json', default='', metavar='FILE', help='write the records to a JSON file as well')
     return group
@@ -73,9 +83,9 @@ def add_records(parser):
 def add_recipe(parser):
     """The training recipe: everything of main.py that no other script has."""
     group = parser.add_argument_group('training')
-    group.add_argument('--batch_size', default=64, type=int, help='per process; the total is batch_size · accum_iter · processes')
+    group.add_argument('--batch_size', default=64, type=count, help='per process; the total is batch_size · accum_iter · processes')
     group.add_argument('--epochs', default=300, type=int, help='epochs of the schedule, before the cool-down')
-    group.add_argument('--accum_iter', default=1, type=int, help='batches whose gradients make one optimizer step')
+    group.add_argument('--accum_iter', default=1, type=count, help='batches whose gradients make one optimizer step')
     group.add_argument('--drop', default=0.0, type=float, help='dropout')
     group.add_argument('--drop_path', default=None, type=float, help='stochastic depth of the last block (default: none)')
     switch(group, 'model_ema', 'keep an exponential moving average of the weights')
@@ -145,7 +155,7 @@ def add_recipe(parser):
     group = parser.add_argument_group('output')
     group.add_argument('--output_dir', default='', metavar='DIR', help='checkpoints and log.txt; nothing is saved without it')
     group.add_argument('--log_file', default='', metavar='FILE', help='copy of the console lines')
-    group.add_argument('--print_freq', default=20, type=int, metavar='N', help='steps between console lines')
+    group.add_argument('--print_freq', default=20, type=count, metavar='N', help='steps between console lines')
     group.add_argument('--log_visualdl', default='', metavar='DIR', help='write VisualDL scalars')
     group.add_argument('--log_wandb', action='store_true', help='write to Weights & Biases')
     group.add_argument('--wandb_entity', default=None)
@@ -160,8 +170,7 @@ def check_recipe(args):
         if args.token_label_size < 2 or args.token_label_size * 16 != args.input_size:
             raise UserError(f'--token_label_size {args.token_label_size}: must be --input_size / 16 = '
                             f'{args.input_size / 16:g} tokens a side')
-    for name in ('batch_size', 'accum_iter', 'print_freq'):
-        if getattr(args, name) < 1:
-            raise UserError(f'--{name} must be at least 1')
+    if args.seed < 0:
+        raise UserError(f'--seed {args.seed}: must not be negative')
     if args.mix_token is None:
         args.mix_token = args.token_label and not (args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax)

@@ -1,0 +1,135 @@
+"""util/loss.py: the objective and its gradient, and what a step is trained towards."""
+import numpy as np
+import paddle
+import pytest
+
+from util.loss import Targets, TokenLabelLoss, batch_targets, hard_targets, soft_cross_entropy
+from util.mixtoken import EMPTY_BOX
+from util.token_label import pad_targets, sparse_target
+
+pytestmark = pytest.mark.cross_version
+
+
+def log_softmax(x):
+    x = x - x.max(-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+def cross_entropy(logits, target):
+    return -(target * log_softmax(logits)).sum(-1).mean()
+
+
+def rows(rng, *shape):
+    """Distributions whose rows do not sum to 1 (smoothing makes them 1 + ε/C)."""
+    x = rng.random(shape) ** 4
+    return x / x.sum(-1, keepdims=True) * rng.uniform(0.7, 1.3, shape[:-1] + (1,))
+
+
+def tensor(x):
+    return paddle.to_tensor(x.astype('float32'))
+
+
+@pytest.mark.parametrize('shape', [(5, 7), (3, 4, 1000)])
+def test_soft_cross_entropy_and_its_gradient_for_rows_that_do_not_sum_to_one(shape):
+    rng = np.random.default_rng(0)
+    logits, target = rng.normal(0, 3, shape), rows(rng, *shape)
+    x = tensor(logits)
+    x.stop_gradient = False
+    loss = soft_cross_entropy(x, tensor(target))
+    loss.backward()
+    assert loss.item() == pytest.approx(cross_entropy(logits, target), rel=1e-5)
+    # d/dx of -Σ t log softmax(x) is Σt · softmax(x) - t
+    gradient = (target.sum(-1, keepdims=True) * np.exp(log_softmax(logits)) - target) / np.prod(shape[:-1])
+    assert np.abs(x.grad.numpy() - gradient).max() <= 1e-5 * np.abs(gradient).max()
+
+
+def test_soft_cross_entropy_survives_large_logits():
+    logits = np.array([[1e4, 0.0, -1e4]])
+    assert soft_cross_entropy(tensor(logits), tensor(np.array([[0.5, 0.5, 0.0]]))).item() == pytest.approx(5e3)
+
+
+def example(seed=1, batch=3, tokens=16, classes=6):
+    rng = np.random.default_rng(seed)
+    return (rng.normal(0, 2, (batch, classes)), rng.normal(0, 2, (batch, tokens, classes)),
+            rows(rng, batch, classes), rows(rng, batch, tokens, classes))
+
+
+@pytest.mark.parametrize('cls_weight, dense_weight', [(1.0, 1.0), (0.25, 2.0), (1.0, 0.0), (0.0, 1.0)])
+@pytest.mark.parametrize('box, kept', [(EMPTY_BOX, 1.0), ((1, 0, 3, 3), 1 - 6 / 16), ((0, 0, 4, 4), 0.0)])
+def test_the_objective_is_the_weighted_sum_with_the_class_target_mixed_by_the_box(cls_weight, dense_weight, box, kept):
+    cls, aux, target_cls, target_tokens = example()
+    loss = TokenLabelLoss(cls_weight, dense_weight)(
+        (tensor(cls), tensor(aux), box), Targets(tensor(target_cls), tensor(target_tokens)))
+    mixed = kept * target_cls + (1 - kept) * target_cls[::-1]
+    expected = cls_weight * cross_entropy(cls, mixed) + dense_weight * cross_entropy(aux, target_tokens)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize('box, kept', [(EMPTY_BOX, 1.0), ((0, 1, 2, 2), 1 - 2 / 16)])
+def test_without_token_targets_the_class_term_alone_is_left(box, kept):
+    cls, aux, target_cls, _ = example()
+    loss = TokenLabelLoss(0.5, 3.0)((tensor(cls), tensor(aux), box), Targets(tensor(target_cls), None))
+    assert loss.item() == pytest.approx(0.5 * cross_entropy(cls, kept * target_cls + (1 - kept) * target_cls[::-1]),
+                                        rel=1e-5)
+
+
+def test_a_model_without_token_scores_is_trained_on_the_class_term():
+    cls, _, target_cls, target_tokens = example()
+    loss = TokenLabelLoss()((tensor(cls), None, EMPTY_BOX), Targets(tensor(target_cls), tensor(target_tokens)))
+    assert loss.item() == pytest.approx(cross_entropy(cls, target_cls), rel=1e-5)
+
+
+def test_hard_targets_are_smoothed_one_hot_rows_that_sum_to_one():
+    target = hard_targets(paddle.to_tensor([2, 0]), 5, 0.1).numpy()
+    assert np.allclose(target, [[.02, .02, .92, .02, .02], [.92, .02, .02, .02, .02]], atol=1e-7)
+    assert np.array_equal(hard_targets(paddle.to_tensor([1]), 3, 0.0).numpy(), [[0, 1, 0]])
+
+
+# ---- targets of a batch
+
+CLASSES = 6
+
+
+def labelled_batch(labels, seed=2):
+    """A loader's batch with label maps, and its unsmoothed targets softmax(A @ M) in float64 [B, 1+N, C]."""
+    rng = np.random.default_rng(seed)
+    sparse, dense = [], []
+    for _ in labels:
+        ids = np.stack([rng.permutation(CLASSES)[:2] for _ in range(9)], axis=1).reshape(2, 3, 3)
+        scores = rng.normal(3, 2, (2, 3, 3)).astype('float32')
+        sampling = rng.dirichlet(np.ones(9), 5).astype('float32')
+        table = np.zeros((9, CLASSES))
+        for k in range(2):
+            table[np.arange(9), ids[k].ravel()] = scores[k].ravel()
+        dense.append(np.exp(log_softmax(sampling.astype('float64') @ table)))
+        sparse.append(sparse_target(scores, ids, sampling, CLASSES))
+    batch = {'label': np.array(labels, 'int64'), **pad_targets(sparse)._asdict()}
+    return {key: paddle.to_tensor(value) for key, value in batch.items()}, np.stack(dense)
+
+
+def test_without_label_maps_the_labels_are_the_target():
+    targets = batch_targets({'label': paddle.to_tensor([1, 3])}, 4, 0.2)
+    assert targets.tokens is None
+    assert np.allclose(targets.cls.numpy(), [[.05, .85, .05, .05], [.05, .05, .05, .85]], atol=1e-7)
+
+
+@pytest.mark.parametrize('smoothing', [0.0, 0.1])
+def test_row_zero_of_the_map_is_the_class_target_and_the_rest_the_tokens(smoothing):
+    batch, dense = labelled_batch([0, 1, 2])
+    targets = batch_targets(batch, CLASSES, smoothing)
+    smoothed = dense * (1 - smoothing + smoothing / CLASSES) + smoothing / CLASSES
+    assert np.allclose(targets.cls.numpy(), smoothed[:, 0], atol=1e-6)
+    assert np.allclose(targets.tokens.numpy(), smoothed[:, 1:], atol=1e-6)
+
+
+def test_ground_truth_takes_half_of_the_map_where_both_agree_and_nine_tenths_where_not():
+    _, dense = labelled_batch([0, 0, 0, 0])
+    best = dense[:, 0].argmax(-1)
+    labels = [best[0], (best[1] + 1) % CLASSES, best[2], (best[3] + 2) % CLASSES]
+    batch, dense = labelled_batch(labels)
+    targets = batch_targets(batch, CLASSES, 0.1, ground_truth=True)
+    smoothed = dense * (0.9 + 0.1 / CLASSES) + 0.1 / CLASSES
+    hard = np.eye(CLASSES)[labels] * 0.9 + 0.1 / CLASSES
+    share = np.array([0.5, 0.9, 0.5, 0.9])[:, None]
+    assert np.allclose(targets.cls.numpy(), share * smoothed[:, 0] + (1 - share) * hard, atol=1e-6)
+    assert np.allclose(targets.tokens.numpy(), smoothed[:, 1:], atol=1e-6)

@@ -1,0 +1,326 @@
+"""models.py: sizes, names, the forward pass against a written-out one, MixToken, drop path."""
+import math
+
+import numpy as np
+import paddle
+import pytest
+from paddle import nn
+
+from models import FAMILY, LV_ViT, DropPath, build_model, count_parameters
+from util.mixtoken import EMPTY_BOX
+from util.runtime import UserError
+
+pytestmark = pytest.mark.cross_version
+
+
+def tiny(seed=0, **kwargs):
+    paddle.seed(seed)
+    return LV_ViT(**{**dict(img_size=32, num_classes=7, embed_dim=16, depth=2, num_heads=2, skip_lam=2.0), **kwargs})
+
+
+def randomise(model, seed=0):
+    """Every weight and statistic away from its initial value, so that none can be left out unnoticed."""
+    rng = np.random.default_rng(seed)
+    for name, tensor in model.state_dict().items():
+        if name.endswith('_variance'):
+            value = rng.uniform(0.5, 2.0, tensor.shape)
+        elif tensor.ndim == 1 and name.endswith('weight'):
+            value = rng.uniform(0.5, 1.5, tensor.shape)
+        else:
+            value = rng.normal(0.0, 0.2 if tensor.ndim != 4 else 1 / math.sqrt(np.prod(tensor.shape[1:])), tensor.shape)
+        tensor.set_value(value.astype('float32'))
+    return model
+
+
+def images(batch, size=32, seed=1):
+    return np.random.default_rng(seed).normal(size=(batch, 3, size, size)).astype('float32')
+
+
+def close(actual, expected, tolerance=1e-5):
+    """Relative to the largest value."""
+    assert actual.shape == expected.shape
+    return np.abs(actual - expected).max() <= tolerance * np.abs(expected).max()
+
+
+# ---- the same forward pass, written out in float64
+
+ERF = np.vectorize(math.erf)
+
+
+def conv2d(x, weight, bias, stride, padding):
+    x = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
+    k = weight.shape[2]
+    windows = np.lib.stride_tricks.sliding_window_view(x, (k, k), axis=(2, 3))[:, :, ::stride, ::stride]
+    out = np.tensordot(windows, weight, axes=([1, 4, 5], [1, 2, 3])).transpose(0, 3, 1, 2)
+    return out if bias is None else out + bias[:, None, None]
+
+
+def batch_norm(x, w, name):
+    mean, var = w[f'{name}._mean'], w[f'{name}._variance']
+    x = (x - mean[:, None, None]) / np.sqrt(var + 1e-5)[:, None, None]
+    return x * w[f'{name}.weight'][:, None, None] + w[f'{name}.bias'][:, None, None]
+
+
+def layer_norm(x, w, name):
+    centred = x - x.mean(-1, keepdims=True)
+    x = centred / np.sqrt((centred ** 2).mean(-1, keepdims=True) + 1e-5)
+    return x * w[f'{name}.weight'] + w[f'{name}.bias']
+
+
+def dense(x, w, name):
+    return x @ w[f'{name}.weight'] + w[f'{name}.bias']
+
+
+def attention(x, w, name, heads):
+    batch, tokens, dim = x.shape
+    qkv, size = x @ w[f'{name}.qkv.weight'], dim // heads
+    out = np.empty_like(x)
+    for h in range(heads):
+        q, k, v = (qkv[:, :, part * dim + h * size:part * dim + (h + 1) * size] for part in range(3))
+        scores = q @ k.transpose(0, 2, 1) / math.sqrt(size)
+        scores = np.exp(scores - scores.max(-1, keepdims=True))
+        out[:, :, h * size:(h + 1) * size] = scores / scores.sum(-1, keepdims=True) @ v
+    return dense(out, w, f'{name}.proj')
+
+
+def stem(x, w, naive, patch):
+    if naive:
+        return conv2d(x, w['patch_embed.proj.weight'], w['patch_embed.proj.bias'], patch, 0)
+    for i, (stride, padding) in enumerate(((2, 3), (1, 1), (1, 1)), 1):
+        x = conv2d(x, w[f'patch_embed.conv{i}.weight'], None, stride, padding)
+        x = np.maximum(batch_norm(x, w, f'patch_embed.bn{i}'), 0.0)
+    return conv2d(x, w['patch_embed.proj.weight'], w['patch_embed.proj.bias'], patch // 2, 0)
+
+
+def reference(model, x, depth=2, heads=2, skip_lam=2.0, naive=False, patch=16):
+    """(class scores, token scores) in float64."""
+    w = {name: tensor.numpy().astype('float64') for name, tensor in model.state_dict().items()}
+    x = stem(x.astype('float64'), w, naive, patch)
+    x = x.reshape(x.shape[0], x.shape[1], -1).transpose(0, 2, 1)
+    x = np.concatenate([np.broadcast_to(w['cls_token'], (len(x), 1, x.shape[2])), x], axis=1) + w['pos_embed']
+    for i in range(depth):
+        x = x + attention(layer_norm(x, w, f'blocks.{i}.norm1'), w, f'blocks.{i}.attn', heads) / skip_lam
+        hidden = dense(layer_norm(x, w, f'blocks.{i}.norm2'), w, f'blocks.{i}.mlp.fc1')
+        hidden = hidden * 0.5 * (1.0 + ERF(hidden / math.sqrt(2.0)))
+        x = x + dense(hidden, w, f'blocks.{i}.mlp.fc2') / skip_lam
+    x = layer_norm(x, w, 'norm')
+    return dense(x[:, 0], w, 'head'), dense(x[:, 1:], w, 'aux_head') if 'aux_head.weight' in w else None
+
+
+@pytest.mark.parametrize('how', [dict(), dict(stem='4_2_128'), dict(stem='naive'), dict(skip_lam=1.0), dict(num_heads=4),
+                                 dict(img_size=48), dict(patch_size=8)], ids=str)
+def test_the_forward_pass_equals_the_one_written_out_in_float64(how):
+    model, x = randomise(tiny(**how)), images(2, how.get('img_size', 32))
+    model.eval()
+    cls, aux = reference(model, x, heads=how.get('num_heads', 2), skip_lam=how.get('skip_lam', 2.0),
+                         naive=how.get('stem') == 'naive', patch=how.get('patch_size', 16))
+    own_cls, own_aux = model.forward_dense(paddle.to_tensor(x))
+    assert close(own_cls.numpy(), cls) and close(own_aux.numpy(), aux)
+    assert close(model(paddle.to_tensor(x)).numpy(), cls + 0.5 * aux.max(axis=1))
+
+
+def test_without_aux_head_the_output_is_that_of_the_class_token_alone():
+    model, x = randomise(tiny(return_dense=False)), images(2)
+    model.eval()
+    assert not hasattr(model, 'aux_head')
+    assert close(model(paddle.to_tensor(x)).numpy(), reference(model, x)[0])
+    model.train()
+    cls, aux, box = model(paddle.to_tensor(x))
+    assert cls.shape == [2, 7] and aux is None and box == EMPTY_BOX
+
+
+def test_in_training_the_stem_normalises_with_the_statistics_of_the_batch():
+    model, x = randomise(tiny()), images(3)
+    model.train()
+    paddle.seed(0)
+    cls, aux, _ = model(paddle.to_tensor(x), EMPTY_BOX)
+    w = {name: tensor.numpy().astype('float64') for name, tensor in model.state_dict().items()}
+    out = x.astype('float64')
+    for i, (stride, padding) in enumerate(((2, 3), (1, 1), (1, 1)), 1):
+        out = conv2d(out, w[f'patch_embed.conv{i}.weight'], None, stride, padding)
+        w[f'patch_embed.bn{i}._mean'], w[f'patch_embed.bn{i}._variance'] = out.mean((0, 2, 3)), out.var((0, 2, 3))
+        out = np.maximum(batch_norm(out, w, f'patch_embed.bn{i}'), 0.0)
+        for name in ('_mean', '_variance'):
+            model.state_dict()[f'patch_embed.bn{i}.{name}'].set_value(w[f'patch_embed.bn{i}.{name}'].astype('float32'))
+    expected = reference(model, x)
+    assert close(cls.numpy(), expected[0], 2e-5) and close(aux.numpy(), expected[1], 2e-5)
+
+
+# ---- sizes and names
+
+@pytest.mark.parametrize('name, size, millions', [
+    ('lvvit_t', 224, 8.53), ('lvvit_s', 224, 26.15), ('lvvit_m', 224, 55.83), ('lvvit_s', 384, 26.30),
+    ('lvvit_m', 384, 56.03), ('lvvit_l', 448, 150.47)])
+def test_parameter_count_is_the_published_one(name, size, millions):
+    with paddle.LazyGuard():  # shapes only: nothing is allocated
+        model = build_model(name, img_size=size)
+    assert round(count_parameters(model) / 1e6, 2) == millions
+
+
+def test_the_parameter_count_is_the_sum_over_what_is_trained():
+    model = tiny()
+    assert count_parameters(model) == sum(p.size for p in model.parameters() if not p.stop_gradient)
+
+
+def test_parameters_have_the_names_of_the_original():
+    names = {name for name, p in tiny().named_parameters() if not p.stop_gradient}
+    block = ['norm1.weight', 'norm1.bias', 'attn.qkv.weight', 'attn.proj.weight', 'attn.proj.bias', 'norm2.weight',
+             'norm2.bias', 'mlp.fc1.weight', 'mlp.fc1.bias', 'mlp.fc2.weight', 'mlp.fc2.bias']
+    stem = [f'{kind}{i}.{p}' for i in (1, 2, 3) for kind, ps in (('conv', ['weight']), ('bn', ['weight', 'bias']))
+            for p in ps]
+    assert names == {
+        'cls_token', 'pos_embed', 'norm.weight', 'norm.bias', 'head.weight', 'head.bias', 'aux_head.weight',
+        'aux_head.bias', 'patch_embed.proj.weight', 'patch_embed.proj.bias',
+        *(f'patch_embed.{s}' for s in stem), *(f'blocks.{i}.{b}' for i in (0, 1) for b in block)}
+
+
+def test_position_embedding_has_one_row_per_token_and_the_class_token_first():
+    model = tiny(img_size=64)
+    assert model.pos_embed.shape == [1, 17, 16] and model.cls_token.shape == [1, 1, 16] and model.grid == 4
+
+
+def test_an_unknown_name_is_refused_with_the_list_of_names():
+    with pytest.raises(UserError) as error:
+        build_model('lvvit_xxl')
+    assert 'lvvit_xxl' in str(error.value) and all(name in str(error.value) for name in FAMILY)
+
+
+@pytest.mark.parametrize('wrong, word', [(dict(img_size=100), '100'), (dict(embed_dim=130), '130')])
+def test_sizes_that_do_not_divide_are_refused(wrong, word):
+    with pytest.raises(UserError, match=f'lvvit_nano.*{word}'):
+        build_model('lvvit_nano', **wrong)
+
+
+# ---- initial values
+
+def test_linear_weights_start_normal_with_std_002_and_biases_at_zero():
+    model = tiny(embed_dim=128, depth=1, num_classes=100, img_size=128)
+    named = dict(model.named_parameters())
+    linears = [f'blocks.0.{n}' for n in ('attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2')] + ['head', 'aux_head']
+    for name in [f'{n}.weight' for n in linears] + ['pos_embed']:
+        value = named[name].numpy().astype('float64')
+        error = 0.02 / math.sqrt(2 * value.size)
+        assert abs(value.std() - 0.02) < 5 * error and abs(value.mean()) < 5 * 0.02 / math.sqrt(value.size), name
+        assert np.abs(value).max() > 0.06, name  # not truncated at two standard deviations
+    assert 0.01 < named['cls_token'].numpy().std() < 0.03
+    for name in [f'{n}.bias' for n in linears if n != 'blocks.0.attn.qkv']:
+        assert not named[name].numpy().any(), name
+
+
+def test_convolutions_and_their_bias_start_uniform_within_one_over_root_fan_in():
+    named = dict(tiny(embed_dim=96).named_parameters())
+    for name, fan_in in (('conv1', 3 * 49), ('conv2', 64 * 9), ('conv3', 64 * 9), ('proj', 64 * 64)):
+        bound = 1 / math.sqrt(fan_in)
+        value = named[f'patch_embed.{name}.weight'].numpy()
+        assert 0.999 * bound < np.abs(value).max() <= bound * (1 + 1e-6), name
+        assert value.std() == pytest.approx(bound / math.sqrt(3), rel=0.02), name
+    bias = named['patch_embed.proj.bias'].numpy()
+    assert 0.8 / 64 < np.abs(bias).max() <= 1 / 64 * (1 + 1e-6) and np.unique(bias).size > 90
+
+
+# ---- drop path
+
+def test_drop_path_rates_grow_linearly_from_zero():
+    assert [b.drop_path.rate for b in tiny(depth=5, drop_path_rate=0.2).blocks] == pytest.approx([0, .05, .1, .15, .2])
+    assert [b.drop_path.rate for b in tiny(drop_path_rate=None).blocks] == [0.0, 0.0]
+
+
+def test_drop_path_drops_whole_samples_and_keeps_the_expectation():
+    paddle.seed(0)
+    layer = DropPath(0.4)
+    x = np.random.default_rng(0).normal(size=(6000, 2, 3)).astype('float32')
+    factor = layer(paddle.to_tensor(x)).numpy() / x
+    assert np.allclose(factor, factor[:, :1, :1], rtol=1e-5)
+    factor = factor[:, 0, 0]
+    dropped = factor == 0.0
+    assert np.allclose(factor[~dropped], 1 / 0.6, rtol=1e-5)
+    assert abs(dropped.mean() - 0.4) < 5 * math.sqrt(0.4 * 0.6 / 6000)
+
+
+def test_drop_path_does_nothing_in_evaluation_and_at_rate_zero():
+    x = paddle.ones([8, 2])
+    layer = DropPath(0.9)
+    layer.eval()
+    assert layer(x) is x and DropPath(0.0)(x) is x
+
+
+def test_a_dropped_residual_branch_leaves_the_tokens_as_they_were():
+    model = randomise(tiny(depth=1, stem='naive'))
+    block = model.blocks[0]
+    block.drop_path.rate = 0.5
+    block.train()
+    x = paddle.to_tensor(np.random.default_rng(5).normal(size=(64, 5, 16)).astype('float32'))
+    paddle.seed(3)
+    unchanged = np.abs((block(x) - x).numpy()).max(axis=(1, 2)) == 0.0
+    assert 4 < unchanged.sum() < 32  # a quarter: both branches dropped
+    block.eval()
+    assert (np.abs((block(x) - x).numpy()).max(axis=(1, 2)) > 0).all()
+
+
+# ---- training forward
+
+def test_training_returns_class_scores_token_scores_and_the_box_that_was_passed():
+    model = tiny(img_size=64)
+    model.train()
+    box = (1, 0, 3, 2)
+    cls, aux, returned = model(paddle.to_tensor(images(2, 64)), box)
+    assert cls.shape == [2, 7] and aux.shape == [2, 16, 7] and returned == box
+
+
+def test_without_a_box_training_draws_one_and_returns_what_it_mixed():
+    model = randomise(tiny(img_size=64, stem='naive'))
+    model.train()
+    x = paddle.to_tensor(images(2, 64))
+    np.random.seed(0)
+    drawn = []
+    for _ in range(8):
+        cls, _, box = model(x)
+        drawn.append(box)
+        assert np.array_equal(model(x, box)[0].numpy(), cls.numpy())
+    assert len(set(drawn)) > 3
+    model.mix_token = False
+    assert model(x)[2] == EMPTY_BOX
+
+
+@pytest.mark.parametrize('batch', [2, 3])
+@pytest.mark.parametrize('box', [(0, 1, 2, 4), (1, 1, 2, 2), (0, 0, 4, 4)])
+def test_mixing_tokens_equals_mixing_the_patches_and_sorting_the_token_scores_back(batch, box):
+    """With the naive stem a token is one patch of 16 x 16 pixels, so MixToken can be done on the image by hand."""
+    model, x = randomise(tiny(img_size=64, stem='naive')), images(batch, 64)
+    model.train()
+    top, left, bottom, right = box
+    mixed = x.copy()
+    area = np.s_[:, :, 16 * top:16 * bottom, 16 * left:16 * right]
+    mixed[area] = x[::-1][area]
+    cls, aux, _ = model(paddle.to_tensor(x), box)
+    mixed_cls, mixed_aux, _ = model(paddle.to_tensor(mixed), EMPTY_BOX)
+    expected = mixed_aux.numpy().reshape(batch, 4, 4, 7).copy()
+    expected[:, top:bottom, left:right] = expected[::-1, top:bottom, left:right].copy()
+    assert close(cls.numpy(), mixed_cls.numpy())
+    assert close(aux.numpy(), expected.reshape(batch, 16, 7))
+    plain = model(paddle.to_tensor(x), EMPTY_BOX)[1].numpy()
+    assert not np.allclose(plain, aux.numpy(), atol=1e-3)  # and mixing does change the scores
+
+
+def test_the_model_in_evaluation_ignores_the_box():
+    model, x = randomise(tiny(img_size=64)), paddle.to_tensor(images(2, 64))
+    model.eval()
+    assert np.array_equal(model(x, (0, 0, 2, 2)).numpy(), model(x).numpy())
+
+
+def test_a_disabled_aux_head_adds_nothing_and_is_not_trained():
+    model, x = randomise(tiny()), images(2)
+    model.disable_aux_head()
+    model.eval()
+    assert close(model(paddle.to_tensor(x)).numpy(), reference(model, x)[0])
+    frozen = {name for name, p in model.named_parameters() if p.stop_gradient and not name.startswith('patch_embed.bn')}
+    assert frozen == {'aux_head.weight', 'aux_head.bias'}
+
+
+def test_dropout_is_active_in_training_only():
+    model, x = randomise(tiny(drop_rate=0.5, stem='naive')), paddle.to_tensor(images(2))
+    model.eval()
+    assert np.array_equal(model(x).numpy(), model(x).numpy())
+    model.train()
+    assert not np.array_equal(model(x, EMPTY_BOX)[0].numpy(), model(x, EMPTY_BOX)[0].numpy())
+    assert sum(isinstance(layer, nn.Dropout) and layer.p == 0.5 for layer in model.sublayers()) == 1 + 2 * 2

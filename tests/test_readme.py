@@ -1,0 +1,80 @@
+"""The README's commands are tests: every bash block below `<!-- run: … -->` runs as it stands, in a fresh clone."""
+import os
+import re
+import subprocess
+
+import pytest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def blocks(name, marker=r'[^\n]*'):
+    with open(os.path.join(ROOT, name), encoding='utf-8') as f:
+        return re.findall(rf'<!-- run: ({marker}) -->\n```bash\n(.*?)```', f.read(), re.S)
+
+
+def all_blocks(name):
+    with open(os.path.join(ROOT, name), encoding='utf-8') as f:
+        return re.findall(r'```bash\n(.*?)```', f.read(), re.S)
+
+
+def test_both_readmes_have_the_same_commands():
+    assert all_blocks('README.md') == all_blocks('README_ch.md')
+    assert blocks('README.md') == blocks('README_ch.md')
+
+
+def test_paths_named_in_the_readmes_exist():
+    for name in ('README.md', 'README_ch.md'):
+        with open(os.path.join(ROOT, name), encoding='utf-8') as f:
+            links = re.findall(r'\]\((?!http)([^)#]+)\)', f.read())
+        assert links
+        for link in links:
+            assert os.path.exists(os.path.join(ROOT, link)), f'{name}: {link}'
+
+
+@pytest.fixture(scope='module')
+def clone(tmp_path_factory):
+    """What a user gets: the committed and changed files of this tree in a new folder, with the environment linked in."""
+    folder = tmp_path_factory.mktemp('clone') / 'TokenLabeling-paddle'
+    files = subprocess.check_output(['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'], cwd=ROOT)
+    for name in files.decode().split('\0'):
+        if name and os.path.exists(os.path.join(ROOT, name)):
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(open(os.path.join(ROOT, name), 'rb').read())
+            target.chmod(os.stat(os.path.join(ROOT, name)).st_mode)
+    os.symlink(os.path.join(ROOT, '.venv'), folder / '.venv')  # the installs were tried by tests/run.sh itself
+    return folder
+
+
+def run(script, folder):
+    done = subprocess.run(['bash', '-euo', 'pipefail', '-c', script], cwd=folder, text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, timeout=1500)
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout[-3000:]
+    return done.stdout
+
+
+@pytest.mark.readme
+def test_demo_reaches_90_percent_and_the_predictors_agree(clone):
+    (_, script), = blocks('README.md', 'demo')
+    out = run(script, clone)
+    accuracy = float(re.search(r'top-1 on digits no training image holds\s+([\d.]+) %', out).group(1))
+    assert accuracy >= 90.0
+    assert 'scores differ by at most' in out
+    assert (clone / 'demo/output/tokens.png').stat().st_size > 10_000
+
+
+@pytest.mark.readme
+def test_demo_again_reuses_what_is_there(clone):
+    out = run('./demo/run.sh', clone)
+    assert 'main.py' not in out and 'scores differ by at most' in out
+
+
+@pytest.mark.readme
+def test_commands_run_as_they_stand(clone):
+    scripts = [script for _, script in blocks('README.md', 'commands')]
+    assert len(scripts) == 4
+    out = run('\n'.join(scripts), clone)
+    assert out.count("'class_ids'") > 400 and 'Inference benchmark' in out
+    assert (clone / 'output/nano/checkpoint-best.pd').exists() and (clone / 'output/export/model.json').exists()
