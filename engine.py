@@ -77,6 +77,8 @@ def evaluate(model, loader, amp=None, shared=False, header='Test:', print_freq=2
     """
     net = getattr(model, '_layers', model)
     net.eval()
+    if shared:
+        dist.share_statistics(net)  # else each would judge its part by statistics of its own
     sums = paddle.zeros([4], 'float64')  # loss, correct, correct among 5, images
     for batch in MetricLogger().log_every(loader, len(loader), print_freq, header):
         image, label = batch['image'], batch['label']

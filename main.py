@@ -45,8 +45,9 @@ def load_start(args, model, ema, optimizer, amp):
         checkpoint.restore(model, weights, args.resume)
         log(f'resuming from {source}')
         if 'optimizer' in state and not args.eval:
-            checkpoint.restore_optimizer(optimizer, model, state['optimizer'])
-            amp.scaler.load_state_dict(state['scaler'])
+            checkpoint.restore_optimizer(optimizer, model, state['optimizer'], args.resume)
+            if state.get('scaler'):  # empty when the run that wrote it did not scale
+                amp.scaler.load_state_dict(state['scaler'])
             start, best = state['epoch'] + 1, {k: state[k] for k in ('best_acc1', 'best_acc1_ema') if k in state}
     elif args.finetune:
         weights, source = checkpoint.load_weights(args.finetune, args.ema)

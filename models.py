@@ -227,7 +227,8 @@ FAMILY = {
 
 def count_parameters(model):
     """How many numbers a model learns: without BatchNorm's running statistics, which Paddle lists as parameters too."""
-    return sum(math.prod(p.shape) for name, p in model.named_parameters() if not name.endswith(('._mean', '._variance')))
+    return sum(math.prod(p.shape) for name, p in model.named_parameters()
+               if not name.endswith(('._mean', '._variance')))
 
 
 def default_crop_pct(name):

@@ -30,7 +30,7 @@ begin=$SECONDS
 step() {  # step NAME COMMAND...: announce, run, note the seconds
     local name=$1 start=$SECONDS
     shift
-    printf '\n== %s: %s\n' "$name" "$*"
+    printf '\n== %s: %s\n' "$name" "$*" >&2  # not into a redirected log
     "$@"
     echo "$name $((SECONDS - start))" >> "$out/times.txt"
 }

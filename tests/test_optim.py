@@ -20,7 +20,7 @@ def model_of(seed):
     model = LV_ViT(img_size=32, num_classes=3, embed_dim=8, depth=1, num_heads=2)
     rng = np.random.default_rng(seed)
     for _, p in trained(model):
-        p.set_value(rng.choice([-1.0, 1.0], p.shape).astype('float32') * rng.uniform(0.5, 1.5, p.shape).astype('float32'))
+        p.set_value((rng.choice([-1.0, 1.0], p.shape) * rng.uniform(0.5, 1.5, p.shape)).astype('float32'))
     return model
 
 
@@ -105,7 +105,8 @@ def test_clipping_scales_all_gradients_by_one_norm_over_all_parameters(share):
     before, grads = values(model), gradients(model, 2)
     norm = np.sqrt(sum((g.astype('float64') ** 2).sum() for g in grads[0].values()))
     limit = float(share * norm)
-    after = run(model, build_optimizer(model, 'momentum', lr=0.1, weight_decay=0.0, momentum=0.5, clip_grad=limit), grads)
+    optimizer = build_optimizer(model, 'momentum', lr=0.1, weight_decay=0.0, momentum=0.5, clip_grad=limit)
+    after = run(model, optimizer, grads)
     scale = [min(1.0, limit / np.sqrt(sum((g.astype('float64') ** 2).sum() for g in step.values()))) for step in grads]
     assert_same(after, {name: momentum(p, [g[name] * s for g, s in zip(grads, scale)], 0.1, 0.0, 0.5)
                         for name, p in before.items()})

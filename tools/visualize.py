@@ -1,4 +1,8 @@
-"""A PNG of what a model says about images: each image with its prediction and, over it, the class of every token."""
+"""A PNG of what tokens say: a model's classes for every token, label maps, and the targets made from them.
+
+    tools/visualize.py --resume CKPT --input IMG …                            predictions, token by token
+    tools/visualize.py --token_label_data DIR --input TRAIN_IMG …             map, and draws of the train transform
+"""
 import colorsys
 import os
 import sys
@@ -17,10 +21,12 @@ from util import checkpoint, classify, options  # noqa: E402
 from util.datasets import open_rgb  # noqa: E402
 from util.logger import log  # noqa: E402
 from util.runtime import UserError  # noqa: E402
-from util.transforms import EvalTransform, to_input  # noqa: E402
+from util.token_label import LabelMaps, sampling_matrix, sparse_target  # noqa: E402
+from util.transforms import EvalTransform, TrainTransform, to_input  # noqa: E402
 
 SIDE, MARGIN, CAPTION = 224, 12, 44
 INK, PAPER = (30, 30, 30), (255, 255, 255)
+KNOWS = 1.1  # a token whose best class has less than this multiple of 1 / classes says nothing
 
 
 def parser():
@@ -31,7 +37,11 @@ def parser():
     parser.add_argument('--label_list', default=None, metavar='FILE', help="names of the classes, lines 'id name'")
     parser.add_argument('--input', nargs='+', required=True, metavar='IMG', help='files, folders, glob patterns')
     parser.add_argument('--count', default=12, type=int, help='images to show, spread evenly over the input')
-    parser.add_argument('--columns', default=3, type=int)
+    parser.add_argument('--columns', default=3, type=int, help='images per row when predictions alone are shown')
+    group = options.add_label_maps(parser)
+    group.add_argument('--aa', default='rand-m9-mstd0.5-inc1', help="RandAugment of the draws, '' for none")
+    group.add_argument('--draws', default=4, type=int, help='draws of the train transform per image')
+    group.add_argument('--seed', default=0, type=int)
     parser.add_argument('--output', required=True, metavar='PNG')
     return parser
 
@@ -60,30 +70,45 @@ def overlay(image, probabilities, names):
     wash = Image.new('RGBA', image.size)
     draw = ImageDraw.Draw(wash)
     for i, (c, p) in enumerate(zip(best, sure)):
+        if p * probabilities.shape[1] <= KNOWS:
+            continue
         x, y = i % n * cell, i // n * cell
-        draw.rectangle((x, y, x + cell - 1, y + cell - 1), fill=(*colour(c), int(40 + 150 * p)))
+        draw.rectangle((x, y, x + cell - 1, y + cell - 1), fill=(*colour(c), int(20 + 170 * p)))
         if cell >= 40:
             draw.text((x + cell / 2, y + cell / 2), f'{names.get(int(c), str(c))[:7]}\n{p:.0%}', fill='white',
                       font=font(12), anchor='mm', align='center', stroke_width=2, stroke_fill=INK)
     return Image.alpha_composite(image.convert('RGBA'), wash).convert('RGB')
 
 
-def panel(image, logits, aux, names):
-    """One image beside its tokens, and a caption: prediction above, the tokens' commonest classes below."""
-    image = image.resize((SIDE, SIDE), Image.BICUBIC)
-    canvas = Image.new('RGB', (2 * SIDE + 4, SIDE + CAPTION), PAPER)
-    canvas.paste(image, (0, 0))
-    canvas.paste(overlay(image, aux, names), (SIDE + 4, 0))
-    draw = ImageDraw.Draw(canvas)
-    best = int(logits.argmax())
-    draw.text((0, SIDE + 4), f'{names.get(best, str(best))[:34]}  {logits[best]:.1%}', fill=INK, font=font(15))
-    ids, counts = np.unique(aux.argmax(axis=1), return_counts=True)
-    x = SIDE + 4
-    for c in ids[np.argsort(-counts, kind='stable')][:3]:
+def legend(draw, x, y, probabilities, names):
+    """Chips with the names of the commonest classes, as many as fit; tokens that know nothing do not count."""
+    sure = probabilities.max(axis=1) * probabilities.shape[1] > KNOWS
+    ids, counts = np.unique(probabilities[sure].argmax(axis=1), return_counts=True)
+    for c in ids[np.argsort(-counts, kind='stable')]:
         text = names.get(int(c), str(c)).split(',')[0][:14]
-        draw.rectangle((x, SIDE + 8, x + 11, SIDE + 19), fill=colour(c))
-        draw.text((x + 15, SIDE + 6), text, fill=INK, font=font(12))
+        if x + 15 + draw.textlength(text, font=font(12)) > SIDE:
+            break
+        draw.rectangle((x, y + 2, x + 11, y + 13), fill=colour(c))
+        draw.text((x + 15, y), text, fill=INK, font=font(12))
         x += 24 + int(draw.textlength(text, font=font(12)))
+
+
+def tile(image, probabilities=None, title='', names=None):
+    """A square picture with a caption; with probabilities [N, C] every token is washed in its class's colour."""
+    image = image.resize((SIDE, SIDE), Image.BICUBIC)
+    canvas = Image.new('RGB', (SIDE, SIDE + CAPTION), PAPER)
+    canvas.paste(image if probabilities is None else overlay(image, probabilities, names), (0, 0))
+    draw = ImageDraw.Draw(canvas)
+    draw.text((0, SIDE + 4), title, fill=INK, font=font(14))
+    if probabilities is not None:
+        legend(draw, 0, SIDE + 24, probabilities, names)
+    return canvas
+
+
+def row(tiles):
+    canvas = Image.new('RGB', (len(tiles) * (SIDE + 4) - 4, SIDE + CAPTION), PAPER)
+    for i, item in enumerate(tiles):
+        canvas.paste(item, (i * (SIDE + 4), 0))
     return canvas
 
 
@@ -97,24 +122,74 @@ def sheet(panels, columns):
     return page
 
 
+def map_tiles(path, maps, args, names):
+    """The source, its label map where it lies, and draws of the train transform with the targets of their tokens."""
+    source = open_rgb(path)
+    scores, ids = maps.read(path)
+    x, y, w, h = maps.covered(*source.size)
+    covered = source.crop((round(x), round(y), round(x + w), round(y + h)))
+    cells = np.eye(scores[0].size, dtype='float32')  # every cell as it is
+    tiles = [tile(square(source), title=os.path.basename(path)[:28]),
+             tile(covered, dense(sparse_target(scores, ids, cells, args.nb_classes), args.nb_classes), 'label map', names)]
+    transform = TrainTransform(args.input_size, 'bicubic', args.aa, reprob=0.0, geometry=args.token_label_geometry)
+    for draw in range(args.draws):
+        image, matrix = transform.geometry(source, np.random.default_rng([args.seed, draw]))
+        sampling = sampling_matrix(matrix, args.input_size, args.input_size // 16, maps.covered(*source.size),
+                                   scores.shape[1:])
+        target = dense(sparse_target(scores, ids, sampling, args.nb_classes), args.nb_classes)
+        tiles.append(tile(image, target[1:], f'draw {draw}: token targets', names))
+    return tiles
+
+
+def dense(target, num_classes):
+    """SparseTarget to probabilities [1+N, C]."""
+    result = np.repeat(target.floor[:, None], num_classes, axis=1)
+    result[:, target.ids] += target.excess
+    return result
+
+
+def square(image):
+    """The image on a white square, so that a tile does not distort it."""
+    side = max(image.size)
+    page = Image.new('RGB', (side, side), PAPER)
+    page.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return page
+
+
+def prediction_tiles(path, model, transform, names):
+    """The network's view of the image with its prediction, and what every token says."""
+    image = transform.crop(open_rgb(path))
+    cls, aux = model.forward_dense(paddle.to_tensor(to_input(image)[None]))
+    scores = F.softmax(cls + 0.5 * aux.max(axis=1)).numpy()[0]
+    best = int(scores.argmax())
+    return [tile(image, title=f'{names.get(best, str(best))[:24]}  {scores[best]:.1%}'),
+            tile(image, F.softmax(aux[0]).numpy(), 'the model, token by token', names)]
+
+
 @paddle.no_grad()
 def main(args):
+    if not (args.resume or args.token_label_data):
+        raise UserError('nothing to show: give --resume (a checkpoint), --token_label_data (label maps), or both')
     files = classify.find_images(args.input)
     files = [files[i] for i in np.linspace(0, len(files) - 1, min(args.count, len(files))).round().astype(int)]
     names = classify.label_names(args.label_list, args.nb_classes)
-    crop_pct = default_crop_pct(args.model) if args.crop_pct is None else args.crop_pct
-    transform = EvalTransform(args.input_size, crop_pct, args.interpolation)
-    model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
-    if not model.return_dense:
-        raise UserError(f'--model {args.model}: has no classifier of tokens to show')
-    log(checkpoint.load_into(model, args.resume, args.ema))
-    model.eval()
-    images = [transform.crop(open_rgb(path)) for path in files]
-    cls, aux = model.forward_dense(paddle.to_tensor(np.stack([to_input(image) for image in images])))
-    logits = F.softmax(cls + 0.5 * aux.max(axis=1)).numpy()
-    tokens = F.softmax(aux).numpy()
-    page = sheet([panel(*item, names) for item in zip(images, logits, tokens)], args.columns)
-    page.save(args.output)
+    transform = EvalTransform(args.input_size, args.crop_pct or default_crop_pct(args.model), args.interpolation)
+    maps = model = None
+    if args.token_label_data:
+        maps = LabelMaps(args.token_label_data, args.nb_classes, args.token_label_coverage)
+        if args.token_label_geometry == 'reference':
+            maps.coverage = 'full'
+    if args.resume:
+        model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
+        if not model.return_dense:
+            raise UserError(f'--model {args.model}: has no classifier of tokens to show')
+        log(checkpoint.load_into(model, args.resume, args.ema))
+        model.eval()
+    rows = []
+    for path in files:
+        tiles = map_tiles(path, maps, args, names) if maps else []
+        rows.append(row(tiles + (prediction_tiles(path, model, transform, names) if model else [])))
+    sheet(rows, 1 if maps else args.columns).save(args.output)
     log(f'wrote {args.output}')
 
 

@@ -135,11 +135,14 @@ class RandAugment:
                     weights = WEIGHTS[int(value)]
                 else:
                     raise ValueError(part)
+            if weights and self.layers > len(weights):
+                raise ValueError(config)
         except (ValueError, IndexError):
             raise UserError(f"--aa {config}: not a policy this project knows; use one like rand-m9-mstd0.5-inc1 "
                             f"(parts m, n, mstd, inc, w0), or '' for none")
         self.weights = None if weights is None else np.array([weights.get(name, 0.0) for name in NAMES])
-        self.fill, self.interpolation = fill, interpolation
+        # PIL has no Lanczos filter for resampling through a matrix
+        self.fill, self.interpolation = fill, Image.BICUBIC if interpolation == Image.LANCZOS else interpolation
 
     def __call__(self, image, rng):
         """image: RGB PIL image; rng: numpy Generator. Returns (image, matrix 3x3 from new to old pixels)."""

@@ -98,6 +98,7 @@ _ALLOWED = {
     ('collections', 'OrderedDict'): collections.OrderedDict,
     ('argparse', 'Namespace'): _Namespace,
     ('builtins', 'tuple'): tuple,
+    ('builtins', 'bytes'): lambda: b'',  # protocol 2 writes empty bytes so
     ('numpy', 'ndarray'): 'numpy.ndarray',  # only ever named as an argument of _reconstruct
     ('numpy', 'dtype'): _Dtype,
     ('_codecs', 'encode'): lambda text, encoding='latin1': text.encode('latin1'),
@@ -112,6 +113,7 @@ for _module in ('numpy.core.numeric', 'numpy._core.numeric'):
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module, name):
+        module = 'builtins' if module == '__builtin__' else module  # as protocol 2 calls it
         try:
             return _ALLOWED[module, name]
         except KeyError:
@@ -176,7 +178,7 @@ def check_fit(model, weights, path):
     own = model.state_dict()
     problems = [f'missing {k}' for k in own if k not in weights]
     problems += [f'unexpected {k}' for k in weights if k not in own]
-    problems += [f'{k} is {list(np.shape(weights[k]))} in the file and {own[k].shape} in the model'
+    problems += [f'{k} is {list(np.shape(weights[k]))} in the file and {list(own[k].shape)} in the model'
                  for k in own if k in weights and list(np.shape(weights[k])) != list(own[k].shape)]
     if problems:
         more = f' and {len(problems) - 3} more' if len(problems) > 3 else ''
@@ -247,8 +249,14 @@ def optimizer_state(optimizer, model):
     return state
 
 
-def restore_optimizer(optimizer, model, state):
-    """The inverse of optimizer_state."""
+def restore_optimizer(optimizer, model, state, path):
+    """The inverse of optimizer_state. Raises UserError if `state` is not of such an optimizer over these parameters."""
+    slot = 'velocity' if isinstance(optimizer, paddle.optimizer.Momentum) else 'moment1'
+    held = {key.rsplit('_', 1)[0] for key in state}
+    for name, p in model.named_parameters():
+        if not p.stop_gradient and f'{name}/{slot}' not in held:
+            raise UserError(f"{path}: its optimizer state has no '{slot}' of {name}; resume with the --opt and "
+                            '--token_label of the run that wrote it, or start anew from its weights with --finetune')
     autos = {name: p.name for name, p in model.named_parameters()}
     restored = {}
     for key, value in state.items():

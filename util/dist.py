@@ -37,6 +37,17 @@ def all_sum(values):
     return tensor.tolist()
 
 
+def share_statistics(model):
+    """Give every process the first one's batch-norm statistics, which each keeps for itself in training.
+
+    Paddle holds them as parameters without gradient, not as buffers.
+    """
+    if world_size() > 1:
+        for tensor in model.state_dict().values():
+            if tensor.stop_gradient:
+                pd.broadcast(tensor, src=0)
+
+
 def barrier():
     if world_size() > 1:
         pd.barrier()

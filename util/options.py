@@ -80,6 +80,16 @@ def add_records(parser):
     return group
 
 
+def add_label_maps(parser):
+    group = parser.add_argument_group('token labels')
+    group.add_argument('--token_label_data', default='', metavar='DIR', help='folder of the label maps')
+    group.add_argument('--token_label_coverage', default='center', choices=('center', 'full'),
+                       help="what a map covers when the set's meta.json does not say")
+    group.add_argument('--token_label_geometry', default='exact', choices=('exact', 'reference'),
+                       help="exact: labels where the pixels are; reference: the original's exchanged axes and coverage")
+    return group
+
+
 def add_recipe(parser):
     """The training recipe: everything of main.py that no other script has."""
     group = parser.add_argument_group('training')
@@ -130,12 +140,9 @@ def add_recipe(parser):
     group.add_argument('--mixup_switch_prob', default=0.5, type=float, help='of CutMix where both are on')
     group.add_argument('--mixup_mode', default='batch', help='batch, pair or elem')
 
-    group = parser.add_argument_group('token labels')
+    group = add_label_maps(parser)
     group.add_argument('--token_label', action='store_true', help='train with a label for every token')
-    group.add_argument('--token_label_data', default='', metavar='DIR', help='folder of the label maps')
     group.add_argument('--token_label_size', default=1, type=int, metavar='N', help='token grid: input_size / 16')
-    group.add_argument('--token_label_coverage', default='center', choices=('center', 'full'),
-                       help="what a map covers when the set's meta.json does not say")
     group.add_argument('--dense_weight', default=1.0, type=float, help='weight of the token loss')
     group.add_argument('--cls_weight', default=1.0, type=float, help='weight of the class loss')
     group.add_argument('--ground_truth', action='store_true', help="blend the class target with the image's true label")

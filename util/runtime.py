@@ -107,7 +107,8 @@ def run(main, parser, argv=None):
         main(args)
     except UserError as error:
         sys.stdout.flush()
-        sys.exit(f'{parser.prog}: error: {error}')
+        message = ' '.join(line.strip() for line in str(error).splitlines())  # a library's part of it may have several
+        sys.exit(f'{parser.prog}: error: {message}')
     except KeyboardInterrupt:
         sys.exit(130)
     finally:

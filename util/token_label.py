@@ -75,11 +75,15 @@ def check_map(array, num_classes, path):
     """Split a map [2, K, H, W] into (scores float32, ids int64); raises UserError that says what is wrong with it."""
     if getattr(array, 'ndim', 0) != 4 or array.shape[0] != 2 or array.shape[1] < 1 or array.shape[2] != array.shape[3]:
         raise UserError(f'{path}: a label map has shape [2, K, H, H], this file has {list(np.shape(array))}')
+    if array.dtype.kind not in 'fiu':
+        raise UserError(f'{path}: a label map holds numbers, this file has {array.dtype}')
     scores, ids = array[0].astype('float32'), array[1]
     if not np.isfinite(scores).all():
         raise UserError(f'{path}: has scores that are not finite')
     if not (np.isfinite(ids).all() and (ids >= 0).all() and (ids < num_classes).all()):
         raise UserError(f'{path}: has class ids outside 0…{num_classes - 1}; check --nb_classes')
+    if (ids != np.floor(ids)).any():
+        raise UserError(f'{path}: has class ids that are not whole numbers; [0] must be the scores and [1] the ids')
     return scores, ids.astype('int64')
 
 

@@ -38,6 +38,18 @@ def random_crop_box(width, height, rng, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3))
     return (width - w) // 2, (height - h) // 2, w, h
 
 
+def crop_matrix(box, size, width, height, geometry='exact'):
+    """Points of the resized crop (size² pixels) to points of the image (width x height) it was cut from.
+
+    box: (left, top, width, height). geometry `reference` replays the original's reading of the box for token labels:
+    stored as (top / height, left / width, …), taken as (x, y, …).
+    """
+    x, y, w, h = box
+    if geometry == 'reference':
+        x, w, y, h = y * width / height, h * width / height, x * height / width, w * height / width
+    return np.array([[w / size, 0, x], [0, h / size, y], [0, 0, 1]])
+
+
 def color_jitter(image, strength, rng):
     """Brightness, contrast and saturation by factors uniform in 1 ± strength, in random order (when --aa is '')."""
     kinds = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
@@ -71,16 +83,17 @@ def random_erase(array, rng, probability, mode='pixel', count=1, area=(0.02, 1 /
 class TrainTransform:
     """Flip, RandAugment (or colour jitter), random resized crop, normalise, random erasing.
 
-    `interpolation`: a key of INTERPOLATIONS, or `random` (bilinear or bicubic each time).
+    interpolation: a key of INTERPOLATIONS, or `random` (bilinear or bicubic each time).
+    geometry: `exact`, or `reference` for the matrix of crop_matrix; the pixels are the same.
     """
 
     def __init__(self, size, interpolation='bicubic', aa='rand-m9-mstd0.5-inc1', jitter=0.4, reprob=0.25,
-                 remode='pixel', recount=1, scale=(0.08, 1.0), flip=0.5):
+                 remode='pixel', recount=1, scale=(0.08, 1.0), flip=0.5, geometry='exact'):
         if interpolation != 'random' and interpolation not in INTERPOLATIONS:
             raise UserError(f"--train_interpolation {interpolation}: use random, {', '.join(INTERPOLATIONS)}")
         if remode not in ('pixel', 'rand', 'const'):
             raise UserError(f'--remode {remode}: use pixel, rand or const')
-        self.size, self.jitter, self.scale, self.flip = size, jitter, scale, flip
+        self.size, self.jitter, self.scale, self.flip, self.mode = size, jitter, scale, flip, geometry
         self.erase = dict(probability=reprob, mode=remode, count=recount)
         self.interpolation = INTERPOLATIONS.get(interpolation)
         fill = tuple(min(255, round(255 * m)) for m in IMAGENET_MEAN)
@@ -98,12 +111,12 @@ class TrainTransform:
             matrix = matrix @ step
         elif self.jitter:
             image = color_jitter(image, self.jitter, rng)
-        x, y, w, h = random_crop_box(width, height, rng, self.scale)
+        box = x, y, w, h = random_crop_box(width, height, rng, self.scale)
         interpolation = self.interpolation
         if interpolation is None:
             interpolation = RANDOM_INTERPOLATION[rng.integers(2)]
         image = image.crop((x, y, x + w, y + h)).resize((self.size, self.size), interpolation)
-        return image, matrix @ np.array([[w / self.size, 0, x], [0, h / self.size, y], [0, 0, 1]])
+        return image, matrix @ crop_matrix(box, self.size, width, height, self.mode)
 
     def __call__(self, image, rng):
         """PIL image -> (float32 [3, S, S], matrix float64 [3, 3] from the array's pixels to the source's)."""

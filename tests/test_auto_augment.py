@@ -1,0 +1,285 @@
+"""util/auto_augment.py: policies, levels, matrices against what pixels do, formulas of the photometric ops."""
+import collections
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from util.auto_augment import (GEOMETRIC, NAMES, PHOTOMETRIC, WEIGHTS, RandAugment, affine, posterize, rotate,
+                               solarize_add)
+from util.runtime import UserError
+
+RAMP = Image.fromarray(np.stack([np.arange(256), np.arange(256)[::-1], (np.arange(256) * 7) % 256], -1)
+                       .astype('uint8').reshape(16, 16, 3))
+RECIPE = 'rand-m9-mstd0.5-inc1'
+
+
+def noise(width=40, height=28, seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype='uint8'))
+
+
+def pixels(image):
+    return np.asarray(image).astype('int64')
+
+
+# ---- policies
+
+@pytest.mark.parametrize('config, expected', [
+    (RECIPE, (9.0, 2, 0.5, True)), ('rand', (10.0, 2, 0.0, False)), ('rand-m5.5-n3', (5.5, 3, 0.0, False)),
+    ('rand-inc0-m7', (7.0, 2, 0.0, False)), ('rand-n1-mstd1.25', (10.0, 1, 1.25, False))])
+def test_a_policy_sets_magnitude_layers_deviation_and_the_increasing_set(config, expected):
+    policy = RandAugment(config)
+    assert (policy.magnitude, policy.layers, policy.std, policy.increasing) == expected
+    assert policy.weights is None
+
+
+@pytest.mark.parametrize('config', ['augmix-m3', 'rand-m', 'rand-q5', 'rand-m9-w1', 'rand-mx', 'rand-n2x', 'm9',
+                                    'rand-', 'original', 'rand-n14-w0'])
+def test_what_is_no_policy_is_refused_by_name(config):
+    with pytest.raises(UserError, match=f'--aa {config}: '):
+        RandAugment(config)
+
+
+class Recorder(RandAugment):
+    """Notes (op, level) instead of applying it."""
+
+    def apply(self, name, image, level, rng):
+        self.__dict__.setdefault('seen', []).append((name, level))
+        return image, np.eye(3)
+
+
+def record(config, images=8000, seed=0):
+    policy, rng = Recorder(config), np.random.default_rng(seed)
+    for _ in range(images):
+        policy(RAMP, rng)
+    return policy.seen
+
+
+def test_each_of_15_ops_is_applied_to_a_fifteenth_of_an_images_two_draws_with_probability_one_half():
+    counts = collections.Counter(name for name, _ in record(RECIPE))
+    assert set(counts) == set(NAMES) and len(NAMES) == 15
+    expected = 8000 * 2 * 0.5 / 15
+    assert all(abs(count - expected) < 5 * expected ** 0.5 for count in counts.values()), counts
+    total = sum(counts.values())
+    assert abs(total - 8000) < 5 * (16000 * 0.25) ** 0.5
+
+
+def test_n_is_the_number_of_draws():
+    assert abs(len(record('rand-n3', 4000)) - 6000) < 5 * (12000 * 0.25) ** 0.5
+
+
+def test_the_level_is_normal_about_the_magnitude_and_clipped_at_ten():
+    levels = np.array([level for _, level in record(RECIPE)])
+    draws = np.random.default_rng(1).normal(9.0, 0.5, 200000).clip(0.0, 10.0)
+    assert levels.max() <= 10.0 and abs(levels.mean() - draws.mean()) < 0.03 and abs(levels.std() - draws.std()) < 0.03
+    assert {level for _, level in record('rand-m6', 100)} == {6.0}
+    low = np.array([level for _, level in record('rand-m0-mstd1', 500)])
+    assert low.min() == 0.0 and low.max() > 0.5
+
+
+def test_weighted_choice_follows_the_weights_and_never_draws_what_has_none():
+    counts = collections.Counter(name for name, _ in record('rand-n1-w0'))
+    assert set(counts) <= set(WEIGHTS[0]) and 'Invert' not in counts and 'Posterize' not in counts
+    for name, weight in WEIGHTS[0].items():
+        expected = 4000 * weight
+        assert abs(counts[name] - expected) < 5 * max(expected, 1) ** 0.5, name
+    assert sum(WEIGHTS[0].values()) == pytest.approx(1.0)
+
+
+def test_with_weights_no_op_is_drawn_twice_for_an_image():
+    policy, rng = Recorder('rand-n2-w0'), np.random.default_rng(0)
+    for _ in range(1000):
+        policy.seen = []
+        policy(RAMP, rng)
+        assert len({name for name, _ in policy.seen}) == len(policy.seen)
+
+
+def test_the_returned_matrix_is_the_product_of_the_steps():
+    class Fixed(RandAugment):
+        def apply(self, name, image, level, rng):
+            step = np.array([[1.0, rng.normal(), rng.normal()], [rng.normal(), 1.0, rng.normal()], [0, 0, 1]])
+            self.steps.append(step)
+            return image, step
+    policy = Fixed('rand-n3')
+    longest = 0
+    for seed in range(20):
+        policy.steps = []
+        _, matrix = policy(RAMP, np.random.default_rng(seed))
+        longest = max(longest, len(policy.steps))
+        point = np.array([3.0, 5.0, 1.0])
+        for step in policy.steps[::-1]:  # from the last image back to the first
+            point = step @ point
+        assert np.allclose(matrix @ [3.0, 5.0, 1.0], point)
+    assert longest == 3
+
+
+# ---- levels to arguments
+
+SCALE = {'Rotate': 30.0, 'ShearX': 0.3, 'ShearY': 0.3, 'TranslateXRel': 0.45, 'TranslateYRel': 0.45}
+
+
+@pytest.mark.parametrize('name', GEOMETRIC)
+def test_geometric_arguments_grow_with_the_level_and_have_either_sign_equally_often(name):
+    _, argument = GEOMETRIC[name]
+    rng = np.random.default_rng(0)
+    for level in (0.0, 4.0, 10.0):
+        values = np.array([argument(level, rng) for _ in range(2000)])
+        assert np.allclose(np.abs(values), level / 10 * SCALE[name])
+    assert abs((values > 0).mean() - 0.5) < 5 * 0.5 / 2000 ** 0.5
+
+
+def strength(name, increasing, level, rng):
+    _, plain, inc = PHOTOMETRIC[name]
+    return (inc if increasing else plain)(level, rng)
+
+
+def test_increasing_ops_grow_stronger_with_the_level():
+    rng, levels = np.random.default_rng(0), np.linspace(0, 10, 41)
+    bits = [strength('Posterize', True, level, rng) for level in levels]
+    threshold = [strength('Solarize', True, level, rng) for level in levels]
+    added = [strength('SolarizeAdd', True, level, rng) for level in levels]
+    assert bits[0] == 4 and bits[-1] == 0 and all(a >= b for a, b in zip(bits, bits[1:]))
+    assert threshold[0] == 256 and threshold[-1] == 0 and all(a > b for a, b in zip(threshold, threshold[1:]))
+    assert added[0] == 0 and added[-1] == 110 and all(a <= b for a, b in zip(added, added[1:]))
+    for name in ('Color', 'Contrast', 'Brightness', 'Sharpness'):
+        factors = np.array([[strength(name, True, level, rng) for _ in range(400)] for level in (0.0, 5.0, 10.0)])
+        assert np.allclose(np.abs(factors - 1.0), np.array([[0.0], [0.45], [0.9]]))
+        assert abs((factors[2] > 1).mean() - 0.5) < 5 * 0.5 / 20
+
+
+def test_the_plain_set_has_its_weakest_enhancement_in_the_middle_and_its_posterize_and_solarize_reversed():
+    rng = np.random.default_rng(0)
+    for name in ('Color', 'Contrast', 'Brightness', 'Sharpness'):
+        assert [strength(name, False, level, rng) for level in (0.0, 5.0, 10.0)] == pytest.approx([0.1, 1.0, 1.9])
+    assert [strength('Posterize', False, level, rng) for level in (0.0, 5.0, 10.0)] == [0, 2, 4]
+    assert [strength('Solarize', False, level, rng) for level in (0.0, 5.0, 10.0)] == [0, 128, 256]
+
+
+def test_inc_selects_the_increasing_set():
+    rng = np.random.default_rng(0)
+    weak, strong = (np.asarray(RandAugment(f'rand-inc{inc}').apply('Posterize', RAMP, 0.0, rng)[0]) for inc in (1, 0))
+    assert np.array_equal(weak, pixels(RAMP) // 16 * 16) and not strong.any()
+
+
+# ---- geometric ops
+
+@pytest.mark.parametrize('name', GEOMETRIC)
+def test_geometric_ops_at_level_zero_are_the_identity(name):
+    for interpolation in (Image.NEAREST, Image.BILINEAR, Image.BICUBIC):
+        image, matrix = RandAugment('rand', interpolation=interpolation).apply(name, noise(), 0.0,
+                                                                               np.random.default_rng(0))
+        assert np.allclose(matrix, np.eye(3)) and np.array_equal(pixels(image), pixels(noise()))
+
+
+def blob(width, height, x, y):
+    """A bright blob centred at the continuous point (x, y) on black."""
+    xs, ys = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    value = 255 * np.exp(-((xs - x) ** 2 + (ys - y) ** 2) / (2 * 2.0 ** 2))
+    return Image.fromarray(np.repeat(value.round().astype('uint8')[:, :, None], 3, axis=2))
+
+
+def centre(image):
+    value = pixels(image)[:, :, 0].astype('float64')
+    xs, ys = np.meshgrid(np.arange(value.shape[1]) + 0.5, np.arange(value.shape[0]) + 0.5)
+    return np.array([(value * xs).sum(), (value * ys).sum()]) / value.sum()
+
+
+@pytest.mark.parametrize('interpolation', [Image.NEAREST, Image.BILINEAR, Image.BICUBIC])
+@pytest.mark.parametrize('name', GEOMETRIC)
+def test_the_matrix_says_where_a_blob_in_the_result_came_from(name, interpolation):
+    rng = np.random.default_rng(0)
+    policy, checked = RandAugment('rand', fill=(0, 0, 0), interpolation=interpolation), 0
+    for _ in range(40):
+        width, height = rng.integers(50, 90, 2)
+        source = rng.uniform(8, width - 8), rng.uniform(8, height - 8)
+        image, matrix = policy.apply(name, blob(width, height, *source), rng.uniform(2, 10), rng)
+        landed = np.linalg.inv(matrix) @ [*source, 1.0]
+        if not (8 < landed[0] < width - 8 and 8 < landed[1] < height - 8):
+            continue  # cut off by the frame
+        checked += 1
+        assert np.abs(centre(image) - landed[:2]).max() < (0.6 if interpolation == Image.NEAREST else 0.15)
+        assert np.abs(landed[:2] - source).max() > 0.01
+    assert checked >= 15
+
+
+def test_ops_do_what_their_names_say():
+    """The matrix takes a point of the result to the point of the source that is shown there."""
+    at = np.array([10.0, 20.0, 1.0])
+    cases = {'ShearX': (0.25, (10 + 0.25 * 20, 20)), 'ShearY': (0.25, (10, 20 + 0.25 * 10)),
+             'TranslateXRel': (0.25, (10 + 0.25 * 80, 20)), 'TranslateYRel': (0.25, (10, 20 + 0.25 * 60))}
+    for name, (argument, expected) in cases.items():
+        assert np.allclose((GEOMETRIC[name][0](argument, 80, 60) @ at)[:2], expected), name
+
+
+@pytest.mark.parametrize('degrees', [-30.0, 7.5, 90.0])
+def test_rotate_is_pils_counter_clockwise_rotation_about_the_centre(degrees):
+    image = blob(61, 45, 40.0, 15.0)
+    own = affine(image, rotate(degrees, 61, 45), Image.BILINEAR, (9, 9, 9))
+    pil = image.rotate(degrees, Image.BILINEAR, fillcolor=(9, 9, 9))
+    assert np.abs(pixels(own) - pixels(pil)).mean() < 0.5
+
+
+def test_what_comes_from_outside_the_image_is_filled():
+    image = RandAugment('rand', fill=(124, 116, 104), interpolation=Image.BILINEAR).apply(
+        'TranslateXRel', Image.new('RGB', (40, 20), (255, 255, 255)), 10.0, np.random.default_rng(0))[0]
+    filled = (pixels(image) == (124, 116, 104)).all(-1)
+    assert filled.sum() == 20 * 18 and (pixels(image)[~filled] == 255).all()  # 0.45 of 40 columns
+
+
+def test_every_interpolation_of_the_train_transform_works():
+    for interpolation in (None, Image.NEAREST, Image.BILINEAR, Image.BICUBIC, Image.LANCZOS):
+        for name in NAMES:
+            image, _ = RandAugment(RECIPE, interpolation=interpolation).apply(name, noise(), 9.0,
+                                                                              np.random.default_rng(0))
+            assert image.size == (40, 28) and image.mode == 'RGB'
+
+
+# ---- photometric ops
+
+@pytest.mark.parametrize('name', PHOTOMETRIC)
+@pytest.mark.parametrize('increasing', [False, True])
+@pytest.mark.parametrize('level', [0.0, 10.0])
+def test_photometric_ops_move_no_pixel_and_work_at_both_ends(name, increasing, level):
+    policy = RandAugment(f'rand-inc{int(increasing)}')
+    image, matrix = policy.apply(name, noise(), level, np.random.default_rng(0))
+    assert np.array_equal(matrix, np.eye(3)) and image.size == (40, 28) and image.mode == 'RGB'
+
+
+@pytest.mark.parametrize('bits', range(9))
+def test_posterize_keeps_the_highest_bits(bits):
+    step = 2 ** (8 - bits)
+    assert np.array_equal(pixels(posterize(RAMP, bits)), pixels(RAMP) // step * step)
+
+
+@pytest.mark.parametrize('level', [0.0, 3.0, 9.0, 10.0])
+def test_solarize_inverts_from_the_threshold_on(level):
+    v, threshold = pixels(RAMP), 256 - int(level / 10 * 256)
+    image, _ = RandAugment('rand-inc1').apply('Solarize', RAMP, level, np.random.default_rng(0))
+    assert np.array_equal(pixels(image), np.where(v < threshold, v, 255 - v))
+
+
+@pytest.mark.parametrize('add', [0, 37, 110, 200])
+def test_solarize_add_brightens_the_dark_half_only(add):
+    v = pixels(RAMP)
+    assert np.array_equal(pixels(solarize_add(RAMP, add)), np.where(v < 128, np.minimum(v + add, 255), v))
+
+
+def test_invert_and_auto_contrast_and_equalize():
+    policy, rng = RandAugment('rand'), np.random.default_rng(0)
+    v = pixels(RAMP)
+    assert np.array_equal(pixels(policy.apply('Invert', RAMP, 5.0, rng)[0]), 255 - v)
+    narrow = Image.fromarray((pixels(RAMP) // 4 + 50).astype('uint8'))
+    stretched = pixels(policy.apply('AutoContrast', narrow, 5.0, rng)[0])
+    assert np.abs(stretched - (pixels(narrow) - 50) * 255 / 63).max() <= 1
+    equal = pixels(policy.apply('Equalize', narrow.resize((256, 256), Image.NEAREST), 5.0, rng)[0])
+    assert equal.min() < 5 and equal.max() > 250 and abs(np.median(equal) - 127.5) < 5
+
+
+@pytest.mark.parametrize('factor', [0.1, 1.0, 1.9])
+def test_brightness_and_color_blend_with_black_and_with_grey(factor):
+    image = noise(seed=3)
+    v = pixels(image).astype('float64')
+    grey = np.repeat(np.asarray(image.convert('L'))[:, :, None], 3, 2)
+    for name, base in (('Brightness', 0.0), ('Color', grey)):
+        out = pixels(PHOTOMETRIC[name][0](image, factor))
+        assert np.abs(out - np.clip(base + factor * (v - base), 0, 255)).max() <= 1.0

@@ -1,0 +1,439 @@
+"""util/checkpoint.py: a crash loses nothing, a stranger's file executes nothing, a misfit is named."""
+import argparse
+import collections
+import contextlib
+import errno
+import os
+import pickle
+import resource
+
+import numpy as np
+import paddle
+import pytest
+
+from models import LV_ViT
+from util import checkpoint
+from util.optim import build_optimizer
+from util.runtime import UserError
+
+pytestmark = pytest.mark.cross_version
+
+
+def small(seed=0, **kwargs):
+    paddle.seed(seed)
+    return LV_ViT(**{**dict(img_size=32, num_classes=5, embed_dim=8, depth=1, num_heads=2), **kwargs})
+
+
+def said(call, *args, **kwargs):
+    """The message with which a call turns its input down."""
+    with pytest.raises(UserError) as error:
+        call(*args, **kwargs)
+    return str(error.value)
+
+
+def assert_same(a, b):
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+    if isinstance(a, (dict, list, tuple)):
+        for x, y in zip(*(v.values() if isinstance(v, dict) else v for v in (a, b))):
+            assert_same(x, y)
+    elif isinstance(a, np.ndarray):
+        assert a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+    else:
+        assert a == b
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / 'checkpoint.pd')
+
+
+# ---- round trip
+
+STATE = {
+    'model': {'w': np.arange(6, dtype='float32').reshape(2, 3), 'transposed': np.arange(6.0).reshape(2, 3).T,
+              'half': np.ones([2], 'float16'), 'empty': np.zeros([0, 4], 'float32'), 'scalar': np.array(3.5),
+              'ids': np.array([-1, 2 ** 40]), 'mask': np.array([True, False]), 'big': np.arange(3, dtype='>f4')},
+    'epoch': 7, 'best_acc1': 81.25, 'number': np.float64(0.1), 'nothing': None, 'yes': True,
+    'args': {'model': 'lvvit_t', 'opt_betas': [0.9, 0.999], 'scale': (0.08, 1.0), 'name': 'µ'}}
+
+
+def test_what_is_saved_is_loaded_bit_for_bit(path):
+    checkpoint.save(STATE, path)
+    assert_same(checkpoint.load(path), STATE)
+
+
+@pytest.mark.parametrize('protocol', range(2, 6))
+def test_any_pickle_protocol_loads(path, protocol):
+    with open(path, 'wb') as f:
+        pickle.dump(STATE, f, protocol)
+    assert_same(checkpoint.load(path), STATE)
+
+
+def test_loaded_arrays_can_be_written_to(path):
+    checkpoint.save({'w': np.zeros(3)}, path)
+    checkpoint.load(path)['w'][0] = 1
+
+
+def test_tensors_become_arrays_at_any_depth(path):
+    t = paddle.arange(4, dtype='float32')
+    checkpoint.save({'a': t, 'b': {'c': [t, (t, 1)]}, 'half': t.astype('bfloat16')}, path)
+    a = t.numpy()
+    assert_same(checkpoint.load(path), {'a': a, 'b': {'c': [a, (a, 1)]}, 'half': a})
+
+
+def test_a_model_comes_back_from_its_file(path):
+    model, other = small(0), small(1)
+    checkpoint.save({'model': model.state_dict()}, path)
+    checkpoint.load_into(other, path)
+    assert_same({k: v.numpy() for k, v in other.state_dict().items()},
+                {k: v.numpy() for k, v in model.state_dict().items()})
+
+
+# ---- other writers' files
+
+def test_a_state_dict_of_paddle_save(path):
+    model = small()
+    file = path.replace('.pd', '.pdparams')
+    paddle.save(model.state_dict(), file)
+    assert_same(checkpoint.load(file), {k: v.numpy() for k, v in model.state_dict().items()})
+    weights, source = checkpoint.load_weights(file)
+    checkpoint.check_fit(model, weights, file)
+    assert source == f'plain weights of {file}'
+
+
+@pytest.mark.parametrize('protocol', [2, 3, 4])
+def test_a_nested_dict_of_paddle_save(path, protocol):
+    t = paddle.arange(4, dtype='float32')
+    paddle.save({'model': {'w': t}, 'list': [t], 'epoch': 3, 'text': ('a', 'b')}, path, protocol=protocol)
+    assert_same(checkpoint.load(path), {'model': {'w': t.numpy()}, 'list': [t.numpy()], 'epoch': 3, 'text': ('a', 'b')})
+
+
+def test_old_files_whose_args_are_a_namespace(path):
+    with open(path, 'wb') as f:
+        pickle.dump({'model': collections.OrderedDict(w=np.ones(2)), 'args': argparse.Namespace(lr=0.1, model='x')}, f)
+    state = checkpoint.load(path)
+    assert state['args'] == {'lr': 0.1, 'model': 'x'} and type(state['args']) is dict
+    assert_same(dict(state['model']), {'w': np.ones(2)})
+
+
+def test_weights_or_their_average_and_what_is_said_about_it(path):
+    checkpoint.save({'model': {'w': 1}, 'model_ema': {'w': 2}}, path)
+    weights, source = checkpoint.load_weights(path)
+    assert weights == {'w': 1} and 'trained weights (model)' in source and '--ema' in source
+    weights, source = checkpoint.load_weights(path, ema=True)
+    assert weights == {'w': 2} and 'averaged weights (model_ema)' in source
+    checkpoint.save({'model': {'w': 1}}, path)
+    assert '--ema' not in checkpoint.load_weights(path)[1]
+    assert path in said(checkpoint.load_weights, path, ema=True)
+
+
+# ---- nothing is executed
+
+class Calls:
+    """Pickles as a call."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+def write(path, thing, protocol=2):
+    with open(path, 'wb') as f:
+        pickle.dump({'model': thing}, f, protocol)
+
+
+@pytest.mark.parametrize('function, asked', [
+    (os.system, f'{os.name}.system'), (eval, '.eval'), (exec, '.exec'), (getattr, '.getattr'),
+    (np.load, 'numpy.load'), (np.fromfile, '.fromfile'), (pickle.loads, '.loads'), (print, '.print')])
+def test_a_call_is_refused_by_name_and_not_made(path, tmp_path, function, asked):
+    victim = tmp_path / 'victim'
+    write(path, Calls(function, f'open({str(victim)!r}, "w")' if function in (eval, exec) else f'touch {victim}'))
+    message = said(checkpoint.load, path)
+    assert asked in message and message.startswith(f'{path}: ') and not victim.exists()
+
+
+@pytest.mark.parametrize('thing, asked', [
+    (paddle.nn.Linear, 'paddle.nn.layer.common.Linear'), (argparse.ArgumentParser, 'argparse.ArgumentParser'),
+    (np.vectorize, 'vectorize'), (object, '.object'), (type, '.type')])
+def test_a_class_a_checkpoint_has_no_use_for_is_refused_by_name(path, thing, asked):
+    write(path, thing)
+    assert asked in said(checkpoint.load, path)
+
+
+def test_an_attribute_of_something_allowed_is_not_within_reach(path):
+    with open(path, 'wb') as f:  # protocol 4 resolves dotted names
+        f.write(b'\x80\x04\x8c\x05numpy\x8c\x11ndarray.__class__\x93.')
+    assert 'ndarray.__class__' in said(checkpoint.load, path)
+
+
+@pytest.mark.parametrize('thing', [
+    np.array([Calls(os.system, 'true')], dtype=object), np.array([None, 1], dtype=object),
+    np.zeros(2, dtype=[('a', object)]), np.zeros(2, dtype=[('a', 'f4')]), np.array(['2020-01-01'], 'datetime64[D]')],
+    ids=['call', 'object', 'record-object', 'record', 'datetime'])
+def test_arrays_of_anything_but_numbers_and_text_are_refused(path, thing):
+    write(path, thing)
+    assert path in said(checkpoint.load, path)
+
+
+def test_an_object_array_cannot_be_forged_over_bytes(path):
+    # np.ndarray((1,), 'O', b'AAAAAAAA') would make an object of an address of the file's choice
+    write(path, Calls(np.ndarray, (1,), np.dtype('f8'), b'A' * 8))
+    assert path in said(checkpoint.load, path)
+    write(path, np.zeros(1))
+    data = open(path, 'rb').read()
+    assert b'f8' in data
+    with open(path, 'wb') as f:  # the same array with the type code of an object
+        f.write(data.replace(b'f8', b'O8'))
+    assert 'object' in said(checkpoint.load, path)
+
+
+@pytest.mark.parametrize('shape', [(3,), (1000,), (10 ** 15,)])
+def test_an_array_cannot_be_larger_than_its_bytes(path, shape):
+    class Claims:
+        def __reduce__(self):
+            rebuild, arguments, (version, _, dtype, order, data) = np.zeros(3, 'int8').__reduce__()
+            return rebuild, arguments, (version, shape, dtype, order, data)
+    write(path, Claims())
+    if shape == (3,):
+        assert_same(checkpoint.load(path), {'model': np.zeros(3, 'int8')})
+    else:
+        assert path in said(checkpoint.load, path)
+
+
+# ---- damaged files
+
+@pytest.mark.parametrize('share', [0, 0.001, 0.1, 0.5, 0.9, 0.999])
+def test_a_truncated_file_is_named(path, share):
+    checkpoint.save({'model': {k: v.numpy() for k, v in small().state_dict().items()}}, path)
+    size = os.path.getsize(path)
+    os.truncate(path, int(size * share))
+    message = said(checkpoint.load, path)
+    assert message.startswith(f'{path}: not a readable checkpoint, or cut short')
+
+
+@pytest.mark.parametrize('content', [b'just text\n', b'\x89PNG\r\n\x1a\n', b'PK\x03\x04', b'{"model": 1}', b'\x80\x04N.',
+                                     b'\x80\x04]\x94.', b'\x80\xff.'])
+def test_what_is_no_checkpoint_is_named(path, content):
+    with open(path, 'wb') as f:
+        f.write(content)
+    assert said(checkpoint.load, path).startswith(f'{path}: not a')
+
+
+def test_a_missing_file_and_a_folder_are_named(path, tmp_path):
+    assert 'No such file' in said(checkpoint.load, path) and path in said(checkpoint.load, path)
+    assert str(tmp_path) in said(checkpoint.load, str(tmp_path))
+    assert '--resume' in said(checkpoint.load_into, small(), '')
+
+
+def test_weights_of_another_model_name_the_first_keys_and_set_nothing(path):
+    model = small()
+    before = {k: v.numpy() for k, v in model.state_dict().items()}
+    other = small(1, num_classes=6, embed_dim=12, depth=2)
+    checkpoint.save({'model': other.state_dict()}, path)
+    message = said(checkpoint.load_into, model, path)
+    assert message.startswith(path) and 'unexpected blocks.1.norm1.weight' in message
+    assert 'more' in message and '--model' in message and len(message) < 600
+    checkpoint.save({'model': small(1, num_classes=6).state_dict()}, path)
+    assert 'head.weight is [8, 6] in the file and [8, 5] in the model' in said(checkpoint.load_into, model, path)
+    checkpoint.save({'model': {k: v for k, v in before.items() if k != 'norm.bias'}}, path)
+    assert 'missing norm.bias' in said(checkpoint.load_into, model, path)
+    assert_same({k: v.numpy() for k, v in model.state_dict().items()}, before)
+
+
+# ---- writing
+
+@contextlib.contextmanager
+def disk_with(size):
+    """Files of this process can grow to `size` bytes only, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize('room', [0, 100, 70_000])
+def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_else(path, room):
+    checkpoint.save({'epoch': 1}, path)
+    with disk_with(room):
+        message = said(checkpoint.save, {'epoch': 2, 'w': np.zeros(20_000)}, path)
+    assert message.startswith(f'{path}: could not be written (File too large)')
+    assert checkpoint.load(path) == {'epoch': 1}
+    assert os.listdir(os.path.dirname(path)) == [os.path.basename(path)]
+
+
+def test_no_space_is_said_in_plain_words(path, monkeypatch):
+    checkpoint.save({'epoch': 1}, path)
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(checkpoint.os, 'fsync', full)
+    assert 'No space left on device' in said(checkpoint.save, {'epoch': 2}, path)
+    monkeypatch.undo()
+    assert checkpoint.load(path) == {'epoch': 1} and len(os.listdir(os.path.dirname(path))) == 1
+
+
+def test_a_crash_while_writing_leaves_the_old_checkpoint_and_nothing_else(path, monkeypatch):
+    checkpoint.save({'epoch': 1}, path)
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(checkpoint.pickle, 'dump', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save({'epoch': 2}, path)
+    monkeypatch.undo()
+    assert checkpoint.load(path) == {'epoch': 1} and len(os.listdir(os.path.dirname(path))) == 1
+
+
+def test_a_checkpoint_is_written_beside_its_place_and_synced_before_it_takes_it(path, monkeypatch):
+    events, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(checkpoint.os, 'fsync', lambda handle: (events.append('sync'), fsync(handle)))
+    monkeypatch.setattr(checkpoint.os, 'replace', lambda a, b: (events.append((os.path.dirname(a), b)), replace(a, b)))
+    checkpoint.save({'epoch': 1}, path)
+    assert events[:2] == ['sync', (os.path.dirname(path), path)]
+
+
+def test_the_folder_is_made(tmp_path):
+    checkpoint.save({'epoch': 1}, str(tmp_path / 'a' / 'b' / 'c.pd'))
+    assert checkpoint.load(str(tmp_path / 'a' / 'b' / 'c.pd')) == {'epoch': 1}
+    checkpoint.check_writable(str(tmp_path / 'd' / 'e'))
+    assert (tmp_path / 'd' / 'e').is_dir() and not any((tmp_path / 'd' / 'e').iterdir())
+
+
+def test_an_impossible_folder_is_named(tmp_path):
+    (tmp_path / 'file').touch()
+    for folder in ('file', 'file/below'):
+        message = said(checkpoint.check_writable, str(tmp_path / folder))
+        assert '--output_dir' in message and str(tmp_path / folder) in message
+    assert str(tmp_path / 'file' / 'x.pd') in said(checkpoint.save, {}, str(tmp_path / 'file' / 'x.pd'))
+
+
+# ---- optimizer state
+
+def step(model, optimizer):
+    x = paddle.to_tensor(np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype('float32'))
+    cls, aux, _ = model(x, (0, 0, 0, 0))
+    (cls.square().mean() + aux.square().mean()).backward()
+    optimizer.step()
+    optimizer.clear_grad()
+
+
+def trained(opt, **kwargs):
+    model = small(**kwargs)
+    optimizer = build_optimizer(model, opt, lr=0.01)
+    step(model, optimizer)
+    return model, optimizer
+
+
+def test_optimizer_state_is_named_as_the_model_names_its_parameters():
+    model, optimizer = trained('adamw')
+    state = checkpoint.optimizer_state(optimizer, model)
+    learned = {name for name, p in model.named_parameters() if not p.stop_gradient}
+    assert {key.split('/')[0] for key in state if '/' in key} == learned
+    assert state['blocks.0.attn.qkv.weight/moment1_0'].shape == model.blocks[0].attn.qkv.weight.shape
+
+
+@pytest.mark.parametrize('opt', ['adamw', 'momentum'])
+def test_optimizer_state_survives_its_file_and_other_models_built_first(path, opt):
+    model, optimizer = trained(opt)
+    checkpoint.save({'model': model.state_dict(), 'optimizer': checkpoint.optimizer_state(optimizer, model)}, path)
+    small(), small()  # shift the automatic names
+    again = small(5)
+    state = checkpoint.load(path)
+    checkpoint.restore(again, state['model'], path)
+    other = build_optimizer(again, opt, lr=0.01)
+    checkpoint.restore_optimizer(other, again, state['optimizer'], path)
+    for _ in range(2):
+        step(model, optimizer)
+        step(again, other)
+    assert_same(checkpoint.to_numpy(again.state_dict()), checkpoint.to_numpy(model.state_dict()))
+    assert_same(checkpoint.to_numpy(checkpoint.optimizer_state(other, again)),
+                checkpoint.to_numpy(checkpoint.optimizer_state(optimizer, model)))
+
+
+@pytest.mark.parametrize('wrote, reads', [('adamw', 'momentum'), ('momentum', 'adamw')])
+def test_state_of_another_optimizer_is_refused(wrote, reads):
+    model, optimizer = trained(wrote)
+    state = checkpoint.to_numpy(checkpoint.optimizer_state(optimizer, model))
+    message = said(checkpoint.restore_optimizer, build_optimizer(model, reads), model, state, 'x.pd')
+    assert message.startswith('x.pd: ') and '--opt' in message
+
+
+def test_state_without_the_aux_head_is_refused_where_it_is_trained():
+    model = small()
+    model.disable_aux_head()
+    optimizer = build_optimizer(model)
+    model(paddle.zeros([2, 3, 32, 32]), (0, 0, 0, 0))[0].sum().backward()
+    optimizer.step()
+    state = checkpoint.to_numpy(checkpoint.optimizer_state(optimizer, model))
+    other = small()
+    assert 'aux_head.weight' in said(checkpoint.restore_optimizer, build_optimizer(other), other, state, 'x.pd')
+
+
+# ---- fine-tuning
+
+def test_a_position_embedding_of_the_same_grid_stays_and_a_constant_one_stays_constant():
+    rng = np.random.default_rng(0)
+    same = rng.normal(size=(1, 17, 8)).astype('float32')
+    np.testing.assert_allclose(checkpoint.resize_pos_embed(same, 4), same, atol=1e-6)
+    flat = np.concatenate([same[:, :1], np.full((1, 16, 8), 0.5, 'float32')], axis=1)
+    for grid in (2, 7, 24):
+        resized = checkpoint.resize_pos_embed(flat, grid)
+        assert resized.shape == (1, grid ** 2 + 1, 8) and resized.dtype == np.float32
+        np.testing.assert_array_equal(resized[:, 0], flat[:, 0])
+        np.testing.assert_allclose(resized[:, 1:], 0.5, atol=1e-6)
+
+
+def test_rows_and_columns_of_a_position_embedding_keep_their_places():
+    y, x = np.mgrid[:8, :8].astype('float32') + 0.5
+    ramp = np.concatenate([np.zeros((1, 1, 2)), np.stack([y, x], -1).reshape(1, 64, 2)], 1).astype('float32')
+    resized = checkpoint.resize_pos_embed(ramp, 16)[0, 1:].reshape(16, 16, 2) * 2
+    y, x = np.mgrid[:16, :16] + 0.5
+    np.testing.assert_allclose(resized[4:-4, 4:-4], np.stack([y, x], -1)[4:-4, 4:-4], atol=0.1)
+
+
+def test_finetune_at_another_size_and_class_count():
+    source, model = small(0), small(1, num_classes=7, img_size=48)
+    fresh = {k: v.numpy() for k, v in model.state_dict().items()}
+    weights = {k: v.numpy() for k, v in source.state_dict().items()}
+    notes = checkpoint.finetune(model, weights, 'x.pd')
+    assert notes == ['head.weight: initialised anew', 'head.bias: initialised anew', 'aux_head.weight: initialised anew',
+                     'aux_head.bias: initialised anew', 'pos_embed: resized from 4 to 9 tokens']
+    state = {k: v.numpy() for k, v in model.state_dict().items()}
+    for key in state:
+        if 'head' in key:
+            assert_same(state[key], fresh[key])
+        elif key != 'pos_embed':
+            assert_same(state[key], weights[key])
+    np.testing.assert_allclose(state['pos_embed'], checkpoint.resize_pos_embed(weights['pos_embed'], 3))
+    assert weights['pos_embed'].shape == (1, 5, 8), "the caller's weights are left alone"
+
+
+def test_finetune_with_the_same_shapes_keeps_everything_unless_the_heads_are_to_go():
+    weights = {k: v.numpy() for k, v in small(0).state_dict().items()}
+    model = small(1)
+    assert checkpoint.finetune(model, weights, 'x.pd') == []
+    assert_same({k: v.numpy() for k, v in model.state_dict().items()}, weights)
+    model = small(1)
+    notes = checkpoint.finetune(model, weights, 'x.pd', remove_head=True)
+    assert len(notes) == 4 and not np.array_equal(model.head.weight.numpy(), weights['head.weight'])
+
+
+def test_finetune_between_models_with_and_without_a_token_classifier():
+    dense, plain = small(0), small(1, return_dense=False)
+    to_numpy = checkpoint.to_numpy
+    assert checkpoint.finetune(plain, to_numpy(dense.state_dict()), 'x.pd') == [
+        'aux_head.weight: not used, this model has none', 'aux_head.bias: not used, this model has none']
+    assert checkpoint.finetune(dense, to_numpy(plain.state_dict()), 'x.pd') == [
+        'aux_head.weight: initialised anew', 'aux_head.bias: initialised anew']
+
+
+def test_finetune_from_something_else_entirely_is_refused():
+    assert 'x.pd: does not fit' in said(checkpoint.finetune, small(), {'conv.weight': np.zeros(3)}, 'x.pd')
+    weights = checkpoint.to_numpy(small(0, embed_dim=12).state_dict())
+    assert 'does not fit' in said(checkpoint.finetune, small(), weights, 'x.pd')

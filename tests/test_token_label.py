@@ -1,0 +1,370 @@
+"""util/token_label.py: what a token's target reads from a label map, the targets, and the files."""
+import json
+import math
+
+import numpy as np
+import paddle
+import pytest
+from PIL import Image
+
+from util import auto_augment
+from util.runtime import UserError
+from util.token_label import LabelMaps, dense_target, pad_targets, sampling_matrix, sparse_target
+from util.transforms import TrainTransform
+
+pytestmark = pytest.mark.cross_version
+
+
+# ---- the sampling matrix
+
+def read_point(u, v, height, width):
+    """{cell: weight} of bilinear interpolation at (u, v) in units of cells, cell centres at whole numbers; RoIAlign's
+    edge rule: one cell beyond the outermost centres the edge value holds, further out there is nothing."""
+    if u < -1 or u > width or v < -1 or v > height:
+        return {}
+    u, v = min(max(u, 0.0), width - 1.0), min(max(v, 0.0), height - 1.0)
+    weights = {}
+    for y in {math.floor(v), math.ceil(v)}:
+        for x in {math.floor(u), math.ceil(u)}:
+            weights[y * width + x] = (1 - abs(v - y)) * (1 - abs(u - x))
+    return weights
+
+
+def brute_force(matrix, side, tokens, covered, shape):
+    """Every sample of every token in a loop."""
+    height, width = shape
+    x, y, w, h = covered
+
+    def to_map(px, py):
+        sx, sy, _ = matrix @ np.array([px, py, 1.0])
+        return (sx - x) / w * width - 0.5, (sy - y) / h * height - 0.5
+
+    rows = []
+    for n in (1, tokens):
+        edge = side / n
+        origin, right, down = (np.array(to_map(*p)) for p in ((0, 0), (edge, 0), (0, edge)))
+        across = max(1, math.ceil(np.linalg.norm(right - origin)))
+        along = max(1, math.ceil(np.linalg.norm(down - origin)))
+        for row in range(n):
+            for column in range(n):
+                total = np.zeros(height * width)
+                for j in range(along):
+                    for i in range(across):
+                        point = to_map(edge * (column + (i + 0.5) / across), edge * (row + (j + 0.5) / along))
+                        for cell, weight in read_point(*point, height, width).items():
+                            total[cell] += weight / (across * along)
+                rows.append(total)
+    return np.array(rows)
+
+
+def random_affine(rng, side, width, height):
+    """Input pixels to source pixels: a scaled, rotated and sheared view, partly outside the source at times."""
+    angle = rng.uniform(-math.pi, math.pi)
+    linear = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]) \
+        @ np.diag(rng.uniform(0.2, 1.0, 2) * (width, height) / side) @ [[1, rng.uniform(-0.3, 0.3)], [0, 1]]
+    matrix = np.eye(3)
+    matrix[:2, :2] = linear
+    matrix[:2, 2] = (rng.uniform(0, width), rng.uniform(0, height)) - linear @ [side / 2, side / 2]
+    return matrix
+
+
+def test_the_sampling_matrix_equals_a_written_out_loop_for_any_affine_view():
+    rng, outside = np.random.default_rng(0), 0
+    for _ in range(60):
+        width, height, side, tokens = rng.integers(40, 300), rng.integers(40, 300), 64, int(rng.integers(1, 5))
+        shape = tuple(rng.integers(1, 12, 2))
+        covered = (rng.uniform(0, 20), rng.uniform(0, 20), rng.uniform(20, width), rng.uniform(20, height))
+        matrix = random_affine(rng, side, width, height)
+        own = sampling_matrix(matrix, side, tokens, covered, shape)
+        expected = brute_force(matrix, side, tokens, covered, shape)
+        assert own.shape == (1 + tokens ** 2, shape[0] * shape[1]) and own.dtype == np.float32
+        assert np.abs(own - expected).max() < 1e-6
+        outside += (expected.sum(axis=1) < 0.999).sum()
+    assert outside > 20  # views beyond the covered part were among them
+
+
+def crop_matrix(x, y, w, h, side):
+    return np.array([[w / side, 0, x], [0, h / side, y], [0, 0, 1.0]])
+
+
+def test_for_a_crop_it_is_roi_align():
+    rng = np.random.default_rng(1)
+    for size, tokens in ((18, 4), (18, 14), (14, 14), (7, 3)):
+        dense = rng.normal(0, 5, (1, 6, size, size)).astype('float32')
+        for _ in range(6):
+            x, y = rng.uniform(0, 60, 2)
+            w, h = rng.uniform(10, 100 - x), rng.uniform(10, 100 - y)
+            own = sampling_matrix(crop_matrix(x, y, w, h, 64), 64, tokens, (0, 0, 100, 100), (size, size))
+            box = paddle.to_tensor(np.array([[x, y, x + w, y + h]], 'float32') * (size / 100))
+            for n, rows in ((1, own[:1]), (tokens, own[1:])):
+                pooled = paddle.vision.ops.roi_align(paddle.to_tensor(dense), box, paddle.to_tensor([1], 'int32'), n,
+                                                     sampling_ratio=-1, aligned=True).numpy()
+                mine = (rows @ dense.reshape(6, -1).T).reshape(n, n, 6).transpose(2, 0, 1)
+                assert np.abs(mine - pooled[0]).max() <= 1e-4
+
+
+def test_rows_sum_to_one_inside_the_covered_part_and_to_zero_far_outside():
+    inside = sampling_matrix(crop_matrix(40, 10, 50, 60, 64), 64, 4, (30, 0, 80, 80), (18, 18))
+    assert np.allclose(inside.sum(axis=1), 1.0, atol=1e-6) and (inside >= 0).all()
+    left = sampling_matrix(crop_matrix(0, 10, 20, 60, 64), 64, 4, (60, 0, 80, 80), (18, 18))
+    assert not left.any()
+    half = sampling_matrix(crop_matrix(-80, 0, 160, 80, 64), 64, 4, (0, 0, 80, 80), (4, 4)).sum(axis=1)[1:]
+    assert np.allclose(half.reshape(4, 4), [[0, half[1], 1, 1]] * 4) and half[1] < 1
+
+
+def test_the_whole_image_on_a_map_of_the_same_size_is_the_map_itself():
+    own = sampling_matrix(crop_matrix(0, 0, 90, 60, 64), 64, 4, (0, 0, 90, 60), (4, 4))
+    assert np.allclose(own[1:], np.eye(16), atol=1e-6)
+    assert np.allclose(own[0], 1 / 16, atol=1e-6)
+
+
+# ---- targets
+
+def label_map(rng, classes, cells=6, best=5):
+    """(scores [K, H, W], ids [K, H, W]) with different ids in each cell, and the scattered map [H·W, C] in float64."""
+    ids = np.stack([rng.permutation(classes)[:best] for _ in range(cells * cells)], axis=1).reshape(best, cells, cells)
+    scores = np.sort(rng.normal(4, 4, (best, cells, cells)), axis=0)[::-1].astype('float16').astype('float32')
+    dense = np.zeros((cells, cells, classes))
+    for y in range(cells):
+        for x in range(cells):
+            for k in range(best):
+                dense[y, x, ids[k, y, x]] = scores[k, y, x]
+    return scores, ids.astype('int64'), dense.reshape(cells * cells, classes)
+
+
+def softmax(x):
+    x = np.exp(x - x.max(-1, keepdims=True))
+    return x / x.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize('classes', [12, 1000])
+@pytest.mark.parametrize('smoothing', [0.0, 0.1])
+def test_targets_are_the_smoothed_softmax_of_the_sampled_map(classes, smoothing):
+    rng = np.random.default_rng(classes)
+    sparse, expected = [], []
+    for _ in range(3):
+        scores, ids, dense = label_map(rng, classes)
+        sampling = sampling_matrix(random_affine(rng, 64, 90, 60), 64, 4, (15, 0, 60, 60), (6, 6))
+        sparse.append(sparse_target(scores, ids, sampling, classes))
+        expected.append(softmax(sampling.astype('float64') @ dense))
+    expected = np.stack(expected) * (1 - smoothing + smoothing / classes) + smoothing / classes
+    target = dense_target(*map(paddle.to_tensor, pad_targets(sparse)), classes, smoothing).numpy()
+    assert target.shape == (3, 17, classes) and target.dtype == np.float32
+    assert np.abs(target - expected).max() < 2e-6
+    assert np.allclose(target.sum(-1), 1 + smoothing / classes, atol=1e-5)
+
+
+def test_targets_are_finite_and_right_for_large_and_negative_scores():
+    ids = np.array([[[0, 1], [2, 3]]])
+    for score in (-3000.0, 3000.0):
+        scores = np.full((1, 2, 2), score, 'float32')
+        for classes in (4, 9):  # all classes listed, and some not
+            sparse = sparse_target(scores, ids, np.eye(4, dtype='float32'), classes)
+            target = dense_target(*map(paddle.to_tensor, pad_targets([sparse])), classes).numpy()[0]
+            expected = softmax(score * np.eye(4, classes))
+            assert np.allclose(target, expected, atol=1e-6)
+        sparse = sparse_target(scores, np.zeros_like(ids), np.eye(4, dtype='float32'), 9)  # one class is all there is
+        target = dense_target(*map(paddle.to_tensor, pad_targets([sparse])), 9).numpy()[0]
+        assert np.allclose(target, softmax(np.repeat([[score] + [0.0] * 8], 4, axis=0)), atol=1e-6)
+
+
+def test_outside_the_map_every_class_is_equally_likely():
+    scores, ids, _ = label_map(np.random.default_rng(0), 12)
+    sparse = sparse_target(scores, ids, np.zeros((2, 36), 'float32'), 12)
+    target = dense_target(*map(paddle.to_tensor, pad_targets([sparse])), 12).numpy()
+    assert np.allclose(target, 1 / 12, atol=1e-7)
+
+
+def test_padding_a_batch_changes_no_target():
+    rng = np.random.default_rng(3)
+    wide = sparse_target(*label_map(rng, 50)[:2], rng.dirichlet(np.ones(36), 5).astype('float32'), 50)
+    narrow = sparse_target(*label_map(rng, 3, best=1)[:2], rng.dirichlet(np.ones(36), 5).astype('float32'), 50)
+    assert narrow.ids.size <= 3 < wide.ids.size
+    together = pad_targets([wide, narrow])
+    assert together.ids.shape == (2, wide.ids.size) and together.excess.shape == (2, 5, wide.ids.size)
+    target = dense_target(*map(paddle.to_tensor, together), 50).numpy()
+    for i, one in enumerate((wide, narrow)):
+        alone = dense_target(*map(paddle.to_tensor, pad_targets([one])), 50).numpy()[0]
+        assert np.allclose(target[i], alone, atol=1e-7)
+
+
+# ---- geometry: what a token's target reads is where its pixels come from
+
+def position_image(width, height):
+    """Pixel (x, y) holds (x, y, 255): red and green say where it is, blue that it is the image and no filling."""
+    xs, ys = np.meshgrid(np.arange(width), np.arange(height))
+    return Image.fromarray(np.stack([xs, ys, np.full_like(xs, 255)], -1).astype('uint8'))
+
+
+class GeometricOps(auto_augment.RandAugment):
+    """Draws geometric ops only, each of them applied; what lies outside is black."""
+
+    def __call__(self, image, rng):
+        total = np.eye(3)
+        for name in rng.choice(list(auto_augment.GEOMETRIC), int(rng.integers(0, 3))):
+            image, matrix = self.apply(name, image, float(rng.uniform(0, 10)), rng)
+            total = total @ matrix
+        return image, total
+
+
+@pytest.mark.parametrize('coverage', ['center', 'full'])
+@pytest.mark.parametrize('size, tokens', [(64, 4), (224, 14)])
+def test_every_token_reads_its_label_where_its_pixels_come_from(size, tokens, coverage, tmp_path):
+    transform = TrainTransform(size, interpolation='bilinear', aa='', jitter=0.0, reprob=0.0)
+    transform.augment = GeometricOps('rand', fill=(0, 0, 0), interpolation=Image.NEAREST)  # bilinear would round down
+    maps = LabelMaps(str(tmp_path), 1000, coverage)
+    rng, errors, flips = np.random.default_rng(size), [], 0
+    for _ in range(150):
+        width, height = (int(v) for v in rng.integers(80, 256, 2))
+        image, matrix = transform.geometry(position_image(width, height), rng)
+        flips += np.linalg.det(matrix[:2, :2]) < 0
+        left, top, w, h = maps.covered(width, height)
+        sampling = sampling_matrix(matrix, size, tokens, (left, top, w, h), (18, 18)).astype('float64')
+        centres = np.stack([np.tile(np.arange(18) + 0.5, 18) * w / 18 + left,
+                            np.repeat(np.arange(18) + 0.5, 18) * h / 18 + top], axis=1)
+        read, mass = sampling @ centres, sampling.sum(axis=1)
+
+        patch = size // tokens
+        values = np.asarray(image).astype('float64').reshape(tokens, patch, tokens, patch, 3).transpose(0, 2, 1, 3, 4)
+        values = values.reshape(tokens * tokens, patch * patch, 3)
+        x, y = values[..., 0] + 0.5, values[..., 1] + 0.5
+        seen = (values[..., 2] == 255).all(axis=1) & (x.min(1) > left) & (x.max(1) < left + w) \
+            & (y.min(1) > top) & (y.max(1) < top + h)
+        assert np.allclose(mass[1:][seen], 1.0, atol=1e-6)
+        error = np.stack([(read[1:, 0] - x.mean(1)) / (w / 18), (read[1:, 1] - y.mean(1)) / (h / 18)], axis=1)[seen]
+        assert np.abs(error).max(initial=0.0) < 0.5
+        errors.append(error)
+    errors = np.concatenate(errors)
+    assert len(errors) > 8 * 150 and 0.4 < flips / 150 < 0.6
+    assert np.median(np.abs(errors), axis=0).max() < 0.05 and np.abs(errors.mean(axis=0)).max() < 0.02
+
+
+# ---- files
+
+def write(folder, array, name='n01440764/ILSVRC_7.npy'):
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    np.save(path, array)
+    return path
+
+
+def good_map(classes=10, cells=4):
+    rng = np.random.default_rng(0)
+    return np.stack([rng.normal(size=(3, cells, cells)), rng.integers(0, classes, (3, cells, cells))]).astype('float16')
+
+
+def test_the_map_of_an_image_has_its_class_folder_and_its_stem(tmp_path):
+    maps = LabelMaps(str(tmp_path), 10)
+    assert maps.path('/data/train/n01440764/ILSVRC_7.JPEG') == str(tmp_path / 'n01440764' / 'ILSVRC_7.npy')
+    assert maps.path('n01440764/a.b.c.png') == str(tmp_path / 'n01440764' / 'a.b.c.npy')
+
+
+@pytest.mark.parametrize('dtype', ['float16', 'float32', 'float64'])
+def test_a_map_is_read_as_float32_scores_and_int64_ids(tmp_path, dtype):
+    array = good_map().astype(dtype)
+    write(tmp_path, array)
+    scores, ids = LabelMaps(str(tmp_path), 10).read('somewhere/n01440764/ILSVRC_7.JPEG')
+    assert scores.dtype == np.float32 and np.array_equal(scores, array[0].astype('float32'))
+    assert ids.dtype == np.int64 and np.array_equal(ids, array[1].astype('int64'))
+
+
+def refused(tmp_path, path, num_classes=10):
+    with pytest.raises(UserError) as error:
+        LabelMaps(str(tmp_path), num_classes).read(f'train/{path.parent.name}/{path.stem}.JPEG')
+    assert str(path) in str(error.value)
+    return str(error.value)
+
+
+def test_a_missing_map_is_refused_with_its_path_and_its_image(tmp_path):
+    assert 'train/n1/x.JPEG' in refused(tmp_path, tmp_path / 'n1' / 'x.npy')
+
+
+@pytest.mark.parametrize('shape', [(2, 3, 4), (3, 3, 4, 4), (2, 0, 4, 4), (2, 3, 4, 5), (1, 2, 3, 4, 4), ()])
+def test_a_map_of_another_shape_is_refused(tmp_path, shape):
+    assert str(list(shape)) in refused(tmp_path, write(tmp_path, np.zeros(shape, 'float16')))
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize('plane', [0, 1])
+def test_a_map_with_values_that_are_not_finite_is_refused(tmp_path, value, plane):
+    array = good_map()
+    array[plane, 1, 2, 3] = value
+    refused(tmp_path, write(tmp_path, array))
+
+
+@pytest.mark.parametrize('wrong', [10, 999, -1])
+def test_a_map_with_ids_beyond_the_classes_is_refused(tmp_path, wrong):
+    array = good_map()
+    array[1, 0, 0, 0] = wrong
+    assert '--nb_classes' in refused(tmp_path, write(tmp_path, array))
+    array[1, 0, 0, 0] = 9
+    path = write(tmp_path, array)
+    LabelMaps(str(tmp_path), 10).read(f'{path.parent.name}/{path.stem}.JPEG')
+
+
+def test_a_map_whose_ids_are_no_whole_numbers_is_refused(tmp_path):
+    array = good_map()[::-1]  # scores and ids changed places
+    refused(tmp_path, write(tmp_path, np.abs(array)))
+
+
+def test_files_that_are_no_arrays_of_numbers_are_refused(tmp_path):
+    path = write(tmp_path, good_map())
+    whole = path.read_bytes()
+    for content in (whole[:-7], whole[:40], b'', b'not an array at all', b'\x80\x04N.'):
+        path.write_bytes(content)
+        refused(tmp_path, path)
+    np.save(path, np.full((2, 3, 4, 4), 'a'))
+    refused(tmp_path, path)
+    with open(path, 'wb') as f:
+        np.savez(f, good_map())
+    refused(tmp_path, path)
+
+
+class Trap:
+    """An object that leaves a trace when it is unpickled."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return open, (self.trace, 'w')
+
+
+def test_a_pickle_inside_an_npy_file_is_refused_and_not_executed(tmp_path):
+    path, trace = tmp_path / 'n1' / 'x.npy', tmp_path / 'trace'
+    path.parent.mkdir()
+    np.save(path, np.array([Trap(str(trace))], dtype=object), allow_pickle=True)
+    refused(tmp_path, path)
+    assert not trace.exists()
+
+
+def test_a_missing_folder_is_refused_by_its_flag(tmp_path):
+    with pytest.raises(UserError, match='--token_label_data .*nowhere'):
+        LabelMaps(str(tmp_path / 'nowhere'), 10)
+
+
+# ---- what a map covers
+
+@pytest.mark.parametrize('source, centre', [((500, 375), (62.5, 0, 375, 375)), ((300, 401), (0, 50.5, 300, 300)),
+                                            ((64, 64), (0, 0, 64, 64))])
+def test_a_map_covers_the_centre_square_or_the_full_image(tmp_path, source, centre):
+    assert LabelMaps(str(tmp_path), 10, 'center').covered(*source) == centre
+    assert LabelMaps(str(tmp_path), 10, 'full').covered(*source) == (0, 0, *source)
+
+
+@pytest.mark.parametrize('flag, meta, expected', [('center', 'full', 'full'), ('full', 'center', 'center')])
+def test_meta_json_of_the_set_wins_over_the_flag(tmp_path, flag, meta, expected):
+    (tmp_path / 'meta.json').write_text(json.dumps({'coverage': meta, 'made_by': 'someone'}))
+    assert LabelMaps(str(tmp_path), 10, flag).coverage == expected
+
+
+def test_meta_json_without_coverage_leaves_the_flag(tmp_path):
+    (tmp_path / 'meta.json').write_text('{}')
+    assert LabelMaps(str(tmp_path), 10, 'full').coverage == 'full'
+
+
+@pytest.mark.parametrize('text', ['{', '[1]', '{"coverage": "half"}', '\x00'])
+def test_an_unusable_meta_json_is_refused_by_name(tmp_path, text):
+    (tmp_path / 'meta.json').write_text(text)
+    with pytest.raises(UserError, match='meta.json'):
+        LabelMaps(str(tmp_path), 10)

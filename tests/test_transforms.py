@@ -1,0 +1,238 @@
+"""util/transforms.py: crops, flips and their matrices, evaluation's geometry, normalisation, random erasing."""
+import numpy as np
+import pytest
+from PIL import Image
+
+from util.runtime import UserError
+from util.transforms import (INTERPOLATIONS, EvalTransform, TrainTransform, color_jitter, random_crop_box, random_erase,
+                             to_input)
+
+MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+
+
+def noise(width=40, height=28, seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype='uint8'))
+
+
+def ramp(width, height):
+    """Pixel (x, y) holds (x, y, 255)."""
+    xs, ys = np.meshgrid(np.arange(width), np.arange(height))
+    return Image.fromarray(np.stack([xs, ys, np.full_like(xs, 255)], -1).astype('uint8'))
+
+
+def apply(matrix, x, y):
+    return (matrix @ [x, y, 1.0])[:2]
+
+
+# ---- to the network's input
+
+def test_input_is_normalised_float32_channels_first():
+    array = to_input(noise(7, 5))
+    expected = ((np.asarray(noise(7, 5)).astype('float64') / 255 - MEAN) / STD).transpose(2, 0, 1)
+    assert array.dtype == np.float32 and array.shape == (3, 5, 7) and array.flags.c_contiguous
+    assert np.abs(array - expected).max() < 1e-6 * np.abs(expected).max() + 1e-6
+
+
+# ---- evaluation
+
+@pytest.mark.parametrize('size, crop_pct, source, resized, corner', [
+    (32, 0.8, (100, 60), (66, 40), (17, 4)),     # short side 32 / 0.8 = 40; 40·100/60 = 66.7 floors to 66
+    (32, 0.8, (60, 100), (40, 66), (4, 17)),
+    (224, 0.9, (500, 375), (330, 248), (53, 12)),  # 248.9 floors to 248; 248·500/375 = 330.7
+    (224, 1.0, (500, 375), (298, 224), (37, 0)),
+    (31, 1.0, (90, 60), (46, 31), (8, 0)),       # half of an odd rest: 7.5 rounds to even
+])
+def test_eval_resizes_the_short_side_and_cuts_the_centre_square(size, crop_pct, source, resized, corner):
+    image = noise(*source)
+    x, y = corner
+    expected = image.resize(resized, Image.BICUBIC).crop((x, y, x + size, y + size))
+    assert np.array_equal(np.asarray(EvalTransform(size, crop_pct).crop(image)), np.asarray(expected))
+
+
+def test_eval_leaves_an_image_of_the_right_size_untouched():
+    image = noise(32, 32)
+    assert np.array_equal(EvalTransform(32, 1.0)(image), to_input(image))
+
+
+@pytest.mark.parametrize('name', INTERPOLATIONS)
+def test_eval_uses_the_filter_it_is_told(name):
+    own = EvalTransform(16, 1.0, name).crop(noise(64, 64))
+    assert np.array_equal(np.asarray(own), np.asarray(noise(64, 64).resize((16, 16), INTERPOLATIONS[name])))
+
+
+def test_eval_takes_random_as_bicubic():
+    assert np.array_equal(EvalTransform(16, 0.9, 'random')(noise()), EvalTransform(16, 0.9, 'bicubic')(noise()))
+
+
+@pytest.mark.parametrize('source', [(1, 1), (3, 200), (200, 3), (31, 33)])
+@pytest.mark.parametrize('crop_pct', [0.875, 0.9, 1.0])
+def test_eval_output_has_the_input_size_whatever_the_source(source, crop_pct):
+    assert EvalTransform(32, crop_pct)(noise(*source)).shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize('wrong, word', [
+    (lambda: EvalTransform(32, 0.0), '--crop_pct'), (lambda: EvalTransform(32, 1.5), '--crop_pct'),
+    (lambda: EvalTransform(32, 0.9, 'cubic'), '--interpolation cubic'),
+    (lambda: TrainTransform(32, interpolation='cubic'), '--train_interpolation cubic'),
+    (lambda: TrainTransform(32, remode='noise'), '--remode noise'),
+    (lambda: TrainTransform(32, aa='autoaugment'), '--aa autoaugment')])
+def test_unusable_settings_are_refused_by_the_name_of_their_flag(wrong, word):
+    with pytest.raises(UserError, match=word):
+        wrong()
+
+
+# ---- random crop
+
+@pytest.mark.parametrize('width, height', [(100, 60), (60, 100), (1, 1), (2, 3), (500, 5), (5, 500)])
+def test_crop_boxes_lie_inside_the_image(width, height):
+    rng = np.random.default_rng(0)
+    for _ in range(400):
+        x, y, w, h = random_crop_box(width, height, rng)
+        assert 0 <= x and 0 <= y and 1 <= w and 1 <= h and x + w <= width and y + h <= height
+        assert all(type(v) is int for v in (x, y, w, h))
+
+
+def test_crop_boxes_cover_the_permitted_areas_and_shapes_and_all_places():
+    rng = np.random.default_rng(1)
+    x, y, w, h = np.array([random_crop_box(400, 400, rng) for _ in range(6000)]).T
+    area, aspect = w * h / 400 ** 2, w / h
+    assert 0.075 < area.min() < 0.09 and area.max() > 0.97
+    assert 0.74 < aspect.min() < 0.77 and 1.3 < aspect.max() < 1.35
+    small = area < 0.5  # hardly ever rejected: the draws are as they were made
+    assert abs(np.log(aspect[small]).mean()) < 0.02
+    assert abs(np.median(area[small]) - 0.29) < 0.02
+    share = x[small] / (400 - w[small])
+    assert abs(share.mean() - 0.5) < 0.03 and share.min() < 0.02 and share.max() > 0.98
+    assert abs((y[small] / (400 - h[small])).mean() - 0.5) < 0.03
+
+
+def test_crop_scale_bounds_the_area():
+    rng = np.random.default_rng(2)
+    area = np.array([np.prod(random_crop_box(300, 300, rng, scale=(0.25, 0.3))[2:]) for _ in range(300)]) / 300 ** 2
+    assert area.min() > 0.245 and area.max() < 0.305
+
+
+@pytest.mark.parametrize('source, box', [((500, 5), (246, 0, 7, 5)), ((5, 500), (0, 246, 5, 7)),
+                                         ((100, 100), (0, 0, 100, 100))])
+def test_after_ten_misses_it_is_the_largest_centred_crop_of_a_permitted_shape(source, box):
+    # an area of ten images never fits
+    assert random_crop_box(*source, np.random.default_rng(0), scale=(10.0, 10.0)) == box
+
+
+# ---- the train transform
+
+def quiet(size, **kwargs):
+    return TrainTransform(size, **{**dict(aa='', jitter=0.0, reprob=0.0, interpolation='bilinear'), **kwargs})
+
+
+def test_the_flip_matrix_maps_corners_to_the_mirrored_corners():
+    _, matrix = quiet(32, flip=1.0, scale=(1.0, 1.0)).geometry(noise(32, 32), np.random.default_rng(0))
+    assert np.allclose(apply(matrix, 0, 0), (32, 0)) and np.allclose(apply(matrix, 32, 32), (0, 32))
+
+
+def test_the_crop_matrix_maps_the_inputs_corners_to_the_boxs():
+    for seed in range(20):
+        transform = quiet(16, flip=0.0)
+        _, matrix = transform.geometry(noise(90, 60), np.random.default_rng(seed))
+        rng = np.random.default_rng(seed)
+        rng.random()  # the draw for the flip
+        x, y, w, h = random_crop_box(90, 60, rng)
+        assert np.allclose(apply(matrix, 0, 0), (x, y)) and np.allclose(apply(matrix, 16, 16), (x + w, y + h))
+        assert np.allclose(apply(matrix, 16, 0), (x + w, y))
+
+
+@pytest.mark.parametrize('flip', [0.0, 1.0])
+@pytest.mark.parametrize('interpolation', ['bilinear', 'bicubic', 'random'])
+def test_pixels_come_from_where_the_matrix_says(flip, interpolation):
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        image, matrix = quiet(24, flip=flip, interpolation=interpolation).geometry(ramp(120, 80), rng)
+        array = np.asarray(image).astype('float64')
+        for row, column in ((8, 8), (12, 5), (15, 16)):
+            x, y = apply(matrix, column + 0.5, row + 0.5)
+            assert np.abs(array[row, column, :2] + 0.5 - (x, y)).max() < 1.0
+
+
+def test_the_flip_has_its_probability():
+    transform = quiet(8, flip=0.3)
+    flipped = [transform.geometry(noise(), np.random.default_rng(seed))[1][0, 0] < 0 for seed in range(1500)]
+    assert abs(np.mean(flipped) - 0.3) < 5 * (0.21 / 1500) ** 0.5
+
+
+@pytest.mark.parametrize('kwargs', [dict(), dict(aa=''), dict(interpolation='random'), dict(interpolation='lanczos'),
+                                    dict(interpolation='nearest'), dict(reprob=1.0, remode='rand', recount=3)], ids=str)
+def test_a_sample_is_a_function_of_the_generator(kwargs):
+    transform = TrainTransform(32, **kwargs)
+    for seed in range(8):
+        (a, ma), (b, mb), (c, mc) = (transform(noise(50, 40), np.random.default_rng(s))
+                                     for s in (seed, seed, seed + 100))
+        assert a.shape == (3, 32, 32) and a.dtype == np.float32 and ma.shape == (3, 3) and ma.dtype == np.float64
+        assert np.array_equal(a, b) and np.array_equal(ma, mb)
+        assert not np.array_equal(a, c) and not np.array_equal(ma, mc)
+        assert np.array_equal(ma[2], [0, 0, 1])
+
+
+def test_the_source_image_is_left_as_it_was():
+    image = noise(50, 40)
+    TrainTransform(32, reprob=1.0)(image, np.random.default_rng(0))
+    assert np.array_equal(np.asarray(image), np.asarray(noise(50, 40)))
+
+
+def test_without_randaugment_colours_are_jittered():
+    image = Image.new('RGB', (40, 40), (100, 150, 200))
+    plain, _ = quiet(16).geometry(image, np.random.default_rng(0))
+    assert (np.asarray(plain) == (100, 150, 200)).all()
+    jittered = [np.asarray(quiet(16, jitter=0.4).geometry(image, np.random.default_rng(s))[0])[8, 8] for s in range(60)]
+    assert np.std(jittered, axis=0).min() > 10
+
+
+def test_colour_jitter_stays_within_its_strength():
+    grey = Image.new('RGB', (4, 4), (100, 100, 100))  # contrast and saturation leave an even grey as it is
+    values = [np.asarray(color_jitter(grey, 0.4, np.random.default_rng(s)))[0, 0, 0] for s in range(300)]
+    assert 58 <= min(values) < 70 and 130 < max(values) <= 142
+
+
+# ---- random erasing
+
+def erased(seed, **kwargs):
+    """Mask of the values that random erasing changed in an array of sevens, and the array."""
+    array = random_erase(np.full((3, 40, 60), 7.0, 'float32'), np.random.default_rng(seed), **kwargs)
+    return (array != 7.0), array
+
+
+def test_erasing_happens_with_its_probability():
+    changed = [erased(seed, probability=0.25)[0].any() for seed in range(1500)]
+    assert abs(np.mean(changed) - 0.25) < 5 * (0.1875 / 1500) ** 0.5
+    assert not any(erased(seed, probability=0.0)[0].any() for seed in range(50))
+
+
+@pytest.mark.parametrize('mode', ['pixel', 'rand', 'const'])
+def test_erasing_fills_one_box_of_the_permitted_area_and_nothing_else(mode):
+    areas = []
+    for seed in range(200):
+        mask, array = erased(seed, probability=1.0, mode=mode)
+        ys, xs = np.nonzero(mask[0])
+        box = np.zeros((40, 60), bool)
+        box[ys.min():ys.max() + 1, xs.min():xs.max() + 1] = True
+        assert all(np.array_equal(channel, box) for channel in mask)
+        areas.append(box.mean())
+        inside = array[:, box]
+        if mode == 'const':
+            assert not inside.any()
+        elif mode == 'rand':
+            assert (inside == inside[:, :1]).all() and len(np.unique(inside[:, 0])) == 3
+        elif box.sum() > 200:
+            assert abs(inside.mean()) < 0.3 and 0.8 < inside.std() < 1.2
+    assert 0.01 < min(areas) < 0.05 and 0.28 < max(areas) < 0.36
+
+
+def test_several_boxes_share_the_area():
+    areas = np.array([erased(seed, probability=1.0, count=3)[0][0].mean() for seed in range(300)])
+    assert areas.max() < 0.36
+    single = np.array([erased(seed, probability=1.0)[0][0].mean() for seed in range(300)])
+    assert abs(areas.mean() - single.mean()) < 0.03
+
+
+def test_erasing_works_in_place_on_the_normalised_array():
+    array = np.zeros((3, 20, 20), 'float32')
+    assert random_erase(array, np.random.default_rng(0), probability=1.0) is array and array.any()
