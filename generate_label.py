@@ -169,9 +169,9 @@ def count_maps(out):
 def label_images(annotate, loader, batches, paths, missing, settings):
     """Write the missing maps of this process. Returns counts: maps written, undecodable images, judged, correct.
 
-    loader yields the `batches` (lists of sample numbers); paths: the map of each sample; missing: numbers of the samples
-    whose map is to be written. Judged are those whose class is one of the annotator's, correct those where this class
-    has the highest mean score over all cells.
+    loader yields the `batches` (lists of sample numbers); paths: the map of each sample; missing: numbers of those to
+    be written. Judged are images whose class is one of the annotator's, correct those where this class has
+    the highest mean score over all cells. Raises UserError for scores that are not finite.
     """
     written = undecodable = judged = correct = 0
     for batch, numbers in zip(loader, progress(batches, 'batches')):
@@ -217,7 +217,7 @@ def main(args):
     write_meta(args.out, settings, complete=False)
 
     # The batches of the whole set are dealt out, and one with a map missing is computed as a whole: so a map depends
-    # neither on the number of processes nor on interruptions, not even in the last bit.
+    # neither on interruptions nor on who computes it, not even in the last bit (with as many threads).
     starts = range(0, len(paths), args.batch_size)
     batches = [list(range(i, min(i + args.batch_size, len(paths)))) for i in starts[rank::world_size]]
     batches = [batch for batch in batches if not missing.isdisjoint(batch)]

@@ -2,7 +2,6 @@
 import ast
 import os
 import re
-import socket
 import subprocess
 import sys
 
@@ -130,13 +129,10 @@ def test_ema_is_evaluated_on_request_and_missing_weights_are_named(run, refused,
 
 def launch(folder, script, *argv):
     """`python -m paddle.distributed.launch` with two processes; returns (output of the launcher, rank 1's output)."""
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        port = s.getsockname()[1]
     clean = {k: v for k, v in os.environ.items() if not k.startswith(('OMP_', 'PADDLE_', 'FLAGS_'))}
     done = subprocess.run(
         [sys.executable, '-m', 'paddle.distributed.launch', '--nproc_per_node', '2', '--backend', 'gloo',
-         '--master', f'127.0.0.1:{port}', '--log_dir', str(folder / 'log'), os.path.join(ROOT, script), *map(str, argv)],
+         '--log_dir', str(folder / 'log'), os.path.join(ROOT, script), *map(str, argv)],
         cwd=folder, env=clean, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
     logs = sorted((folder / 'log').glob('workerlog.*'))
     text = '\n'.join(path.read_text() for path in logs)
@@ -159,13 +155,22 @@ def test_two_processes_give_the_numbers_of_one(run, val, tmp_path):
     assert '2 process(es)' in first and ours(second) == [], 'one stream of lines'
 
 
-def test_two_processes_train_as_one_with_a_batch_of_both(run, scenes, tmp_path):
+SHRUNK = f"""import sys
+sys.path.insert(0, {ROOT!r})
+import main, models
+models.FAMILY['vit'][0].update(embed_dim=24, depth=2, num_heads=2)
+main.runtime.run(main.main, main.parser())
+"""
+
+
+def test_two_processes_train_as_one_with_a_batch_of_both(run, scenes, tmp_path, tiny):
     (tmp_path / 'work').mkdir()
+    (tmp_path / 'shrunk.py').write_text(SHRUNK)  # main.py with the model of `tiny`
     # vit: no batch norm, whose statistics are each process's own
     flags = ['--model', 'vit', '--input_size', 32, '--nb_classes', 10, '--data_path', scenes, '--epochs', 1,
              '--warmup_epochs', 0, '--cooldown_epochs', 0, '--num_workers', 0, '--opt', 'momentum', '--lr', 0.1,
              '--mixup', 0, '--cutmix', 0, '--dist_eval']
-    first, second = launch(tmp_path / 'work', 'main.py', *flags, '--batch_size', 20, '--output_dir', tmp_path / 'two')
+    first, second = launch(tmp_path / 'work', tmp_path / 'shrunk.py', *flags, '--batch_size', 20, '--output_dir', tmp_path / 'two')
     assert sum('Training time' in line for line in ours(first)) == 1 and ours(second) == []
     one = run(main, *flags, '--batch_size', 40, '--output_dir', tmp_path / 'one')
     assert one.code == 0

@@ -5,7 +5,7 @@ import pytest
 
 from util.loss import Targets, TokenLabelLoss, batch_targets, hard_targets, soft_cross_entropy
 from util.mixtoken import EMPTY_BOX
-from util.token_label import pad_targets, sparse_target
+from util.token_label import stack_targets, sparse_target
 
 pytestmark = pytest.mark.cross_version
 
@@ -109,7 +109,7 @@ def labelled_batch(labels, seed=2):
             table[np.arange(9), ids[k].ravel()] = scores[k].ravel()
         dense.append(np.exp(log_softmax(sampling.astype('float64') @ table)))
         sparse.append(sparse_target(scores, ids, sampling, CLASSES))
-    batch = {'label': np.array(labels, 'int64'), **pad_targets(sparse)._asdict()}
+    batch = {'label': np.array(labels, 'int64'), **stack_targets(sparse)._asdict()}
     return {key: paddle.to_tensor(value) for key, value in batch.items()}, np.stack(dense)
 
 

@@ -130,27 +130,29 @@ def test_a_bad_flag_is_one_line_and_exit_code_2(run):
 
 # ---- what stays behind
 
+def status(pid):
+    """(state, parent) of a process as the kernel tells them; None if there is none."""
+    try:
+        with open(f'/proc/{pid}/stat') as f:
+            state, parent = f.read().rpartition(')')[2].split()[:2]
+        return state, int(parent)
+    except OSError:
+        return None
+
+
 def children(pid):
     """Ids of the living children of a process."""
-    found = []
-    for name in os.listdir('/proc'):
-        if name.isdigit():
-            try:
-                with open(f'/proc/{name}/stat') as f:
-                    state, parent = f.read().rpartition(')')[2].split()[:2]
-            except OSError:
-                continue
-            if int(parent) == pid and state != 'Z':
-                found.append(int(name))
-    return found
+    found = {int(name): status(name) for name in os.listdir('/proc') if name.isdigit()}
+    return [child for child, s in found.items() if s and s[1] == pid and s[0] != 'Z']
 
 
 def gone(pids, seconds=10):
+    """Whether all of these end soon; a zombie has ended."""
     end = time.time() + seconds
     while time.time() < end:
-        if not any(os.path.exists(f'/proc/{pid}') for pid in pids):
+        if all(status(pid) is None or status(pid)[0] == 'Z' for pid in pids):
             return True
-        time.sleep(0.05)
+        time.sleep(0.02)
     return False
 
 

@@ -144,7 +144,7 @@ def map_tiles(path, maps, args, names):
 def dense(target, num_classes):
     """SparseTarget to probabilities [1+N, C]."""
     result = np.repeat(target.floor[:, None], num_classes, axis=1)
-    result[:, target.ids] += target.excess
+    result[:, target.ids] = target.listed.T
     return result
 
 

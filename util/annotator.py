@@ -3,7 +3,7 @@
 An annotator takes images [B, 3, S, S] and returns the scores of every cell, float32 [B, H·H, C], row by row:
 
     TokenHead    LV-ViT: the classifier of its patch tokens
-    PooledHead   a network that ends in a global average pool and one linear layer, such as ResNet: this layer on every
+    PooledHead   a network that ends in a global average pool and one linear layer, such as ResNet: this layer on each
                  cell of the features before the pool, that is, as a 1x1 convolution
 """
 import hashlib
@@ -27,8 +27,9 @@ class TokenHead:
         if not model.return_dense:
             raise UserError(f'--model {name}: has no classifier of the tokens (aux_head), so it cannot make label maps')
         if not any(p.numpy().any() for p in model.aux_head.parameters()):
-            raise UserError(f'--model {name}: its aux_head is all zeros; these weights were trained without token labels')
-        self.model, self.num_classes, self.side = model.eval(), model.num_classes, model.grid
+            raise UserError(f'--model {name}: its aux_head is all zeros; it was trained without token labels')
+        model.eval()
+        self.model, self.num_classes, self.side = model, model.num_classes, model.grid
 
     def __call__(self, images):
         return self.model.forward_dense(images)[1]
@@ -38,28 +39,32 @@ class PooledHead:
     """The last linear layer of a classifier on every cell before its global average pool.
 
     The pool and the layer are found by watching one forward pass. A linear layer commutes with averaging, so the mean
-    over the cells must be the model's own logits: raises UserError if it is not.
+    over the cells must be the model's own logits: raises UserError if it is not, or if the cells do not tile the image.
     """
 
     def __init__(self, model, name, size):
-        self.model, self._features = model.eval(), None
+        model.eval()
+        self.model, self._features = model, None
         image = paddle.to_tensor(np.random.default_rng(0).standard_normal((1, 3, size, size), dtype='float32'))
         try:
             seen, logits = _watch(model, image)
-        except (ValueError, RuntimeError) as error:  # as Paddle complains about an image smaller than a window
-            raise UserError(f'--model {name}: does not take images of {size} pixels ({_one_line(error)})')
+        except (ValueError, RuntimeError) as error:  # sides that do not fit, says Paddle
+            raise UserError(f'--model {name}: does not take images of {size} pixels ({_first_line(error)})')
         pool, features = next((s for s in reversed(seen) if isinstance(s[0], nn.AdaptiveAvgPool2D)), (None, None))
-        self.head, _ = next((s for s in reversed(seen) if isinstance(s[0], nn.Linear)), (None, None))
-        fits = pool and self.head and isinstance(logits, paddle.Tensor) \
-            and features.shape[1] == self.head.weight.shape[0]
+        self.head, pooled = next((s for s in reversed(seen) if isinstance(s[0], nn.Linear)), (None, None))
+        fits = pool and self.head and isinstance(logits, paddle.Tensor) and features.shape[1] == pooled.shape[-1]
         if fits:
             self.num_classes, self.side = self.head.weight.shape[1], features.shape[-1]
             pool.register_forward_pre_hook(self._keep)
             mean, logits = self(image).mean(axis=1).numpy(), logits.numpy()
             fits = mean.shape == logits.shape and np.abs(mean - logits).max() <= 1e-3 * np.abs(logits).max()
         if not fits:
-            raise UserError(f'--model {name}: does not end in a global average pool and one linear layer, as a label map '
-                            'needs; resnet, resnext, wide_resnet, densenet, mobilenet_v1/v2 and shufflenet_v2 do')
+            raise UserError(f'--model {name}: does not end in a global average pool and one linear layer, as a map needs; '
+                            'resnet, resnext, wide_resnet, densenet, mobilenet_v1/v2 and shufflenet_v2 do')
+        cell = size / self.side
+        if cell not in (8, 16, 32, 64):  # the sides of a network of strides 2 whose cells tile the image
+            raise UserError(f'--img_size {size}: the {self.side}x{self.side} cells of {name} do not tile the image, so '
+                            'labels would lie beside their pixels; use a multiple of 32')
 
     def _keep(self, _, inputs):
         self._features = inputs[0]
@@ -83,9 +88,8 @@ def _watch(model, image):
     return seen, output
 
 
-def _one_line(error):
-    """The last line of an error of Paddle's, whose first ones are a C++ traceback."""
-    return str(error).strip().splitlines()[-1].strip() if str(error).strip() else type(error).__name__
+def _first_line(error):
+    return str(error).strip().split('\n')[0]
 
 
 def head_classes(weights, head, path):
@@ -112,7 +116,7 @@ def load_classifier(name, num_classes, path='', ema=False, transfer=False):
         try:
             return build(pretrained=True), f'using the weights that Paddle offers for {name}'
         except Exception as error:  # no network, no such file there, no room for it
-            raise UserError(f'--model {name}: its weights could not be downloaded ({_one_line(error)}); '
+            raise UserError(f'--model {name}: its weights could not be downloaded ({_first_line(error)}); '
                             'give a local .pdparams file with --pretrained_weights')
     weights, source = checkpoint.load_weights(path, ema)
     if transfer:

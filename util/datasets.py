@@ -91,7 +91,7 @@ def _errors_as_samples(getitem):
 
 
 class TrainDataset(paddle.io.Dataset):
-    """Transformed training samples as dicts: image [3, S, S], label, and with label maps ids, excess, floor
+    """Transformed training samples as dicts: image [3, S, S], label, and with label maps ids, listed, floor
     (token_label.SparseTarget).
 
     tokens: token grid side of the targets. An image that cannot be decoded is replaced by the next one; each such
@@ -169,7 +169,7 @@ def collate(samples):
     batch = {'image': np.stack([s['image'] for s in samples]),
              'label': np.array([s['label'] for s in samples], 'int64')}
     if 'target' in samples[0]:
-        batch.update(token_label.pad_targets([s['target'] for s in samples])._asdict())
+        batch.update(token_label.stack_targets([s['target'] for s in samples])._asdict())
     return batch
 
 

@@ -28,7 +28,7 @@ def batch_targets(batch, num_classes, smoothing=0.0, ground_truth=False):
     label = batch['label']
     if 'ids' not in batch:
         return Targets(hard_targets(label, num_classes, smoothing), None)
-    dense = token_label.dense_target(batch['ids'], batch['excess'], batch['floor'], num_classes, smoothing)
+    dense = token_label.dense_target(batch['ids'], batch['listed'], batch['floor'], num_classes, smoothing)
     cls, tokens = dense[:, 0], dense[:, 1:]
     if ground_truth:
         agree = (cls.argmax(axis=-1) == label).astype(cls.dtype).unsqueeze(-1)

@@ -14,8 +14,15 @@ import signal
 import sys
 import warnings
 
+# numpy works on one sample at a time, often in several loader processes: threads of its BLAS would fight each other.
+# The variable is taken back because Paddle's BLAS on other processors than x86 reads it too.
+_numpy_threads_free = 'OPENBLAS_NUM_THREADS' not in os.environ
+os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 # Paddle 2.6 carries a zlib of its own; whatever needs the system's must be loaded before it (numpy 2 loads lazily).
-import numpy.random  # noqa: F401
+import numpy.random  # noqa: E402,F401
+if _numpy_threads_free:
+    del os.environ['OPENBLAS_NUM_THREADS']
+
 
 class UserError(Exception):
     """Something the user can mend: shown as one line, without a traceback. The message names the file or flag."""
