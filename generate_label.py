@@ -207,14 +207,15 @@ def main(args):
     annotate, weights = load_annotator(args)
     side, classes = annotate.side, annotate.num_classes
     settings = {'annotator': args.model, 'weights': os.path.basename(weights) or 'as Paddle offers them',
-                'weights_sha256': annotator.fingerprint(annotate.model), 'coverage': 'center', 'size': args.img_size,
-                'interpolation': args.interpolation, 'shape': [2, min(args.topk, classes), side, side],
-                'dtype': annotator.map_dtype(classes), 'num_classes': classes}
+                'coverage': 'center', 'size': args.img_size, 'interpolation': args.interpolation,
+                'shape': [2, min(args.topk, classes), side, side], 'dtype': annotator.map_dtype(classes),
+                'num_classes': classes, 'weights_sha256': annotator.fingerprint(annotate.model)}
     check_set(args.out, settings)
     whole = len(npy(np.zeros(settings['shape'], settings['dtype'])))
     missing = {i for i, path in enumerate(paths) if not (os.path.isfile(path) and os.path.getsize(path) == whole)}
     dist.barrier()  # nobody writes before everybody has looked
     write_meta(args.out, settings, complete=False)
+    dist.barrier()  # and no map is there without its meta.json
 
     # The batches of the whole set are dealt out, and one with a map missing is computed as a whole: so a map depends
     # neither on interruptions nor on who computes it, not even in the last bit (with as many threads).

@@ -91,13 +91,19 @@ def test_an_empty_list_a_missing_one_and_one_that_is_no_text_are_named(listing, 
 RAMP = np.tile(np.arange(0, 240, 10, dtype='uint8'), (16, 1))  # 24 x 16, darker on the left
 
 
+PNG = b'\x89PNG\r\n\x1a\n'
+
+
+def png_chunk(kind, data):
+    return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+
+
 def png_16_bit(path, array):
     """A 16-bit grey PNG, written by hand."""
-    def chunk(kind, data):
-        return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
     rows = b''.join(b'\0' + row.astype('>u2').tobytes() for row in array)
-    path.write_bytes(b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', *array.shape[::-1], 16, 0, 0, 0, 0))
-                     + chunk(b'IDAT', zlib.compress(rows)) + chunk(b'IEND', b''))
+    header = struct.pack('>IIBBBBB', *array.shape[::-1], 16, 0, 0, 0, 0)
+    path.write_bytes(PNG + png_chunk(b'IHDR', header) + png_chunk(b'IDAT', zlib.compress(rows))
+                     + png_chunk(b'IEND', b''))
 
 
 def decode(path):
@@ -198,9 +204,9 @@ def test_any_damaged_file_is_skipped(photos, content):
 
 def test_an_image_of_a_billion_pixels_is_skipped_and_not_unpacked(photos):
     samples = [(str(photos / 'train/a' / f'{i:02d}.jpg'), i) for i in range(2)]
+    header = struct.pack('>IIBBBBB', 40000, 40000, 8, 2, 0, 0, 0)
     (photos / 'train/a/00.jpg').write_bytes(
-        b'\x89PNG\r\n\x1a\n' + b''.join(struct.pack('>I', len(d)) + k + d + struct.pack('>I', zlib.crc32(k + d)) for k, d in (
-            (b'IHDR', struct.pack('>IIBBBBB', 40000, 40000, 8, 2, 0, 0, 0)), (b'IDAT', zlib.compress(b'\0' * 9)))))
+        PNG + png_chunk(b'IHDR', header) + png_chunk(b'IDAT', zlib.compress(b'\0' * 9)) + png_chunk(b'IEND', b''))
     assert TrainDataset(samples, TrainTransform(32), 2)[0]['label'] == 1
 
 

@@ -119,7 +119,8 @@ def test_ema_is_evaluated_on_request_and_missing_weights_are_named(run, refused,
     checkpoint.save({'model': {k: v * 0 for k, v in other.items()}, 'model_ema': other}, str(tmp_path / 'both.pd'))
     flags = [*val, '--nb_classes', 10, '--resume']
     ema = run(eval_script, *flags, tmp_path / 'both.pd', '--ema')
-    assert 'averaged weights' in ema.out and numbers(ema.out) == numbers(run(eval_script, *flags, tmp_path / 'x.pd').out)
+    assert 'averaged weights' in ema.out
+    assert numbers(ema.out) == numbers(run(eval_script, *flags, tmp_path / 'x.pd').out)
     assert numbers(run(eval_script, *flags, tmp_path / 'both.pd').out) != numbers(ema.out)
     assert 'no averaged weights' in refused(eval_script, *flags, tmp_path / 'x.pd', '--ema')
     assert '--resume is missing' in refused(eval_script, *flags[:-1])
@@ -170,7 +171,8 @@ def test_two_processes_train_as_one_with_a_batch_of_both(run, scenes, tmp_path, 
     flags = ['--model', 'vit', '--input_size', 32, '--nb_classes', 10, '--data_path', scenes, '--epochs', 1,
              '--warmup_epochs', 0, '--cooldown_epochs', 0, '--num_workers', 0, '--opt', 'momentum', '--lr', 0.1,
              '--mixup', 0, '--cutmix', 0, '--dist_eval']
-    first, second = launch(tmp_path / 'work', tmp_path / 'shrunk.py', *flags, '--batch_size', 20, '--output_dir', tmp_path / 'two')
+    first, second = launch(tmp_path / 'work', tmp_path / 'shrunk.py', *flags, '--batch_size', 20,
+                           '--output_dir', tmp_path / 'two')
     assert sum('Training time' in line for line in ours(first)) == 1 and ours(second) == []
     one = run(main, *flags, '--batch_size', 40, '--output_dir', tmp_path / 'one')
     assert one.code == 0

@@ -105,8 +105,8 @@ def assert_agree(a, b):
 
 def test_a_record_is_the_softmax_of_the_logits(run, ckpt, images, label_list):
     from util.transforms import EvalTransform
-    record, = records(run(predict, *MODEL, '--resume', ckpt, '--infer_imgs', images / 'a.jpg', '--label_list', label_list,
-                          '--topk', 10))
+    record, = records(run(predict, *MODEL, '--resume', ckpt, '--infer_imgs', images / 'a.jpg', '--topk', 10,
+                          '--label_list', label_list))
     assert list(record) == ['class_ids', 'scores', 'file_name', 'label_names']
     model = models.build_model('lvvit_nano', img_size=32, num_classes=10)
     model.set_state_dict(random_weights(0))
@@ -314,8 +314,8 @@ def test_an_output_that_cannot_be_written_is_named(predict_with, export_with, re
 
 def test_exported_files_that_are_missing_are_named(refused, exported, images, tmp_path):
     def line(model, params, *more):
-        return refused(infer, '--model_file', model, '--params_file', params, '--input_file', images, '--use_gpu', 'False',
-                       *more)
+        return refused(infer, '--model_file', model, '--params_file', params, '--input_file', images,
+                       '--use_gpu', 'False', *more)
     model, params, config = (exported / name for name in ('model.pdmodel', 'model.pdiparams', 'inference.yml'))
     assert f"{tmp_path / 'inference.yml'}: cannot be read" in line(tmp_path / 'm.pdmodel', params)
     assert '--model_file /nowhere/m.pdmodel: no such file' in line('/nowhere/m.pdmodel', params, '--config', config)

@@ -111,7 +111,7 @@ def test_the_ema_is_evaluated_and_saved_beside_the_weights(train):
     assert {'test_acc1_ema', 'test_acc5_ema', 'test_loss_ema', 'best_acc1_ema'} <= set(record)
     state, first = train.state(), start(train, *train.token)
     far = lambda a, b: np.abs(a['head.weight'] - b['head.weight']).mean()  # noqa: E731
-    assert 0 < far(state['model_ema'], state['model']) < far(first, state['model']), 'it follows the weights, behind them'
+    assert 0 < far(state['model_ema'], state['model']) < far(first, state['model']), 'it follows the weights'
 
 
 # ---- without token labels
@@ -149,7 +149,8 @@ def test_every_model_of_the_family_trains(train, name):
 def test_momentum_has_one_slot_for_each_parameter_and_adamw_four(train):
     train('--opt', 'momentum', out='momentum')
     train(out='adamw')
-    slots = lambda out: {k.split('/')[1] for k in train.state(out)['optimizer'] if k.startswith('head.weight/')}  # noqa: E731
+    def slots(out):
+        return {k.split('/')[1] for k in train.state(out)['optimizer'] if k.startswith('head.weight/')}
     assert len(slots('momentum')) == 1 and 'velocity' in slots('momentum').pop()
     assert {s.rsplit('_', 1)[0] for s in slots('adamw')} == {'moment1', 'moment2', 'beta1_pow_acc', 'beta2_pow_acc'}
 

@@ -41,13 +41,15 @@ def test_each_flag_of_infer_keeps_its_name_and_default(name, default):
 @pytest.mark.parametrize('word, value', [
     ('--lr 1.6e-3', 1.6e-3), ('--drop_path 0.1', 0.1), ('--clip_grad 1', 1.0), ('--crop_pct 0.9', 0.9),
     ('--opt_betas 0.9 0.95', [0.9, 0.95]), ('--cutmix_minmax 0.2 0.8', [0.2, 0.8]), ('--train_scale 0.5 1', [0.5, 1.0]),
-    ('--epochs 7', 7), ('--token_label_size 14', 14), ('--seed 3', 3), ('--token_label', True), ('--t_in_epochs', True)])
+    ('--epochs 7', 7), ('--token_label_size 14', 14), ('--seed 3', 3), ('--token_label', True),
+    ('--t_in_epochs', True)])
 def test_values_are_read_as_the_right_type(word, value):
     flag, *values = word.split()
     assert vars(main.parser().parse_args([flag, *values]))[flag[2:]] == value
 
 
-@pytest.mark.parametrize('flag', ['model_ema', 'model_ema_eval', 'use_amp', 't_in_epochs', 'remove_head_from_pretained'])
+@pytest.mark.parametrize('flag', ['model_ema', 'model_ema_eval', 'use_amp', 't_in_epochs',
+                                  'remove_head_from_pretained'])
 def test_switches_have_a_no_form_and_the_last_one_wins(flag):
     read = lambda *words: vars(main.parser().parse_args(words))[flag]  # noqa: E731
     assert read(f'--{flag}') is True and read(f'--no_{flag}') is False
@@ -55,9 +57,10 @@ def test_switches_have_a_no_form_and_the_last_one_wins(flag):
 
 
 @pytest.mark.parametrize('script, command', [
-    (main, '--model lvvit_t --drop_path 0.1 --use_amp --batch_size 128 --warmup_epochs 5 --cooldown_epochs 10 --lr 1.6e-3 '
-           '--warmup_lr 1e-6 --min_lr 1e-5 --t_in_epochs --mixup 0 --cutmix 0 --train_interpolation random --token_label '
-           '--token_label_data DIR --token_label_size 14 --data_path IMAGENET --cls_label_path_train train_list.txt '
+    (main, '--model lvvit_t --drop_path 0.1 --use_amp --batch_size 128 --warmup_epochs 5 --cooldown_epochs 10 '
+           '--lr 1.6e-3 --warmup_lr 1e-6 --min_lr 1e-5 --t_in_epochs --mixup 0 --cutmix 0 '
+           '--train_interpolation random --token_label --token_label_data DIR --token_label_size 14 '
+           '--data_path IMAGENET --cls_label_path_train train_list.txt '
            '--cls_label_path_val val_list.txt --output_dir output/lvvit_t/ --crop_pct 0.9 --dist_eval'),
     (eval_script, '--model lvvit_t --batch_size 512 --crop_pct 0.9 --data_path IMAGENET --cls_label_path_val LIST '
                   '--resume CKPT --dist_eval'),
@@ -108,7 +111,8 @@ def test_mix_token_is_on_with_token_labels_when_nothing_else_mixes(flags, used):
     ('--token_label --token_label_data DIR --token_label_size 13', '--token_label_size 13'),
     ('--token_label --token_label_data DIR --token_label_size 14 --input_size 384', '= 24 tokens'),
     ('--batch_size 0', '--batch_size'), ('--accum_iter 0', '--accum_iter'), ('--print_freq 0', '--print_freq'),
-    ('--batch_size x', '--batch_size'), ('--seed -1', '--seed'), ('--warmup_epochs many', '--warmup_epochs'), ('--unheard_of', '--unheard_of')])
+    ('--batch_size x', '--batch_size'), ('--seed -1', '--seed'), ('--warmup_epochs many', '--warmup_epochs'),
+    ('--unheard_of', '--unheard_of')])
 def test_flags_that_contradict_each_other_give_one_line_before_anything_is_read(refused, flags, says):
     assert says in refused(main, '--data_path', '/nowhere', *flags.split())
 
@@ -128,8 +132,9 @@ def test_values_no_part_knows_give_one_line(refused, scenes, tiny, flags, says):
 
 
 @pytest.mark.parametrize('script, needed, flag', [
-    (eval_script, '', '--batch_size'), (predict, '--infer_imgs x', '--batch_size'), (predict, '--infer_imgs x', '--topk'),
-    (infer, ' '.join(INFER_NEEDED), '-b'), (infer, ' '.join(INFER_NEEDED), '--topk')])
+    (eval_script, '', '--batch_size'), (predict, '--infer_imgs x', '--batch_size'),
+    (predict, '--infer_imgs x', '--topk'), (infer, ' '.join(INFER_NEEDED), '-b'),
+    (infer, ' '.join(INFER_NEEDED), '--topk')])
 def test_a_count_of_0_is_turned_down(refused, script, needed, flag):
     assert flag in refused(script, *needed.split(), flag, 0)
 

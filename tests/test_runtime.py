@@ -29,7 +29,8 @@ def prepared(tmp_path):
 
     def call(vendor='AuthenticAMD', flags='sse2 avx2', machine='x86_64', **environment):
         code = ("from util import runtime; import platform\n"
-                f"runtime._cpu_flags = lambda: ({vendor!r}, {flags.split()!r}); platform.machine = lambda: {machine!r}\n"
+                f"runtime._cpu_flags = lambda: ({vendor!r}, {flags.split()!r})\n"
+                f"platform.machine = lambda: {machine!r}\n"
                 "print('SAID', runtime.prepare())")
         clean = {k: v for k, v in os.environ.items() if not k.startswith(('OMP_', 'MKL_', 'PADDLE_'))}
         done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, text=True, capture_output=True,
@@ -69,7 +70,8 @@ def test_a_1_that_paddles_launcher_set_is_not_the_users(prepared):
 def test_mkl_takes_its_avx2_path_on_amd_only_where_there_is_avx2_and_never_against_the_user(prepared):
     lines = prepared('AuthenticAMD', 'sse2 avx2')
     assert lines['MKL'] == '5' and 'MKL on AVX2 (AMD)' in lines['SAID']
-    for other in (dict(flags='sse2 avx'), dict(vendor='GenuineIntel'), dict(vendor='', flags=''), dict(machine='aarch64')):
+    for other in (dict(flags='sse2 avx'), dict(vendor='GenuineIntel'), dict(vendor='', flags=''),
+                  dict(machine='aarch64')):
         lines = prepared(**other)
         assert lines['MKL'] == 'None' and 'MKL' not in lines['SAID']
     for vendor in ('AuthenticAMD', 'GenuineIntel'):

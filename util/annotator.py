@@ -59,7 +59,7 @@ class PooledHead:
             mean, logits = self(image).mean(axis=1).numpy(), logits.numpy()
             fits = mean.shape == logits.shape and np.abs(mean - logits).max() <= 1e-3 * np.abs(logits).max()
         if not fits:
-            raise UserError(f'--model {name}: does not end in a global average pool and one linear layer, as a map needs; '
+            raise UserError(f'--model {name}: does not end in a global average pool and one linear layer, as it must; '
                             'resnet, resnext, wide_resnet, densenet, mobilenet_v1/v2 and shufflenet_v2 do')
         cell = size / self.side
         if cell not in (8, 16, 32, 64):  # the sides of a network of strides 2 whose cells tile the image
@@ -148,5 +148,6 @@ def top_maps(scores, topk, dtype):
     """
     best, ids = paddle.topk(scores, topk, axis=-1)
     side = round(scores.shape[1] ** 0.5)
-    maps = np.stack([best.numpy(), ids.numpy()], axis=1).astype(dtype)  # [B, 2, H·H, K]
+    with np.errstate(over='ignore'):  # beyond float16 is infinite, which the caller refuses
+        maps = np.stack([best.numpy(), ids.numpy()], axis=1).astype(dtype)  # [B, 2, H·H, K]
     return np.ascontiguousarray(maps.transpose(0, 1, 3, 2)).reshape(len(maps), 2, topk, side, side)

@@ -30,10 +30,6 @@ class Namespace(dict):
     """What an argparse.Namespace held, as a dict."""
 
 
-class _Ordered(dict):
-    """An OrderedDict. The one dict that a file may give attributes (torch's `_metadata`); they are dropped."""
-
-
 class _Function:
     """A name of the list that can be called; on the stack it is only this."""
 
@@ -49,14 +45,13 @@ class _Pending:
 
 
 def load(data, allowed_extra=None, persistent_load=None, what='checkpoint'):
-    """The object that a pickle describes: nested dict, list, tuple, Namespace; numbers, text, bytes; numpy arrays
-    (that own their data and can be written to), scalars and dtypes, of numbers and text only.
+    """The object that a pickle describes: nested dict (also for OrderedDict), list, tuple, Namespace; numbers, text, bytes;
+    numpy arrays (that own their data and can be written to), scalars and dtypes, of numbers and text only.
 
     data: bytes-like, or a binary file that can seek, of which exactly one pickle is read.
     allowed_extra: {(module, name): function or constant}, names beyond the usual ones. A function is called with the
     arguments that the file gives, which can be anything; a constant stands for itself.
-    persistent_load: called with each persistent id (just as untrusted); without it they are refused.
-    what: the thing that is read, for messages.
+    persistent_load: called with each persistent id, just as untrusted; what: the thing that is read, for messages.
     Raises UserError, one line that does not name the file: other names, damage, unreasonable size or nesting.
     """
     try:
@@ -73,14 +68,19 @@ def one_line(text):
     return ' '.join(re.sub(r'[^ -~]', ' ', str(text)[:1000]).split())[:200]
 
 
-# -- values -----------------------------------------------------------------------------------------------------------
-
 def _key(value):
     """A dictionary key: hashing a tuple that is nested deep enough would crash the interpreter."""
     for part in value if type(value) is tuple else (value,):
         if type(part) not in SCALARS or (type(part) is int and part.bit_length() > 64):
             raise UserError(f'has a {type(part).__name__} in a dictionary key; not loaded')
     return value
+
+
+def _same(items):
+    """tuple(a tuple), as files have it; of anything else it would copy, time and again if a file says so."""
+    if type(items) is not tuple:
+        raise TypeError('tuple of something else')
+    return items
 
 
 def _fill(target, items):
@@ -96,32 +96,26 @@ def _fill(target, items):
 
 def _dtype(code, *_):
     """numpy.dtype(code, align, copy), to be completed by its state (version, byte order, …)."""
-    dtype = np.dtype(code) if isinstance(code, str) and re.fullmatch(r'[|<>=]?[a-zA-Z]\d{0,9}', code) else None
+    dtype = np.dtype(code) if isinstance(code, str) and re.fullmatch(r'[|<>=]?[biufcSUOVMm]\d{0,9}', code) else None
     if dtype is None or dtype.kind not in 'biufcSU' or not dtype.itemsize:
         raise UserError(f"has an array of type '{one_line(code if dtype is None else dtype)}'; not loaded")
     return _Pending(lambda state: dtype.newbyteorder(state[1]) if state[1] in ('<', '>') else dtype)
 
 
 def _checked(root):
-    """The result itself, if it is plain, finite and shallow; else raises UserError.
-
-    A short file can describe an endless structure (a list in itself) or 2^n values (n lists of twice the one before).
-    """
+    """The result, if it is plain and bounded: a short file can describe a list in itself or 2^n values."""
     count, todo = 0, [(root, 1)]
     while todo:
         value, depth = todo.pop()
         if isinstance(value, (list, tuple, dict)):
             count += len(value)
             if depth > MAX_DEPTH or count > MAX_STEPS:
-                raise UserError(f'is nested more than {MAX_DEPTH} deep; not loaded' if depth > MAX_DEPTH else
-                                f'describes more than {MAX_STEPS} values; not loaded')
+                raise UserError(f'is nested more than {MAX_DEPTH} deep, or describes millions of values; not loaded')
             todo += [(child, depth + 1) for child in (value.values() if isinstance(value, dict) else value)]
         elif not isinstance(value, SCALARS + (bytearray, np.ndarray, np.generic, np.dtype)):
             raise UserError('has an unfinished array or a bare function where a value belongs; not loaded')
     return root
 
-
-# -- the machine ------------------------------------------------------------------------------------------------------
 
 class _Machine:
     """Runs one pickle."""
@@ -137,7 +131,7 @@ class _Machine:
         self.names = {
             ('collections', 'OrderedDict'): self._ordered,
             ('argparse', 'Namespace'): Namespace,
-            ('builtins', 'tuple'): self._tuple,     # paddle.save writes tensors so
+            ('builtins', 'tuple'): _same,           # paddle.save writes tensors so
             ('builtins', 'bytes'): lambda: b'',     # protocol 2 writes empty bytes so …
             ('_codecs', 'encode'): self._bytes,     # … and others so
             ('numpy', 'ndarray'): 'numpy.ndarray',  # only ever an argument of _reconstruct
@@ -220,11 +214,9 @@ class _Machine:
         if type(target) is Namespace and isinstance(state, dict):
             self._spend(len(state))
             target.update(state)
-        elif type(target) is not _Ordered:
+        elif type(target) is not dict:  # of an OrderedDict that has attributes (PyTorch's), which are dropped
             raise UserError(f'sets attributes of a {type(target).__name__}; not loaded')
         return target
-
-    # what names that can be called do
 
     def _spend(self, count):
         """Account for memory that a call takes beyond the length of its instructions: in sum at most the file's."""
@@ -234,12 +226,7 @@ class _Machine:
 
     def _ordered(self, items=()):
         self._spend(len(items))
-        return _Ordered((_key(key), value) for key, value in items)
-
-    def _tuple(self, items):
-        if type(items) is not tuple:
-            raise TypeError('tuple of something else')
-        return items
+        return {_key(key): value for key, value in items}
 
     def _bytes(self, text, encoding='latin1'):
         self._spend(len(text))
