@@ -27,7 +27,8 @@ def parser():
     parser.add_argument('--interpolation', default=None, help='default: as exported')
     options.add_records(parser)
     parser.add_argument('-b', '--batch_size', default=1, type=options.count)
-    parser.add_argument('--use_gpu', default=True, type=options.boolean, help='falls back to the CPU where there is no GPU')
+    parser.add_argument('--use_gpu', default=True, type=options.boolean,
+                        help='falls back to the CPU where there is no GPU')
     parser.add_argument('--gpu_mem', default=8000, type=int, help='MB of GPU memory to reserve')
     parser.add_argument('--precision', default='fp32', choices=('fp32', 'fp16', 'int8'))
     parser.add_argument('--ir_optim', default=True, type=options.boolean, help='let Paddle Inference rewrite the graph')
@@ -41,13 +42,15 @@ def parser():
 def read_settings(args):
     """The exported inference.yml with the flags laid over it."""
     path = args.config or os.path.join(os.path.dirname(args.model_file), 'inference.yml')
+    kinds = {'model': str, 'input_size': int, 'nb_classes': int, 'crop_pct': float, 'interpolation': str,
+             'label_names': dict}
     try:
         with open(path, encoding='utf-8') as f:
             settings = yaml.safe_load(f)
-        settings = {k: settings[k] for k in ('model', 'input_size', 'nb_classes', 'crop_pct', 'interpolation', 'label_names')}
+        settings = {key: kind(settings[key]) for key, kind in kinds.items()}
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror}); export_model.py writes it beside the model')
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise UserError(f'{path}: not the inference.yml that export_model.py writes ({error})')
     settings.update({k: v for k, v in vars(args).items() if k in settings and v is not None})
     return settings
@@ -92,7 +95,9 @@ def create_predictor(args):
 def main(args):
     settings = read_settings(args)
     files = classify.find_images(args.input_file)
-    names = classify.label_names(args.label_list, settings['nb_classes']) if args.label_list else settings['label_names']
+    names = settings['label_names']
+    if args.label_list:
+        names = classify.label_names(args.label_list, settings['nb_classes'])
     transform = EvalTransform(settings['input_size'], settings['crop_pct'], settings['interpolation'])
     predictor, device = create_predictor(args)
     image = predictor.get_input_handle(predictor.get_input_names()[0])

@@ -18,6 +18,7 @@ from util.loss import TokenLabelLoss  # noqa: E402
 from util.mixup import Mixup  # noqa: E402
 from util.model_ema import ModelEma  # noqa: E402
 from util.optim import build_optimizer  # noqa: E402
+from util.train_state import TrainState  # noqa: E402
 
 
 def parser():
@@ -34,34 +35,6 @@ def parser():
 def new_model(args):
     return build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes, drop_rate=args.drop,
                        drop_path_rate=args.drop_path, mix_token=bool(args.mix_token))
-
-
-def load_start(args, model, ema, optimizer, amp):
-    """Where the weights come from: --resume before --finetune before scratch. Returns (first epoch, best accuracies)."""
-    start, best = args.start_epoch, {}
-    if args.resume:
-        state = checkpoint.load(args.resume)
-        weights, source = checkpoint.load_weights(args.resume, args.ema)
-        checkpoint.restore(model, weights, args.resume)
-        log(f'resuming from {source}')
-        if 'optimizer' in state and not args.eval:
-            checkpoint.restore_optimizer(optimizer, model, state['optimizer'], args.resume)
-            if state.get('scaler'):  # empty when the run that wrote it did not scale
-                amp.scaler.load_state_dict(state['scaler'])
-            start, best = state['epoch'] + 1, {k: state[k] for k in ('best_acc1', 'best_acc1_ema') if k in state}
-    elif args.finetune:
-        weights, source = checkpoint.load_weights(args.finetune, args.ema)
-        notes = checkpoint.finetune(model, weights, args.finetune, args.remove_head_from_pretained)
-        log(f'fine-tuning from {source}' + ''.join(f'\n  {note}' for note in notes))
-    if ema:
-        path = args.resume_ema or args.resume
-        state = checkpoint.load(path) if path else {}
-        weights = state.get('model_ema') or (args.resume_ema and checkpoint.load_weights(path)[0])
-        if not weights:
-            weights = model.state_dict()
-            log('the moving average starts from the weights')
-        checkpoint.restore(ema.module, weights, path)
-    return start, best
 
 
 def main(args):
@@ -87,29 +60,28 @@ def main(args):
     ema = ModelEma(new_model(args), model, args.model_ema_decay) if args.model_ema else None
     dense = args.token_label and args.dense_weight > 0 and model.return_dense
     if not dense and not args.eval:
-        model.disable_aux_head()
-        log('no token targets: the class output alone is trained')
+        model.disable_aux_head()  # before the optimizer collects what it trains
     total_batch = args.batch_size * args.accum_iter * world_size
     if args.lr is None:
         args.lr = args.blr * total_batch / 512
     optimizer = build_optimizer(model, args.opt, args.lr, args.weight_decay, args.opt_betas, args.opt_eps,
                                 args.momentum, args.clip_grad)
     amp = Amp(args.use_amp, args.amp_dtype, args.amp_level)
-    start_epoch, best = load_start(args, model, ema, optimizer, amp)
+    state = TrainState(args, model, ema, optimizer, amp, dense)
+    start_epoch = state.start()
     n_parameters = count_parameters(model)
     log(f'{args.model}: {n_parameters / 1e6:.2f} M parameters, input {args.input_size}, crop_pct {crop_pct}, '
         f'lr {args.lr:.2e}, total batch {total_batch}')
 
     def test(module, name=''):
-        return evaluate(module, val_loader, amp, shared=args.dist_eval, header=f'Test{name}:', print_freq=args.print_freq)
+        return evaluate(module, val_loader, amp, args.dist_eval, f'Test{name}:', args.print_freq)
 
     if args.eval:
         test(model)
         return
 
-    net = model
-    net, optimizer = amp.decorate(net, optimizer)
-    model = paddle.DataParallel(net) if world_size > 1 else net
+    model, optimizer = amp.decorate(model, optimizer)
+    parallel = paddle.DataParallel(model) if world_size > 1 else model
     criterion = TokenLabelLoss(args.cls_weight, args.dense_weight)
     mixup = None
     if args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax:
@@ -117,23 +89,15 @@ def main(args):
                       args.mixup_mode)
     writers = Writers(args)
 
-    def save(tag, epoch):
-        if not args.output_dir or not dist.is_main():
-            return
-        state = {'model': net.state_dict(), 'optimizer': checkpoint.optimizer_state(optimizer, net),
-                 'scaler': amp.scaler.state_dict(), 'epoch': epoch, 'step': (epoch + 1) * len(train_loader),
-                 'rng': {'seed': args.seed}, **best, 'args': vars(args)}
-        if ema:
-            state['model_ema'] = ema.module.state_dict()
-        checkpoint.save(state, os.path.join(args.output_dir, f'checkpoint-{tag}.pd'))
-
     total_epochs = args.epochs + args.cooldown_epochs
     log(f'training on {len(train_loader.dataset)} images, validating on {len(val_loader.dataset)}, '
         f'epochs {start_epoch} to {total_epochs - 1}')
     begin = time.time()
+    updates = len(train_loader) // args.accum_iter
     for epoch in range(start_epoch, total_epochs):
+        step = (epoch + 1) * updates
         try:
-            train_stats = train_one_epoch(model, criterion, train_loader, optimizer, epoch, args, amp, mixup, ema,
+            train_stats = train_one_epoch(parallel, criterion, train_loader, optimizer, epoch, args, amp, mixup, ema,
                                           writers)
         except FloatingPointError as error:
             raise runtime.UserError(f'epoch {epoch}: {error}; stopped before anything was saved. '
@@ -141,24 +105,23 @@ def main(args):
         stats = {'epoch': epoch, 'n_parameters': n_parameters, **{f'train_{k}': v for k, v in train_stats.items()}}
         if train_loader.dataset.bad_images():
             stats['bad_images'] = train_loader.dataset.bad_images()
-        for module, suffix, tag in ((net, '', 'best'), (ema and ema.module, '_ema', 'best-ema')):
+        for module, suffix, tag in ((model, '', 'best'), (ema and ema.module, '_ema', 'best-ema')):
             if module is None or (suffix and not args.model_ema_eval):
                 continue
             test_stats = test(module, suffix)
             stats.update({f'test_{k}{suffix}': v for k, v in test_stats.items()})
-            if test_stats['acc1'] > best.get(f'best_acc1{suffix}', -1.0):
-                best[f'best_acc1{suffix}'] = test_stats['acc1']
-                save(tag, epoch)
-        stats.update(best)
-        log(f"Max accuracy: {', '.join(f'{k[5:]} {v:.2f}%' for k, v in best.items())}")
+            if test_stats['acc1'] > state.best.get(f'best_acc1{suffix}', -1.0):
+                state.best[f'best_acc1{suffix}'] = test_stats['acc1']
+                state.save(tag, epoch, step)
+        stats.update(state.best)
+        log(f"Max accuracy: {', '.join(f'{k[5:]} {v:.2f}%' for k, v in state.best.items())}")
         if args.output_dir and dist.is_main():
             with open(os.path.join(args.output_dir, 'log.txt'), 'a', encoding='utf-8') as f:
                 f.write(json.dumps(stats) + '\n')
-        writers.write({k: v for k, v in stats.items() if k.startswith('test_')},
-                      (epoch + 1) * (len(train_loader) // args.accum_iter))
-        save('latest', epoch)
+        writers.write({k: v for k, v in stats.items() if k.startswith('test_')}, step)
+        state.save('latest', epoch, step)
         if (epoch + 1) % 20 == 0 or epoch + 1 == total_epochs:
-            save(epoch, epoch)
+            state.save(epoch, epoch, step)
     writers.close()
     log(f'Training time {datetime.timedelta(seconds=int(time.time() - begin))}')
 

@@ -12,7 +12,7 @@ import paddle
 import pytest
 
 from models import LV_ViT
-from util import checkpoint
+from util import checkpoint, optim
 from util.optim import build_optimizer
 from util.runtime import UserError
 
@@ -333,7 +333,7 @@ def trained(opt, **kwargs):
 
 def test_optimizer_state_is_named_as_the_model_names_its_parameters():
     model, optimizer = trained('adamw')
-    state = checkpoint.optimizer_state(optimizer, model)
+    state = optim.state_by_name(optimizer, model)
     learned = {name for name, p in model.named_parameters() if not p.stop_gradient}
     assert {key.split('/')[0] for key in state if '/' in key} == learned
     assert state['blocks.0.attn.qkv.weight/moment1_0'].shape == model.blocks[0].attn.qkv.weight.shape
@@ -342,26 +342,26 @@ def test_optimizer_state_is_named_as_the_model_names_its_parameters():
 @pytest.mark.parametrize('opt', ['adamw', 'momentum'])
 def test_optimizer_state_survives_its_file_and_other_models_built_first(path, opt):
     model, optimizer = trained(opt)
-    checkpoint.save({'model': model.state_dict(), 'optimizer': checkpoint.optimizer_state(optimizer, model)}, path)
+    checkpoint.save({'model': model.state_dict(), 'optimizer': optim.state_by_name(optimizer, model)}, path)
     small(), small()  # shift the automatic names
     again = small(5)
     state = checkpoint.load(path)
     checkpoint.restore(again, state['model'], path)
     other = build_optimizer(again, opt, lr=0.01)
-    checkpoint.restore_optimizer(other, again, state['optimizer'], path)
+    optim.restore_by_name(other, again, state['optimizer'], path)
     for _ in range(2):
         step(model, optimizer)
         step(again, other)
     assert_same(checkpoint.to_numpy(again.state_dict()), checkpoint.to_numpy(model.state_dict()))
-    assert_same(checkpoint.to_numpy(checkpoint.optimizer_state(other, again)),
-                checkpoint.to_numpy(checkpoint.optimizer_state(optimizer, model)))
+    assert_same(checkpoint.to_numpy(optim.state_by_name(other, again)),
+                checkpoint.to_numpy(optim.state_by_name(optimizer, model)))
 
 
 @pytest.mark.parametrize('wrote, reads', [('adamw', 'momentum'), ('momentum', 'adamw')])
 def test_state_of_another_optimizer_is_refused(wrote, reads):
     model, optimizer = trained(wrote)
-    state = checkpoint.to_numpy(checkpoint.optimizer_state(optimizer, model))
-    message = said(checkpoint.restore_optimizer, build_optimizer(model, reads), model, state, 'x.pd')
+    state = checkpoint.to_numpy(optim.state_by_name(optimizer, model))
+    message = said(optim.restore_by_name, build_optimizer(model, reads), model, state, 'x.pd')
     assert message.startswith('x.pd: ') and '--opt' in message
 
 
@@ -371,9 +371,9 @@ def test_state_without_the_aux_head_is_refused_where_it_is_trained():
     optimizer = build_optimizer(model)
     model(paddle.zeros([2, 3, 32, 32]), (0, 0, 0, 0))[0].sum().backward()
     optimizer.step()
-    state = checkpoint.to_numpy(checkpoint.optimizer_state(optimizer, model))
+    state = checkpoint.to_numpy(optim.state_by_name(optimizer, model))
     other = small()
-    assert 'aux_head.weight' in said(checkpoint.restore_optimizer, build_optimizer(other), other, state, 'x.pd')
+    assert 'aux_head.weight' in said(optim.restore_by_name, build_optimizer(other), other, state, 'x.pd')
 
 
 # ---- fine-tuning

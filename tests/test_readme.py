@@ -34,7 +34,7 @@ def test_paths_named_in_the_readmes_exist():
 
 @pytest.fixture(scope='module')
 def clone(tmp_path_factory):
-    """What a user gets: the committed and changed files of this tree in a new folder, with the environment linked in."""
+    """What a user gets: the files of this tree in a new folder, with the environment linked in."""
     folder = tmp_path_factory.mktemp('clone') / 'TokenLabeling-paddle'
     files = subprocess.check_output(['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'], cwd=ROOT)
     for name in files.decode().split('\0'):

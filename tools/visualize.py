@@ -129,8 +129,8 @@ def map_tiles(path, maps, args, names):
     x, y, w, h = maps.covered(*source.size)
     covered = source.crop((round(x), round(y), round(x + w), round(y + h)))
     cells = np.eye(scores[0].size, dtype='float32')  # every cell as it is
-    tiles = [tile(square(source), title=os.path.basename(path)[:28]),
-             tile(covered, dense(sparse_target(scores, ids, cells, args.nb_classes), args.nb_classes), 'label map', names)]
+    of_cells = dense(sparse_target(scores, ids, cells, args.nb_classes), args.nb_classes)
+    tiles = [tile(square(source), title=os.path.basename(path)[:28]), tile(covered, of_cells, 'label map', names)]
     transform = TrainTransform(args.input_size, 'bicubic', args.aa, reprob=0.0, geometry=args.token_label_geometry)
     for draw in range(args.draws):
         image, matrix = transform.geometry(source, np.random.default_rng([args.seed, draw]))

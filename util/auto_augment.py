@@ -60,8 +60,8 @@ def enhance(kind):
 
 # -- levels (0 … 10) to arguments -------------------------------------------------------------------------------------
 
-def plain(scale, kind=float):
-    return lambda level, rng: kind(level / MAX_LEVEL * scale)
+def plain(scale, kind=float, base=0.0):
+    return lambda level, rng: kind(base + level / MAX_LEVEL * scale)
 
 
 def signed(scale, base=0.0):
@@ -86,10 +86,10 @@ PHOTOMETRIC = {  # name: (op, level to argument, the same in the "increasing" se
     'Posterize': (posterize, plain(4, int), lambda level, rng: 4 - int(level / MAX_LEVEL * 4)),
     'Solarize': (ImageOps.solarize, plain(256, int), lambda level, rng: 256 - int(level / MAX_LEVEL * 256)),
     'SolarizeAdd': (solarize_add, plain(110, int), plain(110, int)),
-    'Color': (enhance(ImageEnhance.Color), lambda level, rng: level / MAX_LEVEL * 1.8 + 0.1, signed(0.9, 1.0)),
-    'Contrast': (enhance(ImageEnhance.Contrast), lambda level, rng: level / MAX_LEVEL * 1.8 + 0.1, signed(0.9, 1.0)),
-    'Brightness': (enhance(ImageEnhance.Brightness), lambda level, rng: level / MAX_LEVEL * 1.8 + 0.1, signed(0.9, 1.0)),
-    'Sharpness': (enhance(ImageEnhance.Sharpness), lambda level, rng: level / MAX_LEVEL * 1.8 + 0.1, signed(0.9, 1.0)),
+    'Color': (enhance(ImageEnhance.Color), plain(1.8, base=0.1), signed(0.9, base=1.0)),
+    'Contrast': (enhance(ImageEnhance.Contrast), plain(1.8, base=0.1), signed(0.9, base=1.0)),
+    'Brightness': (enhance(ImageEnhance.Brightness), plain(1.8, base=0.1), signed(0.9, base=1.0)),
+    'Sharpness': (enhance(ImageEnhance.Sharpness), plain(1.8, base=0.1), signed(0.9, base=1.0)),
 }
 # `w0`: timm's hand-made weights; ops without an entry are never drawn
 WEIGHTS = [{'Rotate': .3, 'ShearX': .2, 'ShearY': .2, 'TranslateXRel': .1, 'TranslateYRel': .1, 'Color': .025,

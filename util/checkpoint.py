@@ -162,7 +162,11 @@ def load_weights(path, ema=False):
 
     ema: take the averaged weights; without it the trained ones. The second value is for the user to read.
     """
-    state = load(path)
+    return pick_weights(load(path), path, ema)
+
+
+def pick_weights(state, path, ema=False):
+    """load_weights of a file that is loaded already."""
     if ema:
         if 'model_ema' not in state:
             raise UserError(f'{path}: holds no averaged weights (model_ema); leave out --ema')
@@ -202,7 +206,7 @@ def load_into(model, path, ema=False):
 
 
 def resize_pos_embed(array, grid):
-    """Position embedding [1, N+1, D] for another token grid: class token kept, the rest bicubic. Returns [1, grid²+1, D]."""
+    """Position embedding [1, N+1, D] for another token grid [1, grid²+1, D]: class token kept, the rest bicubic."""
     cls, patches = array[:, :1], np.asarray(array[:, 1:], 'float32')
     old = round(patches.shape[1] ** 0.5)
     square = paddle.to_tensor(patches.reshape(1, old, old, -1).transpose(0, 3, 1, 2))
@@ -227,43 +231,3 @@ def finetune(model, weights, path, remove_head=False):
         notes.append(f'pos_embed: resized from {np.shape(pos_embed)[1] - 1} to {model.grid ** 2} tokens')
     restore(model, weights, path)
     return notes
-
-
-# -- optimizer state --------------------------------------------------------------------------------------------------
-
-def optimizer_state(optimizer, model):
-    """The optimizer's state with parameters named as in the model.
-
-    Paddle names it after automatic parameter names, which shift as soon as another model is built first.
-    """
-    names = {p.name: name for name, p in model.named_parameters()}
-    state = {}
-    for key, value in optimizer.state_dict().items():
-        owner = next((auto for auto in names if key.startswith(auto + '_')), None)
-        if key == 'master_weights':
-            state[key] = {names[auto]: v for auto, v in value.items()}
-        elif owner is None:
-            state[key] = value
-        else:
-            state[f'{names[owner]}/{key[len(owner) + 1:]}'] = value
-    return state
-
-
-def restore_optimizer(optimizer, model, state, path):
-    """The inverse of optimizer_state. Raises UserError if `state` is not of such an optimizer over these parameters."""
-    slot = 'velocity' if isinstance(optimizer, paddle.optimizer.Momentum) else 'moment1'
-    held = {key.rsplit('_', 1)[0] for key in state}
-    for name, p in model.named_parameters():
-        if not p.stop_gradient and f'{name}/{slot}' not in held:
-            raise UserError(f"{path}: its optimizer state has no '{slot}' of {name}; resume with the --opt and "
-                            '--token_label of the run that wrote it, or start anew from its weights with --finetune')
-    autos = {name: p.name for name, p in model.named_parameters()}
-    restored = {}
-    for key, value in state.items():
-        if key == 'master_weights':
-            restored[key] = {autos[name]: paddle.to_tensor(v) for name, v in value.items()}
-            continue
-        name, _, slot = key.partition('/')
-        restored[f'{autos[name]}_{slot}' if slot else key] = \
-            paddle.to_tensor(value) if isinstance(value, np.ndarray) else value
-    optimizer.set_state_dict(restored)

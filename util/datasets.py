@@ -162,7 +162,7 @@ class EvalDataset(paddle.io.Dataset):
 
 
 def collate(samples):
-    """Samples of a batch to named arrays: image [B, 3, S, S], label [B], and the stacked SparseTarget if there is one."""
+    """Samples of a batch to named arrays: image [B, 3, S, S], label [B], and the fields of the stacked SparseTarget."""
     for sample in samples:
         if 'error' in sample:
             return {'error': np.frombuffer(sample['error'].encode(), 'uint8')}

@@ -110,7 +110,8 @@ def progress(items, name, every=5.0):
         now = time.time()
         if now - shown > every:
             shown = now
-            log(f'{name}: {done}/{len(items)}  eta: {datetime.timedelta(seconds=int((now - start) / done * (len(items) - done)))}')
+            eta = datetime.timedelta(seconds=int((now - start) / done * (len(items) - done)))
+            log(f'{name}: {done}/{len(items)}  eta: {eta}')
         yield item
 
 

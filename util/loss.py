@@ -49,7 +49,7 @@ def soft_cross_entropy(logits, target):
 
 
 class TokenLabelLoss(nn.Layer):
-    """cls_weight · CE(cls, target of the class) + dense_weight · CE(aux, targets of the tokens) (arXiv 2104.10858, eq. 3).
+    """cls_weight · CE(cls, target of the class) + dense_weight · CE(aux, targets of the tokens) (arXiv 2104.10858).
 
     The class target is mixed with the batch reversed by MixToken's lam; tokens need no mixing, the model returns them
     unmixed. Without token targets the dense term is absent.

@@ -1,4 +1,5 @@
-"""Optimizers with the parameter groups of the recipe."""
+"""Optimizers: which parameters decay, and a state that is keyed by the model's own names."""
+import numpy as np
 import paddle
 from paddle import nn
 
@@ -31,3 +32,41 @@ def build_optimizer(model, opt='adamw', lr=1e-3, weight_decay=0.05, betas=None, 
             p.regularizer = paddle.regularizer.L2Decay(weight_decay if decays(name, p) else 0.0)
         return paddle.optimizer.Momentum(learning_rate=lr, momentum=momentum, parameters=params, grad_clip=clip)
     raise UserError(f'--opt {opt}: use adamw or momentum')
+
+
+def state_by_name(optimizer, model):
+    """The optimizer's state with parameters named as in the model.
+
+    Paddle names it after automatic parameter names, which shift as soon as another model is built first.
+    """
+    names = {p.name: name for name, p in model.named_parameters()}
+    state = {}
+    for key, value in optimizer.state_dict().items():
+        owner = next((auto for auto in names if key.startswith(auto + '_')), None)
+        if key == 'master_weights':
+            state[key] = {names[auto]: v for auto, v in value.items()}
+        elif owner is None:
+            state[key] = value
+        else:
+            state[f'{names[owner]}/{key[len(owner) + 1:]}'] = value
+    return state
+
+
+def restore_by_name(optimizer, model, state, path):
+    """The inverse of state_by_name. Raises UserError if `state` is not of such an optimizer over these parameters."""
+    slot = 'velocity' if isinstance(optimizer, paddle.optimizer.Momentum) else 'moment1'
+    held = {key.rsplit('_', 1)[0] for key in state}
+    for name, p in model.named_parameters():
+        if not p.stop_gradient and f'{name}/{slot}' not in held:
+            raise UserError(f"{path}: its optimizer state has no '{slot}' of {name}; resume with the --opt and "
+                            '--token_label of the run that wrote it, or start anew from its weights with --finetune')
+    autos = {name: p.name for name, p in model.named_parameters()}
+    restored = {}
+    for key, value in state.items():
+        if key == 'master_weights':
+            restored[key] = {autos[name]: paddle.to_tensor(v) for name, v in value.items()}
+            continue
+        name, _, slot = key.partition('/')
+        restored[f'{autos[name]}_{slot}' if slot else key] = \
+            paddle.to_tensor(value) if isinstance(value, np.ndarray) else value
+    optimizer.set_state_dict(restored)

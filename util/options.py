@@ -45,7 +45,7 @@ def add_weights(parser):
 def add_eval_transform(parser, *interpolation_aliases):
     group = parser.add_argument_group('evaluation transform')
     group.add_argument('--crop_pct', default=None, type=float,
-                       help="side of the centre crop as a share of the resized image's short side (default: the model's)")
+                       help="side of the centre crop over the resized image's short side (default: the model's)")
     group.add_argument('--interpolation', *interpolation_aliases, default='bicubic',
                        help='filter of the resize: bicubic (default), bilinear, nearest, lanczos')
     return group
@@ -93,11 +93,12 @@ def add_label_maps(parser):
 def add_recipe(parser):
     """The training recipe: everything of main.py that no other script has."""
     group = parser.add_argument_group('training')
-    group.add_argument('--batch_size', default=64, type=count, help='per process; the total is batch_size · accum_iter · processes')
+    group.add_argument('--batch_size', default=64, type=count,
+                       help='per process; total = batch_size · accum_iter · processes')
     group.add_argument('--epochs', default=300, type=int, help='epochs of the schedule, before the cool-down')
     group.add_argument('--accum_iter', default=1, type=count, help='batches whose gradients make one optimizer step')
     group.add_argument('--drop', default=0.0, type=float, help='dropout')
-    group.add_argument('--drop_path', default=None, type=float, help='stochastic depth of the last block (default: none)')
+    group.add_argument('--drop_path', default=None, type=float, help='stochastic depth of the last block')
     switch(group, 'model_ema', 'keep an exponential moving average of the weights')
     group.add_argument('--model_ema_decay', default=0.9999, type=float)
     switch(group, 'model_ema_eval', 'evaluate the averaged weights after every epoch too')
@@ -160,7 +161,7 @@ def add_recipe(parser):
     group.add_argument('--debug', action='store_true', help='train on val/ and make GPU kernels deterministic')
 
     group = parser.add_argument_group('output')
-    group.add_argument('--output_dir', default='', metavar='DIR', help='checkpoints and log.txt; nothing is saved without it')
+    group.add_argument('--output_dir', default='', metavar='DIR', help='for checkpoints and log.txt; without it none')
     group.add_argument('--log_file', default='', metavar='FILE', help='copy of the console lines')
     group.add_argument('--print_freq', default=20, type=count, metavar='N', help='steps between console lines')
     group.add_argument('--log_visualdl', default='', metavar='DIR', help='write VisualDL scalars')

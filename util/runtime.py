@@ -34,8 +34,8 @@ def _cpu_flags():
             text = f.read()
     except OSError:
         return '', ()
-    field = lambda name: next((l.split(':', 1)[1] for l in text.splitlines() if l.startswith(name)), '')  # noqa: E731
-    return field('vendor_id').strip(), field('flags').split()
+    fields = dict(map(str.strip, line.split(':', 1)) for line in text.splitlines() if ':' in line)
+    return fields.get('vendor_id', ''), fields.get('flags', '').split()
 
 
 def _threads_set_by_user():
@@ -58,8 +58,8 @@ def _threads_set_by_user():
 def prepare():
     """Choose CPU threads and MKL's code path, then import paddle; returns one line that says what was chosen.
 
-    Must run before paddle is imported elsewhere; what the user set in the environment stays. MKL_DEBUG_CPU_TYPE=5 lets the old
-    MKL inside Paddle's wheels use AVX2 on AMD processors (about 3 times the speed of a matrix product).
+    Must run before paddle is imported elsewhere; what the user set in the environment stays. MKL_DEBUG_CPU_TYPE=5
+    lets the old MKL inside Paddle's wheels use AVX2 on AMD processors (about 3 times the speed of a matrix product).
     """
     chosen = []
     local_processes = int(os.environ.get('PADDLE_LOCAL_SIZE') or os.environ.get('PADDLE_TRAINERS_NUM') or 1)

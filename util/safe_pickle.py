@@ -45,8 +45,8 @@ class _Pending:
 
 
 def load(data, allowed_extra=None, persistent_load=None, what='checkpoint'):
-    """The object that a pickle describes: nested dict (also for OrderedDict), list, tuple, Namespace; numbers, text, bytes;
-    numpy arrays (that own their data and can be written to), scalars and dtypes, of numbers and text only.
+    """The object that a pickle describes: nested dict (an OrderedDict too), list, tuple, Namespace; numbers, text and
+    bytes; numpy arrays (that own their data and can be written to), scalars and dtypes, of numbers and text only.
 
     data: bytes-like, or a binary file that can seek, of which exactly one pickle is read.
     allowed_extra: {(module, name): function or constant}, names beyond the usual ones. A function is called with the

@@ -61,7 +61,8 @@ def color_jitter(image, strength, rng):
 def random_erase(array, rng, probability, mode='pixel', count=1, area=(0.02, 1 / 3), min_aspect=0.3):
     """Random erasing (arXiv 1708.04896) of a normalised array [3, H, W], in place, after timm.
 
-    mode: `pixel` normal noise for each value, `rand` one normal colour, `const` zeros. Up to `count` boxes share the area.
+    mode: `pixel` normal noise for each value, `rand` one normal colour, `const` zeros. Up to `count` boxes share the
+    area.
     """
     if rng.random() > probability:
         return array
