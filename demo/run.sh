@@ -37,7 +37,7 @@ step() {  # step NAME COMMAND...: announce, run, note the seconds
 
 model=(--model lvvit_nano --input_size 64 --nb_classes 10)
 val=(--data_path "$data" --cls_label_path_val "$data/val_list.txt")
-epochs=12
+epochs=11
 
 step data $python demo/digits.py "$data" --seed "$seed"
 

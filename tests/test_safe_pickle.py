@@ -18,8 +18,8 @@ ARRAYS = {'matrix': np.arange(6, dtype='float32').reshape(2, 3), 'transposed': n
           'mask': np.array([True, False]), 'big': np.arange(3, dtype='>f4'), 'complex': np.array([1j]),
           'text': np.array(['a', 'µß']), 'big text': np.array(['ab'], '>U2'), 'bytes': np.array([b'abc'])}
 PLAIN = {'none': None, 'yes': True, 'ints': [0, -1, 255, 65536, 2 ** 40, -2 ** 100], 'float': 0.1, 'text': 'µ\n',
-         'bytes': b'\x00\xff', 'no bytes': b'', 'tuples': ((), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)), 1: {'nested': [{}]},
-         (1, 'a'): 'key'}
+         'bytes': b'\x00\xff', 'no bytes': b'', 'tuples': ((), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)),
+         1: {'nested': [{}]}, (1, 'a'): 'key'}
 
 
 def said(data, **kwargs):
@@ -145,7 +145,7 @@ def test_arrays_of_anything_but_numbers_and_text_are_refused(array, protocol):
 
 # ---- nor is it a burden
 
-@pytest.mark.parametrize('shape', [(4,), (1000,), (10 ** 15,), (2 ** 62, 4), (-3,), (1, 10 ** 30, 0), [3], (3.0,), 3, None])
+@pytest.mark.parametrize('shape', [(4,), (1000,), (10 ** 15,), (2 ** 62, 4), (-3,), (0, 10 ** 30), [3], (3.0,), 3])
 def test_an_array_is_never_larger_than_its_bytes(shape):
     rebuild, arguments, (version, _, dtype, order, data) = np.zeros(3, 'int8').__reduce__()
     said(pickle.dumps(Calls(rebuild, *arguments, state=(version, shape, dtype, order, data))))
@@ -164,7 +164,8 @@ def test_deep_nesting_does_not_crash(data):
 
 
 @pytest.mark.parametrize('key', [b')' + b'\x85' * 100_000, b']', b'}', b'(]t', b'G' + b'\x00' * 8 + b'\x85\x85',
-                                 b'\x8a\x0a' + b'\x7f' * 10], ids=['deep', 'list', 'dict', 'tuple of list', 'nested', 'big'])
+                                 b'\x8a\x0a' + b'\x7f' * 10],
+                         ids=['deep', 'list', 'dict', 'list within', 'nested', 'big'])
 def test_a_key_that_is_not_safe_to_hash_is_refused(key):
     assert 'dictionary key' in said(b'\x80\x02}' + key + b'Ns.')
 
@@ -180,7 +181,7 @@ def test_memory_is_bounded_by_the_length_of_the_file():
     big = b'\x80\x02X' + (10 ** 6).to_bytes(4, 'little') + b'a' * 10 ** 6 + b'q\x00'
     encode = b'c_codecs\nencode\nh\x00\x8c\x06latin1\x86R'
     assert 'more data than it holds' in said(big + encode * 5 + b'.')
-    for length in (b'B\xff\xff\xff\x7f', b'\x8e' + b'\xff' * 7 + b'\x00', b'X\xff\xff\xff\xff', b'\x96' + b'\xff' * 7 + b'\x00'):
+    for length in (b'B\xff\xff\xff\x7f', b'X\xff\xff\xff\xff', b'\x8e' + b'\xff' * 7 + b'\0', b'\x96\xff' + b'\0' * 7):
         assert 'cut short' in said(io.BufferedReader(io.BytesIO(b'\x80\x04' + length + b'abc.')))
     assert 'bits' in said(b'\x80\x02\x8b\x00\x10\x00\x00' + b'\x7f' * 4096 + b'.')
 
@@ -200,7 +201,8 @@ def test_damage_is_a_user_error_whatever_it_hits():
             assert '\n' not in str(error)
 
 
-@pytest.mark.parametrize('data', [b'', b'.', b'just text\n', b'\x89PNG\r\n\x1a\n', b'PK\x03\x04', b'{"a": 1}', b'\x80\xff.',
-                                  b'\x80\x02h\x00.', b'\x80\x02t.', b'\x80\x02K\x01a.', b'\x80\x02}K\x01a.'])
+@pytest.mark.parametrize('data', [b'', b'.', b'just text\n', b'\x89PNG\r\n\x1a\n', b'PK\x03\x04', b'{"a": 1}',
+                                  b'\x80\xff.', b'\x80\x02h\x00.', b'\x80\x02t.', b'\x80\x02K\x01a.',
+                                  b'\x80\x02}K\x01a.'])
 def test_what_is_no_pickle_at_all(data):
     said(data)

@@ -18,7 +18,6 @@ from util.runtime import UserError
 from util.safe_pickle import one_line
 
 ARRAY, NAMES, META, PARTIAL = 'label_maps.npy', 'names.txt', 'meta.json', 'label_maps.npy.partial'
-PACK = 'tools/pack_token_label.py'
 
 
 class LabelMaps:
@@ -52,9 +51,9 @@ class LabelMaps:
             array, path = self.maps.read(map_name(image_path))
         except FileNotFoundError:
             raise UserError(f'{self.path(image_path)}: no label map for {image_path}')
-        result = check_map(array, self.num_classes, path)
+        scores, ids = check_map(array, self.num_classes, path)
         check_meta(self.meta, array.shape, os.path.join(self.folder, META), path)
-        return result
+        return scores, ids
 
     def missing(self, image_paths):
         """Those of the images that have no map; looks at listings only, not into files."""
@@ -89,7 +88,7 @@ def open_set(folder):
     if os.path.exists(os.path.join(folder, ARRAY)):
         return PackedSet(folder)
     if os.path.exists(os.path.join(folder, PARTIAL)):
-        raise UserError(f'{os.path.join(folder, PARTIAL)}: packing was not finished; run {PACK} again')
+        raise UserError(f'{os.path.join(folder, PARTIAL)}: packing was not finished; run tools/pack_token_label.py again')
     return FolderSet(folder)
 
 
@@ -144,7 +143,7 @@ class PackedSet:
         if len(self._names) != len(self._maps()):
             raise UserError(f'{self.index}: names {len(self._names)} maps, but {self.file} holds {len(self._maps())}')
         if not (self._names[1:] > self._names[:-1]).all():
-            raise UserError(f'{self.index}: not sorted, or a name is there twice; pack the set again with {PACK}')
+            raise UserError(f'{self.index}: not sorted, or a name is there twice; pack the set again')
 
     def __getstate__(self):
         return {**vars(self), '_array': None, '_process': None}
@@ -192,9 +191,9 @@ def read_array(path):
         return array
     try:
         array = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise
     except Exception as error:  # a damaged header can raise nearly anything
+        if isinstance(error, FileNotFoundError):
+            raise
         raise UserError(f'{path}: not a readable .npy array ({one_line(error)})')
     if not isinstance(array, np.ndarray):
         raise UserError(f'{path}: not a .npy array but a zip archive')
@@ -212,7 +211,7 @@ def check_shape(shape, dtype, path):
 def check_map(array, num_classes, path):
     """Split a map [2, K, H, H] into (scores float32, ids int64); raises UserError that says what is wrong with it."""
     check_shape(array.shape, array.dtype, path)
-    scores, ids = array[0].astype('float32'), array[1]
+    scores, ids = array[0].astype('float32'), array[1].astype('float64')  # in float16, 2048 < 2049 does not hold
     if not np.isfinite(scores).all():
         raise UserError(f'{path}: has scores that are not finite')
     if array.dtype == np.float16 and num_classes > 2049 and (ids >= 2048).any():  # 2049 was rounded to 2048
@@ -237,8 +236,8 @@ def read_meta(folder):
         raise UserError(f'{path}: not a readable JSON object ({error}); mend or delete it')
     if not isinstance(meta, dict):
         raise UserError(f'{path}: not a readable JSON object (a {type(meta).__name__}); mend or delete it')
-    numbers = [meta[key] for key in ('num_classes', 'K', 'label_size') if key in meta]
-    if not all(type(n) is int for n in numbers) or not isinstance(meta.get('shape', []), list):
+    if not all(type(meta.get(key, 0)) is int for key in ('num_classes', 'K', 'label_size')) \
+            or type(meta.get('shape', [])) is not list:
         raise UserError(f'{path}: num_classes, K, label_size must be whole numbers and shape a list; mend or delete it')
     return meta
 

@@ -103,11 +103,12 @@ def _load_legacy(file, size):
         codes[key] = code
 
     def storage(reference):
-        _, key, _, view = _reference(reference)
+        _, key, count, view = _reference(reference)
+        if storages[key].size != count:
+            raise UserError('a storage of it has another size than its tensors say; not loaded')
         if view is None:
             return storages[key]
-        _, offset, count = view
-        return _strided(storages[key], offset, (count,), (1,))
+        return _strided(storages[key], view[1], view[2:], (1,))  # view: (key, offset, count)
 
     _unpickle(file, size, note)
     for key in safe_pickle.load(file):
