@@ -92,6 +92,8 @@ def main(args):
     total_epochs = args.epochs + args.cooldown_epochs
     log(f'training on {len(train_loader.dataset)} images, validating on {len(val_loader.dataset)}, '
         f'epochs {start_epoch} to {total_epochs - 1}')
+    if train_loader.dataset.unmapped:
+        log(f'{len(train_loader.dataset.unmapped)} of them have no label map and train with their label alone')
     begin = time.time()
     updates = len(train_loader) // args.accum_iter
     for epoch in range(start_epoch, total_epochs):
@@ -103,6 +105,8 @@ def main(args):
             raise runtime.UserError(f'epoch {epoch}: {error}; stopped before anything was saved. '
                                     'Try a lower --lr, a longer --warmup_epochs or --clip_grad 1')
         stats = {'epoch': epoch, 'n_parameters': n_parameters, **{f'train_{k}': v for k, v in train_stats.items()}}
+        if train_loader.dataset.unmapped:
+            stats['images_without_label_map'] = len(train_loader.dataset.unmapped)
         if train_loader.dataset.bad_images():
             stats['bad_images'] = train_loader.dataset.bad_images()
         for module, suffix, tag in ((model, '', 'best'), (ema and ema.module, '_ema', 'best-ema')):

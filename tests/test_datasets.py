@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 import main
-from util import datasets, options, token_label
+from util import datasets, label_maps, options
 from util.datasets import EvalDataset, EvalSampler, TrainDataset, TrainSampler, open_rgb, read_folder, read_list
+from util.loss import batch_targets
 from util.runtime import UserError
 from util.transforms import EvalTransform, TrainTransform
 
@@ -258,8 +259,27 @@ def test_a_bad_label_map_is_one_clear_error(photos, tmp_path, time_limit, worker
     with time_limit(30):
         assert sum(batch['ids'].shape[0] for batch in train_loader(photos, *flags)) == 12
         spoil(maps / '06.npy')
-        message = said(list, train_loader(photos, *flags))
+        message = said(lambda: list(train_loader(photos, *flags)))
     assert message.startswith(f"{maps / '06.npy'}: ") and says in message
+
+
+def test_images_without_a_map_can_be_let_in_with_their_label_alone(photos, tmp_path):
+    maps = tmp_path / 'maps' / 'a'
+    maps.mkdir(parents=True)
+    for i in range(1, 12):
+        np.save(maps / f'{i:02d}.npy', np.ones((2, 5, 3, 3), 'float16'))
+    flags = ['--token_label', '--token_label_data', maps.parent, '--token_label_size', 2, '--num_workers', 0]
+    assert '1 of 12 images have none' in said(train_loader, photos, *flags)
+    loader = train_loader(photos, *flags, '--allow_missing_token_label')
+    assert [os.path.basename(path) for path in loader.dataset.unmapped] == ['00.jpg']
+    batches = list(loader)
+    assert sum(float(1 - batch['mapped'].numpy().mean()) * len(batch['label']) for batch in batches) == pytest.approx(1)
+    for batch in batches:
+        targets = batch_targets(batch, 10, smoothing=0.1)
+        for i, mapped in enumerate(batch['mapped'].tolist()):
+            hard = np.full(10, 0.01) + 0.9 * (np.arange(10) == batch['label'][i].item())
+            assert np.allclose(targets.cls[i].numpy(), hard, atol=1e-6) == (not mapped)
+            assert bool((targets.tokens[i].numpy() == 0).all()) == (not mapped)
 
 
 def test_a_folder_without_maps_is_named_before_the_first_epoch(photos, tmp_path):
@@ -273,7 +293,7 @@ def test_a_folder_without_maps_is_named_before_the_first_epoch(photos, tmp_path)
 
 def test_a_sample_is_a_function_of_seed_epoch_and_index(scenes):
     samples = read_list(str(scenes), str(scenes / 'train_list.txt'), 10)
-    maps = token_label.LabelMaps(str(scenes / 'label_maps'), 10)
+    maps = label_maps.LabelMaps(str(scenes / 'label_maps'), 10)
 
     def sample(seed, epoch, index, first=()):
         dataset = TrainDataset(samples, TrainTransform(32), 10, seed, maps, 2)

@@ -139,3 +139,16 @@ def test_ground_truth_takes_half_of_the_map_where_both_agree_and_nine_tenths_whe
     share = np.array([0.5, 0.9, 0.5, 0.9])[:, None]
     assert np.allclose(targets.cls.numpy(), share * smoothed[:, 0] + (1 - share) * hard, atol=1e-6)
     assert np.allclose(targets.tokens.numpy(), smoothed[:, 1:], atol=1e-6)
+
+
+def test_a_row_of_zeros_asks_for_nothing():
+    """Tokens of an image without a label map: no loss and no gradient, while the mean still counts them."""
+    rng = np.random.default_rng(5)
+    logits = paddle.to_tensor(rng.normal(size=(2, 3, 7)).astype('float32'), stop_gradient=False)
+    target = rng.dirichlet(np.ones(7), size=(2, 3)).astype('float32')
+    target[1] = 0
+    loss = soft_cross_entropy(logits, paddle.to_tensor(target))
+    loss.backward()
+    log_p = logits.numpy() - np.log(np.exp(logits.numpy()).sum(-1, keepdims=True))
+    assert loss.item() == pytest.approx(-(target[0] * log_p[0]).sum() / 6, rel=1e-5)
+    assert (logits.grad.numpy()[1] == 0).all() and np.abs(logits.grad.numpy()[0]).max() > 0

@@ -9,7 +9,8 @@ from PIL import Image
 
 from util import auto_augment
 from util.runtime import UserError
-from util.token_label import LabelMaps, dense_target, stack_targets, sampling_matrix, sparse_target
+from util.label_maps import LabelMaps
+from util.token_label import dense_target, stack_targets, sampling_matrix, sparse_target
 from util.transforms import TrainTransform
 
 pytestmark = pytest.mark.cross_version

@@ -19,9 +19,10 @@ from PIL import Image, ImageDraw, ImageFont  # noqa: E402
 from models import build_model, default_crop_pct  # noqa: E402
 from util import checkpoint, classify, options  # noqa: E402
 from util.datasets import open_rgb  # noqa: E402
+from util.label_maps import LabelMaps  # noqa: E402
 from util.logger import log  # noqa: E402
 from util.runtime import UserError  # noqa: E402
-from util.token_label import LabelMaps, sampling_matrix, sparse_target  # noqa: E402
+from util.token_label import sampling_matrix, sparse_target  # noqa: E402
 from util.transforms import EvalTransform, TrainTransform, to_input  # noqa: E402
 
 SIDE, MARGIN, CAPTION = 224, 12, 44

@@ -3,8 +3,6 @@
 A file is a pickle of plain containers, numbers and numpy arrays. `load` knows these, Paddle's own `.pdparams`/`.pd`
 layouts and old files whose `args` is an argparse.Namespace, and refuses everything else by name.
 """
-import collections
-import io
 import os
 import pickle
 import tempfile
@@ -12,6 +10,7 @@ import tempfile
 import numpy as np
 import paddle
 
+from util import safe_pickle
 from util.runtime import UserError
 
 
@@ -69,68 +68,12 @@ def check_writable(folder):
 
 # -- reading ----------------------------------------------------------------------------------------------------------
 
-class _Namespace:
-    """Stands in for argparse.Namespace in old checkpoints; only holds what the file says."""
-
-
-class _Dtype:
-    """Stands in for numpy.dtype while a file is read: plain numbers only."""
-
-    def __init__(self, code, *_):
-        self.value = np.dtype(code)
-        if self.value.kind not in 'biufcSU':
-            raise UserError(f"has an array of type '{self.value}'; not loaded")
-
-    def __setstate__(self, state):
-        if state[1] in ('<', '>'):
-            self.value = self.value.newbyteorder(state[1])
-
-
-class _Array:
-    """Stands in for numpy.ndarray, whose constructor and state a file could use to forge pointers to objects."""
-
-    def __setstate__(self, state):
-        _, shape, dtype, fortran, data = state
-        self.value = np.frombuffer(data, dtype.value).reshape(shape, order='F' if fortran else 'C').copy()
-
-
-_ALLOWED = {
-    ('collections', 'OrderedDict'): collections.OrderedDict,
-    ('argparse', 'Namespace'): _Namespace,
-    ('builtins', 'tuple'): tuple,
-    ('builtins', 'bytes'): lambda: b'',  # protocol 2 writes empty bytes so
-    ('numpy', 'ndarray'): 'numpy.ndarray',  # only ever named as an argument of _reconstruct
-    ('numpy', 'dtype'): _Dtype,
-    ('_codecs', 'encode'): lambda text, encoding='latin1': text.encode('latin1'),
-}
-for _module in ('numpy.core.multiarray', 'numpy._core.multiarray'):  # numpy 1 and 2
-    _ALLOWED[_module, '_reconstruct'] = lambda kind, shape, dtype: _Array()
-    _ALLOWED[_module, 'scalar'] = lambda dtype, data: np.frombuffer(data, dtype.value)[0]
-for _module in ('numpy.core.numeric', 'numpy._core.numeric'):
-    _ALLOWED[_module, '_frombuffer'] = \
-        lambda data, dtype, shape, order: np.frombuffer(data, dtype.value).reshape(shape, order=order).copy()
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module, name):
-        module = 'builtins' if module == '__builtin__' else module  # as protocol 2 calls it
-        try:
-            return _ALLOWED[module, name]
-        except KeyError:
-            raise UserError(f"asks for '{module}.{name}', which a checkpoint has no use for; not loaded")
-
-
 def _plain(value):
     """Undo the layouts of paddle.save: a tensor inside a structure is the tuple (name, array)."""
-    if isinstance(value, _Namespace):
-        return _plain(vars(value))
-    if isinstance(value, _Array):
-        return value.value
     if isinstance(value, dict):
         return {key: _plain(v) for key, v in value.items() if key != 'StructuredToParameterName@@'}
-    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str) and \
-            isinstance(value[1], (np.ndarray, _Array)):
-        return _plain(value[1])
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], np.ndarray):
+        return value[1]
     if isinstance(value, (list, tuple)):
         return type(value)(_plain(v) for v in value)
     return value
@@ -143,15 +86,11 @@ def load(path):
     """
     try:
         with open(path, 'rb') as f:
-            data = f.read()
+            state = _plain(safe_pickle.load(f))
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror or error})')
-    try:
-        state = _plain(_Unpickler(io.BytesIO(data)).load())
     except UserError as error:
         raise UserError(f'{path}: {error}')
-    except Exception as error:  # a damaged pickle can raise nearly anything
-        raise UserError(f'{path}: not a readable checkpoint, or cut short ({type(error).__name__}: {error})')
     if not isinstance(state, dict):
         raise UserError(f'{path}: not a checkpoint (holds a {type(state).__name__})')
     return state

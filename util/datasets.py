@@ -13,6 +13,7 @@ import paddle
 from PIL import Image
 
 from util import token_label
+from util.label_maps import LabelMaps
 from util.runtime import UserError, worker_count
 from util.transforms import EvalTransform, TrainTransform
 
@@ -94,14 +95,16 @@ class TrainDataset(paddle.io.Dataset):
     """Transformed training samples as dicts: image [3, S, S], label, and with label maps ids, listed, floor
     (token_label.SparseTarget).
 
-    tokens: token grid side of the targets. An image that cannot be decoded is replaced by the next one; each such
+    tokens: token grid side of the targets. Images among `unmapped` (paths) have no map and train with their label
+    alone: sample['mapped'] is 0 for them. An image that cannot be decoded is replaced by the next one; each such
     file is named once on stderr, and more than `max_bad_images` of them raise UserError.
     """
 
-    def __init__(self, samples, transform, num_classes, seed=0, label_maps=None, tokens=14, max_bad_images=100):
+    def __init__(self, samples, transform, num_classes, seed=0, label_maps=None, tokens=14, max_bad_images=100,
+                 unmapped=()):
         self.samples, self.transform, self.num_classes, self.seed = samples, transform, num_classes, seed
         self.label_maps, self.tokens = label_maps, tokens
-        self.max_bad_images, self.epoch = max_bad_images, 0
+        self.max_bad_images, self.unmapped, self.epoch = max_bad_images, frozenset(unmapped), 0
         self._bad = multiprocessing.RawArray('b', len(samples))  # shared with the loader's processes
 
     def __len__(self):
@@ -136,11 +139,18 @@ class TrainDataset(paddle.io.Dataset):
         image, matrix = self.transform(source, rng)
         sample = {'image': image, 'label': label}
         if self.label_maps:
-            scores, ids = self.label_maps.read(path)
-            sampling = token_label.sampling_matrix(
-                matrix, image.shape[-1], self.tokens, self.label_maps.covered(*source.size), scores.shape[1:])
-            sample['target'] = token_label.sparse_target(scores, ids, sampling, self.num_classes)
+            mapped = path not in self.unmapped
+            sample['target'] = self._target(path, source.size, image.shape[-1], matrix) if mapped \
+                else token_label.no_target(self.tokens)
+            if self.unmapped:
+                sample['mapped'] = mapped
         return sample
+
+    def _target(self, path, source_size, side, matrix):
+        scores, ids = self.label_maps.read(path)
+        sampling = token_label.sampling_matrix(matrix, side, self.tokens, self.label_maps.covered(*source_size),
+                                               scores.shape[1:])
+        return token_label.sparse_target(scores, ids, sampling, self.num_classes)
 
 
 class EvalDataset(paddle.io.Dataset):
@@ -162,7 +172,9 @@ class EvalDataset(paddle.io.Dataset):
 
 
 def collate(samples):
-    """Samples of a batch to named arrays: image [B, 3, S, S], label [B], and the fields of the stacked SparseTarget."""
+    """Samples of a batch to named arrays: image [B, 3, S, S], label [B]; with label maps the fields of the
+    stacked SparseTarget; where the set lacks maps, mapped [B], 0 for images without one.
+    """
     for sample in samples:
         if 'error' in sample:
             return {'error': np.frombuffer(sample['error'].encode(), 'uint8')}
@@ -170,6 +182,8 @@ def collate(samples):
              'label': np.array([s['label'] for s in samples], 'int64')}
     if 'target' in samples[0]:
         batch.update(token_label.stack_targets([s['target'] for s in samples])._asdict())
+    if 'mapped' in samples[0]:
+        batch['mapped'] = np.array([s['mapped'] for s in samples], 'float32')
     return batch
 
 
@@ -222,15 +236,19 @@ def build_train_loader(args, rank=0, world_size=1):
     """The training loader that main.py's flags describe."""
     transform = TrainTransform(args.input_size, args.train_interpolation, args.aa, args.color_jitter, args.reprob,
                                args.remode, args.recount, args.train_scale, args.hflip, args.token_label_geometry)
-    maps = token_label.LabelMaps(args.token_label_data, args.nb_classes, args.token_label_coverage) \
+    maps = LabelMaps(args.token_label_data, args.nb_classes, args.token_label_coverage) \
         if args.token_label else None
     if maps and args.token_label_geometry == 'reference':
         maps.coverage = 'full'  # the original reads every map as if it covered the whole image
     samples = _samples(args, 'val' if args.debug else 'train', args.cls_label_path_train)
-    if maps and not os.path.exists(maps.path(samples[0][0])):  # say so before the first epoch, not in a worker
-        maps.read(samples[0][0])
+    unmapped = ()
+    if maps:  # look before the first epoch, not in a loader process
+        if args.allow_missing_token_label:
+            unmapped = maps.missing([path for path, _ in samples])
+        else:
+            maps.require([path for path, _ in samples])
     dataset = TrainDataset(samples, transform, args.nb_classes, args.seed, maps, args.token_label_size,
-                           args.max_bad_images)
+                           args.max_bad_images, unmapped)
     return Loader(dataset, TrainSampler(len(dataset), args.batch_size, rank, world_size, args.seed),
                   args.num_workers)
 

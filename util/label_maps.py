@@ -88,7 +88,7 @@ def open_set(folder):
     if os.path.exists(os.path.join(folder, ARRAY)):
         return PackedSet(folder)
     if os.path.exists(os.path.join(folder, PARTIAL)):
-        raise UserError(f'{os.path.join(folder, PARTIAL)}: packing was not finished; run tools/pack_token_label.py again')
+        raise UserError(f'{os.path.join(folder, PARTIAL)}: not packed to the end; run tools/pack_token_label.py again')
     return FolderSet(folder)
 
 

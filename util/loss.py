@@ -26,25 +26,31 @@ def batch_targets(batch, num_classes, smoothing=0.0, ground_truth=False):
     best class and 0.9 where they do not, as in the original's loss.
     """
     label = batch['label']
+    hard = hard_targets(label, num_classes, smoothing)
     if 'ids' not in batch:
-        return Targets(hard_targets(label, num_classes, smoothing), None)
+        return Targets(hard, None)
     dense = token_label.dense_target(batch['ids'], batch['listed'], batch['floor'], num_classes, smoothing)
     cls, tokens = dense[:, 0], dense[:, 1:]
     if ground_truth:
         agree = (cls.argmax(axis=-1) == label).astype(cls.dtype).unsqueeze(-1)
         share = 0.9 - 0.4 * agree
-        cls = cls * share + hard_targets(label, num_classes, smoothing) * (1.0 - share)
+        cls = cls * share + hard * (1.0 - share)
+    if 'mapped' in batch:  # images without a map: their label for the class, nothing for the tokens
+        mapped = batch['mapped'].unsqueeze(-1)
+        cls = cls * mapped + hard * (1.0 - mapped)
+        tokens = tokens * mapped.unsqueeze(-1)
     return Targets(cls, tokens)
 
 
 def soft_cross_entropy(logits, target):
-    """Mean over rows of −Σ_c target_c · log softmax(logits)_c, in float32; rows need not sum to 1.
+    """Mean over rows of −Σ_c target_c · log softmax(logits)_c, in float32; rows need not sum to 1 (a row of
+    zeros asks for nothing).
 
     logits, target: [..., C]. Uses Paddle's fused kernel; its gradient takes rows to sum to 1, so each row goes in
     normalised and its sum comes back as a factor.
     """
     mass = target.sum(axis=-1, keepdim=True)
-    loss = F.cross_entropy(logits.astype('float32'), target / mass, soft_label=True, reduction='none')
+    loss = F.cross_entropy(logits.astype('float32'), target / mass.clip(min=1e-12), soft_label=True, reduction='none')
     return (loss * mass).mean()
 
 

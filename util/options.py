@@ -144,6 +144,8 @@ def add_recipe(parser):
     group = add_label_maps(parser)
     group.add_argument('--token_label', action='store_true', help='train with a label for every token')
     group.add_argument('--token_label_size', default=1, type=int, metavar='N', help='token grid: input_size / 16')
+    group.add_argument('--allow_missing_token_label', action='store_true',
+                       help='images without a label map train with their label alone (default: an error)')
     group.add_argument('--dense_weight', default=1.0, type=float, help='weight of the token loss')
     group.add_argument('--cls_weight', default=1.0, type=float, help='weight of the class loss')
     group.add_argument('--ground_truth', action='store_true', help="blend the class target with the image's true label")

@@ -197,7 +197,7 @@ class _Machine:
         elif name == 'BINPERSID' and self.persistent_load:
             self.stack.append(self.persistent_load(self.stack.pop()))
         elif name not in ('PROTO', 'FRAME'):
-            raise UserError(f'uses the instruction {name}, which a {self.what} has no use for; not loaded')
+            raise UserError(f'not a readable {self.what} (uses the pickle instruction {name})')
 
     def _find(self, module, name):
         module = 'builtins' if module == '__builtin__' else module  # as Python 2 and protocol 2 call it

@@ -1,4 +1,4 @@
-"""Token labels: reading label maps, and from a map and the transform's matrix to the target of every token.
+"""From a label map (util/label_maps.py) and the transform's matrix to the target of every token.
 
 A label map is a float16 array [2, K, H, W]: scores (raw logits) and class ids of the K best classes of each cell, row =
 y, column = x. For one image there is one sampling matrix A [1+N, H·W] (row 0 = the whole crop, for the class token);
@@ -7,15 +7,11 @@ the logits of its tokens are A @ M with M [H·W, C] the scattered scores, and th
 Classes that no cell lists score 0 everywhere and so share one probability: a target is kept as the probabilities of
 the U listed classes and that floor. That is exact and small, U being 100 to 300 in maps of 1,000 classes.
 """
-import json
 import math
-import os
 from typing import NamedTuple
 
 import numpy as np
 import paddle
-
-from util.runtime import UserError
 
 
 class SparseTarget(NamedTuple):
@@ -26,67 +22,6 @@ class SparseTarget(NamedTuple):
     ids: np.ndarray     # int64 [U]
     listed: np.ndarray  # float32 [U, 1+N]
     floor: np.ndarray   # float32 [1+N]
-
-
-class LabelMaps:
-    """The folder of a label-map set: `<folder>/<class folder>/<image stem>.npy`.
-
-    coverage: what a map covers, `center` (the centre square, as the published sets) or `full` (the whole image);
-    `meta.json` in the folder, written by whoever made the maps, overrides the flag.
-    """
-
-    def __init__(self, folder, num_classes, coverage='center'):
-        if not os.path.isdir(folder):
-            raise UserError(f'--token_label_data {folder}: no such folder')
-        self.folder, self.num_classes, self.coverage = folder, num_classes, coverage
-        meta = os.path.join(folder, 'meta.json')
-        if os.path.exists(meta):
-            try:
-                with open(meta, encoding='utf-8') as f:
-                    self.coverage = json.load(f).get('coverage', coverage)
-            except (ValueError, AttributeError) as error:
-                raise UserError(f'{meta}: not a readable JSON object ({error}); mend or delete it')
-        if self.coverage not in ('center', 'full'):
-            raise UserError(f"token-label coverage '{self.coverage}': must be center or full ({meta})")
-
-    def path(self, image_path):
-        """The map of an image: the name of its class folder and its stem, under this set's folder."""
-        parent, name = os.path.split(image_path)
-        return os.path.join(self.folder, os.path.basename(parent), os.path.splitext(name)[0] + '.npy')
-
-    def read(self, image_path):
-        """(scores float32 [K, H, W], ids int64 [K, H, W]) of an image. Raises UserError that names the file."""
-        path = self.path(image_path)
-        try:
-            array = np.load(path, allow_pickle=False)
-        except FileNotFoundError:
-            raise UserError(f'{path}: no label map for {image_path}')
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f'{path}: not a readable .npy array ({error})')
-        return check_map(array, self.num_classes, path)
-
-    def covered(self, width, height):
-        """(x, y, width, height) of the part of a source image that its map covers, in pixels."""
-        if self.coverage == 'full':
-            return 0.0, 0.0, float(width), float(height)
-        side = float(min(width, height))
-        return (width - side) / 2, (height - side) / 2, side, side
-
-
-def check_map(array, num_classes, path):
-    """Split a map [2, K, H, W] into (scores float32, ids int64); raises UserError that says what is wrong with it."""
-    if getattr(array, 'ndim', 0) != 4 or array.shape[0] != 2 or array.shape[1] < 1 or array.shape[2] != array.shape[3]:
-        raise UserError(f'{path}: a label map has shape [2, K, H, H], this file has {list(np.shape(array))}')
-    if array.dtype.kind not in 'fiu':
-        raise UserError(f'{path}: a label map holds numbers, this file has {array.dtype}')
-    scores, ids = array[0].astype('float32'), array[1]
-    if not np.isfinite(scores).all():
-        raise UserError(f'{path}: has scores that are not finite')
-    if not (np.isfinite(ids).all() and (ids >= 0).all() and (ids < num_classes).all()):
-        raise UserError(f'{path}: has class ids outside 0…{num_classes - 1}; check --nb_classes')
-    if (ids != np.floor(ids)).any():
-        raise UserError(f'{path}: has class ids that are not whole numbers; [0] must be the scores and [1] the ids')
-    return scores, ids.astype('int64')
 
 
 def _axis_cells(position, size):
@@ -152,6 +87,12 @@ def sparse_target(scores, ids, sampling, num_classes):
     weights, floor = np.exp(logits - top), np.exp(-top)
     total = weights.sum(axis=0) + absent * floor
     return SparseTarget(listed.astype('int64'), weights / total, floor / total)
+
+
+def no_target(tokens):
+    """Stands in for the target of an image without a map: all zeros."""
+    rows = 1 + tokens * tokens
+    return SparseTarget(np.zeros(1, 'int64'), np.zeros((1, rows), 'float32'), np.zeros(rows, 'float32'))
 
 
 def stack_targets(targets):
