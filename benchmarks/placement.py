@@ -114,7 +114,7 @@ def one_run(out, geometry, seed, epochs):
     from util.amp import Amp
     from util.loss import TokenLabelLoss
     from util.optim import build_optimizer
-    from util.transforms import to_input
+    from util.transforms import EvalTransform
 
     folder = build(out, seed)
     args = training.parser().parse_args([
@@ -133,12 +133,11 @@ def one_run(out, geometry, seed, epochs):
     top1 = evaluate(model, val)['acc1']
 
     right = total = 0
+    view = EvalTransform(SIDE, 1.0)  # the scenes' short side is SIDE: this only cuts the centre
     with paddle.no_grad():
         for start in range(0, VAL, 50):
             scenes = [scene(i, 'val', seed) for i in range(start, start + 50)]
-            views = [image.crop(((image.width - SIDE) // 2, (image.height - SIDE) // 2, (image.width + SIDE) // 2,
-                                 (image.height + SIDE) // 2)) for image, _, _ in scenes]
-            _, aux = model.forward_dense(paddle.to_tensor(np.stack([to_input(view) for view in views])))
+            _, aux = model.forward_dense(paddle.to_tensor(np.stack([view(image) for image, _, _ in scenes])))
             share = np.stack([shares(centre(owner), GRID).reshape(GRID * GRID, 10) for _, _, owner in scenes])
             clear = share.max(-1) > 0.5
             right += int(((aux.numpy().argmax(-1) == share.argmax(-1)) & clear).sum())
@@ -152,7 +151,8 @@ def one_run(out, geometry, seed, epochs):
 
 def table(out, seeds):
     import numpy as np
-    print('| geometry | n | top-1, mean ± std | tokens, mean ± std | each seed (top-1 / tokens) |\n|---|---|---|---|---|')
+    print('| geometry | n | top-1, mean ± std | tokens, mean ± std | each seed (top-1 / tokens) |')
+    print('|---|---|---|---|---|')
     for geometry in ('exact', 'reference'):
         runs = [json.load(open(os.path.join(out, f'{geometry}-{seed}.json'))) for seed in seeds]
         cell = {k: f'{np.mean(v):.1f} ± {np.std(v, ddof=1):.1f}' if len(v) > 1 else f'{v[0]:.1f}'

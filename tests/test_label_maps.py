@@ -296,3 +296,9 @@ def test_an_unusable_meta_json_is_refused_by_name(tmp_path, text):
 
 def test_a_missing_folder_is_refused_by_its_flag(tmp_path):
     assert f'--token_label_data {tmp_path}/nowhere: no such folder' in refused(tmp_path / 'nowhere')
+
+
+def test_the_map_of_an_image_has_its_class_folder_and_its_stem(tmp_path):
+    maps = LabelMaps(str(tmp_path), 10)
+    assert maps.path('/data/train/n01440764/ILSVRC_7.JPEG') == str(tmp_path / 'n01440764' / 'ILSVRC_7.npy')
+    assert maps.path('n01440764/a.b.c.png') == str(tmp_path / 'n01440764' / 'a.b.c.npy')
