@@ -79,7 +79,7 @@ def evaluate(model, loader, amp=None, shared=False, header='Test:', print_freq=2
     net.eval()
     if shared:
         dist.share_statistics(net)  # else each would judge its part by statistics of its own
-    sums = paddle.zeros([4], 'float64')  # loss, correct, correct among 5, images
+    sums, images = paddle.zeros([3], 'float64'), 0  # sums of loss, correct, correct among 5: read once, at the end
     for batch in MetricLogger().log_every(loader, len(loader), print_freq, header):
         image, label = batch['image'], batch['label']
         with amp.autocast() if amp else contextlib.nullcontext():
@@ -87,9 +87,9 @@ def evaluate(model, loader, amp=None, shared=False, header='Test:', print_freq=2
         logits = logits.astype('float32')
         best = paddle.topk(logits, min(5, logits.shape[-1]), axis=-1)[1] == label.unsqueeze(-1)
         sums += paddle.stack([F.cross_entropy(logits, label, reduction='sum').astype('float64').reshape([]),
-                              best[:, 0].sum().astype('float64'), best.sum().astype('float64'),
-                              paddle.to_tensor(float(label.shape[0]), 'float64')])
-    loss, top1, top5, images = dist.all_sum(sums) if shared else sums.tolist()
+                              best[:, 0].sum().astype('float64'), best.sum().astype('float64')])
+        images += label.shape[0]
+    loss, top1, top5, images = dist.all_sum(sums.tolist() + [images]) if shared else sums.tolist() + [images]
     stats = {'loss': loss / images, 'acc1': 100 * top1 / images, 'acc5': 100 * top5 / images}
     log(f"* Acc@1 {stats['acc1']:.3f} Acc@5 {stats['acc5']:.3f} loss {stats['loss']:.3f} on {images:.0f} images")
     return stats

@@ -81,8 +81,8 @@ class DropPath(nn.Layer):
         if not self.training or self.rate == 0.0:
             return x
         keep = 1.0 - self.rate
-        mask = paddle.floor(keep + paddle.rand([x.shape[0]] + [1] * (x.ndim - 1), dtype=x.dtype))
-        return x * (mask / keep)
+        kept = paddle.rand([x.shape[0]] + [1] * (x.ndim - 1)) < keep
+        return x * (kept.astype(x.dtype) / keep)
 
 
 class Attention(nn.Layer):

@@ -30,8 +30,8 @@ def is_main():
 
 
 def all_sum(values):
-    """Sum a sequence of numbers (or a tensor) over all processes; returns a list of floats. One collective."""
-    tensor = values if isinstance(values, paddle.Tensor) else paddle.to_tensor(np.asarray(values, 'float64'))
+    """Sum each of a sequence of numbers over all processes; returns a list of floats. One collective."""
+    tensor = paddle.to_tensor(np.asarray(values, 'float64'))
     if world_size() > 1:  # gloo's all_reduce raises on one process
         pd.all_reduce(tensor)
     return tensor.tolist()
