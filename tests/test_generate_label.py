@@ -13,7 +13,7 @@ import generate_label
 from models import build_model
 from util import annotator, checkpoint, datasets, dist
 from util.runtime import UserError
-from util.token_label import LabelMaps
+from util.label_maps import LabelMaps
 from util.transforms import EvalTransform
 
 pytestmark = pytest.mark.usefixtures('tiny')
