@@ -34,7 +34,7 @@ VERSION = 1           # raise it when the scenes change, lest older folders be r
 
 # Digit heights are in px of a 64 px canvas; ground, contrast and noise (standard deviation) in grey levels of 255.
 # Ink is lighter than a dark ground and darker than a light one: the easy scenes have dark grounds only.
-EASY = dict(main=(44, 60), small=(10, 16), others=[1], ground=(40, 110), contrast=(80, 115), noise=6)
+EASY = dict(main=(48, 62), small=(10, 16), others=[1], ground=(40, 110), contrast=(80, 115), noise=6)
 HARD = dict(main=(32, 46), small=(14, 20), others=[1, 2], ground=(50, 205), contrast=(45, 70), noise=20)
 
 

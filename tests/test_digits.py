@@ -63,7 +63,7 @@ def test_scenes_draw_on_the_digits_of_their_split_only(seed, hard):
 
 
 @pytest.mark.parametrize("hard, mains, smalls, counts", [
-    (False, (44, 60), (10, 16), {1}), (True, (32, 46), (14, 20), {1, 2})])
+    (False, (48, 62), (10, 16), {1}), (True, (32, 46), (14, 20), {1, 2})])
 @pytest.mark.parametrize("size", [64, 224])
 def test_a_scene_is_one_large_digit_over_small_ones_of_other_classes(size, hard, mains, smalls, counts):
     seen = set()
