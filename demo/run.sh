@@ -47,7 +47,8 @@ train() {  # two processes of one thread are faster on a CPU than one of two; th
     $python -m paddle.distributed.launch --nproc_per_node 2 --backend gloo --log_dir "$out/launch" \
         main.py "${model[@]}" "${val[@]}" --cls_label_path_train "$data/train_list.txt" \
         --token_label --token_label_data "$data/label_maps" --token_label_size 4 \
-        --epochs $epochs --warmup_epochs 1 --cooldown_epochs 0 --batch_size 16 --lr 2e-3 --opt_betas 0.9 0.95 --clip_grad 1 --smoothing 0 \
+        --epochs $epochs --warmup_epochs 1 --cooldown_epochs 0 --batch_size 16 \
+        --lr 2e-3 --opt_betas 0.9 0.95 --clip_grad 1 --smoothing 0 \
         --mixup 0 --cutmix 0 --no_mix_token --aa '' --hflip 0 --train_scale 0.8 1 --reprob 0 \
         --num_workers 0 --dist_eval --seed "$seed" --output_dir "$run" ${resume[@]+"${resume[@]}"} 2>&1 |
         grep --line-buffered -E '^\[[0-9]{2}:|rror'
