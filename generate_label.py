@@ -21,6 +21,7 @@ import paddle  # noqa: E402
 
 from models import FAMILY, build_model  # noqa: E402
 from util import annotator, checkpoint, datasets, dist, options  # noqa: E402
+from util.loader import Loader  # noqa: E402
 from util.logger import log, progress  # noqa: E402
 from util.runtime import UserError  # noqa: E402
 from util.transforms import EvalTransform  # noqa: E402
@@ -224,7 +225,7 @@ def main(args):
     batches = [batch for batch in batches if not missing.isdisjoint(batch)]
     log(f"{args.model}: maps of {side}x{side} cells, {settings['shape'][1]} of {classes} classes, {settings['dtype']}; "
         f'{len(paths)} images, {len(paths) - len(missing)} of them labelled before')
-    loader = datasets.Loader(Images(samples, transform), batches, args.num_workers)
+    loader = Loader(Images(samples, transform), batches, args.num_workers)
     counts = label_images(annotate, loader, batches, paths, missing, settings)
     written, undecodable, judged, correct = map(int, dist.all_sum(counts))
 

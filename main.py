@@ -11,7 +11,7 @@ import paddle  # noqa: E402
 
 from engine import evaluate, train_one_epoch  # noqa: E402
 from models import build_model, count_parameters, default_crop_pct  # noqa: E402
-from util import checkpoint, datasets, dist, options  # noqa: E402
+from util import checkpoint, dist, loader, options  # noqa: E402
 from util.amp import Amp  # noqa: E402
 from util.logger import Writers, log, log_to  # noqa: E402
 from util.loss import TokenLabelLoss  # noqa: E402
@@ -49,8 +49,8 @@ def main(args):
         paddle.set_flags({'FLAGS_cudnn_deterministic': True})
 
     crop_pct = default_crop_pct(args.model) if args.crop_pct is None else args.crop_pct
-    val_loader = datasets.build_eval_loader(args, crop_pct, *((rank, world_size) if args.dist_eval else ()))
-    train_loader = None if args.eval else datasets.build_train_loader(args, rank, world_size)
+    val_loader = loader.build_eval_loader(args, crop_pct, *((rank, world_size) if args.dist_eval else ()))
+    train_loader = None if args.eval else loader.build_train_loader(args, rank, world_size)
 
     if train_loader and len(train_loader) < args.accum_iter:
         raise runtime.UserError(f'--accum_iter {args.accum_iter}: an epoch has {len(train_loader)} batches only')

@@ -86,6 +86,8 @@ class DropPath(nn.Layer):
 
 
 class Attention(nn.Layer):
+    """Multi-head self-attention over all tokens, [B, T, D] -> [B, T, D]."""
+
     def __init__(self, dim, num_heads, qkv_bias=False, drop=0.0):
         super().__init__()
         self.num_heads, self.head_dim = num_heads, dim // num_heads
@@ -104,6 +106,8 @@ class Attention(nn.Layer):
 
 
 class Mlp(nn.Layer):
+    """Two linear layers with GELU between, token by token, [B, T, D] -> [B, T, D]."""
+
     def __init__(self, dim, hidden, drop=0.0):
         super().__init__()
         self.fc1 = linear(dim, hidden)

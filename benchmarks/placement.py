@@ -110,7 +110,7 @@ def one_run(out, geometry, seed, epochs):
     import main as training
     from engine import evaluate, train_one_epoch
     from models import build_model
-    from util import datasets
+    from util import loader
     from util.amp import Amp
     from util.loss import TokenLabelLoss
     from util.optim import build_optimizer
@@ -124,7 +124,7 @@ def one_run(out, geometry, seed, epochs):
         '--token_label_geometry', geometry, '--warmup_epochs', '1', '--lr', '1e-3', '--batch_size', '32',
         '--clip_grad', '1', '--smoothing', '0', '--aa', '', '--hflip', '0', '--train_scale', '0.35', '1',
         '--reprob', '0', '--num_workers', '0', '--seed', str(seed), '--print_freq', '80'])
-    train, val = datasets.build_train_loader(args), datasets.build_eval_loader(args, 1.0)
+    train, val = loader.build_train_loader(args), loader.build_eval_loader(args, 1.0)
     paddle.seed(seed)
     model = build_model('lvvit_nano', img_size=SIDE, patch_size=8, num_classes=10, mix_token=False)
     optimizer = build_optimizer(model, lr=args.lr, weight_decay=args.weight_decay, clip_grad=args.clip_grad)

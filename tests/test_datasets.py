@@ -1,4 +1,4 @@
-"""util/datasets.py: reading lists, folders and odd image files; bad data is named; samples depend on nothing else."""
+"""util/datasets.py and util/loader.py: reading lists, folders and odd image files; bad data is named; samples depend on nothing else."""
 import os
 import struct
 import warnings
@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 import main
-from util import datasets, label_maps, options
-from util.datasets import EvalDataset, EvalSampler, TrainDataset, TrainSampler, open_rgb, read_folder, read_list
+from util import label_maps, options
+from util.datasets import EvalDataset, TrainDataset, open_rgb, read_folder, read_list
+from util.loader import EvalSampler, TrainSampler, build_eval_loader, build_train_loader
 from util.loss import batch_targets
 from util.runtime import UserError
 from util.transforms import EvalTransform, TrainTransform
@@ -166,11 +167,11 @@ def arguments(root, *flags):
 
 
 def train_loader(root, *flags):
-    return datasets.build_train_loader(arguments(root, *flags))
+    return build_train_loader(arguments(root, *flags))
 
 
 def eval_loader(root, *flags):
-    return datasets.build_eval_loader(arguments(root, *flags), 1.0)
+    return build_eval_loader(arguments(root, *flags), 1.0)
 
 
 def test_training_skips_a_truncated_image_with_one_warning_that_names_it_and_counts_it(photos, capfd, time_limit):

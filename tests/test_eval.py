@@ -78,10 +78,10 @@ def test_accuracy_and_loss_are_those_of_a_plain_loop_whatever_the_batch_size(run
 
 def test_engine_returns_the_unrounded_numbers(val, scenes, tmp_path, capfd):
     from engine import evaluate
-    from util import datasets
+    from util.loader import build_eval_loader
     model = save_random(tmp_path / 'x.pd', 10)
     args = eval_script.parser().parse_args([*map(str, val), '--nb_classes', '10', '--batch_size', '7'])
-    stats = evaluate(model, datasets.build_eval_loader(args, 1.0))
+    stats = evaluate(model, build_eval_loader(args, 1.0))
     acc1, acc5, loss, _ = counted(model, scenes, 1.0)
     assert stats == {'acc1': acc1, 'acc5': acc5, 'loss': pytest.approx(loss, rel=1e-6)}
 

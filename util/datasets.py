@@ -1,4 +1,4 @@
-"""Images and labels from disk to batches.
+"""Images and labels from disk to samples (util/loader.py makes batches of them).
 
 A sample is a function of (seed, epoch, index) alone: every random draw of its transform comes from a generator seeded
 with the three, so neither the number of loader processes nor a resumed run changes what a sample looks like.
@@ -13,9 +13,7 @@ import paddle
 from PIL import Image
 
 from util import token_label
-from util.label_maps import LabelMaps
-from util.runtime import UserError, worker_count
-from util.transforms import EvalTransform, TrainTransform
+from util.runtime import UserError
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
@@ -169,117 +167,3 @@ class EvalDataset(paddle.io.Dataset):
             return {'image': self.transform(open_rgb(path)), 'label': label}
         except UNREADABLE as error:
             raise UserError(f'{path}: cannot be decoded ({error}); evaluation counts every image, so it stops here')
-
-
-def collate(samples):
-    """Samples of a batch to named arrays: image [B, 3, S, S], label [B]; with label maps the fields of the
-    stacked SparseTarget; where the set lacks maps, mapped [B], 0 for images without one.
-    """
-    for sample in samples:
-        if 'error' in sample:
-            return {'error': np.frombuffer(sample['error'].encode(), 'uint8')}
-    batch = {'image': np.stack([s['image'] for s in samples]),
-             'label': np.array([s['label'] for s in samples], 'int64')}
-    if 'target' in samples[0]:
-        batch.update(token_label.stack_targets([s['target'] for s in samples])._asdict())
-    if 'mapped' in samples[0]:
-        batch['mapped'] = np.array([s['mapped'] for s in samples], 'float32')
-    return batch
-
-
-class TrainSampler:
-    """Shuffled full batches: the permutation of an epoch is a function of (seed, epoch), and each step's global batch
-    is a stretch of it, of which every process takes its slice. A last incomplete global batch is left out.
-    """
-
-    def __init__(self, length, batch_size, rank=0, world_size=1, seed=0):
-        self.length, self.batch_size, self.rank, self.world_size, self.seed = length, batch_size, rank, world_size, seed
-        self.epoch = 0
-        if len(self) == 0:
-            raise UserError(f'--batch_size {batch_size} on {world_size} process(es) is more than the {length} '
-                            'training images')
-
-    def set_epoch(self, epoch):
-        self.epoch = epoch
-
-    def __len__(self):
-        return self.length // (self.batch_size * self.world_size)
-
-    def __iter__(self):
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
-        for step in range(len(self)):
-            start = (step * self.world_size + self.rank) * self.batch_size
-            yield order[start:start + self.batch_size].tolist()
-
-
-class EvalSampler:
-    """Every image exactly once over all processes, in order, nothing padded; the last batch may be short."""
-
-    def __init__(self, length, batch_size, rank=0, world_size=1):
-        self.indices, self.batch_size = list(range(rank, length, world_size)), batch_size
-
-    def __len__(self):
-        return -(-len(self.indices) // self.batch_size)
-
-    def __iter__(self):
-        for start in range(0, len(self.indices), self.batch_size):
-            yield self.indices[start:start + self.batch_size]
-
-
-def _samples(args, split, list_path):
-    if list_path:
-        return read_list(args.data_path, list_path, args.nb_classes)
-    return read_folder(os.path.join(args.data_path, split), args.nb_classes)
-
-
-def build_train_loader(args, rank=0, world_size=1):
-    """The training loader that main.py's flags describe."""
-    transform = TrainTransform(args.input_size, args.train_interpolation, args.aa, args.color_jitter, args.reprob,
-                               args.remode, args.recount, args.train_scale, args.hflip, args.token_label_geometry)
-    maps = LabelMaps(args.token_label_data, args.nb_classes, args.token_label_coverage) \
-        if args.token_label else None
-    if maps and args.token_label_geometry == 'reference':
-        maps.coverage = 'full'  # the original reads every map as if it covered the whole image
-    samples = _samples(args, 'val' if args.debug else 'train', args.cls_label_path_train)
-    unmapped = ()
-    if maps:  # look before the first epoch, not in a loader process
-        if args.allow_missing_token_label:
-            unmapped = maps.missing([path for path, _ in samples])
-        else:
-            maps.require([path for path, _ in samples])
-    dataset = TrainDataset(samples, transform, args.nb_classes, args.seed, maps, args.token_label_size,
-                           args.max_bad_images, unmapped)
-    return Loader(dataset, TrainSampler(len(dataset), args.batch_size, rank, world_size, args.seed),
-                  args.num_workers)
-
-
-def build_eval_loader(args, crop_pct, rank=0, world_size=1):
-    """The validation loader; with world_size > 1 the part of the set that belongs to this process."""
-    transform = EvalTransform(args.input_size, crop_pct, args.interpolation)
-    dataset = EvalDataset(_samples(args, 'val', args.cls_label_path_val), transform)
-    return Loader(dataset, EvalSampler(len(dataset), args.batch_size, rank, world_size), args.num_workers)
-
-
-class Loader:
-    """paddle.io.DataLoader over the batches of `sampler`, with at most as many processes as the machine has cores.
-
-    Iterating yields dicts of tensors (see collate) and raises the UserError of a sample.
-    """
-
-    def __init__(self, dataset, sampler, num_workers):
-        self.dataset, self.sampler = dataset, sampler
-        self._loader = paddle.io.DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, return_list=True,
-                                            num_workers=worker_count(num_workers))
-
-    def __len__(self):
-        return len(self.sampler)
-
-    def set_epoch(self, epoch):
-        self.dataset.set_epoch(epoch)
-        self.sampler.set_epoch(epoch)
-
-    def __iter__(self):
-        for batch in self._loader:
-            if 'error' in batch:
-                raise UserError(batch['error'].numpy().tobytes().decode())
-            yield batch
