@@ -31,7 +31,7 @@ def geometry():
 
 def demo():
     digits = os.path.join(ROOT, 'demo', 'output', 'digits')
-    model = ['--model', 'lvvit_nano', '--input_size', 64, '--nb_classes', 10,
+    model = ['--model', 'lvvit_nano', '--input_size', 48, '--nb_classes', 10,
              '--label_list', os.path.join(digits, 'label_list.txt'),
              '--resume', os.path.join(ROOT, 'demo', 'output', 'train', 'checkpoint-best.pd')]
     visualize(*model, '--input', os.path.join(digits, 'val'), '--output', os.path.join(IMAGES, 'demo_tokens.png'))
