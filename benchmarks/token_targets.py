@@ -1,6 +1,7 @@
 """Token targets from top-K maps: the dense way of the earlier Paddle port against this project's, side by side.
 
     python benchmarks/token_targets.py [--batch_size 32 128] [--repeat 7] [--classes 1000]
+    python benchmarks/token_targets.py --loss          and then the loss, on expanded targets or on the sparse ones
 
 The dense way is written out from its description: one-hot [B·K·H·W, C], summed over K, RoIAlign for the tokens and for
 the whole crop, softmax, concatenation. Ours is what a training step does: sampling matrix and softmax over the listed
@@ -21,6 +22,7 @@ import numpy as np  # noqa: E402
 import paddle  # noqa: E402
 import paddle.nn.functional as F  # noqa: E402
 
+from util.loss import soft_cross_entropy  # noqa: E402
 from util.token_label import dense_target, sampling_matrix, sparse_target, stack_targets  # noqa: E402
 from util.transforms import crop_matrix, random_crop_box  # noqa: E402
 
@@ -28,11 +30,11 @@ SIDE, TOKENS, CELLS, TOPK = 224, 14, 18, 5
 
 
 def inputs(batch, classes, rng):
-    """Maps with neighbouring cells alike, as real ones are (about 200 classes each), and random crop boxes."""
+    """Maps of about 200 classes each, as EfficientNet-Lite0 makes of ImageNet's images, and random crop boxes."""
     maps, boxes = [], []
     for _ in range(batch):
-        palette = rng.permutation(classes)[:200]
-        order = rng.random((200, CELLS, CELLS)) + rng.gamma(1.0, 0.4, (200, 1, 1))
+        palette = rng.permutation(classes)[:250]
+        order = rng.random((250, CELLS, CELLS)) + rng.gamma(1.0, 0.03, (250, 1, 1))
         ids = palette[np.argsort(-order, axis=0)[:TOPK]]
         scores = -np.sort(-rng.gamma(2.0, 2.0, (TOPK, CELLS, CELLS)), axis=0)
         maps.append(np.stack([scores, ids]).astype('float16'))
@@ -53,12 +55,50 @@ def dense_way(maps, boxes, classes):
     return F.softmax(paddle.concat([whole, tokens], axis=2), axis=1).transpose([0, 2, 1])
 
 
-def our_way(maps, boxes, classes):
+def stacked(maps, boxes, classes):
     targets = []
     for array, box in zip(maps, boxes):
         sampling = sampling_matrix(crop_matrix(box, SIDE, SIDE, SIDE), SIDE, TOKENS, (0, 0, SIDE, SIDE), (CELLS, CELLS))
         targets.append(sparse_target(array[0].astype('float32'), array[1].astype('int64'), sampling, classes))
-    return dense_target(*map(paddle.to_tensor, stack_targets(targets)), classes)
+    return tuple(map(paddle.to_tensor, stack_targets(targets)))
+
+
+def our_way(maps, boxes, classes):
+    return dense_target(*stacked(maps, boxes, classes), classes)
+
+
+def expanded_loss(logits, sparse, classes, once):
+    return soft_cross_entropy(logits, dense_target(*sparse, classes))
+
+
+def sparse_loss(logits, sparse, classes, once):
+    """The same without expanding: only the listed classes' logits, their sum, and one log-sum are needed."""
+    ids, listed, floor = sparse
+    excess = (listed.transpose([0, 2, 1]) - floor.unsqueeze(-1)) * once.unsqueeze(1).astype('float32')
+    picked = paddle.take_along_axis(logits, ids.unsqueeze(1).expand(excess.shape), 2)
+    asked = (excess * picked).sum(-1) + floor * logits.sum(-1)
+    return (paddle.logsumexp(logits, -1) - asked).mean()
+
+
+def compare_losses(batch, classes, repeat):
+    """Forward and backward of both losses on the targets of one batch."""
+    rng = np.random.default_rng(batch)
+    maps, boxes = inputs(batch, classes, rng)
+    sparse = stacked(maps, boxes, classes)
+    listed = [len(np.unique(array[1])) for array in maps]
+    once = paddle.to_tensor(np.arange(max(listed))[None, :] < np.array(listed)[:, None])  # no class counts twice
+    logits = paddle.to_tensor(rng.standard_normal((batch, 1 + TOKENS ** 2, classes), dtype='float32'))
+    logits.stop_gradient = False
+    times, values = {}, {}
+    for way in (expanded_loss, sparse_loss) * repeat:
+        start = time.perf_counter()
+        loss = way(logits, sparse, classes, once)
+        loss.backward()
+        times.setdefault(way.__name__, []).append(time.perf_counter() - start)
+        values[way.__name__] = loss.item()
+        logits.clear_grad()
+    print(f'batch {batch}, {np.mean(listed):.0f} listed classes an image, forward and backward: '
+          + ', '.join(f'{name} {1000 * np.median(t):.0f} ms ({values[name]:.4f})' for name, t in times.items()))
 
 
 def resident():
@@ -86,8 +126,12 @@ def main():
     parser.add_argument('--batch_size', nargs='+', type=int, default=[32, 128])
     parser.add_argument('--repeat', type=int, default=7)
     parser.add_argument('--classes', type=int, default=1000)
+    parser.add_argument('--loss', action='store_true', help='compare the two forms of the loss instead')
     args = parser.parse_args()
     print(f'Paddle {paddle.__version__}. {CPU}. {args.classes} classes, {args.repeat} runs of each')
+    if args.loss:
+        compare_losses(args.batch_size[0], args.classes, args.repeat)
+        return
     # give freed memory back at once, so that a run's peak is its own
     paddle.set_flags({'FLAGS_eager_delete_tensor_gb': 0.0})
     for batch in args.batch_size:

@@ -1,4 +1,4 @@
-"""util/datasets.py and util/loader.py: reading lists, folders and odd image files; bad data is named; samples depend on nothing else."""
+"""util/datasets.py, util/loader.py: lists, folders, odd image files; bad data is named; samples depend on nothing else."""
 import os
 import struct
 import warnings
