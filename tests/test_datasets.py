@@ -1,4 +1,4 @@
-"""util/datasets.py, util/loader.py: lists, folders and odd images; bad data is named; samples depend on nothing else."""
+"""util/datasets.py, util/loader.py: lists, folders and odd images; bad data is named; samples depend on their index."""
 import os
 import struct
 import warnings
