@@ -108,7 +108,7 @@ def progress(items, name, every=5.0):
     start = shown = time.time()
     for done, item in enumerate(items):
         now = time.time()
-        if now - shown > every:
+        if done and now - shown > every:
             shown = now
             eta = datetime.timedelta(seconds=int((now - start) / done * (len(items) - done)))
             log(f'{name}: {done}/{len(items)}  eta: {eta}')

@@ -1,0 +1,109 @@
+"""util/logger.py: console lines, statistics that wait for nobody, and optional writers."""
+import argparse
+import re
+import sys
+import types
+
+import numpy as np
+import paddle
+import pytest
+
+from util import logger
+from util.runtime import UserError
+
+
+def test_a_smoothed_value_shows_the_median_of_the_window_and_the_mean_of_all():
+    value = logger.SmoothedValue(window=3)
+    for x in (100, 1, 2, 3):
+        value.update(x)
+    assert str(value) == '2.0000 (26.5000)' and value.mean == 26.5
+
+
+def test_lines_have_the_form_that_people_grep_for(capsys):
+    meters = logger.MetricLogger()
+    for _ in meters.log_every(range(3), 3, 2, 'Epoch: [279]'):
+        meters.update(lr=3e-5, loss=paddle.to_tensor(10.13))
+    lines = capsys.readouterr().out.splitlines()
+    form = (r'\[\d\d:\d\d:\d\d\.\d{6}\] Epoch: \[279\]  \[%d/3\]  eta: 0:00:00  lr: 0\.000030  '
+            r'loss: 10\.1300 \(10\.1300\)  time: \d+\.\d{4}  data: \d+\.\d{4}')
+    assert [bool(re.fullmatch(form % step, line)) for step, line in zip((0, 2), lines)] == [True, True]
+    assert len(lines) == 3 and 'Total time' in lines[2]
+
+
+def test_tensors_are_read_when_a_line_is_due_and_not_before(monkeypatch):
+    reads, stack = [], paddle.stack
+    monkeypatch.setattr(paddle, 'stack', lambda *args: reads.append(step) or stack(*args))
+    meters = logger.MetricLogger()
+    for step in meters.log_every(range(7), 7, 3, 'Epoch'):
+        meters.update(loss=paddle.to_tensor(float(step)))
+    assert reads == [0, 3, 6] and meters.means() == {'loss': 3.0}
+
+
+@pytest.mark.parametrize('bad', [float('nan'), float('inf')])
+def test_a_value_that_is_not_finite_is_an_error_that_names_it(bad):
+    meters = logger.MetricLogger()
+    meters.update(loss=paddle.to_tensor(1.0))
+    meters.update(loss=paddle.to_tensor(bad))
+    with pytest.raises(FloatingPointError, match='loss is (nan|inf)'):
+        meters.flush()
+
+
+def test_progress_is_silent_for_what_is_quickly_done_and_has_an_eta_otherwise(capsys):
+    assert list(logger.progress([1, 2, 3], 'predict')) == [1, 2, 3]
+    assert capsys.readouterr().out == ''
+    assert list(logger.progress([1, 2, 3], 'predict', every=-1)) == [1, 2, 3]
+    assert re.search(r'predict: 2/3  eta: 0:00:00', capsys.readouterr().out)
+
+
+def arguments(**flags):
+    defaults = dict(log_visualdl='', log_wandb=False, wandb_entity=None, wandb_project=None)
+    return argparse.Namespace(**{**defaults, **flags})
+
+
+@pytest.mark.parametrize('module, flags', [('visualdl', {'log_visualdl': 'somewhere'}), ('wandb', {'log_wandb': True})])
+def test_a_writer_that_is_not_installed_says_what_to_install(monkeypatch, module, flags):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError, match=f'pip install {module}'):
+        logger.Writers(arguments(**flags))
+
+
+def test_writers_pass_scalars_on_with_their_step_and_are_closed(monkeypatch):
+    """Against stand-ins of the two libraries' interfaces."""
+    seen = []
+
+    class LogWriter:
+        def __init__(self, logdir):
+            seen.append(('dir', logdir))
+
+        def add_scalar(self, tag, value, step):
+            seen.append(('visualdl', tag, value, step))
+
+        def close(self):
+            seen.append('visualdl closed')
+    wandb = types.SimpleNamespace(
+        init=lambda **kwargs: seen.append(('project', kwargs['project'])),
+        log=lambda scalars, step: seen.append(('wandb', scalars, step)), finish=lambda: seen.append('wandb closed'))
+    monkeypatch.setitem(sys.modules, 'visualdl', types.SimpleNamespace(LogWriter=LogWriter))
+    monkeypatch.setitem(sys.modules, 'wandb', wandb)
+    writers = logger.Writers(arguments(log_visualdl='runs', log_wandb=True, wandb_project='digits'))
+    writers.write({'test_acc1': 97.5}, 80)
+    writers.close()
+    assert seen == [('dir', 'runs'), ('project', 'digits'), ('visualdl', 'test_acc1', 97.5, 80),
+                    ('wandb', {'test_acc1': 97.5}, 80), 'visualdl closed', 'wandb closed']
+
+
+def test_without_flags_nothing_is_written_or_imported(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'visualdl', None)
+    monkeypatch.setitem(sys.modules, 'wandb', None)
+    writers = logger.Writers(arguments())
+    writers.write({'a': np.float32(1)}, 1)
+    writers.close()
+
+
+def test_log_file_gets_a_copy_of_every_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(logger, '_copy', None)
+    logger.log_to(str(tmp_path / 'run.log'))
+    logger.log('hello')
+    assert (tmp_path / 'run.log').read_text() == capsys.readouterr().out
+    with pytest.raises(UserError, match='--log_file'):
+        logger.log_to(str(tmp_path / 'nowhere' / 'run.log'))
