@@ -21,6 +21,7 @@ import paddle  # noqa: E402
 
 from models import FAMILY, build_model  # noqa: E402
 from util import annotator, checkpoint, datasets, dist, options  # noqa: E402
+from util.label_maps import map_name  # noqa: E402
 from util.loader import Loader  # noqa: E402
 from util.logger import log, progress  # noqa: E402
 from util.runtime import UserError  # noqa: E402
@@ -84,8 +85,7 @@ def map_paths(out, samples):
     """The file of each sample's map. Raises UserError if two images would share one."""
     owners = {}
     for image, _ in samples:
-        folder, name = os.path.split(image)
-        path = os.path.join(out, os.path.basename(folder), os.path.splitext(name)[0] + '.npy')
+        path = os.path.join(out, *map_name(image).split('/')) + '.npy'
         if path in owners:
             raise UserError(f'{image}: its label map would be that of {owners[path]} ({path}); rename one of them')
         owners[path] = image

@@ -302,3 +302,8 @@ def test_the_map_of_an_image_has_its_class_folder_and_its_stem(tmp_path):
     maps = LabelMaps(str(tmp_path), 10)
     assert maps.path('/data/train/n01440764/ILSVRC_7.JPEG') == str(tmp_path / 'n01440764' / 'ILSVRC_7.npy')
     assert maps.path('n01440764/a.b.c.png') == str(tmp_path / 'n01440764' / 'a.b.c.npy')
+
+
+def test_reference_geometry_reads_every_map_as_if_it_covered_the_image(tmp_path):
+    (tmp_path / 'meta.json').write_text(json.dumps({'coverage': 'center'}))
+    assert LabelMaps(str(tmp_path), 10, 'center', 'reference').coverage == 'full'

@@ -177,9 +177,7 @@ def main(args):
     transform = EvalTransform(args.input_size, args.crop_pct or default_crop_pct(args.model), args.interpolation)
     maps = model = None
     if args.token_label_data:
-        maps = LabelMaps(args.token_label_data, args.nb_classes, args.token_label_coverage)
-        if args.token_label_geometry == 'reference':
-            maps.coverage = 'full'
+        maps = LabelMaps(args.token_label_data, args.nb_classes, args.token_label_coverage, args.token_label_geometry)
     if args.resume:
         model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
         if not model.return_dense:

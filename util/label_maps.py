@@ -24,15 +24,16 @@ class LabelMaps:
     """A set of label maps, either kind, by the images they belong to.
 
     coverage: what a map covers, `center` (the centre square, as the published sets) or `full` (the whole image);
-    meta.json, written by whoever made the maps, overrides it. Raises UserError for a set that cannot be used.
+    meta.json, written by whoever made the maps, overrides it; so does geometry `reference`, which reads every map as
+    if it covered the whole image. Raises UserError for a set that cannot be used.
     """
 
-    def __init__(self, folder, num_classes, coverage='center'):
+    def __init__(self, folder, num_classes, coverage='center', geometry='exact'):
         if not os.path.isdir(folder):
             raise UserError(f'--token_label_data {folder}: no such folder')
         self.folder, self.num_classes = folder, num_classes
         self.meta, self.maps = read_meta(folder), open_set(folder)
-        self.coverage = self.meta.get('coverage', coverage)
+        self.coverage = self.meta.get('coverage', coverage) if geometry == 'exact' else 'full'
         meta = os.path.join(folder, META)
         if self.coverage not in ('center', 'full'):
             raise UserError(f"token-label coverage '{self.coverage}': must be center or full ({meta})")

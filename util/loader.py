@@ -75,10 +75,8 @@ def build_train_loader(args, rank=0, world_size=1):
     """The training loader that main.py's flags describe."""
     transform = TrainTransform(args.input_size, args.train_interpolation, args.aa, args.color_jitter, args.reprob,
                                args.remode, args.recount, args.train_scale, args.hflip, args.token_label_geometry)
-    maps = LabelMaps(args.token_label_data, args.nb_classes, args.token_label_coverage) \
+    maps = LabelMaps(args.token_label_data, args.nb_classes, args.token_label_coverage, args.token_label_geometry) \
         if args.token_label else None
-    if maps and args.token_label_geometry == 'reference':
-        maps.coverage = 'full'  # the original reads every map as if it covered the whole image
     samples = _samples(args, 'val' if args.debug else 'train', args.cls_label_path_train)
     unmapped = ()
     if maps:  # look before the first epoch, not in a loader process

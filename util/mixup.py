@@ -8,6 +8,7 @@ import numpy as np
 import paddle
 
 from util.loss import Targets
+from util.mixtoken import rand_box
 from util.runtime import UserError
 
 
@@ -28,17 +29,14 @@ class Mixup:
             self.cutmix_alpha = 1.0
         self.prob, self.switch_prob, self.mode = prob, switch_prob, mode
 
-    def _box(self, lam, height, width, rng):
-        """(top, left, bottom, right) in pixels of a CutMix box of area share 1 - lam, clipped to the image."""
-        if self.minmax is not None:
-            h, w = (int(rng.integers(int(side * self.minmax[0]), int(side * self.minmax[1]) + 1))
-                    for side in (height, width))
-            y, x = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
-            return y, x, y + h, x + w
-        cut = (1.0 - lam) ** 0.5
-        h, w = int(height * cut) // 2, int(width * cut) // 2
-        y, x = int(rng.integers(height)), int(rng.integers(width))
-        return max(y - h, 0), max(x - w, 0), min(y + h, height), min(x + w, width)
+    def _box(self, height, width, rng):
+        """(top, left, bottom, right) of a CutMix box in pixels, inside the image."""
+        if self.minmax is None:
+            return rand_box(height, width, rng, self.cutmix_alpha)
+        h, w = (int(rng.integers(int(side * self.minmax[0]), int(side * self.minmax[1]) + 1))
+                for side in (height, width))
+        y, x = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
+        return y, x, y + h, x + w
 
     def draw(self, batch, height, width, rng):
         """Shares float32 [B or 1, 1, H, W] of one step. rng: numpy Generator."""
@@ -48,7 +46,7 @@ class Mixup:
             if rng.random() >= self.prob:
                 continue
             if self.cutmix_alpha > 0 and (self.mixup_alpha <= 0 or rng.random() < self.switch_prob):
-                top, left, bottom, right = self._box(rng.beta(self.cutmix_alpha, self.cutmix_alpha), height, width, rng)
+                top, left, bottom, right = self._box(height, width, rng)
                 share[:, top:bottom, left:right] = 0.0
             elif self.mixup_alpha > 0:
                 share[:] = rng.beta(self.mixup_alpha, self.mixup_alpha)
