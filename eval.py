@@ -1,12 +1,12 @@
 """Evaluate a checkpoint on a validation set, on one process or on several."""
-from util import runtime
+from util import pretrained, runtime
 
 CPU = runtime.prepare()
 import paddle  # noqa: E402
 
 from engine import evaluate  # noqa: E402
 from models import build_model, default_crop_pct  # noqa: E402
-from util import checkpoint, dist, loader, options  # noqa: E402
+from util import dist, loader, options  # noqa: E402
 from util.amp import Amp  # noqa: E402
 from util.logger import log  # noqa: E402
 
@@ -29,7 +29,7 @@ def main(args):
     crop_pct = default_crop_pct(args.model) if args.crop_pct is None else args.crop_pct
     val_loader = loader.build_eval_loader(args, crop_pct, rank, world_size)
     model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
-    log(checkpoint.load_into(model, args.resume, args.ema))
+    log(pretrained.load_into(model, args.resume, args.ema))
     log(f'{args.model}: input {args.input_size}, crop_pct {crop_pct}, {args.interpolation}')
     evaluate(model, val_loader, Amp(args.use_amp, args.amp_dtype, args.amp_level), shared=True)
 

@@ -1,7 +1,7 @@
 """Export a checkpoint for Paddle Inference: model.pdmodel or model.json, model.pdiparams, and inference.yml."""
 import os
 
-from util import runtime
+from util import pretrained, runtime
 
 CPU = runtime.prepare()
 import paddle  # noqa: E402
@@ -52,7 +52,7 @@ def main(args):
     EvalTransform(args.input_size, crop_pct, args.interpolation)  # refuse what infer.py could not use
     names = classify.label_names(args.label_list, args.nb_classes)
     model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
-    log(checkpoint.load_into(model, args.resume, args.ema))
+    log(pretrained.load_into(model, args.resume, args.ema))
     model.eval()
     prefix = os.path.join(args.output_dir, 'model')
     for kind in ('json', 'pdmodel'):

@@ -13,14 +13,14 @@ import json
 import os
 import sys
 
-from util import runtime
+from util import pretrained, runtime
 
 CPU = runtime.prepare()
 import numpy as np  # noqa: E402
 import paddle  # noqa: E402
 
 from models import FAMILY, build_model  # noqa: E402
-from util import annotator, checkpoint, datasets, dist, options  # noqa: E402
+from util import annotator, datasets, dist, options  # noqa: E402
 from util.label_maps import map_name  # noqa: E402
 from util.loader import Loader  # noqa: E402
 from util.logger import log, progress  # noqa: E402
@@ -103,15 +103,15 @@ def load_annotator(args):
         model, source = annotator.load_classifier(args.model, args.nb_classes, path, args.ema, args.transfer)
         log(source)
         return annotator.PooledHead(model, args.model, args.img_size), path
-    weights, source = checkpoint.load_weights(path, args.ema)
+    weights, source = pretrained.load_weights(path, args.ema)
     classes = annotator.head_classes(weights, 'head', path) if args.transfer else args.nb_classes
     model = build_model(args.model, img_size=args.img_size, num_classes=classes)
     log(f'using {source}')
     embedding = np.asarray(weights.get('pos_embed'))
     if embedding.ndim == 3 and embedding.shape[1] != model.grid ** 2 + 1:
-        weights = {**weights, 'pos_embed': checkpoint.resize_pos_embed(embedding, model.grid)}
+        weights = {**weights, 'pos_embed': pretrained.resize_pos_embed(embedding, model.grid)}
         log(f'position embedding resized from {embedding.shape[1] - 1} to {model.grid ** 2} tokens')
-    checkpoint.restore(model, weights, path)
+    pretrained.restore(model, weights, path)
     return annotator.TokenHead(model, args.model), path
 
 

@@ -1,11 +1,11 @@
 """Classify images with a checkpoint: files, folders and glob patterns; prints one record per image."""
-from util import runtime
+from util import pretrained, runtime
 
 CPU = runtime.prepare()
 import paddle  # noqa: E402
 
 from models import build_model, default_crop_pct  # noqa: E402
-from util import checkpoint, classify, options  # noqa: E402
+from util import classify, options  # noqa: E402
 from util.logger import log, progress  # noqa: E402
 from util.transforms import EvalTransform  # noqa: E402
 
@@ -28,7 +28,7 @@ def main(args):
     crop_pct = default_crop_pct(args.model) if args.crop_pct is None else args.crop_pct
     transform = EvalTransform(args.input_size, crop_pct, args.interpolation)
     model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
-    log(checkpoint.load_into(model, args.resume, args.ema))
+    log(pretrained.load_into(model, args.resume, args.ema))
     model.eval()
     result = []
     for start in progress(range(0, len(files), args.batch_size), 'predict'):

@@ -8,7 +8,7 @@ import os
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from util import runtime  # noqa: E402
+from util import pretrained, runtime  # noqa: E402
 
 CPU = runtime.prepare()
 import numpy as np  # noqa: E402
@@ -17,7 +17,7 @@ import paddle.nn.functional as F  # noqa: E402
 from PIL import Image, ImageDraw, ImageFont  # noqa: E402
 
 from models import build_model, default_crop_pct  # noqa: E402
-from util import checkpoint, classify, options  # noqa: E402
+from util import classify, options  # noqa: E402
 from util.datasets import open_rgb  # noqa: E402
 from util.label_maps import LabelMaps  # noqa: E402
 from util.logger import log  # noqa: E402
@@ -182,7 +182,7 @@ def main(args):
         model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
         if not model.return_dense:
             raise UserError(f'--model {args.model}: has no classifier of tokens to show')
-        log(checkpoint.load_into(model, args.resume, args.ema))
+        log(pretrained.load_into(model, args.resume, args.ema))
         model.eval()
     rows = []
     for path in files:

@@ -13,7 +13,7 @@ import paddle
 from paddle import nn
 from paddle.vision import models as zoo
 
-from util import checkpoint
+from util import pretrained
 from util.runtime import UserError
 
 CLASSIFIERS = [name for name in zoo.__all__ if name.islower()]  # constructors; the classes are capitalised
@@ -118,12 +118,12 @@ def load_classifier(name, num_classes, path='', ema=False, transfer=False):
         except Exception as error:  # no network, no such file there, no room for it
             raise UserError(f'--model {name}: its weights could not be downloaded ({_first_line(error)}); '
                             'give a local .pdparams file with --pretrained_weights')
-    weights, source = checkpoint.load_weights(path, ema)
+    weights, source = pretrained.load_weights(path, ema)
     if transfer:
         heads = [key for key, layer in build(num_classes=1).named_sublayers() if isinstance(layer, nn.Linear)]
         num_classes = head_classes(weights, heads[-1] if heads else 'head', path)
     model = build(num_classes=num_classes)
-    checkpoint.restore(model, weights, path)
+    pretrained.restore(model, weights, path)
     return model, f'using {source}'
 
 

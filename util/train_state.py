@@ -1,7 +1,7 @@
 """What a run carries from epoch to epoch, how it starts, and how it is saved."""
 import os
 
-from util import checkpoint, dist, optim
+from util import checkpoint, dist, optim, pretrained
 from util.logger import log
 
 
@@ -21,8 +21,8 @@ class TrainState:
         if args.resume:
             first = self._resume(args.resume, first)
         elif args.finetune:
-            weights, source = checkpoint.load_weights(args.finetune, args.ema)
-            notes = checkpoint.finetune(self.model, weights, args.finetune, args.remove_head_from_pretained)
+            weights, source = pretrained.load_weights(args.finetune, args.ema)
+            notes = pretrained.finetune(self.model, weights, args.finetune, args.remove_head_from_pretained)
             log(f'fine-tuning from {source}' + ''.join(f'\n  {note}' for note in notes))
         if self.ema:
             self._start_ema(args.resume_ema or args.resume)
@@ -34,8 +34,8 @@ class TrainState:
 
     def _resume(self, path, first):
         state = checkpoint.load(path)
-        weights, source = checkpoint.pick_weights(state, path, self.args.ema)
-        checkpoint.restore(self.model, weights, path)
+        weights, source = pretrained.pick_weights(state, path, self.args.ema)
+        pretrained.restore(self.model, weights, path)
         log(f'resuming from {source}')
         if 'optimizer' not in state or self.args.eval:
             return first
@@ -50,11 +50,11 @@ class TrainState:
         if 'model_ema' in state:
             weights = state['model_ema']
         elif self.args.resume_ema:
-            weights, _ = checkpoint.pick_weights(state, path)
+            weights, _ = pretrained.pick_weights(state, path)
         else:
             weights = self.model.state_dict()
             log('the moving average starts from the weights')
-        checkpoint.restore(self.ema.module, weights, path)
+        pretrained.restore(self.ema.module, weights, path)
 
     def save(self, tag, epoch, step):
         """Write checkpoint-<tag>.pd into --output_dir, on the first process; step: optimizer steps done so far."""
