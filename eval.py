@@ -1,12 +1,12 @@
 """Evaluate a checkpoint on a validation set, on one process or on several."""
-from util import pretrained, runtime
+from util import runtime
 
 CPU = runtime.prepare()
 import paddle  # noqa: E402
 
 from engine import evaluate  # noqa: E402
 from models import build_model, default_crop_pct  # noqa: E402
-from util import dist, loader, options  # noqa: E402
+from util import dist, loader, options, pretrained  # noqa: E402
 from util.amp import Amp  # noqa: E402
 from util.logger import log  # noqa: E402
 

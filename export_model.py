@@ -1,14 +1,14 @@
 """Export a checkpoint for Paddle Inference: model.pdmodel or model.json, model.pdiparams, and inference.yml."""
 import os
 
-from util import pretrained, runtime
+from util import runtime
 
 CPU = runtime.prepare()
 import paddle  # noqa: E402
 import yaml  # noqa: E402
 
 from models import build_model, default_crop_pct  # noqa: E402
-from util import checkpoint, classify, options  # noqa: E402
+from util import checkpoint, classify, options, pretrained  # noqa: E402
 from util.logger import log  # noqa: E402
 from util.runtime import UserError  # noqa: E402
 from util.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform  # noqa: E402

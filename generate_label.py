@@ -13,14 +13,14 @@ import json
 import os
 import sys
 
-from util import pretrained, runtime
+from util import runtime
 
 CPU = runtime.prepare()
 import numpy as np  # noqa: E402
 import paddle  # noqa: E402
 
 from models import FAMILY, build_model  # noqa: E402
-from util import annotator, datasets, dist, options  # noqa: E402
+from util import annotator, datasets, dist, options, pretrained  # noqa: E402
 from util.label_maps import map_name  # noqa: E402
 from util.loader import Loader  # noqa: E402
 from util.logger import log, progress  # noqa: E402

@@ -1,11 +1,11 @@
 """Classify images with a checkpoint: files, folders and glob patterns; prints one record per image."""
-from util import pretrained, runtime
+from util import runtime
 
 CPU = runtime.prepare()
 import paddle  # noqa: E402
 
 from models import build_model, default_crop_pct  # noqa: E402
-from util import classify, options  # noqa: E402
+from util import classify, options, pretrained  # noqa: E402
 from util.logger import log, progress  # noqa: E402
 from util.transforms import EvalTransform  # noqa: E402
 

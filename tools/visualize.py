@@ -8,7 +8,7 @@ import os
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from util import pretrained, runtime  # noqa: E402
+from util import runtime  # noqa: E402
 
 CPU = runtime.prepare()
 import numpy as np  # noqa: E402
@@ -17,7 +17,7 @@ import paddle.nn.functional as F  # noqa: E402
 from PIL import Image, ImageDraw, ImageFont  # noqa: E402
 
 from models import build_model, default_crop_pct  # noqa: E402
-from util import classify, options  # noqa: E402
+from util import classify, options, pretrained  # noqa: E402
 from util.datasets import open_rgb  # noqa: E402
 from util.label_maps import LabelMaps  # noqa: E402
 from util.logger import log  # noqa: E402
