@@ -1,15 +1,17 @@
 """One epoch of training, and evaluation."""
 import contextlib
-import itertools
+import functools
 
 import numpy as np
 import paddle
 import paddle.nn.functional as F
 
-from util import dist, mixtoken
-from util.logger import MetricLogger, log
+from util import dist, mixtoken, nonfinite
+from util.logger import MetricLogger, NonFinite
 from util.loss import batch_targets
 from util.lr_sched import lr_at
+from util.protocols import Answers, report
+from util.runtime import UserError
 
 
 def step_rng(seed, epoch, step):
@@ -22,74 +24,104 @@ def step_rng(seed, epoch, step):
     return rng
 
 
-def train_one_epoch(model, criterion, loader, optimizer, epoch, args, amp, mixup=None, ema=None, writers=None):
-    """Train for one epoch; returns {'lr': …, 'loss': mean}.
+def train_one_epoch(model, criterion, loader, optimizer, epoch, args, amp, mixup=None, ema=None, writers=None,
+                    run=None):
+    """Train for one epoch; returns {'lr': of the last step, 'loss': mean over all processes}.
 
-    model: LV_ViT or paddle.DataParallel of it. Batches beyond a multiple of accum_iter are left out.
-    Raises FloatingPointError (with epoch and step) for a loss that is not finite.
+    model: LV_ViT or paddle.DataParallel of it. run: TrainState, which says where in the epoch to begin and is told of
+    every optimizer step (it saves, and raises Interrupted).
+    Raises UserError that names epoch, step, rank and files for a loss that is not finite.
     """
     net = getattr(model, '_layers', model)
     model.train()
-    loader.set_epoch(epoch)
-    updates = len(loader) // args.accum_iter
-    steps = updates * args.accum_iter
-    meters = MetricLogger()
-    for step, batch in enumerate(meters.log_every(itertools.islice(loader, steps), steps, args.print_freq,
-                                                  f'Epoch: [{epoch}]')):
-        rng = step_rng(args.seed, epoch, step)
-        first, last = step % args.accum_iter == 0, (step + 1) % args.accum_iter == 0
-        if first:
-            lr = lr_at(epoch + step / steps, args.lr, args.min_lr, args.warmup_lr, args.epochs, args.warmup_epochs,
-                       args.t_in_epochs)
-            optimizer.set_lr(lr)
+    steps = len(loader)
+    updates = steps // args.accum_iter
+    done, meters = (run.done, run.meters) if run else (0, MetricLogger())
+    begin = done * args.accum_iter
+    loader.set_epoch(epoch, begin)
+    explain = functools.partial(nonfinite.explain, epoch=epoch, loader=loader, output_dir=args.output_dir)
+    guard = nonfinite.StepGuard(net, args.skip_nonfinite, amp.scaler.is_enable(), explain)
 
-        image = batch['image']
-        targets = batch_targets(batch, args.nb_classes, args.smoothing, args.ground_truth)
-        if mixup is not None:
-            image, targets = mixup(image, targets, rng)
-        box = mixtoken.rand_box(net.grid, net.grid, rng) if net.mix_token else mixtoken.EMPTY_BOX
+    def lr_of(update):
+        return lr_at(epoch + update / updates, args.lr, args.min_lr, args.warmup_lr, args.epochs, args.warmup_epochs,
+                     args.t_in_epochs)
 
-        # gradients travel between processes once per update
-        with model.no_sync() if model is not net and not last else contextlib.nullcontext():
-            with amp.autocast():
-                outputs = model(image, box)
-                loss = criterion(outputs, targets)
-            amp.scaler.scale(loss / args.accum_iter).backward()
-        if last:
-            amp.scaler.step(optimizer)
-            amp.scaler.update()
-            optimizer.clear_grad()
-            if ema is not None:
-                ema.update(net)
+    header = f'Epoch: [{epoch}]'
+    try:
+        for step, batch in enumerate(meters.log_every(loader, steps, args.print_freq, header, begin), begin):
+            rng = step_rng(args.seed, epoch, step)
+            first, last = step % args.accum_iter == 0, (step + 1) % args.accum_iter == 0
+            if first:
+                lr, losses = lr_of(done), []
+                optimizer.set_lr(lr)
+                guard.begin()
 
-        meters.update(lr=lr, loss=loss.detach())
-        if writers is not None and (step + 1) % args.print_freq == 0:
-            writers.write({'train/loss': loss.item(), 'train/lr': lr}, epoch * updates + (step + 1) // args.accum_iter)
-    return {**meters.means(), 'lr': lr}
+            image = batch['image']
+            targets = batch_targets(batch, args.nb_classes, args.smoothing, args.ground_truth)
+            if mixup is not None:
+                image, targets = mixup(image, targets, rng)
+            box = mixtoken.rand_box(net.grid, net.grid, rng) if net.mix_token else mixtoken.EMPTY_BOX
+
+            # gradients travel between processes once per update
+            with model.no_sync() if model is not net and not last else contextlib.nullcontext():
+                with amp.autocast():
+                    outputs = model(image, box)
+                    loss = criterion(outputs, targets)
+                amp.scaler.scale(loss / args.accum_iter).backward()
+            losses.append(((step, batch['index']), loss.detach()))
+
+            if last:
+                accepted = guard.accepts(losses)
+                if accepted or guard.scaled:  # a loss scaler leaves it out by itself, alike on every process
+                    amp.scaler.step(optimizer)
+                    amp.scaler.update()
+                optimizer.clear_grad()
+                done += 1
+                if accepted:
+                    for where, value in losses:
+                        meters.update(where, lr=lr, loss=value)
+                    if ema is not None:
+                        ema.update(net)
+                if writers is not None and done % args.print_freq == 0:
+                    writers.write({'train/loss': loss.item(), 'train/lr': lr}, epoch * updates + done)
+                if run is not None:
+                    run.after_update(done)
+        return {**meters.means(), 'lr': lr_of(updates - 1)}
+    except NonFinite as error:
+        raise UserError(f'{explain(error)}; {nonfinite.REMEDY}')
 
 
 @paddle.no_grad()
-def evaluate(model, loader, amp=None, shared=False, header='Test:', print_freq=20):
-    """{'loss', 'acc1', 'acc5'} of a model over a loader: mean cross-entropy, accuracies in percent.
+def answer(model, loader, k=5, amp=None, shared=False, header='Test:', print_freq=20):
+    """protocols.Answers of a model to every image of the loader's set, in the order of the set.
 
-    shared: the processes hold different parts of the set, and what they counted is summed. Every image counts once,
-    so the result depends neither on the batch size nor on the number of processes.
+    k: classes kept for an image, at most the model's. shared: the processes hold different parts of the set; each
+    fills in its own rows of a table of zeros, and their sum is everyone's. Raises RuntimeError unless every image was
+    answered exactly once.
     """
     net = getattr(model, '_layers', model)
     net.eval()
     if shared:
         dist.share_statistics(net)  # else each would judge its part by statistics of its own
-    sums, images = paddle.zeros([3], 'float64'), 0  # sums of loss, correct, correct among 5: read once, at the end
+    k = min(k, net.num_classes)
+    batches = []  # read at the end: no step waits for the device
     for batch in MetricLogger().log_every(loader, len(loader), print_freq, header):
-        image, label = batch['image'], batch['label']
         with amp.autocast() if amp else contextlib.nullcontext():
-            logits = net(image)
-        logits = logits.astype('float32')
-        best = paddle.topk(logits, min(5, logits.shape[-1]), axis=-1)[1] == label.unsqueeze(-1)
-        sums += paddle.stack([F.cross_entropy(logits, label, reduction='sum').astype('float64').reshape([]),
-                              best[:, 0].sum().astype('float64'), best.sum().astype('float64')])
-        images += label.shape[0]
-    loss, top1, top5, images = dist.all_sum(sums.tolist() + [images]) if shared else sums.tolist() + [images]
-    stats = {'loss': loss / images, 'acc1': 100 * top1 / images, 'acc5': 100 * top5 / images}
-    log(f"* Acc@1 {stats['acc1']:.3f} Acc@5 {stats['acc5']:.3f} loss {stats['loss']:.3f} on {images:.0f} images")
-    return stats
+            logits = net(batch['image'])
+        logits, label = logits.astype('float32'), batch['label'].reshape([-1, 1])
+        columns = [paddle.ones_like(label), label, F.cross_entropy(logits, label, reduction='none').reshape([-1, 1]),
+                   paddle.topk(logits, k, axis=-1)[1]]
+        batches.append(paddle.concat([column.astype('float64') for column in columns], axis=1))  # ids stay exact
+    table = np.zeros([len(loader.dataset), 3 + k])
+    for rows, values in zip(loader.sampler, batches):
+        table[rows] += values.numpy()
+    if shared:
+        table = np.asarray(dist.all_sum(table))
+    if (table[:, 0] != 1).any():
+        raise RuntimeError('an evaluation must count every image of the set exactly once')
+    return Answers(table[:, 1].astype('int64'), table[:, 3:].astype('int64'), table[:, 2])
+
+
+def evaluate(model, loader, amp=None, shared=False, header='Test:', print_freq=20):
+    """{'loss', 'acc1', 'acc5'} of a model over a loader: mean cross-entropy, accuracies in percent (see answer)."""
+    return report(answer(model, loader, 5, amp, shared, header, print_freq))

@@ -1,12 +1,12 @@
-"""Evaluate a checkpoint on a validation set, on one process or on several."""
+"""Evaluate a checkpoint on a validation set, on one process or on several. docs/evaluation.md says how it counts."""
 from util import runtime
 
 CPU = runtime.prepare()
 import paddle  # noqa: E402
 
-from engine import evaluate  # noqa: E402
-from models import build_model, default_crop_pct  # noqa: E402
-from util import dist, loader, options, pretrained  # noqa: E402
+from engine import answer  # noqa: E402
+from models import build_model, published_defaults  # noqa: E402
+from util import classify, dist, loader, options, pretrained, protocols  # noqa: E402
 from util.amp import Amp  # noqa: E402
 from util.logger import log  # noqa: E402
 
@@ -18,20 +18,32 @@ def parser():
     options.add_data(parser)
     options.add_eval_transform(parser, '--train_interpolation')
     options.add_amp(parser)
+    options.add_protocols(parser)
     parser.add_argument('--batch_size', default=64, type=options.count)
     parser.add_argument('--dist_eval', action='store_true', help='accepted for old commands; processes always share')
     return parser
 
 
 def main(args):
+    published_defaults(args)
+    protocols.check(args)
+    topk = sorted(set(args.topk or (1, 5)))
+    names = classify.label_names(args.label_list, args.nb_classes)
     rank, world_size = dist.init()
     log(f'Paddle {paddle.__version__} on {paddle.device.get_device()}, {world_size} process(es). {CPU}')
-    crop_pct = default_crop_pct(args.model) if args.crop_pct is None else args.crop_pct
-    val_loader = loader.build_eval_loader(args, crop_pct, rank, world_size)
+    val_loader = loader.build_eval_loader(args, args.crop_pct, rank, world_size)
+    images = [path for path, _ in val_loader.dataset.samples]
+    real = protocols.read_real(args.real_labels, images, args.nb_classes) if args.real_labels else None
     model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
     log(pretrained.load_into(model, args.resume, args.ema))
-    log(f'{args.model}: input {args.input_size}, crop_pct {crop_pct}, {args.interpolation}')
-    evaluate(model, val_loader, Amp(args.use_amp, args.amp_dtype, args.amp_level), shared=True)
+    resize = f"{args.interpolation.replace('random', 'bicubic')}, short side to {val_loader.dataset.transform.short}"
+    log(f'{args.model}: {len(images)} images, input {args.input_size}, crop_pct {args.crop_pct} ({resize})')
+    answers = answer(model, val_loader, max(topk), Amp(args.use_amp, args.amp_dtype, args.amp_level), shared=True)
+    protocols.report(answers, topk)
+    if real:
+        protocols.report_real(answers, real, topk)
+    if dist.is_main():
+        protocols.write_tables(args, answers, images, names, topk)
 
 
 if __name__ == '__main__':

@@ -1,19 +1,17 @@
 """Export a checkpoint for Paddle Inference: model.pdmodel or model.json, model.pdiparams, and inference.yml."""
 import os
+import tempfile
 
 from util import runtime
 
 CPU = runtime.prepare()
 import paddle  # noqa: E402
-import yaml  # noqa: E402
 
-from models import build_model, default_crop_pct  # noqa: E402
-from util import checkpoint, classify, options, pretrained  # noqa: E402
+from models import build_model, published_defaults  # noqa: E402
+from util import checkpoint, classify, export, exported, options, pretrained  # noqa: E402
 from util.logger import log  # noqa: E402
 from util.runtime import UserError  # noqa: E402
 from util.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform  # noqa: E402
-
-PADDLE_3 = int(paddle.__version__.split('.')[0]) >= 3
 
 
 def parser():
@@ -24,46 +22,62 @@ def parser():
     parser.add_argument('--output_dir', '--output', default='', metavar='DIR', help='folder for the files')
     parser.add_argument('--format', default='pdmodel', choices=('pdmodel', 'json', 'both'),
                         help='pdmodel loads in Paddle 2.6 and 3 (default); json is the format of Paddle 3')
+    parser.add_argument('--fuse_softmax', action='store_true', help='let the network end in a softmax')
+    parser.add_argument('--precision', default='fp32', choices=('fp32', 'fp16'),
+                        help='of the weights; fp16 is for GPUs')
     parser.add_argument('--label_list', default=None, metavar='FILE', help='class names to put into inference.yml')
     return parser
 
 
-def save_graph(model, prefix, as_json):
-    """Write <prefix>.json or <prefix>.pdmodel, and <prefix>.pdiparams, for batches of any size."""
-    spec = [paddle.static.InputSpec([None, 3, model.img_size, model.img_size], 'float32', name='image')]
+def check_asked(args):
+    """Raises UserError for what this Paddle cannot write."""
+    if args.format != 'pdmodel' and not exported.PADDLE_3:
+        raise UserError(f'--format {args.format}: model.json needs Paddle 3, this is {paddle.__version__}')
+    if args.precision == 'fp16' and args.format != 'pdmodel':
+        raise UserError(f'--precision fp16: Paddle converts .pdmodel only; leave out --format {args.format}')
+    if args.precision == 'fp16' and not paddle.device.is_compiled_with_cuda():
+        raise UserError('--precision fp16 needs a build of Paddle for GPUs, which alone can convert the weights')
+    if not args.output_dir:
+        raise UserError('--output_dir is missing: the folder for the exported files')
 
-    def save():
-        static = paddle.jit.to_static(model, input_spec=spec, full_graph=True)
-        paddle.jit.save(static, prefix)
-    if PADDLE_3 and not as_json:
-        with paddle.pir_utils.OldIrGuard():  # the intermediate representation that .pdmodel belongs to
-            save()
-    else:
-        save()
+
+def write(model, args, folder):
+    """Write model.* into a folder, each format compared with the model itself."""
+    prefix, pairs = os.path.join(folder, 'model'), export.references(model)
+    for kind in ('json', 'pdmodel'):
+        if args.format in (kind, 'both'):
+            export.save_graph(model, prefix, kind == 'json')
+            worst = export.check_files(pairs, prefix, kind)
+            log(f'model.{kind}: differs from the model by at most {worst:.1e} of the largest output '
+                f'(batches of {", ".join(map(str, export.CHECKED_BATCHES))})')
+    if args.precision == 'fp16':
+        export.halve(prefix)
+        worst = export.check_fp16(pairs, prefix)
+        log('float16: ' + ('not run, there is no GPU here' if worst is None else f'differs by at most {worst:.1e}'))
 
 
 def main(args):
-    if args.format != 'pdmodel' and not PADDLE_3:
-        raise UserError(f'--format {args.format}: model.json needs Paddle 3, this is {paddle.__version__}')
-    if not args.output_dir:
-        raise UserError('--output_dir is missing: the folder for the exported files')
+    check_asked(args)
     checkpoint.check_writable(args.output_dir)
-    crop_pct = default_crop_pct(args.model) if args.crop_pct is None else args.crop_pct
-    EvalTransform(args.input_size, crop_pct, args.interpolation)  # refuse what infer.py could not use
+    published_defaults(args)
+    EvalTransform(args.input_size, args.crop_pct, args.interpolation)  # refuse what infer.py could not use
     names = classify.label_names(args.label_list, args.nb_classes)
     model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
     log(pretrained.load_into(model, args.resume, args.ema))
+    if args.fuse_softmax:
+        model = export.WithSoftmax(model)
     model.eval()
-    prefix = os.path.join(args.output_dir, 'model')
-    for kind in ('json', 'pdmodel'):
-        if args.format in (kind, 'both'):
-            save_graph(model, prefix, kind == 'json')
-            log(f'wrote {prefix}.{kind} and {prefix}.pdiparams')
     settings = {'model': args.model, 'input_size': args.input_size, 'nb_classes': args.nb_classes,
-                'crop_pct': crop_pct, 'interpolation': args.interpolation,
-                'mean': list(IMAGENET_MEAN), 'std': list(IMAGENET_STD), 'label_names': names}
-    with open(os.path.join(args.output_dir, 'inference.yml'), 'w', encoding='utf-8') as f:
-        yaml.safe_dump(settings, f, sort_keys=False, allow_unicode=True)
+                'crop_pct': args.crop_pct, 'interpolation': args.interpolation,
+                'mean': list(IMAGENET_MEAN), 'std': list(IMAGENET_STD),
+                'output': 'scores' if args.fuse_softmax else 'logits', 'precision': args.precision,
+                'label_names': names}
+    with tempfile.TemporaryDirectory(prefix='.export-', dir=args.output_dir) as folder:
+        write(model, args, folder)
+        files = sorted(os.listdir(folder))
+        exported.write_settings(folder, settings, [name for name in files if not name.endswith('.info')])
+        for name in (*files, 'inference.yml'):
+            os.replace(os.path.join(folder, name), os.path.join(args.output_dir, name))
     log(f'Model is saved in {args.output_dir}.')
 
 

@@ -98,7 +98,7 @@ def load_annotator(args):
     if args.resume and args.pretrained_weights:
         raise UserError('--resume and --pretrained_weights both name the weights; give one')
     if not path and (args.transfer or args.ema or args.model in FAMILY):
-        raise UserError('--resume is missing: the checkpoint or .pdparams file to use')
+        raise UserError('--resume is missing: the checkpoint or state dict to use')
     if args.model not in FAMILY:
         model, source = annotator.load_classifier(args.model, args.nb_classes, path, args.ema, args.transfer)
         log(source)
@@ -107,10 +107,9 @@ def load_annotator(args):
     classes = annotator.head_classes(weights, 'head', path) if args.transfer else args.nb_classes
     model = build_model(args.model, img_size=args.img_size, num_classes=classes)
     log(f'using {source}')
-    embedding = np.asarray(weights.get('pos_embed'))
-    if embedding.ndim == 3 and embedding.shape[1] != model.grid ** 2 + 1:
-        weights = {**weights, 'pos_embed': pretrained.resize_pos_embed(embedding, model.grid)}
-        log(f'position embedding resized from {embedding.shape[1] - 1} to {model.grid ** 2} tokens')
+    weights, notes = pretrained.fit_pos_embed(weights, model)
+    for note in notes:
+        log(note)
     pretrained.restore(model, weights, path)
     return annotator.TokenHead(model, args.model), path
 

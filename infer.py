@@ -4,123 +4,143 @@ import os
 from util import runtime
 
 CPU = runtime.prepare()
+import numpy as np  # noqa: E402
 import paddle  # noqa: E402
-import yaml  # noqa: E402
-from paddle import inference  # noqa: E402
 
-from util import classify, options  # noqa: E402
-from util.benchmark import Benchmark  # noqa: E402
+from util import benchmark, calibration, classify, decode, exported, options, predictor  # noqa: E402
 from util.logger import log, progress  # noqa: E402
 from util.runtime import UserError  # noqa: E402
 from util.transforms import EvalTransform  # noqa: E402
 
+WARM_UP = 3  # runs of each batch size before a benchmark counts
+
 
 def parser():
     parser = runtime.Parser('infer.py', description=__doc__)
-    parser.add_argument('--model_file', required=True, metavar='FILE', help='model.pdmodel or model.json')
-    parser.add_argument('--params_file', required=True, metavar='FILE', help='model.pdiparams')
-    parser.add_argument('--config', default=None, metavar='FILE', help='inference.yml (default: beside the model)')
-    parser.add_argument('--input_file', '--infer_imgs', nargs='+', required=True, metavar='IMG',
-                        help='files, folders, glob patterns')
-    parser.add_argument('--input_size', default=None, type=int, help='default: as exported')
-    parser.add_argument('--crop_pct', default=None, type=float, help='default: as exported')
-    parser.add_argument('--interpolation', default=None, help='default: as exported')
+    group = parser.add_argument_group('model')
+    group.add_argument('--model_file', required=True, metavar='FILE', help='model.pdmodel or model.json')
+    group.add_argument('--params_file', required=True, metavar='FILE', help='model.pdiparams')
+    group.add_argument('--config', default=None, metavar='FILE', help='inference.yml (default: beside the model)')
+    group = parser.add_argument_group('images')
+    group.add_argument('--input_file', '--infer_imgs', nargs='+', required=True, metavar='IMG',
+                       help='files, folders, glob patterns')
+    group.add_argument('--input_size', default=None, type=int, help='as exported; another one is an error')
+    group.add_argument('--crop_pct', default=None, type=float, help='default: as exported')
+    group.add_argument('--interpolation', default=None, help='default: as exported')
+    group.add_argument('-b', '--batch_size', default=1, type=options.count)
     options.add_records(parser)
-    parser.add_argument('-b', '--batch_size', default=1, type=options.count)
-    parser.add_argument('--use_gpu', default=True, type=options.boolean,
-                        help='falls back to the CPU where there is no GPU')
-    parser.add_argument('--gpu_mem', default=8000, type=int, help='MB of GPU memory to reserve')
-    parser.add_argument('--precision', default='fp32', choices=('fp32', 'fp16', 'int8'))
-    parser.add_argument('--ir_optim', default=True, type=options.boolean, help='let Paddle Inference rewrite the graph')
-    parser.add_argument('--use_tensorrt', default=False, type=options.boolean)
-    parser.add_argument('--enable_mkldnn', default=True, type=options.boolean, help='oneDNN on the CPU')
-    parser.add_argument('--cpu_threads', default=None, type=int, help='default: as OMP_NUM_THREADS')
-    parser.add_argument('--enable_benchmark', default=False, type=options.boolean, help='report times of the stages')
+    group = parser.add_argument_group('engine')
+    group.add_argument('--use_gpu', default=True, type=options.boolean,
+                       help='falls back to the CPU where there is no GPU')
+    group.add_argument('--gpu_mem', default=8000, type=options.count, help='MB of GPU memory to reserve')
+    group.add_argument('--use_tensorrt', default=False, type=options.boolean)
+    group.add_argument('--engine', default='auto', choices=('auto', *predictor.CPU_ENGINES),
+                       help='on the CPU; auto (default): the fastest, measured once and remembered beside the model')
+    group.add_argument('--use_openvino', default=None, type=options.boolean, help='True: as --engine openvino')
+    group.add_argument('--enable_mkldnn', default=None, type=options.boolean,
+                       help='True: as --engine onednn; False: as --engine paddle')
+    group.add_argument('--cpu_threads', default=None, type=options.count, help='default: as OMP_NUM_THREADS')
+    group.add_argument('--precision', default='fp32', choices=('fp32', 'fp16', 'bf16', 'int8'),
+                       help='fp16: GPU; bf16: CPUs with avx512_bf16 or amx_bf16; int8: calibrated models')
+    group.add_argument('--ir_optim', default=True, type=options.boolean, help='let Paddle Inference rewrite the graph')
+    group.add_argument('--enable_benchmark', default=False, type=options.boolean, help='report times of the stages')
     return parser
 
 
 def read_settings(args):
     """The exported inference.yml with the flags laid over it."""
-    path = args.config or os.path.join(os.path.dirname(args.model_file), 'inference.yml')
-    kinds = {'model': str, 'input_size': int, 'nb_classes': int, 'crop_pct': float, 'interpolation': str,
-             'label_names': dict}
-    try:
-        with open(path, encoding='utf-8') as f:
-            settings = yaml.safe_load(f)
-        settings = {key: kind(settings[key]) for key, kind in kinds.items()}
-    except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror}); export_model.py writes it beside the model')
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f'{path}: not the inference.yml that export_model.py writes ({error})')
-    settings.update({k: v for k, v in vars(args).items() if k in settings and v is not None})
+    settings = exported.read_settings(args.config or os.path.join(os.path.dirname(args.model_file), 'inference.yml'))
+    if args.input_size not in (None, settings['input_size']):
+        raise UserError(f"--input_size {args.input_size}: the model was exported for {settings['input_size']}")
+    for flag in ('crop_pct', 'interpolation'):
+        if getattr(args, flag) is not None:
+            settings[flag] = getattr(args, flag)
+    if args.label_list:
+        settings['label_names'] = classify.label_names(args.label_list, settings['nb_classes'])
+    names = settings['label_names']
+    if names and len(names) != settings['nb_classes']:
+        raise UserError(f"{args.config or 'inference.yml'}: {len(names)} label_names for {settings['nb_classes']} "
+                        'classes')
     return settings
 
 
-def create_predictor(args):
-    """(predictor, device name) for the exported files."""
-    for flag, path in (('--model_file', args.model_file), ('--params_file', args.params_file)):
-        if not os.path.isfile(path):
-            raise UserError(f'{flag} {path}: no such file')
-    is_json = args.model_file.endswith('.json')
-    if is_json and int(paddle.__version__.split('.')[0]) < 3:
-        raise UserError(f'--model_file {args.model_file}: Paddle {paddle.__version__} reads .pdmodel only; '
-                        'export with --format pdmodel')
-    if args.precision == 'int8':
-        raise UserError('--precision int8 needs a quantised model, which export_model.py does not make')
-    config = inference.Config(args.model_file, args.params_file)
-    config.disable_glog_info()
-    use_gpu = args.use_gpu and paddle.device.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
-    if use_gpu:  # written for GPUs but not run on one so far
-        precision = inference.PrecisionType.Half if args.precision == 'fp16' else inference.PrecisionType.Float32
-        config.enable_use_gpu(args.gpu_mem, 0, precision)
-        if args.use_tensorrt:
-            config.enable_tensorrt_engine(max_batch_size=args.batch_size, precision_mode=precision)
-    else:
-        if args.use_gpu:
-            log('--use_gpu: no GPU or a CPU build of Paddle, running on the CPU')
-        if args.use_tensorrt:
-            raise UserError('--use_tensorrt needs a GPU and a Paddle built with TensorRT')
-        config.disable_gpu()
-        config.set_cpu_math_library_num_threads(args.cpu_threads or int(os.environ['OMP_NUM_THREADS']))
-        if args.enable_mkldnn:
-            config.enable_mkldnn()
-        elif hasattr(config, 'disable_mkldnn'):
-            config.disable_mkldnn()
-    config.switch_ir_optim(args.ir_optim)
-    if not is_json:  # raises for .json on Paddle 3.3
-        config.enable_memory_optim()
-    return inference.create_predictor(config), 'gpu' if use_gpu else 'cpu'
+def pick_engine(args, threads, size):
+    """(engine, why) that the flags ask for; a fallback to the CPU is one line in the log."""
+    if args.use_tensorrt or (args.use_gpu and predictor.gpu_is_there()):
+        return ('tensorrt', '--use_tensorrt True') if args.use_tensorrt else ('gpu', '--use_gpu True')
+    if args.use_gpu:
+        log('--use_gpu True: no GPU, or a build of Paddle for CPUs; running on the CPU')
+    if args.engine != 'auto':
+        return args.engine, f'--engine {args.engine}'
+    if args.use_openvino:
+        return 'openvino', '--use_openvino True'
+    if args.enable_mkldnn is not None:
+        return 'onednn' if args.enable_mkldnn else 'paddle', f'--enable_mkldnn {args.enable_mkldnn}'
+    if not args.ir_optim:
+        return 'onednn', '--ir_optim False'
+    predictor.check_asked('paddle', args.precision, args.model_file)
+    return calibration.best_engine(args.model_file, args.params_file, args.precision, threads,
+                                   (args.batch_size, 3, size, size))
+
+
+def create_predictor(args, settings):
+    """The predictor that the flags ask for, checked against the files, this machine and this Paddle."""
+    exported.check(args.model_file, args.params_file, settings)
+    threads = args.cpu_threads or int(os.environ['OMP_NUM_THREADS'])
+    engine, why = pick_engine(args, threads, settings['input_size'])
+    predictor.check_asked(engine, args.precision, args.model_file, args.ir_optim)
+    if settings['precision'] == 'fp16' and predictor.on_cpu(engine):
+        raise UserError(f'--model_file {args.model_file}: exported with --precision fp16, which needs a GPU')
+    log(f'Paddle Inference {paddle.__version__}, {engine} ({why}), {args.precision}, {threads} CPU thread(s)')
+    if args.precision == 'bf16':
+        log('bf16: outputs differ by about 1 % of the largest; --precision fp32 is exact')
+    return predictor.Predictor(args.model_file, args.params_file, engine, args.precision, threads, args.ir_optim,
+                               args.gpu_mem)
+
+
+def start_benchmark(args, settings, run, files):
+    """A timer for --enable_benchmark, after runs that do not count."""
+    size = settings['input_size']
+    for batch_size in {min(args.batch_size, len(files)), len(files) % args.batch_size} - {0}:
+        for _ in range(WARM_UP):
+            run(np.zeros((batch_size, 3, size, size), 'float32'))
+    return benchmark.create(settings['model'], args.precision, args.batch_size, f'3,{size},{size}', len(files),
+                            run.config)
 
 
 def main(args):
     settings = read_settings(args)
     files = classify.find_images(args.input_file)
-    names = settings['label_names']
-    if args.label_list:
-        names = classify.label_names(args.label_list, settings['nb_classes'])
     transform = EvalTransform(settings['input_size'], settings['crop_pct'], settings['interpolation'])
-    predictor, device = create_predictor(args)
-    image = predictor.get_input_handle(predictor.get_input_names()[0])
-    logits = predictor.get_output_handle(predictor.get_output_names()[0])
-    benchmark = Benchmark()
-    result = []
-    for start in progress(range(0, len(files), args.batch_size), 'infer'):
-        batch = files[start:start + args.batch_size]
-        benchmark.start()
-        image.copy_from_cpu(classify.load_batch(batch, transform))
-        benchmark.stamp()
-        predictor.run()
-        output = logits.copy_to_cpu()
-        benchmark.stamp()
-        result += classify.records(batch, output, names, args.topk)
-        benchmark.end(len(batch))
-    print(result)
-    if args.save_json:
-        classify.save_json(result, args.save_json)
-    if args.enable_benchmark:
-        log(benchmark.report(model=settings['model'], paddle=paddle.__version__, device=device,
-                             precision=args.precision, batch_size=args.batch_size, cpu_threads=args.cpu_threads or
-                             os.environ['OMP_NUM_THREADS'], mkldnn=args.enable_mkldnn, ir_optim=args.ir_optim))
+    result, bad, timer = [], [], None
+    with decode.Batches(files, transform, args.batch_size, ahead=not args.enable_benchmark) as batches:
+        run = create_predictor(args, settings)
+        if args.enable_benchmark:
+            timer = start_benchmark(args, settings, run, files)
+        decoded = iter(batches)
+        for _ in progress(range(len(batches)), 'infer'):
+            if timer:
+                timer.start()
+            good, images, left_out = next(decoded)
+            bad += left_out
+            if not good:
+                continue
+            if timer:
+                timer.stamp()
+            outputs = run(images)
+            if outputs.shape[1] != settings['nb_classes']:
+                raise UserError(f"{args.model_file}: gives {outputs.shape[1]} classes, inference.yml says "
+                                f"{settings['nb_classes']}")
+            if timer:
+                timer.stamp()
+            result += classify.records(good, outputs, settings['label_names'], args.topk,
+                                       are_scores=settings['output'] == 'scores')
+            if timer:
+                timer.end()
+    classify.show(result, args)
+    if timer:
+        timer.report()
+    classify.check_bad(bad, len(files), args.skip_bad)
 
 
 if __name__ == '__main__':

@@ -1,7 +1,6 @@
 """Train an LV-ViT, with token labels or without. See README.md for commands."""
 import datetime
 import json
-import os
 import time
 
 from util import runtime
@@ -10,9 +9,9 @@ CPU = runtime.prepare()
 import paddle  # noqa: E402
 
 from engine import evaluate, train_one_epoch  # noqa: E402
-from models import build_model, count_parameters, default_crop_pct  # noqa: E402
-from util import checkpoint, dist, loader, options  # noqa: E402
-from util.amp import Amp  # noqa: E402
+from models import build_model, count_parameters, published_defaults  # noqa: E402
+from util import checkpoint, dist, interrupt, loader, options  # noqa: E402
+from util.amp import Amp, on_gpu  # noqa: E402
 from util.logger import Writers, log, log_to  # noqa: E402
 from util.loss import TokenLabelLoss  # noqa: E402
 from util.mixup import Mixup  # noqa: E402
@@ -27,33 +26,33 @@ def parser():
     options.add_data(parser, train=True)
     options.add_eval_transform(parser)
     options.add_amp(parser)
-    options.add_weights(parser)
+    options.add_weights(parser, "or 'auto': the newest in --output_dir, if any")
     options.add_recipe(parser)
     return parser
 
 
 def new_model(args):
-    return build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes, drop_rate=args.drop,
-                       drop_path_rate=args.drop_path, mix_token=bool(args.mix_token))
+    model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes, drop_rate=args.drop,
+                        drop_path_rate=args.drop_path, mix_token=bool(args.mix_token))
+    return paddle.nn.SyncBatchNorm.convert_sync_batchnorm(model) if args.sync_bn else model
 
 
 def main(args):
+    published_defaults(args)
     options.check_recipe(args)
     if args.output_dir:
         checkpoint.check_writable(args.output_dir)
     rank, world_size = dist.init()
+    if args.sync_bn and not on_gpu():
+        raise runtime.UserError('--sync_bn needs GPUs: Paddle has no such kernel for CPUs')
     log_to(args.log_file)
     log(f'Paddle {paddle.__version__} on {paddle.device.get_device()}, {world_size} process(es). {CPU}')
     log('arguments: ' + json.dumps(vars(args)))
     if args.debug and paddle.device.is_compiled_with_cuda():
         paddle.set_flags({'FLAGS_cudnn_deterministic': True})
 
-    crop_pct = default_crop_pct(args.model) if args.crop_pct is None else args.crop_pct
-    val_loader = loader.build_eval_loader(args, crop_pct, *((rank, world_size) if args.dist_eval else ()))
+    val_loader = loader.build_eval_loader(args, args.crop_pct, *((rank, world_size) if args.dist_eval else ()))
     train_loader = None if args.eval else loader.build_train_loader(args, rank, world_size)
-
-    if train_loader and len(train_loader) < args.accum_iter:
-        raise runtime.UserError(f'--accum_iter {args.accum_iter}: an epoch has {len(train_loader)} batches only')
 
     paddle.seed(args.seed)  # all processes start from the same weights
     model = new_model(args)
@@ -65,70 +64,75 @@ def main(args):
     if args.lr is None:
         args.lr = args.blr * total_batch / 512
     optimizer = build_optimizer(model, args.opt, args.lr, args.weight_decay, args.opt_betas, args.opt_eps,
-                                args.momentum, args.clip_grad)
+                                args.momentum, args.clip_grad, args.layer_decay)
     amp = Amp(args.use_amp, args.amp_dtype, args.amp_level)
-    state = TrainState(args, model, ema, optimizer, amp, dense)
-    start_epoch = state.start()
-    n_parameters = count_parameters(model)
-    log(f'{args.model}: {n_parameters / 1e6:.2f} M parameters, input {args.input_size}, crop_pct {crop_pct}, '
-        f'lr {args.lr:.2e}, total batch {total_batch}')
-
-    def test(module, name=''):
-        return evaluate(module, val_loader, amp, args.dist_eval, f'Test{name}:', args.print_freq)
-
+    state = TrainState(args, model, ema, optimizer, amp, dense, train_loader, total_batch)
+    state.start()
+    log(f'{args.model}: {count_parameters(model) / 1e6:.2f} M parameters, input {args.input_size}, '
+        f'crop_pct {args.crop_pct}, lr {args.lr:.2e}, total batch {total_batch}')
     if args.eval:
-        test(model)
+        evaluate(model, val_loader, amp, args.dist_eval, 'Test:', args.print_freq)
         return
 
-    model, optimizer = amp.decorate(model, optimizer)
-    parallel = paddle.DataParallel(model) if world_size > 1 else model
+    with interrupt.listening():
+        try:
+            train(args, state, val_loader)
+        except interrupt.Interrupted as stop:
+            where = f'stopped by {stop} in epoch {state.epoch} after {state.done} of {state.updates} steps'
+            if not args.output_dir:
+                raise runtime.UserError(f'{where}; nothing saved for want of --output_dir')
+            log(f'{where}; --resume auto continues from {args.output_dir}/{checkpoint.LATEST}')
+
+
+def train(args, state, val_loader):
+    """Train from where `state` stands to the end; evaluates and saves after every epoch. Raises Interrupted."""
+    n_parameters = count_parameters(state.model)
+    model, optimizer = state.amp.decorate(state.model, state.optimizer)
+    parallel = paddle.DataParallel(model) if dist.world_size() > 1 else model
     criterion = TokenLabelLoss(args.cls_weight, args.dense_weight)
     mixup = None
     if args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax:
         mixup = Mixup(args.mixup, args.cutmix, args.cutmix_minmax, args.mixup_prob, args.mixup_switch_prob,
                       args.mixup_mode)
-    writers = Writers(args)
+    writers = Writers(args, state.run_id)
+    state.run_id = writers.run_id
 
-    total_epochs = args.epochs + args.cooldown_epochs
-    log(f'training on {len(train_loader.dataset)} images, validating on {len(val_loader.dataset)}, '
-        f'epochs {start_epoch} to {total_epochs - 1}')
-    if train_loader.dataset.unmapped:
-        log(f'{len(train_loader.dataset.unmapped)} of them have no label map and train with their label alone')
+    total_epochs, dataset = args.epochs + args.cooldown_epochs, state.loader.dataset
+    log(f'training on {len(dataset)} images, validating on {len(val_loader.dataset)}, '
+        f'epochs {state.epoch} to {total_epochs - 1}' + (f' from step {state.done}' if state.done else ''))
+    if dataset.unmapped:
+        log(f'{len(dataset.unmapped)} of them have no label map and train with their label alone')
     begin = time.time()
-    updates = len(train_loader) // args.accum_iter
-    for epoch in range(start_epoch, total_epochs):
-        step = (epoch + 1) * updates
-        try:
-            train_stats = train_one_epoch(parallel, criterion, train_loader, optimizer, epoch, args, amp, mixup, ema,
-                                          writers)
-        except FloatingPointError as error:
-            raise runtime.UserError(f'epoch {epoch}: {error}; stopped before anything was saved. '
-                                    'Try a lower --lr, a longer --warmup_epochs or --clip_grad 1')
+    while state.epoch < total_epochs:
+        epoch = state.epoch
+        train_stats = train_one_epoch(parallel, criterion, state.loader, optimizer, epoch, args, state.amp, mixup,
+                                      state.ema, writers, state)
+        state.save()  # what happens during evaluation costs the evaluation only
         stats = {'epoch': epoch, 'n_parameters': n_parameters, **{f'train_{k}': v for k, v in train_stats.items()}}
-        if train_loader.dataset.unmapped:
-            stats['images_without_label_map'] = len(train_loader.dataset.unmapped)
-        if train_loader.dataset.bad_images():
-            stats['bad_images'] = train_loader.dataset.bad_images()
-        for module, suffix, tag in ((model, '', 'best'), (ema and ema.module, '_ema', 'best-ema')):
+        if dataset.unmapped:
+            stats['images_without_label_map'] = len(dataset.unmapped)
+        if dataset.bad_images():
+            stats['bad_images'] = dataset.bad_images()
+
+        tags = []  # names for this epoch's checkpoint
+        for module, suffix, tag in ((model, '', 'best'), (state.ema and state.ema.module, '_ema', 'best-ema')):
             if module is None or (suffix and not args.model_ema_eval):
                 continue
-            test_stats = test(module, suffix)
+            with interrupt.at_once():
+                test_stats = evaluate(module, val_loader, state.amp, args.dist_eval, f'Test{suffix}:', args.print_freq)
             stats.update({f'test_{k}{suffix}': v for k, v in test_stats.items()})
             if test_stats['acc1'] > state.best.get(f'best_acc1{suffix}', -1.0):
                 state.best[f'best_acc1{suffix}'] = test_stats['acc1']
-                state.save(tag, epoch, step)
+                tags.append(tag)
         stats.update(state.best)
         log(f"Max accuracy: {', '.join(f'{k[5:]} {v:.2f}%' for k, v in state.best.items())}")
-        if args.output_dir and dist.is_main():
-            with open(os.path.join(args.output_dir, 'log.txt'), 'a', encoding='utf-8') as f:
-                f.write(json.dumps(stats) + '\n')
-        writers.write({k: v for k, v in stats.items() if k.startswith('test_')}, step)
-        state.save('latest', epoch, step)
         if (epoch + 1) % 20 == 0 or epoch + 1 == total_epochs:
-            state.save(epoch, epoch, step)
+            tags.append(epoch)
+        writers.write({k: v for k, v in stats.items() if k.startswith('test_')}, (epoch + 1) * state.updates)
+        state.end_epoch(stats, tags)
     writers.close()
     log(f'Training time {datetime.timedelta(seconds=int(time.time() - begin))}')
 
 
 if __name__ == '__main__':
-    runtime.run(main, parser())
+    runtime.run(dist.peers_named()(main), parser())

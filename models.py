@@ -11,8 +11,9 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
+from paddle.base.layer_helper import LayerHelper
 
-from util import mixtoken
+from util import layout, mixtoken
 from util.runtime import UserError
 
 NORMAL = nn.initializer.Normal(std=0.02)
@@ -33,10 +34,14 @@ def conv(in_channels, out_channels, kernel, stride, padding=0, bias=False):
 
 
 def gelu(x):
-    """Exact GELU. In a static graph it is written out: `nn.GELU` does not survive export to `.pdmodel` on Paddle 3."""
-    if paddle.in_dynamic_mode():
+    """Exact GELU."""
+    if paddle.framework.in_dynamic_or_pir_mode():
         return F.gelu(x)
-    return 0.5 * x * (1.0 + paddle.erf(x / math.sqrt(2.0)))
+    # a .pdmodel: Paddle 3's F.gelu cannot write it, and written out with erf OpenVINO could not read it
+    helper = LayerHelper('gelu')
+    out = helper.create_variable_for_type_inference(x.dtype)
+    helper.append_op(type='gelu', inputs={'X': x}, outputs={'Out': out}, attrs={'approximate': False})
+    return out
 
 
 class PatchEmbedNaive(nn.Layer):
@@ -97,8 +102,10 @@ class Attention(nn.Layer):
 
     def forward(self, x):
         tokens, dim = x.shape[1:]
-        # unbind, not indexing: the gradient of each `qkv[i]` would be a zero-filled tensor of the full size
-        q, k, v = self.qkv(x).reshape([-1, tokens, 3, self.num_heads, self.head_dim]).unbind(2)
+        # split, not indexing: the gradient of each `qkv[i]` would be a zero-filled tensor of the full size; and not
+        # unbind, which OpenVINO does not read
+        heads = [-1, tokens, self.num_heads, self.head_dim]
+        q, k, v = (part.reshape(heads) for part in self.qkv(x).split(3, axis=-1))
         q, k, v = q.transpose([0, 2, 1, 3]), k.transpose([0, 2, 3, 1]), v.transpose([0, 2, 1, 3])
         attention = F.softmax((q * self.head_dim ** -0.5) @ k, axis=-1)  # `@`: paddle.matmul cannot go into a .pdmodel
         x = (attention @ v).transpose([0, 2, 1, 3]).reshape([-1, tokens, dim])
@@ -227,16 +234,20 @@ FAMILY = {
     'lvvit_m': (dict(embed_dim=512, depth=20, num_heads=8, skip_lam=2.0), 1.0),
     'lvvit_l': (dict(embed_dim=768, depth=24, num_heads=12, skip_lam=3.0, stem='4_2_128'), 1.0),
 }
+PUBLISHED_SIZE = {'lvvit_l': 448}  # side of the published evaluation's input, 224 for the others
 
 
 def count_parameters(model):
     """How many numbers a model learns: without BatchNorm's running statistics, which Paddle lists as parameters too."""
-    return sum(math.prod(p.shape) for name, p in model.named_parameters()
-               if not name.endswith(('._mean', '._variance')))
+    return layout.count_parameters(model.state_dict())
 
 
-def default_crop_pct(name):
-    return FAMILY[name][1] if name in FAMILY else 0.9
+def published_defaults(args):
+    """Set --input_size and --crop_pct, if the command left them out, to those of the model's published evaluation."""
+    if args.input_size is None:
+        args.input_size = PUBLISHED_SIZE.get(args.model, 224)
+    if args.crop_pct is None:
+        args.crop_pct = FAMILY[args.model][1] if args.model in FAMILY else 0.9
 
 
 def build_model(name, **kwargs):

@@ -4,8 +4,8 @@ from util import runtime
 CPU = runtime.prepare()
 import paddle  # noqa: E402
 
-from models import build_model, default_crop_pct  # noqa: E402
-from util import classify, options, pretrained  # noqa: E402
+from models import build_model, published_defaults  # noqa: E402
+from util import classify, decode, options, pretrained  # noqa: E402
 from util.logger import log, progress  # noqa: E402
 from util.transforms import EvalTransform  # noqa: E402
 
@@ -23,21 +23,22 @@ def parser():
 
 @paddle.no_grad()
 def main(args):
+    published_defaults(args)
     files = classify.find_images(args.infer_imgs)
     names = classify.label_names(args.label_list, args.nb_classes)
-    crop_pct = default_crop_pct(args.model) if args.crop_pct is None else args.crop_pct
-    transform = EvalTransform(args.input_size, crop_pct, args.interpolation)
-    model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
-    log(pretrained.load_into(model, args.resume, args.ema))
-    model.eval()
-    result = []
-    for start in progress(range(0, len(files), args.batch_size), 'predict'):
-        batch = files[start:start + args.batch_size]
-        logits = model(paddle.to_tensor(classify.load_batch(batch, transform)))
-        result += classify.records(batch, logits.numpy(), names, args.topk)
-    print(result)
-    if args.save_json:
-        classify.save_json(result, args.save_json)
+    transform = EvalTransform(args.input_size, args.crop_pct, args.interpolation)
+    result, bad = [], []
+    with decode.Batches(files, transform, args.batch_size) as batches:
+        model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
+        log(pretrained.load_into(model, args.resume, args.ema))
+        model.eval()
+        for good, images, left_out in progress(batches, 'predict'):
+            bad += left_out
+            if good:
+                logits = model(paddle.to_tensor(images))
+                result += classify.records(good, logits.numpy(), names, args.topk)
+    classify.show(result, args)
+    classify.check_bad(bad, len(files), args.skip_bad)
 
 
 if __name__ == '__main__':

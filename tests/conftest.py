@@ -1,7 +1,9 @@
 """Puts the repository on the path and sets the process up before anything imports paddle; fixtures of the script tests:
 a tiny data set, tiny models, and scripts run inside the test process."""
 import contextlib
+import os
 import signal
+import subprocess
 import sys
 from collections import namedtuple
 from pathlib import Path
@@ -97,3 +99,18 @@ def tiny(monkeypatch):
     import models
     for name, (kwargs, crop_pct) in list(models.FAMILY.items()):
         monkeypatch.setitem(models.FAMILY, name, ({**kwargs, 'embed_dim': 24, 'depth': 2, 'num_heads': 2}, crop_pct))
+
+
+@pytest.fixture(scope='module')
+def clone(tmp_path_factory):
+    """What a user gets: the files of this tree in a new folder, with the environment linked in."""
+    folder = tmp_path_factory.mktemp('clone') / 'TokenLabeling-paddle'
+    files = subprocess.check_output(['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'], cwd=ROOT)
+    for name in files.decode().split('\0'):
+        if name and (ROOT / name).exists():
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes((ROOT / name).read_bytes())
+            target.chmod((ROOT / name).stat().st_mode)
+    os.symlink(ROOT / '.venv', folder / '.venv')  # the installs were tried by tests/run.sh itself
+    return folder

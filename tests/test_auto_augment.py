@@ -211,12 +211,15 @@ def test_ops_do_what_their_names_say():
         assert np.allclose((GEOMETRIC[name][0](argument, 80, 60) @ at)[:2], expected), name
 
 
-@pytest.mark.parametrize('degrees', [-30.0, 7.5, 90.0])
-def test_rotate_is_pils_counter_clockwise_rotation_about_the_centre(degrees):
-    image = blob(61, 45, 40.0, 15.0)
-    own = affine(image, rotate(degrees, 61, 45), Image.BILINEAR, (9, 9, 9))
-    pil = image.rotate(degrees, Image.BILINEAR, fillcolor=(9, 9, 9))
-    assert np.abs(pixels(own) - pixels(pil)).mean() < 0.5
+@pytest.mark.parametrize('interpolation', [Image.NEAREST, Image.BILINEAR, Image.BICUBIC])
+def test_rotate_has_the_very_pixels_of_pils_counter_clockwise_rotation_about_the_centre(interpolation):
+    rng = np.random.default_rng(0)
+    for degrees in (-30.0, 7.5, 27.0, 90.0, *rng.uniform(-30, 30, 60)):
+        width, height = rng.integers(40, 130, 2)
+        image = noise(width, height, seed=1)
+        own = affine(image, rotate(degrees, width, height), interpolation, (9, 9, 9))
+        pil = image.rotate(degrees, interpolation, fillcolor=(9, 9, 9))
+        assert np.array_equal(pixels(own), pixels(pil)), degrees
 
 
 def test_what_comes_from_outside_the_image_is_filled():

@@ -1,5 +1,7 @@
 """eval.py: accuracy is a property of weights and images, not of batch sizes or processes; and the chain of scripts."""
 import ast
+import csv
+import json
 import os
 import re
 import subprocess
@@ -107,7 +109,7 @@ def test_the_models_own_crop_is_used_unless_one_is_given(run, val, tmp_path, ref
     save_random(tmp_path / 'x.pd', 10)
     flags = [*val, '--nb_classes', 10, '--resume', tmp_path / 'x.pd']
     own = run(eval_script, *flags)
-    assert 'crop_pct 1.0, bicubic' in own.out
+    assert '20 images, input 32, crop_pct 1.0 (bicubic, short side to 32)' in own.out
     assert numbers(run(eval_script, *flags, '--crop_pct', 1).out) == numbers(own.out)
     assert numbers(run(eval_script, *flags, '--crop_pct', 0.5).out) != numbers(own.out)
     assert '--crop_pct 0' in refused(eval_script, *flags, '--crop_pct', 0)
@@ -126,19 +128,185 @@ def test_ema_is_evaluated_on_request_and_missing_weights_are_named(run, refused,
     assert '--resume is missing' in refused(eval_script, *flags[:-1])
 
 
-# ---- two processes
+# ---- protocols
 
-def launch(folder, script, *argv):
-    """`python -m paddle.distributed.launch` with two processes; returns (output of the launcher, rank 1's output)."""
+CLASSES, IMAGES = 10, 101  # no batch size below, no number of processes and no share of one divides the images
+
+
+@pytest.fixture(scope='module')
+def photos(tmp_path_factory):
+    """101 images named as ImageNet's, and a model whose six best classes are more than 0.01 apart on each: no ties.
+
+    Returns (folder, flags of eval.py, logits [101, 10] of one image at a time, labels).
+    """
+    folder = tmp_path_factory.mktemp('photos')
+    model = save_random(folder / 'x.pd', CLASSES)
+    rng, transform, kept, lines = np.random.default_rng(0), EvalTransform(32, 0.9), [], []
+    numbers = iter(rng.permutation(50_000) + 1)
+    while len(kept) < IMAGES:
+        image = Image.fromarray(rng.integers(0, 256, (2, 3, 3), dtype='uint8')).resize(rng.integers(30, 60, 2).tolist())
+        logits = model(paddle.to_tensor(transform(image)[None])).numpy()[0]
+        if -np.diff(np.sort(logits)[::-1][:6]).max() > 0.01:
+            name = f'ILSVRC2012_val_{next(numbers):08d}.png'
+            image.save(folder / name)
+            lines.append(f'{name} {rng.choice(np.argsort(-logits)[:8])}\n')
+            kept.append(logits)
+    (folder / 'list.txt').write_text(''.join(lines))
+    (folder / 'two.txt').write_text(''.join(lines[:2]))
+    flags = [*MODEL, '--nb_classes', CLASSES, '--data_path', folder, '--cls_label_path_val', folder / 'list.txt',
+             '--resume', folder / 'x.pd', '--crop_pct', 0.9, '--num_workers', 0]
+    return folder, flags, np.array(kept), np.array([int(line.split()[1]) for line in lines])
+
+
+def table(path):
+    with open(path, newline='') as f:
+        return list(csv.reader(f))[1:]
+
+
+def check_answers(path, logits, labels):
+    """A file of --save_predictions has the labels and the five best classes of every image, in order, and its loss."""
+    rows = table(path)
+    assert [int(row[1]) for row in rows] == labels.tolist()
+    assert [[int(i) for i in row[3:]] for row in rows] == np.argsort(-logits)[:, :5].tolist()
+    logits = logits.astype('float64')
+    losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(labels)), labels]
+    np.testing.assert_allclose([float(row[2]) for row in rows], losses, atol=1e-4)
+
+
+@pytest.mark.parametrize('batch_size', [1, 3, 7, 64])
+def test_every_answer_is_the_same_whatever_the_batch_size(run, photos, tmp_path, batch_size):
+    folder, flags, logits, labels = photos
+    result = run(eval_script, *flags, '--batch_size', batch_size, '--save_predictions', tmp_path / 'x.csv')
+    check_answers(tmp_path / 'x.csv', logits, labels)
+    assert numbers(result.out)[0] == f'{100 * (logits.argmax(1) == labels).mean():.3f}'
+    assert 0 < float(numbers(result.out)[0]) < float(numbers(result.out)[1]) < 100 and numbers(result.out)[3] == '101'
+
+
+@pytest.mark.parametrize('batch_size', [3, 7, 64, 101])
+def test_logits_of_a_batch_are_those_of_its_images_but_for_rounding(photos, batch_size):
+    folder, flags, logits, _ = photos
+    from util.loader import build_eval_loader
+    args = eval_script.parser().parse_args([*map(str, flags), '--batch_size', str(batch_size)])
+    model = models.build_model('lvvit_nano', img_size=32, num_classes=CLASSES)
+    model.set_state_dict({k: paddle.to_tensor(v) for k, v in checkpoint.load(str(folder / 'x.pd'))['model'].items()})
+    model.eval()
+    together = np.concatenate([model(batch['image']).numpy() for batch in build_eval_loader(args, 0.9)])
+    assert np.abs(together - logits).max() < 1e-5 * np.abs(logits).max()
+
+
+def test_every_image_is_answered_once_or_it_is_no_evaluation(photos):
+    from engine import evaluate
+    from util.loader import build_eval_loader
+    args = eval_script.parser().parse_args([*map(str, photos[1]), '--batch_size', '64'])
+    model = models.build_model('lvvit_nano', img_size=32, num_classes=CLASSES)
+    with pytest.raises(RuntimeError, match='every image of the set exactly once'):
+        evaluate(model, build_eval_loader(args, 0.9, 0, 2), shared=False)  # half of it, taken for all
+    twice = build_eval_loader(args, 0.9)
+    twice.sampler.indices.append(0)  # what padding does
+    with pytest.raises(RuntimeError, match='every image of the set exactly once'):
+        evaluate(model, twice)
+
+
+THREE = f"""import sys
+sys.path.insert(0, {ROOT!r})
+import eval
+for size in ('1', '3', '7', '64', 'two.txt'):
+    words = sys.argv[1:] + ['--save_predictions', size + '.csv']
+    words += ['--batch_size', size] if size.isdigit() else ['--cls_label_path_val', sys.argv[1] + '/' + size]
+    eval.main(eval.parser().parse_args(words[1:]))
+"""
+
+
+def test_every_answer_is_the_same_on_three_processes(run, photos, tmp_path):
+    """Of a set that neither they nor the batch sizes divide, and of two images, which leave one without any."""
+    folder, flags, logits, labels = photos
+    (tmp_path / 'three.py').write_text(THREE)
+    outputs = launch(tmp_path, tmp_path / 'three.py', folder, *flags, '--confusion', 'confusion.csv', processes=3)
+    lines = re.findall(r'\* Acc@1.*', outputs[0])
+    assert len(lines) == 5 and len({line.split(' loss ')[0] for line in lines[:4]}) == 1
+    assert lines[:4] == re.findall(r'\* Acc@1.*', run(eval_script, *flags).out) * 4 and '3 process(es)' in outputs[0]
+    assert ours(outputs[1]) == ours(outputs[2]) == []
+    for size in (1, 3, 7, 64):
+        check_answers(tmp_path / f'{size}.csv', logits, labels)
+    check_answers(tmp_path / 'two.txt.csv', logits[:2], labels[:2])
+    assert sum(int(n) for row in table(tmp_path / 'confusion.csv') for n in row[1:]) == 2
+
+
+def test_protocols_agree_with_the_predictions(run, photos, tmp_path):
+    folder, flags, logits, labels = photos
+    named = [int(number) for number in re.findall(r'val_(\d+)', (folder / 'list.txt').read_text())]
+    real = [[] for _ in range(50_000)]
+    rng = np.random.default_rng(1)
+    for number in named:
+        real[number - 1] = rng.choice(CLASSES, rng.integers(0, 4), replace=False).tolist()
+    (tmp_path / 'real.json').write_text(json.dumps(real))
+    (tmp_path / 'names.txt').write_text(''.join(f'{i} class {i}, or so\n' for i in range(CLASSES)))
+    result = run(eval_script, *flags, '--topk', 3, 1, '--real_labels', tmp_path / 'real.json', '--label_list',
+                 tmp_path / 'names.txt', '--per_class', tmp_path / 'classes.csv', '--confusion',
+                 tmp_path / 'matrix.csv')
+    order = np.argsort(-logits)
+    acc = {k: 100 * np.mean([label in row[:k] for label, row in zip(labels, order)]) for k in (1, 3)}
+    assert f'* Acc@1 {acc[1]:.3f} Acc@3 {acc[3]:.3f} loss' in result.out
+    own = [real[number - 1] for number in named]
+    counted = [i for i in range(IMAGES) if own[i]]
+    best = {k: 100 * np.mean([bool(set(own[i]) & set(order[i, :k])) for i in counted]) for k in (1, 3)}
+    assert 0 < len(counted) < IMAGES
+    assert f'* ReaL@1 {best[1]:.3f} ReaL@3 {best[3]:.3f} on {len(counted)} images' in result.out
+    rows = table(tmp_path / 'classes.csv')
+    assert [row[1] for row in rows] == [f'class {i}, or so' for i in range(CLASSES)]
+    assert [int(row[2]) for row in rows] == np.bincount(labels, minlength=CLASSES).tolist()
+    assert [int(row[3]) for row in rows] == [int(((labels == i) & (order[:, 0] == i)).sum()) for i in range(CLASSES)]
+    matrix = np.zeros([CLASSES, CLASSES], int)
+    np.add.at(matrix, (labels, order[:, 0]), 1)
+    assert [[int(n) for n in row[1:]] for row in table(tmp_path / 'matrix.csv')] == matrix.tolist()
+
+
+def test_flags_of_protocols_that_cannot_be_give_one_line(refused, photos, tmp_path):
+    flags = photos[1]
+    assert '--topk 11: there are 10 classes only' in refused(eval_script, *flags, '--topk', 1, 11)
+    assert '--topk' in refused(eval_script, *flags, '--topk', 0)
+    assert 'real.json: no such file' in refused(eval_script, *flags, '--real_labels', tmp_path / 'real.json')
+    assert '--confusion' in refused(eval_script, *flags, '--confusion', tmp_path)
+
+
+@pytest.mark.parametrize('name, size, crop_pct', [
+    ('lvvit_t', 224, 0.9), ('lvvit_s', 224, 0.9), ('lvvit_m', 224, 1.0), ('lvvit_l', 448, 1.0), ('vit', 224, 0.9)])
+def test_input_and_crop_are_the_models_published_ones_and_a_flag_wins(name, size, crop_pct):
+    for flags, expected in ((), (size, crop_pct)), (('--input_size', '64'), (64, crop_pct)), \
+            (('--crop_pct', '0.5'), (size, 0.5)):
+        args = eval_script.parser().parse_args(['--model', name, *flags])
+        models.published_defaults(args)
+        assert (args.input_size, args.crop_pct) == expected
+
+
+def test_each_script_takes_the_published_size(run, photos, tmp_path, tiny):
+    """lvvit_l is published at 448."""
+    large = models.build_model('lvvit_l', img_size=448, num_classes=CLASSES)
+    checkpoint.save({'model': large.state_dict()}, str(tmp_path / 'l.pd'))
+    model = ['--model', 'lvvit_l', '--nb_classes', CLASSES, '--resume', tmp_path / 'l.pd']
+    data = ['--data_path', photos[0], '--cls_label_path_val', photos[0] / 'two.txt', '--num_workers', 0]
+    says = 'input 448, crop_pct 1.0'
+    assert f'2 images, {says} (bicubic, short side to 448)' in run(eval_script, *model, *data).out
+    assert says in run(main, *model, *data, '--eval').out
+    assert run(predict, *model, '--infer_imgs', photos[0] / 'ILSVRC*1.png').code == 0
+    assert run(export_model, *model, '--output_dir', tmp_path / 'export').code == 0
+    assert 'input_size: 448\n' in (tmp_path / 'export' / 'inference.yml').read_text()
+
+
+# ---- several processes
+
+def launch(folder, script, *argv, processes=2):
+    """Run a script through `python -m paddle.distributed.launch`; returns the output of each process."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(('OMP_', 'PADDLE_', 'FLAGS_'))}
     done = subprocess.run(
-        [sys.executable, '-m', 'paddle.distributed.launch', '--nproc_per_node', '2', '--backend', 'gloo',
+        [sys.executable, '-m', 'paddle.distributed.launch', '--nproc_per_node', str(processes), '--backend',
+         'gloo',
          '--log_dir', str(folder / 'log'), os.path.join(ROOT, script), *map(str, argv)],
         cwd=folder, env=clean, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
     logs = sorted((folder / 'log').glob('workerlog.*'))
     text = '\n'.join(path.read_text() for path in logs)
     assert done.returncode == 0, done.stdout[-2000:] + text[-3000:]
-    assert [path.name for path in logs] == ['workerlog.0', 'workerlog.1']
+    assert [path.name for path in logs] == [f'workerlog.{rank}' for rank in range(processes)]
     return [path.read_text() for path in logs]
 
 

@@ -144,7 +144,7 @@ def test_no_more_classes_per_cell_than_there_are(generate, weights):
 
 def test_another_image_size_resizes_the_position_embedding(generate):
     result = generate('--img_size', 64)
-    assert result.code == 0 and 'position embedding resized from 4 to 16 tokens' in result.out
+    assert result.code == 0 and 'pos_embed: resized from 4 to 16 tokens' in result.out
     assert np.load(generate.out / 'maps' / 'digit0' / 'train_00000.npy').shape == (2, 5, 4, 4)
 
 

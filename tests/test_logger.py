@@ -81,11 +81,12 @@ def test_writers_pass_scalars_on_with_their_step_and_are_closed(monkeypatch):
         def close(self):
             seen.append('visualdl closed')
     wandb = types.SimpleNamespace(
-        init=lambda **kwargs: seen.append(('project', kwargs['project'])),
+        init=lambda **kwargs: seen.append(('project', kwargs['project'])) or types.SimpleNamespace(id='run1'),
         log=lambda scalars, step: seen.append(('wandb', scalars, step)), finish=lambda: seen.append('wandb closed'))
     monkeypatch.setitem(sys.modules, 'visualdl', types.SimpleNamespace(LogWriter=LogWriter))
     monkeypatch.setitem(sys.modules, 'wandb', wandb)
     writers = logger.Writers(arguments(log_visualdl='runs', log_wandb=True, wandb_project='digits'))
+    assert writers.run_id == 'run1', 'what a checkpoint keeps so that the run can be continued'
     writers.write({'test_acc1': 97.5}, 80)
     writers.close()
     assert seen == [('dir', 'runs'), ('project', 'digits'), ('visualdl', 'test_acc1', 97.5, 80),

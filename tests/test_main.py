@@ -49,7 +49,7 @@ def test_an_epoch_with_token_labels_writes_checkpoints_and_a_log(train):
     result = train(*train.token)
     assert result.code == 0 and result.err == ''
     files = {p.name for p in (train.folder / 'run').iterdir()}
-    assert files == {'checkpoint-latest.pd', 'checkpoint-best.pd', 'checkpoint-0.pd', 'log.txt'}
+    assert files == {'checkpoint-latest.pd', 'checkpoint-previous.pd', 'checkpoint-best.pd', 'checkpoint-0.pd', 'log.txt'}
     record, = train.log()
     assert set(record) == {'train_loss', 'train_lr', 'test_loss', 'test_acc1', 'test_acc5', 'epoch', 'n_parameters',
                            'best_acc1'}
@@ -64,7 +64,8 @@ def test_an_epoch_with_token_labels_writes_checkpoints_and_a_log(train):
 def test_a_checkpoint_holds_what_the_format_says_in_plain_containers(train):
     train(*train.token, '--model_ema')
     state = train.state()
-    assert set(state) == {'model', 'model_ema', 'optimizer', 'scaler', 'epoch', 'step', 'rng', 'best_acc1', 'args'}
+    assert set(state) == {'model', 'model_ema', 'optimizer', 'scaler', 'epoch', 'step', 'rng', 'best_acc1', 'args',
+                          'progress'}
     assert state['epoch'] == 0 and state['step'] == 5 and type(state['args']) is dict
     assert state['args']['model'] == 'lvvit_nano' and all(type(v) is np.ndarray for v in state['model'].values())
     assert set(state['model_ema']) == set(state['model'])
@@ -76,7 +77,7 @@ def test_a_checkpoint_of_its_own_every_20_epochs_and_at_the_end(train, monkeypat
     train('--epochs', 41, '--cooldown_epochs', 2)
     names = sorted(p.name for p in (train.folder / 'run').glob('*.pd'))
     assert names == ['checkpoint-19.pd', 'checkpoint-39.pd', 'checkpoint-42.pd', 'checkpoint-best.pd',
-                     'checkpoint-latest.pd']
+                     'checkpoint-latest.pd', 'checkpoint-previous.pd']
     assert [r['epoch'] for r in train.log()] == list(range(43)), 'the cool-down follows the schedule'
     assert train.state(tag='best')['epoch'] == 0, 'an equal accuracy is no better'
 
@@ -328,7 +329,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_in_one_line_and_keeps_what_was_
     before = train.state()['model']
     line = refused(main, *SMALL, '--data_path', scenes, '--output_dir', train.folder / 'run', '--opt', 'momentum',
                    '--lr', 1e30)
-    assert 'epoch 0' in line and 'loss is' in line and '--lr' in line
+    assert 'epoch 0, step 1, rank 0: loss is' in line and '.JPEG' in line and '--lr' in line
     assert same(train.state()['model'], before)
 
 

@@ -4,7 +4,8 @@ import paddle
 import pytest
 
 from models import LV_ViT
-from util.optim import build_optimizer, decays
+from util import checkpoint
+from util.optim import build_optimizer, decays, lr_scales, restore_by_name, state_by_name
 from util.runtime import UserError
 
 pytestmark = pytest.mark.cross_version
@@ -134,6 +135,90 @@ def test_set_lr_reaches_every_parameter(opt):
     after = run(model, optimizer, gradients(model, 1))
     assert all(np.abs(after[name] - value).max() > 1e-4 for name, value in before.items())
 
+
+# ---- layer-wise decay of the learning rate
+
+def expected_scale(name, decay, depth=1):
+    """BEiT's table, written out for a model of `depth` blocks: stem and embeddings, blocks, norm and heads."""
+    table = [('patch_embed', 0), ('cls_token', 0), ('pos_embed', 0), ('norm', depth + 1), ('head', depth + 1),
+             ('aux_head', depth + 1), *[(f'blocks.{i}.', i + 1) for i in range(depth)]]
+    for prefix, layer in table:
+        if name.startswith(prefix):
+            return decay ** (depth + 1 - layer)
+    raise AssertionError(name)
+
+
+def test_the_learning_rate_falls_by_a_factor_from_block_to_block_down_to_the_stem():
+    paddle.seed(0)
+    model = LV_ViT(img_size=32, num_classes=3, embed_dim=8, depth=12, num_heads=2)
+    scales = lr_scales([name for name, _ in trained(model)], 0.65)
+    assert scales['patch_embed.conv1.weight'] == scales['cls_token'] == scales['pos_embed'] == 0.65 ** 13
+    assert scales['blocks.0.norm1.weight'] == 0.65 ** 12 and scales['blocks.11.mlp.fc2.bias'] == 0.65
+    assert {scales[name] for name in scales if 'blocks' not in name} == {0.65 ** 13, 1.0}
+    assert scales['norm.weight'] == scales['head.weight'] == scales['aux_head.bias'] == 1.0
+    assert all(scale == expected_scale(name, 0.65, 12) for name, scale in scales.items())
+
+
+@pytest.mark.parametrize('off', [None, 1.0])
+def test_without_layer_decay_every_factor_is_one(off):
+    names = ['cls_token', 'blocks.0.norm1.bias', 'blocks.1.norm1.bias', 'head.bias']
+    assert set(lr_scales(names, off).values()) == {1.0}
+
+
+def test_adamw_scales_step_and_decay_of_each_layer_and_clips_all_by_one_norm():
+    model = model_of(8)
+    before, grads = values(model), gradients(model, 3)
+    norms = [np.sqrt(sum((g.astype('float64') ** 2).sum() for g in step.values())) for step in grads]
+    limit = float(0.3 * min(norms))
+    optimizer = build_optimizer(model, 'adamw', lr=0.01, weight_decay=0.5, eps=0.05, clip_grad=limit, layer_decay=0.5)
+    after = run(model, optimizer, grads)
+    assert_same(after, {name: adamw(p, [g[name] * (limit / n) for g, n in zip(grads, norms)],
+                                    0.01 * expected_scale(name, 0.5), 0.5 if name in DECAYED else 0.0, eps=0.05)
+                        for name, p in before.items()})
+
+
+def test_momentum_scales_step_and_decay_of_each_layer():
+    model = model_of(9)
+    before, grads = values(model), gradients(model, 3)
+    optimizer = build_optimizer(model, 'momentum', lr=0.1, weight_decay=0.05, momentum=0.8, layer_decay=0.5)
+    after = run(model, optimizer, grads)
+    assert_same(after, {name: momentum(p, [g[name].astype('float64') for g in grads], 0.1 * expected_scale(name, 0.5),
+                                       0.05 if name in DECAYED else 0.0, 0.8) for name, p in before.items()})
+
+
+@pytest.mark.parametrize('opt', ['adamw', 'momentum'])
+def test_layer_decay_follows_the_schedule_and_leaves_no_trace_in_the_model(opt):
+    model = model_of(10)
+    optimizer = build_optimizer(model, opt, lr=1.0, weight_decay=0.5, layer_decay=0.5)
+    optimizer.set_lr(0.0)
+    before = values(model)
+    assert_same(run(model, optimizer, gradients(model, 1)), before)
+    other = model_of(10)
+    plain = build_optimizer(other, opt, lr=0.01)
+    expected = run(other, plain, gradients(other, 1))
+    assert_same(run(model, build_optimizer(model, opt, lr=0.01), gradients(model, 1)), expected)
+
+
+@pytest.mark.parametrize('opt', ['adamw', 'momentum'])
+def test_a_run_with_layer_decay_continues_from_its_state(opt):
+    model = model_of(11)
+    optimizer, grads = build_optimizer(model, opt, lr=0.01, layer_decay=0.5), gradients(model, 2)
+    run(model, optimizer, grads[:1])
+    other, state = model_of(12), checkpoint.to_numpy(state_by_name(optimizer, model))
+    other.set_state_dict({key: value.numpy() for key, value in model.state_dict().items()})
+    again = build_optimizer(other, opt, lr=0.01, layer_decay=0.5)
+    restore_by_name(again, other, state, 'x.pd')
+    expected, continued = run(model, optimizer, grads[1:]), run(other, again, grads[1:])
+    assert all((continued[name] == value).all() for name, value in expected.items())
+
+
+@pytest.mark.parametrize('factor', [0.0, -0.5, 1.5])
+def test_a_factor_that_cannot_be_is_refused(factor):
+    with pytest.raises(UserError, match='--layer_decay'):
+        build_optimizer(model_of(0), layer_decay=factor)
+
+
+# ---- what is not trained
 
 def test_frozen_parameters_stay():
     model = model_of(7)

@@ -6,11 +6,12 @@ import export_model
 import infer
 import main
 import predict
+from models import published_defaults
 from util import options
 
 # DESIGN section 3: every flag of the port, with its default
 TRAIN = dict(
-    model='lvvit_t', input_size=224, nb_classes=1000, data_path='/datasets/imagenet/', cls_label_path_train=None,
+    model='lvvit_t', input_size=None, nb_classes=1000, data_path='/datasets/imagenet/', cls_label_path_train=None,
     cls_label_path_val=None, num_workers=10, crop_pct=None, use_amp=False, resume='', batch_size=64, epochs=300,
     accum_iter=1, drop=0.0, drop_path=None, model_ema=False, model_ema_decay=0.9999, model_ema_eval=False, seed=0,
     opt='adamw', opt_eps=1e-8, opt_betas=None, momentum=0.9, clip_grad=None, weight_decay=0.05, blr=8e-4, lr=None,
@@ -70,6 +71,7 @@ def test_switches_have_a_no_form_and_the_last_one_wins(flag):
 def test_the_published_commands_are_understood(script, command):
     args = script.parser().parse_args(command.split())
     if script is main:
+        published_defaults(args)
         options.check_recipe(args)  # and contradict themselves nowhere
         assert args.token_label_size == 14 and args.mix_token is True
 
@@ -99,6 +101,7 @@ def test_booleans_of_infer_are_words(word, value):
     ('--mixup 0 --cutmix 0 --mix_token', True)])
 def test_mix_token_is_on_with_token_labels_when_nothing_else_mixes(flags, used):
     args = main.parser().parse_args([*flags.split(), '--token_label_data', 'DIR', '--token_label_size', '14'])
+    published_defaults(args)
     options.check_recipe(args)
     assert args.mix_token is used
 

@@ -32,21 +32,6 @@ def test_paths_named_in_the_readmes_exist():
             assert os.path.exists(os.path.join(ROOT, link)), f'{name}: {link}'
 
 
-@pytest.fixture(scope='module')
-def clone(tmp_path_factory):
-    """What a user gets: the files of this tree in a new folder, with the environment linked in."""
-    folder = tmp_path_factory.mktemp('clone') / 'TokenLabeling-paddle'
-    files = subprocess.check_output(['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'], cwd=ROOT)
-    for name in files.decode().split('\0'):
-        if name and os.path.exists(os.path.join(ROOT, name)):
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(open(os.path.join(ROOT, name), 'rb').read())
-            target.chmod(os.stat(os.path.join(ROOT, name)).st_mode)
-    os.symlink(os.path.join(ROOT, '.venv'), folder / '.venv')  # the installs were tried by tests/run.sh itself
-    return folder
-
-
 def run(script, folder):
     done = subprocess.run(['bash', '-euo', 'pipefail', '-c', script], cwd=folder, text=True, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, timeout=1500)

@@ -19,7 +19,7 @@ ARRAYS = {'matrix': np.arange(6, dtype='float32').reshape(2, 3), 'transposed': n
           'text': np.array(['a', 'µß']), 'big text': np.array(['ab'], '>U2'), 'bytes': np.array([b'abc'])}
 PLAIN = {'none': None, 'yes': True, 'ints': [0, -1, 255, 65536, 2 ** 40, -2 ** 100], 'float': 0.1, 'text': 'µ\n',
          'bytes': b'\x00\xff', 'no bytes': b'', 'tuples': ((), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)),
-         1: {'nested': [{}]}, (1, 'a'): 'key'}
+         1: {'nested': [{}]}, b'a': 'key', None: 0, 0.5: 1}
 
 
 def said(data, **kwargs):
@@ -163,7 +163,7 @@ def test_deep_nesting_does_not_crash(data):
     said(data)
 
 
-@pytest.mark.parametrize('key', [b')' + b'\x85' * 100_000, b']', b'}', b'(]t', b'G' + b'\x00' * 8 + b'\x85\x85',
+@pytest.mark.parametrize('key', [b')' + b'\x85' * 100_000, b']', b'}', b'(]t', b'G' + b'\x00' * 8 + b'\x85',
                                  b'\x8a\x0a' + b'\x7f' * 10],
                          ids=['deep', 'list', 'dict', 'list within', 'nested', 'big'])
 def test_a_key_that_is_not_safe_to_hash_is_refused(key):

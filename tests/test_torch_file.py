@@ -121,11 +121,19 @@ def test_every_type_of_storage(path, write, storage, dtype):
 
 
 @WRITERS
-def test_bfloat16_is_read_as_float32(path, write):
+def test_bfloat16_is_read_as_float32_and_that_is_said(path, write):
     data = np.array([1.0, -2.5, 3e38], 'f4').view('u2')[1::2].tobytes()  # the upper halves
     write(path, tensor((2,), (1,), storage=b'ctorch\nBFloat16Storage\n', count=3),
           {'0': data if write is write_zip else (3, data)})
-    assert_same(torch_file.load(path), np.array([1, -2.5], 'f4'))
+    lines = []
+    assert_same(torch_file.load(path, lines.append), np.array([1, -2.5], 'f4'))
+    assert lines == [f'{path}: what is bfloat16 in it is read as float32']
+
+
+@WRITERS
+def test_nothing_is_said_without_bfloat16(path, write):
+    write(path, tensor())
+    torch_file.load(path, pytest.fail)
 
 
 def test_unsigned_types_are_on_untyped_storages(path):
@@ -159,12 +167,12 @@ def test_the_other_things_in_a_checkpoint(path, write):
 
 
 def test_which_files_are_pytorchs(path, tmp_path):
-    for content in (b'', b'PK', b'\x80\x02K\x01.', pickle.dumps({'w': 1}), b'\x93NUMPY\x01\x00'):
+    for content in (b'', b'\x80\x02K\x01.', pickle.dumps({'w': 1}), b'\x93NUMPY\x01\x00'):
         open(path, 'wb').write(content)
         assert not torch_file.is_torch_file(path)
     with zipfile.ZipFile(path, 'w') as archive:
         archive.writestr('photo.jpg', b'')
-    assert not torch_file.is_torch_file(path) and 'not one that PyTorch wrote' in said(path)
+    assert torch_file.is_torch_file(path) and 'not one that PyTorch wrote' in said(path)
     assert not torch_file.is_torch_file(str(tmp_path)) and not torch_file.is_torch_file(str(tmp_path / 'missing'))
 
 
@@ -200,8 +208,8 @@ def test_a_failed_save_leaves_the_old_file(path, monkeypatch, tmp_path):
         torch_file.save({'epoch': 2}, path)
     monkeypatch.undo()
     assert torch_file.load(path) == {'epoch': 1} and os.listdir(tmp_path) == ['file.pt']
-    with pytest.raises(UserError, match='nowhere'):
-        torch_file.save({}, str(tmp_path / 'nowhere' / 'x.pt'))
+    with pytest.raises(UserError, match='file.pt/x.pt'):
+        torch_file.save({}, str(tmp_path / 'file.pt' / 'x.pt'))
 
 
 @pytest.mark.parametrize('value', [object(), {1, 2}, np.array(['a']), np.array([1], 'uint16')])

@@ -16,7 +16,7 @@ import paddle  # noqa: E402
 import paddle.nn.functional as F  # noqa: E402
 from PIL import Image, ImageDraw, ImageFont  # noqa: E402
 
-from models import build_model, default_crop_pct  # noqa: E402
+from models import build_model, published_defaults  # noqa: E402
 from util import classify, options, pretrained  # noqa: E402
 from util.datasets import open_rgb  # noqa: E402
 from util.label_maps import LabelMaps  # noqa: E402
@@ -169,12 +169,13 @@ def prediction_tiles(path, model, transform, names):
 
 @paddle.no_grad()
 def main(args):
+    published_defaults(args)
     if not (args.resume or args.token_label_data):
         raise UserError('nothing to show: give --resume (a checkpoint), --token_label_data (label maps), or both')
     files = classify.find_images(args.input)
     files = [files[i] for i in np.linspace(0, len(files) - 1, min(args.count, len(files))).round().astype(int)]
     names = classify.label_names(args.label_list, args.nb_classes)
-    transform = EvalTransform(args.input_size, args.crop_pct or default_crop_pct(args.model), args.interpolation)
+    transform = EvalTransform(args.input_size, args.crop_pct, args.interpolation)
     maps = model = None
     if args.token_label_data:
         maps = LabelMaps(args.token_label_data, args.nb_classes, args.token_label_coverage, args.token_label_geometry)

@@ -6,11 +6,15 @@ import paddle
 from util.logger import log
 
 
+def on_gpu():
+    return paddle.device.get_device().startswith('gpu')
+
+
 class Amp:
     """autocast() for the forward pass, scaler for the backward pass; both do nothing when disabled."""
 
     def __init__(self, enabled=False, dtype='float16', level='O1'):
-        if enabled and not paddle.device.get_device().startswith('gpu'):
+        if enabled and not on_gpu():
             log('--use_amp has no effect on a CPU: going on in float32')
             enabled = False
         self.enabled, self.dtype, self.level = enabled, dtype, level

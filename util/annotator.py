@@ -117,7 +117,7 @@ def load_classifier(name, num_classes, path='', ema=False, transfer=False):
             return build(pretrained=True), f'using the weights that Paddle offers for {name}'
         except Exception as error:  # no network, no such file there, no room for it
             raise UserError(f'--model {name}: its weights could not be downloaded ({_first_line(error)}); '
-                            'give a local .pdparams file with --pretrained_weights')
+                            'give a local file (.pdparams, .pth, .safetensors) with --pretrained_weights')
     weights, source = pretrained.load_weights(path, ema)
     if transfer:
         heads = [key for key, layer in build(num_classes=1).named_sublayers() if isinstance(layer, nn.Linear)]

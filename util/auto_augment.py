@@ -35,10 +35,10 @@ def translate_y(arg, width, height):
 
 
 def rotate(arg, width, height):
-    """Counter-clockwise by `arg` degrees about the centre, as PIL.Image.rotate."""
-    angle = -math.radians(arg)
-    cos, sin, cx, cy = math.cos(angle), math.sin(angle), width / 2, height / 2
-    return np.array([[cos, sin, cx - cos * cx - sin * cy], [-sin, cos, cy + sin * cx - cos * cy], [0, 0, 1]])
+    """Counter-clockwise by `arg` degrees about the centre: PIL.Image.rotate to the last bit, so to the last pixel."""
+    angle = -math.radians(arg % 360)
+    cos, sin, cx, cy = round(math.cos(angle), 15), round(math.sin(angle), 15), width / 2, height / 2
+    return np.array([[cos, sin, -cos * cx - sin * cy + cx], [-sin, cos, sin * cx - cos * cy + cy], [0, 0, 1]])
 
 
 # -- photometric ops: (image, argument) -> image ----------------------------------------------------------------------

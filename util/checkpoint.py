@@ -1,17 +1,23 @@
 """Checkpoints: written so that a crash loses nothing, read so that a stranger's file executes nothing.
 
-A file is a pickle of plain containers, numbers and numpy arrays. `load` knows these, Paddle's own `.pdparams`/`.pd`
-layouts and old files whose `args` is an argparse.Namespace, and refuses everything else by name.
+A file is a pickle of plain containers, numbers and numpy arrays, followed by its SHA-256. `load` knows these, Paddle's
+own `.pdparams`/`.pd` layouts and old files whose `args` is an argparse.Namespace, and refuses everything else by name.
 """
+import hashlib
 import os
 import pickle
+import re
 import tempfile
 
 import numpy as np
 import paddle
 
-from util import safe_pickle
+from util import files, safe_pickle
 from util.runtime import UserError
+
+SEAL = b'\nsha256:'  # and 32 bytes; whoever unpickles the file stops before it
+SEAL_SIZE = len(SEAL) + 32
+LATEST, PREVIOUS = 'checkpoint-latest.pd', 'checkpoint-previous.pd'
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
@@ -29,31 +35,26 @@ def to_numpy(state):
     return state
 
 
-def save(state, path):
-    """Write `state` to `path`: a temporary file in the same folder, synced, then renamed over the old one.
+class _Hashed:
+    """A file that keeps the SHA-256 of what is written to it."""
 
-    Raises UserError if that fails (disk full, no permission); the file that was there before is untouched then.
+    def __init__(self, file):
+        self.file, self.sha256 = file, hashlib.sha256()
+
+    def write(self, data):
+        self.sha256.update(data)
+        return self.file.write(data)
+
+
+def save(state, path, *also):
+    """Write `state` to `path` and under the names `also`: all of it or nothing, `path` last (see files.replacing).
+
+    Raises UserError if that fails (disk full, no permission); what was saved before is untouched then.
     """
-    folder = os.path.dirname(os.path.abspath(path))
-    temporary = None
-    try:
-        os.makedirs(folder, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix='.' + os.path.basename(path) + '.', suffix='.tmp', dir=folder)
-        with os.fdopen(handle, 'wb') as f:
-            pickle.dump(to_numpy(state), f, protocol=4)
-            f.flush()
-            os.fsync(f.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-        temporary = None
-        folder_handle = os.open(folder, os.O_RDONLY)
-        os.fsync(folder_handle)
-        os.close(folder_handle)
-    except OSError as error:
-        raise UserError(f'{path}: could not be written ({error.strerror or error}); what was saved before is untouched')
-    finally:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
+    with files.replacing(path, *also) as f:
+        hashed = _Hashed(f)
+        pickle.dump(to_numpy(state), hashed, protocol=4)
+        f.write(SEAL + hashed.sha256.digest())
 
 
 def check_writable(folder):
@@ -64,6 +65,19 @@ def check_writable(folder):
             pass
     except OSError as error:
         raise UserError(f'--output_dir {folder}: cannot be written to ({error.strerror or error})')
+
+
+def numbered(folder):
+    """The checkpoint-{epoch}.pd of a folder, newest first."""
+    found = {int(m[1]): m[0] for m in map(re.compile(r'checkpoint-(\d+)\.pd').fullmatch, os.listdir(folder)) if m}
+    return [os.path.join(folder, found[epoch]) for epoch in sorted(found, reverse=True)]
+
+
+def tidy(folder, keep=None):
+    """Delete what a killed run left half written, and all but the newest `keep` of the numbered checkpoints."""
+    leftovers = [os.path.join(folder, n) for n in os.listdir(folder) if re.fullmatch(r'\.checkpoint-.*\.tmp', n)]
+    for path in leftovers + (numbered(folder)[keep:] if keep else []):
+        os.unlink(path)
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
@@ -79,13 +93,32 @@ def _plain(value):
     return value
 
 
+def _check_seal(file):
+    """Raises UserError if the file has a SHA-256 at its end and another content. Files of others have none."""
+    end = file.seek(0, os.SEEK_END)
+    if end > SEAL_SIZE:
+        file.seek(end - SEAL_SIZE)
+        seal = file.read()
+        if seal.startswith(SEAL):
+            file.seek(0)
+            sha256, left = hashlib.sha256(), end - SEAL_SIZE
+            while left:
+                block = file.read(min(left, 1 << 20))
+                sha256.update(block)
+                left -= len(block)
+            if sha256.digest() != seal[len(SEAL):]:
+                raise UserError('damaged: its content is not the one that was written (SHA-256)')
+    file.seek(0)
+
+
 def load(path):
     """The content of a checkpoint as plain containers and arrays; executes nothing that the file asks for.
 
-    Raises UserError that names the file: missing, truncated, not a checkpoint, or asking for something else.
+    Raises UserError that names the file: missing, damaged, not a checkpoint, or asking for something else.
     """
     try:
         with open(path, 'rb') as f:
+            _check_seal(f)
             state = _plain(safe_pickle.load(f))
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror or error})')
@@ -94,3 +127,22 @@ def load(path):
     if not isinstance(state, dict):
         raise UserError(f'{path}: not a checkpoint (holds a {type(state).__name__})')
     return state
+
+
+def load_newest(folder, say):
+    """(state, path) of the newest good checkpoint of an output folder, or None where there is none at all.
+
+    say: called with a line about each damaged one that is passed over. Raises UserError if all are damaged.
+    """
+    if not os.path.isdir(folder):
+        return None
+    candidates = [path for path in [os.path.join(folder, name) for name in (LATEST, PREVIOUS)] + numbered(folder)
+                  if os.path.exists(path)]
+    for path in candidates:
+        try:
+            return load(path), path
+        except UserError as error:
+            say(f'warning: {error}; going back to the checkpoint before it')
+    if candidates:
+        raise UserError(f'--resume auto: every checkpoint in {folder} is damaged; to start anew, move them away')
+    return None

@@ -5,8 +5,10 @@ import os
 
 import numpy as np
 
-from util.datasets import UNREADABLE, is_image, open_rgb
+from util.image_file import is_image
+from util.plain_files import read_lines
 from util.runtime import UserError
+from util.safe_pickle import one_line
 
 IMAGENET_NAMES = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
                               'demo', 'imagenet1k_label_list.txt')
@@ -34,17 +36,13 @@ def find_images(inputs):
 def read_label_list(path):
     """{class id: name} from a file with lines `id name`; a name keeps its synonyms, joined with ', '."""
     names = {}
-    try:
-        with open(path, encoding='utf-8') as f:
-            for number, line in enumerate(f, 1):
-                key, _, name = line.strip().partition(' ')
-                if not line.strip():
-                    continue
-                if not key.isdecimal() or not name:
-                    raise UserError(f"{path}, line {number}: expected 'id name', found '{line.strip()}'")
-                names[int(key)] = name
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f'--label_list {path}: not a readable label list ({error})')
+    for number, line in read_lines(path):
+        key, _, name = line.partition(' ')
+        if not key.isdecimal() or len(key) > 5 or not name:  # 5: few enough ids that they cannot collide in a dict
+            raise UserError(f"{path}, line {number}: expected 'id name', found '{one_line(line)}'")
+        if int(key) in names:
+            raise UserError(f'{path}, line {number}: class {int(key)} has a name already')
+        names[int(key)] = name
     return names
 
 
@@ -55,29 +53,21 @@ def label_names(path, num_classes):
         missing = [i for i in range(num_classes) if i not in names]
         if missing:
             raise UserError(f'--label_list {path}: has no name for class {missing[0]} of {num_classes}')
+        if len(names) > num_classes:
+            raise UserError(f'--label_list {path}: names {len(names)} classes, but the model has {num_classes}')
         return names
     return read_label_list(IMAGENET_NAMES) if num_classes == 1000 else {}
 
 
-def load_batch(files, transform):
-    """float32 [B, 3, S, S] of image files. Raises UserError that names the file that cannot be decoded."""
-    arrays = []
-    for path in files:
-        try:
-            arrays.append(transform(open_rgb(path)))
-        except UNREADABLE as error:
-            raise UserError(f'{path}: cannot be decoded ({error})')
-    return np.stack(arrays)
-
-
-def records(files, logits, names, topk):
+def records(files, outputs, names, topk, are_scores=False):
     """One dict per image: class_ids and scores (softmax) of the topk classes, file_name, label_names.
 
-    logits: [B, C]; names: {class id: name}, may be empty.
+    outputs: [B, C], logits, or are_scores: their softmax; names: {class id: name}, may be empty.
     """
-    logits = np.asarray(logits, 'float64')
-    scores = np.exp(logits - logits.max(axis=1, keepdims=True))
-    scores /= scores.sum(axis=1, keepdims=True)
+    scores = np.asarray(outputs, 'float64')
+    if not are_scores:
+        scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+        scores /= scores.sum(axis=1, keepdims=True)
     result = []
     for path, row in zip(files, scores):
         best = np.argsort(-row, kind='stable')[:topk]
@@ -86,9 +76,22 @@ def records(files, logits, names, topk):
     return result
 
 
-def save_json(result, path):
-    try:
-        with open(path, 'w', encoding='utf-8') as f:
-            json.dump(result, f, ensure_ascii=False, indent=1)
-    except OSError as error:
-        raise UserError(f'--save_json {path}: cannot be written to ({error.strerror})')
+def show(result, args):
+    """Print the records, and write them to --save_json."""
+    print(result, flush=True)
+    if args.save_json:
+        try:
+            with open(args.save_json, 'w', encoding='utf-8') as f:
+                json.dump(result, f, ensure_ascii=False, indent=1)
+        except OSError as error:
+            raise UserError(f'--save_json {args.save_json}: cannot be written to ({error.strerror})')
+
+
+def check_bad(bad, total, skip_bad):
+    """Raises UserError, after the results are out, for images that did not decode ([(file, reason)]), unless skip_bad
+    allows that and there are others."""
+    if bad and (len(bad) == total or not skip_bad):
+        listed = ', '.join(f'{path}: cannot be decoded ({reason})' for path, reason in bad[:5])
+        more = f' and {len(bad) - 5} more' if len(bad) > 5 else ''
+        remedy = '' if len(bad) == total else '; with --skip_bad that is no error'
+        raise UserError(f'{len(bad)} of {total} images left out: {listed}{more}{remedy}')

@@ -10,28 +10,12 @@ import sys
 
 import numpy as np
 import paddle
-from PIL import Image
 
 from util import token_label
+from util.image_file import EXTENSIONS, UNREADABLE, is_image, open_rgb
+from util.plain_files import read_lines
 from util.runtime import UserError
-
-EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-
-
-def open_rgb(path):
-    """Decode an image file to RGB. 16-bit greys are scaled to 8 bits; an EXIF orientation is ignored, as in the field.
-
-    Raises one of UNREADABLE for a file that is no image, truncated or missing.
-    """
-    with Image.open(path) as image:
-        if image.mode.startswith('I'):
-            image = Image.fromarray((np.asarray(image).astype('uint32') >> 8).clip(0, 255).astype('uint8'))
-        return image.convert('RGB')
-
-
-def is_image(name):
-    return name.lower().endswith(EXTENSIONS)
+from util.safe_pickle import one_line
 
 
 def read_folder(root, num_classes):
@@ -52,30 +36,32 @@ def read_list(data_path, list_path, num_classes):
     """Samples [(path, class id)] of a list file with lines `path/below/data_path class_id`."""
     if not os.path.isdir(data_path):
         raise UserError(f'--data_path {data_path}: no such folder')
-    try:
-        with open(list_path, encoding='utf-8') as f:
-            lines = f.read().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f'{list_path}: not a readable list file ({error})')
-    samples, present = [], {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        name, _, label = line.strip().rpartition(' ')
+    samples, present, listings = [], {}, {}
+    for number, line in read_lines(list_path):
+        name, _, label = line.rpartition(' ')
         if not name or not label.isdecimal():
-            raise UserError(f"{list_path}, line {number}: expected 'path class_id', found '{line}'")
-        if int(label) >= num_classes:
-            raise UserError(f'{list_path}, line {number}: class id {label}, but --nb_classes is {num_classes}')
+            raise UserError(f"{list_path}, line {number}: expected 'path class_id', found '{one_line(line)}'")
+        if len(label) > 18 or int(label) >= num_classes:
+            raise UserError(f'{list_path}, line {number}: class id {one_line(label)}, but --nb_classes is '
+                            f'{num_classes}')
         path = os.path.join(data_path, name)
         folder, base = os.path.split(path)
         if folder not in present:  # one listing a folder, not one look-up an image
-            present[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+            present[folder] = _listing(folder, listings)
         if base not in present[folder]:
-            raise UserError(f'{list_path}, line {number}: {path} does not exist; check --data_path')
+            raise UserError(f'{list_path}, line {number}: {one_line(path)} does not exist; check --data_path')
         samples.append((path, int(label)))
     if not samples:
         raise UserError(f'{list_path}: lists no images')
     return samples
+
+
+def _listing(folder, listings):
+    """The names in a folder, as a set that is kept once however the folder is spelt; empty for none."""
+    folder = os.path.realpath(folder)
+    if folder not in listings:
+        listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+    return listings[folder]
 
 
 def _errors_as_samples(getitem):
@@ -90,8 +76,8 @@ def _errors_as_samples(getitem):
 
 
 class TrainDataset(paddle.io.Dataset):
-    """Transformed training samples as dicts: image [3, S, S], label, and with label maps ids, listed, floor
-    (token_label.SparseTarget).
+    """Transformed training samples as dicts: image [3, S, S], label, index (the sample's place in the set), and with
+    label maps target (token_label.SparseTarget).
 
     tokens: token grid side of the targets. Images among `unmapped` (paths) have no map and train with their label
     alone: sample['mapped'] is 0 for them. An image that cannot be decoded is replaced by the next one; each such
@@ -111,16 +97,23 @@ class TrainDataset(paddle.io.Dataset):
     def set_epoch(self, epoch):
         self.epoch = epoch
 
+    @property
+    def bad(self):
+        """Flag of each sample: whether its file was found undecodable, by this process's loaders. int8, writable."""
+        return np.frombuffer(self._bad, 'int8')
+
     def bad_images(self):
         """How many files could not be decoded so far."""
-        return sum(self._bad)
+        return int(self.bad.sum())
 
     def _open(self, index):
         for _ in range(len(self.samples)):
             path, label = self.samples[index]
             try:
-                return open_rgb(path), path, label
+                return open_rgb(path), index
             except UNREADABLE as error:
+                if getattr(error, 'errno', None):  # not a bad image: the file is gone, or the disk
+                    raise UserError(f'{path}: {error.strerror}; was there when the run began')
                 if not self._bad[index]:
                     self._bad[index] = 1
                     print(f'warning: {path}: cannot be decoded, skipped ({error})', file=sys.stderr, flush=True)
@@ -133,9 +126,10 @@ class TrainDataset(paddle.io.Dataset):
     @_errors_as_samples
     def __getitem__(self, index):
         rng = np.random.default_rng([self.seed, self.epoch, index])
-        source, path, label = self._open(index)
+        source, index = self._open(index)
+        path, label = self.samples[index]
         image, matrix = self.transform(source, rng)
-        sample = {'image': image, 'label': label}
+        sample = {'image': image, 'label': label, 'index': index}
         if self.label_maps:
             mapped = path not in self.unmapped
             sample['target'] = self._target(path, source.size, image.shape[-1], matrix) if mapped \

@@ -3,17 +3,29 @@
 Start them with `python -m paddle.distributed.launch --gpus "0,1" main.py …` on GPUs or with
 `--nproc_per_node N --backend gloo` on CPUs.
 """
+import contextlib
+import ctypes
 import os
+import signal
+import socket
+import time
+import zlib
 
 import numpy as np
 import paddle
 import paddle.distributed as pd
 
+from util.runtime import UserError
+
+_processes = []  # of each rank: (number of its host, pid)
+
 
 def init():
     """Join the process group if the launcher started more than one process; returns (rank, world size)."""
     if world_size() > 1 and not pd.is_initialized():
+        follow_parent(signal.SIGTERM)  # a launcher that is killed leaves its processes running otherwise
         pd.init_parallel_env()
+        _processes[:] = gather([zlib.crc32(socket.gethostname().encode()), os.getpid()])
     return rank(), world_size()
 
 
@@ -30,11 +42,18 @@ def is_main():
 
 
 def all_sum(values):
-    """Sum each of a sequence of numbers over all processes; returns a list of floats. One collective."""
+    """Sum each of an array of numbers over all processes; returns nested lists of floats. One collective."""
     tensor = paddle.to_tensor(np.asarray(values, 'float64'))
     if world_size() > 1:  # gloo's all_reduce raises on one process
         pd.all_reduce(tensor)
     return tensor.tolist()
+
+
+def gather(values):
+    """The numbers of every process, as many from each: a list by rank of lists of floats. One collective."""
+    rows = np.zeros([world_size(), len(values)])
+    rows[rank()] = values
+    return all_sum(rows)
 
 
 def share_statistics(model):
@@ -51,3 +70,37 @@ def share_statistics(model):
 def barrier():
     if world_size() > 1:
         pd.barrier()
+
+
+def follow_parent(number):
+    """Have the kernel send this process a signal when the process that started it ends (Linux; elsewhere nothing)."""
+    try:
+        ctypes.CDLL(None).prctl(1, int(number))  # PR_SET_PDEATHSIG
+    except (OSError, AttributeError):
+        pass
+
+
+@contextlib.contextmanager
+def peers_named():
+    """Turn the error of a collective into a UserError that names the process whose end made it fail.
+
+    Only processes of this machine can be looked at.
+    """
+    try:
+        yield
+    except (RuntimeError, OSError, SystemError) as error:
+        if world_size() == 1 or not any(sign in str(error) for sign in ('gloo', 'NCCL', 'TCP', 'onnection')):
+            raise
+        time.sleep(1)  # the peer may be about to end
+        here = _processes[rank()][0] if _processes else None
+        ended = [r for r, (host, pid) in enumerate(_processes) if host == here and _has_ended(int(pid))]
+        who = ', '.join(f'rank {r} (pid {_processes[r][1]:.0f})' for r in ended) or 'a process on another machine'
+        raise UserError(f'rank {rank()} lost {who}, which has ended; its own message or its workerlog says why')
+
+
+def _has_ended(pid):
+    try:
+        with open(f'/proc/{pid}/stat') as f:
+            return f.read().rpartition(')')[2].split()[0] in 'ZX'  # ended, but its parent has not looked yet
+    except OSError:
+        return True

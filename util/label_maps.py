@@ -9,15 +9,18 @@ classes of each cell, row = y, column = x. The packed array is [n, 2, K, H, H], 
 by bytes, names its map i as `<class folder>/<image stem>`.
 """
 import json
+import math
 import os
 
 import numpy as np
 
-from util import torch_file
+from util import npy_file, torch_file
+from util.plain_files import array_of_lines, read_json
 from util.runtime import UserError
 from util.safe_pickle import one_line
 
 ARRAY, NAMES, META, PARTIAL = 'label_maps.npy', 'names.txt', 'meta.json', 'label_maps.npy.partial'
+MAX_VALUES = 1 << 22  # of one map; 1,000 classes in 45 x 45 cells have 4 million
 
 
 class LabelMaps:
@@ -36,9 +39,10 @@ class LabelMaps:
         self.coverage = self.meta.get('coverage', coverage) if geometry == 'exact' else 'full'
         meta = os.path.join(folder, META)
         if self.coverage not in ('center', 'full'):
-            raise UserError(f"token-label coverage '{self.coverage}': must be center or full ({meta})")
+            raise UserError(f"token-label coverage '{one_line(self.coverage)}': must be center or full ({meta})")
         if self.meta.get('num_classes', 0) > num_classes:
-            raise UserError(f"{meta}: maps of {self.meta['num_classes']} classes, but --nb_classes is {num_classes}")
+            raise UserError(f"{meta}: maps of {one_line(self.meta['num_classes'])} classes, but --nb_classes is "
+                            f'{num_classes}')
         if isinstance(self.maps, PackedSet):
             check_meta(self.meta, self.maps.shape, meta, self.maps.file)
 
@@ -138,11 +142,13 @@ class PackedSet:
         check_shape(self.shape, self.dtype, self.file)
         try:
             with open(self.index, 'rb') as f:
-                self._names = np.array(f.read().split(b'\n')[:-1], 'S')
+                listing = f.read()
         except OSError as error:
             raise UserError(f'{self.index}: cannot be read ({error.strerror or error}); it names the maps of {ARRAY}')
-        if len(self._names) != len(self._maps()):
-            raise UserError(f'{self.index}: names {len(self._names)} maps, but {self.file} holds {len(self._maps())}')
+        if listing.count(b'\n') != len(self._maps()):
+            count = listing.count(b'\n')
+            raise UserError(f'{self.index}: names {count} maps, but {self.file} holds {len(self._maps())}')
+        self._names = array_of_lines(listing, self.index)
         if not (self._names[1:] > self._names[:-1]).all():
             raise UserError(f'{self.index}: not sorted, or a name is there twice; pack the set again')
 
@@ -153,10 +159,10 @@ class PackedSet:
         """The array, opened once in each process."""
         if self._process != os.getpid():
             try:
-                array = np.load(self.file, mmap_mode='r', allow_pickle=False)
+                array = npy_file.memory_map(self.file)
                 if array.ndim != 5:
                     raise ValueError(f'shape {list(array.shape)} instead of [n, 2, K, H, H]')
-            except Exception as error:  # a damaged header can raise nearly anything
+            except (OSError, ValueError) as error:
                 raise UserError(f'{self.file}: not a readable packed set of label maps ({one_line(error)})')
             self._array, self._process = array, os.getpid()
         return self._array
@@ -191,14 +197,11 @@ def read_array(path):
             raise UserError(f'{path}: a label map is one tensor, this file holds a {type(array).__name__}')
         return array
     try:
-        array = np.load(path, allow_pickle=False)
-    except Exception as error:  # a damaged header can raise nearly anything
-        if isinstance(error, FileNotFoundError):
-            raise
+        return npy_file.load(path)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
         raise UserError(f'{path}: not a readable .npy array ({one_line(error)})')
-    if not isinstance(array, np.ndarray):
-        raise UserError(f'{path}: not a .npy array but a zip archive')
-    return array
 
 
 def check_shape(shape, dtype, path):
@@ -207,12 +210,15 @@ def check_shape(shape, dtype, path):
         raise UserError(f'{path}: a label map has shape [2, K, H, H], this file has {list(shape)}')
     if dtype.kind not in 'fiu':
         raise UserError(f'{path}: a label map holds numbers, this file has {dtype}')
+    if math.prod(shape) > MAX_VALUES:
+        raise UserError(f'{path}: a label map of {list(shape)} is too large, more than {MAX_VALUES} values')
 
 
 def check_map(array, num_classes, path):
     """Split a map [2, K, H, H] into (scores float32, ids int64); raises UserError that says what is wrong with it."""
     check_shape(array.shape, array.dtype, path)
-    scores, ids = array[0].astype('float32'), array[1].astype('float64')  # in float16, 2048 < 2049 does not hold
+    with np.errstate(all='ignore'):  # what float32 cannot hold becomes infinite, and is refused below
+        scores, ids = array[0].astype('float32'), array[1].astype('float64')  # in float16, 2048 < 2049 does not hold
     if not np.isfinite(scores).all():
         raise UserError(f'{path}: has scores that are not finite')
     if array.dtype == np.float16 and num_classes > 2049 and (ids >= 2048).any():  # 2049 was rounded to 2048
@@ -228,13 +234,10 @@ def check_map(array, num_classes, path):
 def read_meta(folder):
     """The object in meta.json, {} without one. Raises UserError that names the file."""
     path = os.path.join(folder, META)
-    if not os.path.exists(path):
-        return {}
     try:
-        with open(path, encoding='utf-8') as f:
-            meta = json.load(f)
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f'{path}: not a readable JSON object ({error}); mend or delete it')
+        meta = read_json(path, hint='; mend or delete it')
+    except FileNotFoundError:
+        return {}
     if not isinstance(meta, dict):
         raise UserError(f'{path}: not a readable JSON object (a {type(meta).__name__}); mend or delete it')
     if not all(type(meta.get(key, 0)) is int for key in ('num_classes', 'K', 'label_size')) \
@@ -248,4 +251,4 @@ def check_meta(meta, shape, meta_path, path):
     _, k, size, _ = shape
     for key, found in (('shape', list(shape)), ('K', k), ('label_size', size)):
         if meta.get(key, found) != found:
-            raise UserError(f"{meta_path}: says {key} {json.dumps(meta[key])}, but it is {found} in {path}")
+            raise UserError(f"{meta_path}: says {key} {one_line(json.dumps(meta[key]))}, but it is {found} in {path}")

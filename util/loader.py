@@ -1,24 +1,29 @@
 """Samples to batches: order and share of every process, and the loaders that the flags describe."""
+import atexit
 import os
+import signal
 
 import numpy as np
 import paddle
 
-from util import datasets, token_label
+from util import datasets, dist, interrupt, token_label
 from util.label_maps import LabelMaps
-from util.runtime import UserError, worker_count
+from util.runtime import UserError, kill_workers, worker_count
 from util.transforms import EvalTransform, TrainTransform
 
 
 def collate(samples):
-    """Samples of a batch to named arrays: image [B, 3, S, S], label [B]; with label maps the fields of the
-    stacked SparseTarget; where the set lacks maps, mapped [B], 0 for images without one.
+    """Samples of a batch to named arrays: image [B, 3, S, S], label [B], in training index [B], the samples' places in
+    the set; with label maps the fields of the stacked SparseTarget; where the set lacks maps, mapped [B], 0 for images
+    without one.
     """
     for sample in samples:
         if 'error' in sample:
             return {'error': np.frombuffer(sample['error'].encode(), 'uint8')}
     batch = {'image': np.stack([s['image'] for s in samples]),
              'label': np.array([s['label'] for s in samples], 'int64')}
+    if 'index' in samples[0]:
+        batch['index'] = np.array([s['index'] for s in samples], 'int64')
     if 'target' in samples[0]:
         batch.update(token_label.stack_targets([s['target'] for s in samples])._asdict())
     if 'mapped' in samples[0]:
@@ -28,25 +33,27 @@ def collate(samples):
 
 class TrainSampler:
     """Shuffled full batches: the permutation of an epoch is a function of (seed, epoch), and each step's global batch
-    is a stretch of it, of which every process takes its slice. A last incomplete global batch is left out.
+    is a stretch of it, of which every process takes its slice. So the images of an optimizer step depend on the total
+    batch alone, not on how processes and accum_iter share it. A last incomplete total batch is left out.
     """
 
-    def __init__(self, length, batch_size, rank=0, world_size=1, seed=0):
+    def __init__(self, length, batch_size, rank=0, world_size=1, seed=0, accum_iter=1):
         self.length, self.batch_size, self.rank, self.world_size, self.seed = length, batch_size, rank, world_size, seed
-        self.epoch = 0
+        self.accum_iter, self.epoch, self.first = accum_iter, 0, 0
         if len(self) == 0:
-            raise UserError(f'--batch_size {batch_size} on {world_size} process(es) is more than the {length} '
-                            'training images')
+            raise UserError(f'--batch_size {batch_size} with --accum_iter {accum_iter} on {world_size} process(es) is '
+                            f'more than the {length} training images')
 
-    def set_epoch(self, epoch):
-        self.epoch = epoch
+    def set_epoch(self, epoch, first=0):
+        """first: the batch of the epoch to begin with."""
+        self.epoch, self.first = epoch, first
 
     def __len__(self):
-        return self.length // (self.batch_size * self.world_size)
+        return self.length // (self.batch_size * self.world_size * self.accum_iter) * self.accum_iter
 
     def __iter__(self):
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
-        for step in range(len(self)):
+        for step in range(self.first, len(self)):
             start = (step * self.world_size + self.rank) * self.batch_size
             yield order[start:start + self.batch_size].tolist()
 
@@ -86,8 +93,8 @@ def build_train_loader(args, rank=0, world_size=1):
             maps.require([path for path, _ in samples])
     dataset = datasets.TrainDataset(samples, transform, args.nb_classes, args.seed, maps, args.token_label_size,
                            args.max_bad_images, unmapped)
-    return Loader(dataset, TrainSampler(len(dataset), args.batch_size, rank, world_size, args.seed),
-                  args.num_workers)
+    sampler = TrainSampler(len(dataset), args.batch_size, rank, world_size, args.seed, args.accum_iter)
+    return Loader(dataset, sampler, args.num_workers)
 
 
 def build_eval_loader(args, crop_pct, rank=0, world_size=1):
@@ -97,23 +104,35 @@ def build_eval_loader(args, crop_pct, rank=0, world_size=1):
     return Loader(dataset, EvalSampler(len(dataset), args.batch_size, rank, world_size), args.num_workers)
 
 
+def _begin_worker(_):
+    """In a new loader process. Ctrl-C, launchers and schedulers signal all processes of a run at once, which is the main
+    process's business: it may still need batches. When it ends, so do we.
+    """
+    for number in interrupt.SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    dist.follow_parent(signal.SIGKILL)
+
+
 class Loader:
     """paddle.io.DataLoader over the batches of `sampler`, with at most as many processes as the machine has cores.
 
-    Iterating yields dicts of tensors (see collate) and raises the UserError of a sample.
+    Iterating yields dicts of tensors (see collate) and raises the UserError of a sample, or UserError when a loader
+    process has died.
     """
 
     def __init__(self, dataset, sampler, num_workers):
+        atexit.unregister(kill_workers)  # multiprocessing would end them by SIGTERM and wait
+        atexit.register(kill_workers)
         self.dataset, self.sampler = dataset, sampler
         self._loader = paddle.io.DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, return_list=True,
-                                            num_workers=worker_count(num_workers))
+                                            num_workers=worker_count(num_workers), worker_init_fn=_begin_worker)
 
     def __len__(self):
         return len(self.sampler)
 
-    def set_epoch(self, epoch):
+    def set_epoch(self, epoch, first=0):
         self.dataset.set_epoch(epoch)
-        self.sampler.set_epoch(epoch)
+        self.sampler.set_epoch(epoch, first)
 
     def __iter__(self):
         for batch in self._loader:

@@ -13,6 +13,14 @@ from util.runtime import UserError
 _copy = None  # the file of --log_file
 
 
+class NonFinite(FloatingPointError):
+    """A meter got a number that is not finite; `where` is what came with it."""
+
+    def __init__(self, name, value, where):
+        super().__init__(f'{name} is {value}')
+        self.where = where
+
+
 def log_to(path):
     """Append every further line of `log` to this file too, on the first process."""
     global _copy
@@ -29,7 +37,10 @@ def log(message):
         line = f'[{datetime.datetime.now():%H:%M:%S.%f}] {message}'
         print(line, flush=True)
         if _copy:
-            _copy.write(line + '\n')
+            try:
+                _copy.write(line + '\n')
+            except OSError as error:
+                raise UserError(f'--log_file {_copy.name}: cannot be written to ({error.strerror or error})')
 
 
 class SmoothedValue:
@@ -56,39 +67,54 @@ class MetricLogger:
     """Meters of one epoch and the console line that shows them.
 
     Tensors given to `update` are kept on their device and read together when a line is printed or the epoch ends,
-    so that a step never waits for the device.
+    so that a step never waits for the device. totals: what `totals` returned, to go on from there.
     """
 
-    def __init__(self):
+    def __init__(self, totals=None):
         self.meters, self.pending = {}, []
+        for name, (total, count) in (totals or {}).items():
+            self._meter(name).total, self._meter(name).count = total, int(count)
 
-    def update(self, **values):
-        self.pending.append(values)
+    def _meter(self, name):
+        if name not in self.meters:
+            self.meters[name] = SmoothedValue(fmt='{value:.6f}') if name == 'lr' else SmoothedValue()
+        return self.meters[name]
+
+    def update(self, where=None, **values):
+        """values: {name: number or one-element tensor}; where: handed out with a value that is not finite."""
+        self.pending.append((where, values))
 
     def flush(self):
-        """Read what is pending. Raises FloatingPointError for a value that is not finite."""
+        """Read what is pending. Raises NonFinite for a value that is not finite."""
         pending, self.pending = self.pending, []
-        tensors = [values[name] for values in pending for name in values if isinstance(values[name], paddle.Tensor)]
+        tensors = [value for _, values in pending for value in values.values() if isinstance(value, paddle.Tensor)]
         read = iter(paddle.stack([t.astype('float32').reshape([]) for t in tensors]).tolist() if tensors else [])
-        for values in pending:
+        for where, values in pending:
             for name, value in values.items():
                 value = next(read) if isinstance(value, paddle.Tensor) else float(value)
                 if not np.isfinite(value):
-                    raise FloatingPointError(f'{name} is {value}')
-                if name not in self.meters:
-                    self.meters[name] = SmoothedValue(fmt='{value:.6f}') if name == 'lr' else SmoothedValue()
-                self.meters[name].update(value)
+                    raise NonFinite(name, value, where)
+                self._meter(name).update(value)
+
+    def totals(self):
+        """{name: (sum, count)} on this process; flushes."""
+        self.flush()
+        return {name: (meter.total, meter.count) for name, meter in self.meters.items()}
 
     def means(self):
-        """{name: mean over the epoch}; flushes."""
-        self.flush()
-        return {name: meter.mean for name, meter in self.meters.items()}
+        """{name: mean over what all processes have seen}; flushes. One collective."""
+        totals = self.totals()
+        sums = dist.all_sum(list(totals.values())) if totals else []
+        return {name: total / max(count, 1) for name, (total, count) in zip(totals, sums)}
 
-    def log_every(self, iterable, total, freq, header):
-        """Yield from `iterable`, printing a line every `freq` steps and at the last of `total`."""
+    def log_every(self, iterable, total, freq, header, first=0):
+        """Yield from `iterable`, printing a line every `freq` steps and at the last of `total`.
+
+        first: steps that were done before (a resumed run).
+        """
         step_time, data_time = SmoothedValue(fmt='{mean:.4f}'), SmoothedValue(fmt='{mean:.4f}')
         start = end = time.time()
-        for i, item in enumerate(iterable):
+        for i, item in enumerate(iterable, first):
             data_time.update(time.time() - end)
             yield item
             if i % freq == 0 or i == total - 1:
@@ -96,7 +122,7 @@ class MetricLogger:
             step_time.update(time.time() - end)
             end = time.time()
             if i % freq == 0 or i == total - 1:
-                eta = datetime.timedelta(seconds=int((end - start) / (i + 1) * (total - i - 1)))
+                eta = datetime.timedelta(seconds=int((end - start) / (i + 1 - first) * (total - i - 1)))
                 meters = ''.join(f'  {name}: {meter}' for name, meter in self.meters.items())
                 log(f'{header}  [{i:>{len(str(total))}}/{total}]  eta: {eta}{meters}'
                     f'  time: {step_time}  data: {data_time}')
@@ -116,10 +142,13 @@ def progress(items, name, every=5.0):
 
 
 class Writers:
-    """Scalars to VisualDL and wandb, whichever were asked for; nothing at all by default."""
+    """Scalars to VisualDL and wandb, whichever were asked for; nothing at all by default.
 
-    def __init__(self, args):
-        self.visualdl = self.wandb = None
+    run_id: of wandb's run, when it is to be continued; None for a new one.
+    """
+
+    def __init__(self, args, run_id=None):
+        self.visualdl, self.wandb, self.run_id = None, None, run_id
         if not dist.is_main():
             return
         if args.log_visualdl:
@@ -133,8 +162,9 @@ class Writers:
                 import wandb
             except ImportError:
                 raise UserError('--log_wandb: wandb is not installed; run `pip install wandb`')
-            wandb.init(entity=args.wandb_entity, project=args.wandb_project, config=vars(args), resume='allow')
-            self.wandb = wandb
+            run = wandb.init(entity=args.wandb_entity, project=args.wandb_project, config=vars(args), id=run_id,
+                             resume='allow')
+            self.wandb, self.run_id = wandb, getattr(run, 'id', None)
 
     def write(self, scalars, step):
         """scalars: {name: number}; step: the optimizer step they belong to."""

@@ -13,13 +13,34 @@ def decays(name, param):
     return param.ndim > 1 and not name.endswith('.bias') and name not in NO_DECAY
 
 
-def build_optimizer(model, opt='adamw', lr=1e-3, weight_decay=0.05, betas=None, eps=1e-8, momentum=0.9, clip_grad=None):
-    """opt: `adamw` (decoupled decay) or `momentum` (SGD, decay as L2 in the gradient); clip_grad: global norm or None.
+def lr_scales(names, layer_decay=None):
+    """{name: factor of the learning rate} by layer-wise decay (BEiT, arXiv 2106.08254): layer_decay ^ (L + 1 - layer)
+    with L blocks; layer 0 is the stem with cls_token and pos_embed, i + 1 is block i, L + 1 are the norm and the heads.
 
-    One list of parameters, no groups: Paddle would clip each group by a norm of its own.
+    None and 1.0: all factors are 1.
     """
+    last = len({name.split('.')[1] for name in names if name.startswith('blocks.')}) + 1
+
+    def layer(name):
+        first, *rest = name.split('.')
+        return int(rest[0]) + 1 if first == 'blocks' else 0 if first in ('patch_embed', *NO_DECAY) else last
+    return {name: (layer_decay or 1.0) ** (last - layer(name)) for name in names}
+
+
+def build_optimizer(model, opt='adamw', lr=1e-3, weight_decay=0.05, betas=None, eps=1e-8, momentum=0.9, clip_grad=None,
+                    layer_decay=None):
+    """opt: `adamw` (decoupled decay) or `momentum` (SGD, decay as L2 in the gradient); clip_grad: global norm or None;
+    layer_decay: see lr_scales; it scales the whole step of a parameter, weight decay included.
+
+    One list of parameters, no groups: Paddle would clip each group by a norm of its own. AdamW's lr_ratio does not
+    exist on a CPU, the factor that each parameter carries works everywhere.
+    """
+    if layer_decay is not None and not 0.0 < layer_decay <= 1.0:
+        raise UserError(f'--layer_decay {layer_decay:g}: must be above 0 and at most 1')
     named = [(name, p) for name, p in model.named_parameters() if not p.stop_gradient]
-    params = [p for _, p in named]
+    params, scales = [p for _, p in named], lr_scales([name for name, _ in named], layer_decay)
+    for name, p in named:
+        p.optimize_attr = {**p.optimize_attr, 'learning_rate': scales[name]}
     clip = nn.ClipGradByGlobalNorm(clip_grad) if clip_grad is not None else None
     if opt == 'adamw':
         decayed = {p.name for name, p in named if decays(name, p)}

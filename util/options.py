@@ -30,14 +30,17 @@ def count(word):
 def add_model(parser):
     group = parser.add_argument_group('model')
     group.add_argument('--model', default='lvvit_t', metavar='NAME', help='name of the model (default: lvvit_t)')
-    group.add_argument('--input_size', default=224, type=int, help='side of the input image in pixels')
+    group.add_argument('--input_size', default=None, type=int,
+                       help='side of the input image in pixels (default: as published, 448 for lvvit_l, else 224)')
     group.add_argument('--nb_classes', default=1000, type=int, help='number of classes')
     return group
 
 
-def add_weights(parser):
+def add_weights(parser, also=''):
+    """also: what else than a file --resume takes, for its help."""
     group = parser.add_argument_group('weights')
-    group.add_argument('--resume', default='', metavar='FILE', help='checkpoint or state dict to load')
+    group.add_argument('--resume', default='', metavar='FILE', help='checkpoint or state dict to load (ours or Paddle\'s, '
+                       "PyTorch's .pth, .safetensors)" + (also and f'; {also}'))
     group.add_argument('--ema', action='store_true', help="use the checkpoint's averaged weights")
     return group
 
@@ -45,7 +48,8 @@ def add_weights(parser):
 def add_eval_transform(parser, *interpolation_aliases):
     group = parser.add_argument_group('evaluation transform')
     group.add_argument('--crop_pct', default=None, type=float,
-                       help="side of the centre crop over the resized image's short side (default: the model's)")
+                       help="side of the centre crop over the resized image's short side "
+                            "(default: as published, 1.0 for lvvit_m, lvvit_l and lvvit_nano, else 0.9)")
     group.add_argument('--interpolation', *interpolation_aliases, default='bicubic',
                        help='filter of the resize: bicubic (default), bilinear, nearest, lanczos')
     return group
@@ -77,6 +81,22 @@ def add_records(parser):
     group.add_argument('--topk', default=5, type=count, help='classes per image')
     group.add_argument('--label_list', default=None, metavar='FILE', help="names of the classes, lines 'id name'")
     group.add_argument('--save_json', default='', metavar='FILE', help='write the records to a JSON file as well')
+    group.add_argument('--skip_bad', action='store_true',
+                       help='images that cannot be decoded are no error (they are left out and listed anyway)')
+    return group
+
+
+def add_protocols(parser):
+    """What eval.py counts and writes beside top-1 and top-5 (util/protocols.py)."""
+    group = parser.add_argument_group('protocols')
+    group.add_argument('--topk', default=None, type=count, nargs='+', metavar='K', help='accuracies (default: 1 5)')
+    group.add_argument('--real_labels', default='', metavar='FILE',
+                       help='accuracy by ReaL labels too: real.json, or {file name: [class ids]} for other sets')
+    group.add_argument('--per_class', default='', metavar='CSV', help='write the accuracy of each class')
+    group.add_argument('--confusion', default='', metavar='CSV',
+                       help='write how many images of each class (rows) were taken for each class (columns)')
+    group.add_argument('--save_predictions', default='', metavar='CSV', help='write the best classes of each image')
+    group.add_argument('--label_list', default=None, metavar='FILE', help="names for --per_class, lines 'id name'")
     return group
 
 
@@ -113,6 +133,8 @@ def add_recipe(parser):
     group.add_argument('--momentum', default=0.9, type=float)
     group.add_argument('--clip_grad', default=None, type=float, metavar='NORM', help='clip the global gradient norm')
     group.add_argument('--weight_decay', default=0.05, type=float)
+    group.add_argument('--layer_decay', default=None, type=float, metavar='FACTOR',
+                       help='learning rate of each block over that of the next, for fine-tuning (default: 1)')
 
     group = parser.add_argument_group('learning rate')
     group.add_argument('--blr', default=8e-4, type=float, help='lr = blr · total batch / 512 when --lr is absent')
@@ -158,6 +180,14 @@ def add_recipe(parser):
     switch(group, 'remove_head_from_pretained', 'with --finetune: initialise the heads anew')
     group.add_argument('--resume_ema', default='', metavar='FILE', help='take the averaged weights from this file')
     group.add_argument('--start_epoch', default=0, type=int, help='first epoch when nothing is resumed')
+    group.add_argument('--save_freq_steps', default=0, type=int, metavar='N',
+                       help='save checkpoint-latest.pd every N optimizer steps too (default: around evaluation only)')
+    group.add_argument('--keep_checkpoints', default=None, type=count, metavar='K',
+                       help='keep the newest K of the numbered checkpoints (default: all)')
+    group.add_argument('--skip_nonfinite', default=0, type=int, metavar='N',
+                       help='leave out up to N optimizer steps with a loss or gradient that is not finite (default: '
+                            'stop at the first); costs a wait for the device in every step')
+    switch(group, 'sync_bn', 'batch statistics over all processes (GPU)')
     group.add_argument('--eval', action='store_true', help='evaluate and stop')
     group.add_argument('--dist_eval', action='store_true', help='share the evaluation among the processes')
     group.add_argument('--debug', action='store_true', help='train on val/ and make GPU kernels deterministic')
@@ -175,12 +205,17 @@ def add_recipe(parser):
 def check_recipe(args):
     """Raise UserError for flags of add_recipe that contradict each other."""
     if args.token_label:
-        if not args.token_label_data:
-            raise UserError('--token_label needs --token_label_data, the folder of the label maps')
+        if not args.token_label_data and args.dense_weight:
+            raise UserError('--token_label needs --token_label_data, the folder of the label maps; for data without '
+                            'maps add --dense_weight 0')
         if args.token_label_size < 2 or args.token_label_size * 16 != args.input_size:
             raise UserError(f'--token_label_size {args.token_label_size}: must be --input_size / 16 = '
                             f'{args.input_size / 16:g} tokens a side')
     if args.seed < 0:
         raise UserError(f'--seed {args.seed}: must not be negative')
+    if args.save_freq_steps < 0 or args.skip_nonfinite < 0:
+        raise UserError('--save_freq_steps and --skip_nonfinite must not be negative')
     if args.mix_token is None:
         args.mix_token = args.token_label and not (args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax)
+    if not args.token_label_data:
+        args.token_label = False  # --dense_weight 0: MixToken may mix, but there are no token targets

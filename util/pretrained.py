@@ -1,38 +1,107 @@
-"""Weights of a file into a model: which of a checkpoint's weights, whether they fit, and what fine-tuning changes."""
+"""Weights of a file into a model: which files, which of their weights, whether they fit, what fine-tuning changes."""
 import numpy as np
 import paddle
 
-from util import checkpoint
+from util import checkpoint, layout, safetensors_file, torch_file
+from util.logger import log
 from util.runtime import UserError
 
+TRAINED = ('model', 'state_dict')  # what a checkpoint calls its weights: ours, PyTorch's projects
+AVERAGED = ('model_ema', 'state_dict_ema')
+HEADS = ('head.weight', 'head.bias', 'aux_head.weight', 'aux_head.bias')
 
-def load_weights(path, ema=False):
-    """(state dict, what it is) from a training checkpoint or a plain state dict such as a `.pdparams` file.
 
-    ema: take the averaged weights; without it the trained ones. The second value is for the user to read.
+# -- which weights ----------------------------------------------------------------------------------------------------
+
+def read(path):
+    """The content of a file of weights as plain containers and arrays, in the file's own layout: a checkpoint of ours,
+    what paddle.save or torch.save wrote, or safetensors. Recognised by content, not by name; executes nothing.
+
+    Of a checkpoint of PyTorch only the sets of weights: its optimizer state, epoch and so on mean nothing here, and
+    are named in the log. Raises UserError that names the file.
     """
-    return pick_weights(checkpoint.load(path), path, ema)
+    if safetensors_file.is_safetensors_file(path):
+        return safetensors_file.load(path, log)
+    if not torch_file.is_torch_file(path):
+        return checkpoint.load(path)
+    state = torch_file.load(path, log)
+    if not isinstance(state, dict):
+        raise UserError(f'{path}: no state dict (holds a {type(state).__name__})')
+    weights = {key: value for key, value in state.items()
+               if is_weights(value) or (isinstance(value, dict) and key in TRAINED + AVERAGED)}
+    others = [str(key) for key in state if key not in weights]
+    if weights and others:
+        log(f"{path}: of a PyTorch checkpoint only the weights are used, not {', '.join(others)}")
+    return weights or state
+
+
+def is_weights(value):
+    """Whether something is a state dict: named arrays and nothing else."""
+    return isinstance(value, dict) and len(value) > 0 and all(isinstance(v, np.ndarray) for v in value.values())
+
+
+def holds_average(state):
+    """Whether --ema has something to take from what `read` returned."""
+    return _set(state, AVERAGED) is not None
+
+
+def _set(state, names):
+    """The first of `names` under which `state` has weights, or None."""
+    return next((name for name in names if isinstance(state.get(name), dict)), None)
+
+
+def choose(state, path, ema=False):
+    """(key or None, state dict in the file's layout, what it is) of what `read` returned.
+
+    ema: the averaged weights; without it the trained ones. The last value is for the user to read.
+    """
+    trained, averaged = _set(state, TRAINED), _set(state, AVERAGED)
+    if ema and averaged is None:
+        raise UserError(f'{path}: holds no averaged weights (model_ema); leave out --ema')
+    if not ema and averaged and trained is None:
+        raise UserError(f'{path}: holds averaged weights ({averaged}) only; add --ema')
+    if trained is averaged is None:
+        sets = [key for key, value in state.items() if is_weights(value)]
+        if len(sets) > 1:
+            raise UserError(f"{path}: holds several sets of weights ({', '.join(sets)}), none of them called "
+                            f"{' or '.join(TRAINED)}")
+        trained = sets[0] if sets else None
+    key = averaged if ema else trained
+    what = f"{'averaged' if ema else 'trained'} weights ({key})" if key else 'plain weights'
+    also = '; it also holds averaged weights, which --ema selects' if averaged and not ema else ''
+    return key, layout.unwrapped(state[key] if key else state), f'{what} of {path}{also}'
 
 
 def pick_weights(state, path, ema=False):
-    """load_weights of a file that is loaded already."""
-    if ema:
-        if 'model_ema' not in state:
-            raise UserError(f'{path}: holds no averaged weights (model_ema); leave out --ema')
-        return state['model_ema'], f'averaged weights (model_ema) of {path}'
-    if 'model' in state and isinstance(state['model'], dict):
-        also = '; it also holds averaged weights, which --ema selects' if 'model_ema' in state else ''
-        return state['model'], f'trained weights (model) of {path}{also}'
-    return state, f'plain weights of {path}'
+    """(state dict in Paddle's layout, what it is) of what `read` returned; see choose."""
+    _, weights, source = choose(state, path, ema)
+    weights, notes = layout.to_paddle(weights, path)
+    return weights, '; '.join([source, *notes])
+
+
+def load_weights(path, ema=False):
+    """pick_weights of a file."""
+    return pick_weights(read(path), path, ema)
+
+
+# -- into a model -----------------------------------------------------------------------------------------------------
+
+def misfits(own, weights):
+    """How `weights` differ from `own`, the state dict of a model: [str], each beginning with what is wrong of a key."""
+    problems = [f'missing {key}' for key in own if key not in weights]
+    problems += [f'unexpected {key}' for key in weights if key not in own]
+    for key in own:
+        shape, dtype = np.shape(weights.get(key)), getattr(weights.get(key), 'dtype', None)
+        if key in weights and list(shape) != list(own[key].shape):
+            problems.append(f'{key} is {list(shape)} in the file and {list(own[key].shape)} in the model')
+        elif isinstance(dtype, np.dtype) and dtype.kind != 'f':
+            problems.append(f'{key} is {dtype} in the file')
+    return problems
 
 
 def check_fit(model, weights, path):
     """Raises UserError that names the first keys if `weights` are not those of `model`."""
-    own = model.state_dict()
-    problems = [f'missing {k}' for k in own if k not in weights]
-    problems += [f'unexpected {k}' for k in weights if k not in own]
-    problems += [f'{k} is {list(np.shape(weights[k]))} in the file and {list(own[k].shape)} in the model'
-                 for k in own if k in weights and list(np.shape(weights[k])) != list(own[k].shape)]
+    problems = misfits(model.state_dict(), weights)
     if problems:
         more = f' and {len(problems) - 3} more' if len(problems) > 3 else ''
         raise UserError(f"{path}: does not fit this model: {', '.join(problems[:3])}{more}; "
@@ -40,19 +109,22 @@ def check_fit(model, weights, path):
 
 
 def restore(model, weights, path):
-    """Set all of a model's weights, or raise UserError (see check_fit) and set none."""
+    """Set all of a model's weights, in the model's own precision, or raise UserError (see check_fit) and set none."""
     check_fit(model, weights, path)
-    model.set_state_dict({k: np.asarray(v) for k, v in weights.items()})
+    dtypes = {key: str(value.dtype).split('.')[-1] for key, value in model.state_dict().items()}
+    model.set_state_dict({key: np.asarray(value, dtypes[key], order='C') for key, value in weights.items()})
 
 
 def load_into(model, path, ema=False):
     """Load the weights that --resume and --ema name into a model; returns a line that says which. Raises UserError."""
     if not path:
-        raise UserError('--resume is missing: the checkpoint or .pdparams file to use')
+        raise UserError('--resume is missing: the checkpoint or state dict (.pdparams, .pth, .safetensors) to use')
     weights, source = load_weights(path, ema)
     restore(model, weights, path)
     return f'using {source}'
 
+
+# -- from another model -----------------------------------------------------------------------------------------------
 
 def resize_pos_embed(array, grid):
     """Position embedding [1, N+1, D] for another token grid [1, grid²+1, D]: class token kept, the rest bicubic."""
@@ -63,20 +135,28 @@ def resize_pos_embed(array, grid):
     return np.concatenate([cls, resized.numpy().transpose(0, 2, 3, 1).reshape(1, grid * grid, -1)], axis=1)
 
 
+def fit_pos_embed(weights, model):
+    """(weights, lines that say what was done): with the position embedding of the model's token grid, if there is
+    one of another grid. What is no grid, and another width, is left for check_fit to name."""
+    shape = np.shape(weights.get('pos_embed'))
+    tokens = shape[1] - 1 if len(shape) == 3 else 0
+    if tokens < 1 or tokens == model.grid ** 2 or round(tokens ** 0.5) ** 2 != tokens:
+        return weights, []
+    resized = resize_pos_embed(np.asarray(weights['pos_embed']), model.grid)
+    return {**weights, 'pos_embed': resized}, [f'pos_embed: resized from {tokens} to {model.grid ** 2} tokens']
+
+
 def finetune(model, weights, path, remove_head=False):
     """Start `model` from other weights: heads of another class count (or all, with remove_head) are left as
     initialised and the position embedding is resized. Returns lines that say what was done; other misfits raise.
     """
-    own, weights, notes = model.state_dict(), dict(weights), []
-    for key in ('head.weight', 'head.bias', 'aux_head.weight', 'aux_head.bias'):
+    own, (weights, resized) = model.state_dict(), fit_pos_embed(dict(weights), model)
+    notes = []
+    for key in HEADS:
         if key in own and (remove_head or key not in weights or list(np.shape(weights[key])) != list(own[key].shape)):
             weights[key] = own[key].numpy()
             notes.append(f'{key}: initialised anew')
         elif key not in own and weights.pop(key, None) is not None:
             notes.append(f'{key}: not used, this model has none')
-    pos_embed = weights.get('pos_embed')
-    if pos_embed is not None and np.shape(pos_embed)[1] != own['pos_embed'].shape[1]:
-        weights['pos_embed'] = resize_pos_embed(np.asarray(pos_embed), model.grid)
-        notes.append(f'pos_embed: resized from {np.shape(pos_embed)[1] - 1} to {model.grid ** 2} tokens')
     restore(model, weights, path)
-    return notes
+    return notes + resized

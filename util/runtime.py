@@ -10,6 +10,7 @@ import io
 import multiprocessing
 import os
 import platform
+import re
 import signal
 import sys
 import warnings
@@ -28,13 +29,18 @@ class UserError(Exception):
     """Something the user can mend: shown as one line, without a traceback. The message names the file or flag."""
 
 
-def _cpu_flags():
+def cpu_fields():
+    """{field: text} of a processor in /proc/cpuinfo; empty where there is no such file."""
     try:
         with open('/proc/cpuinfo') as f:
             text = f.read()
     except OSError:
-        return '', ()
-    fields = dict(map(str.strip, line.split(':', 1)) for line in text.splitlines() if ':' in line)
+        return {}
+    return dict(map(str.strip, line.split(':', 1)) for line in text.splitlines() if ':' in line)
+
+
+def _cpu_flags():
+    fields = cpu_fields()
     return fields.get('vendor_id', ''), fields.get('flags', '').split()
 
 
@@ -98,6 +104,16 @@ def worker_count(requested):
     return max(0, min(requested, os.cpu_count() or 1))
 
 
+def kill_workers():
+    """End the loader processes that are still there, without the alarm that Paddle raises when one ends."""
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
+            child.join()
+    signal.signal(signal.SIGCHLD, handler)
+
+
 class Parser(argparse.ArgumentParser):
     """ArgumentParser whose errors are one line (no usage block), exit code 2."""
 
@@ -118,6 +134,11 @@ def run(main, parser, argv=None):
         sys.exit(f'{parser.prog}: error: {message}')
     except KeyboardInterrupt:
         sys.exit(130)
+    except (SystemError, RuntimeError) as error:
+        if 'DataLoader' not in str(error) and 'Blocking queue is killed' not in str(error):
+            raise
+        how = re.search(r'killed by signal: (\w+)', str(error))
+        sys.exit(f"{parser.prog}: error: a loader process has died{f' ({how[1]})' if how else ''}; if memory ran out, "
+                 'fewer --num_workers need less. A training run goes on with --resume auto')
     finally:
-        for child in multiprocessing.active_children():
-            child.terminate()
+        kill_workers()

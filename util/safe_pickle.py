@@ -8,14 +8,19 @@ import io
 import math
 import pickletools
 import re
-import types
 
 import numpy as np
 
+from util.pickle_input import PickleInput
 from util.runtime import UserError
 
-MAX_STEPS = 5_000_000  # instructions, and values of the result; a state dict of 1,000 arrays has 30,000 and 1,000
+# A state dict of 1,000 arrays has 30,000 instructions, 4,000 calls and 1,000 values. An instruction of one byte takes
+# up to 150 bytes of memory and a call up to 20 microseconds: together they bound what a short file can ask for.
+MAX_STEPS = 1_000_000  # instructions; values of the result; the highest number that a memorised value can have
+MAX_CALLS = 100_000
 MAX_DEPTH = 100        # containers inside one another, so that a caller may walk the result by recursion
+MAX_NUMBER_KEYS = 10_000  # a file can choose numbers that collide in a dict, but not text: its hash has a secret
+ENTRY = 100  # bytes that an entry of a dict takes
 SCALARS = (type(None), bool, int, float, str, bytes)
 
 _NEW = {'NONE': lambda: None, 'NEWTRUE': lambda: True, 'NEWFALSE': lambda: False,
@@ -24,6 +29,8 @@ _COLLECT = {'TUPLE1': 1, 'TUPLE2': 2, 'TUPLE3': 3, 'APPEND': 1, 'SETITEM': 2,  #
             **dict.fromkeys(('TUPLE', 'LIST', 'DICT', 'APPENDS', 'SETITEMS'))}
 _CONSTANTS = {i.name for i in pickletools.opcodes if i.arg and i.stack_after and not i.stack_before} \
     - {'GLOBAL', 'GET', 'BINGET', 'LONG_BINGET', 'PERSID', 'EXT1', 'EXT2', 'EXT4'}
+
+_NOTHING = object()  # where the memory of the machine has a gap
 
 
 class Namespace(dict):
@@ -44,7 +51,7 @@ class _Pending:
         self.finish, self.value = finish, None
 
 
-def load(data, allowed_extra=None, persistent_load=None, what='checkpoint'):
+def load(data, allowed_extra=None, persistent_load=None, what='checkpoint', max_steps=None):
     """The object that a pickle describes: nested dict (an OrderedDict too), list, tuple, Namespace; numbers, text and
     bytes; numpy arrays (that own their data and can be written to), scalars and dtypes, of numbers and text only.
 
@@ -52,11 +59,12 @@ def load(data, allowed_extra=None, persistent_load=None, what='checkpoint'):
     allowed_extra: {(module, name): function or constant}, names beyond the usual ones. A function is called with the
     arguments that the file gives, which can be anything; a constant stands for itself.
     persistent_load: called with each persistent id, just as untrusted; what: the thing that is read, for messages.
+    max_steps: instructions, MAX_STEPS unless given.
     Raises UserError, one line that does not name the file: other names, damage, unreasonable size or nesting.
     """
     try:
         file = io.BytesIO(data) if isinstance(data, (bytes, bytearray, memoryview)) else data
-        return _checked(_Machine(file, allowed_extra or {}, persistent_load, what).run())
+        return _checked(_Machine(file, allowed_extra or {}, persistent_load, what, max_steps or MAX_STEPS).run())
     except UserError:
         raise
     except Exception as error:  # a damaged pickle can raise nearly anything
@@ -68,30 +76,11 @@ def one_line(text):
     return ' '.join(re.sub(r'[^ -~]', ' ', str(text)[:1000]).split())[:200]
 
 
-def _key(value):
-    """A dictionary key: hashing a tuple that is nested deep enough would crash the interpreter."""
-    for part in value if type(value) is tuple else (value,):
-        if type(part) not in SCALARS or (type(part) is int and part.bit_length() > 64):
-            raise UserError(f'has a {type(part).__name__} in a dictionary key; not loaded')
-    return value
-
-
 def _same(items):
     """tuple(a tuple), as files have it; of anything else it would copy, time and again if a file says so."""
     if type(items) is not tuple:
         raise TypeError('tuple of something else')
     return items
-
-
-def _fill(target, items):
-    """Add items to a list, or keys and values in turn to a dict; returns it."""
-    if type(target) is list:
-        target.extend(items)
-    elif isinstance(target, dict) and len(items) % 2 == 0:
-        target.update(zip(map(_key, items[::2]), items[1::2]))
-    else:
-        raise TypeError(f'items for a {type(target).__name__}')
-    return target
 
 
 def _dtype(code, *_):
@@ -120,17 +109,14 @@ def _checked(root):
 class _Machine:
     """Runs one pickle."""
 
-    def __init__(self, file, allowed_extra, persistent_load, what):
-        start = file.tell()
-        end = file.seek(0, io.SEEK_END)
-        self.allowance = end - file.seek(start)
-        self.file = types.SimpleNamespace(  # a length in a pickle is only a claim: never read for more than there is
-            tell=file.tell, readline=file.readline, read=lambda count: file.read(min(count, end - file.tell())))
-        self.persistent_load, self.what = persistent_load, what
-        self.stack, self.below, self.memo = [], [], {}  # below: the stacks under each mark
+    def __init__(self, file, allowed_extra, persistent_load, what, max_steps):
+        self.input, self.persistent_load, self.what = PickleInput(file, max_steps), persistent_load, what
+        self.allowance, self.calls_left, self.number_keys_left = self.input.size + (1 << 20), MAX_CALLS, MAX_NUMBER_KEYS
+        self.stack, self.below = [], []  # below: the stacks under each mark
+        self.memo = []  # a list: the numbers are the file's choice, and could be made to collide in a dict
         self.names = {
             ('collections', 'OrderedDict'): self._ordered,
-            ('argparse', 'Namespace'): Namespace,
+            ('argparse', 'Namespace'): lambda: Namespace(),
             ('builtins', 'tuple'): _same,           # paddle.save writes tensors so
             ('builtins', 'bytes'): lambda: b'',     # protocol 2 writes empty bytes so …
             ('_codecs', 'encode'): self._bytes,     # … and others so
@@ -144,10 +130,7 @@ class _Machine:
         self.names.update(allowed_extra)
 
     def run(self):
-        for step, (instruction, argument, _) in enumerate(pickletools.genops(self.file)):
-            if step > MAX_STEPS:
-                raise UserError(f'has more than {MAX_STEPS} instructions; not loaded')
-            name = instruction.name
+        for name, argument in self.input:
             if name in _CONSTANTS:
                 if type(argument) is int and argument.bit_length() > 1024:
                     raise UserError(f'has a number of {argument.bit_length()} bits; not loaded')
@@ -157,11 +140,11 @@ class _Machine:
             elif name in _COLLECT:
                 items = self._take(_COLLECT[name])
                 if name in ('LIST', 'DICT'):
-                    self.stack.append(_fill([] if name == 'LIST' else {}, items))
+                    self.stack.append(self._fill([] if name == 'LIST' else {}, items))
                 elif name.startswith('TUPLE'):
                     self.stack.append(tuple(items))
                 else:
-                    _fill(self.stack[-1], items)
+                    self._fill(self.stack[-1], items)
             elif name == 'STOP':
                 return self.stack.pop()
             else:
@@ -181,9 +164,15 @@ class _Machine:
             self.below.append(self.stack)
             self.stack = []
         elif name in ('PUT', 'BINPUT', 'LONG_BINPUT', 'MEMOIZE'):
-            self.memo[len(self.memo) if name == 'MEMOIZE' else argument] = self.stack[-1]
+            place = len(self.memo) if name == 'MEMOIZE' else argument
+            if not 0 <= place < MAX_STEPS:
+                raise UserError('numbers its values in millions; not loaded')
+            self.memo += [_NOTHING] * (place + 1 - len(self.memo))
+            self.memo[place] = self.stack[-1]
         elif name in ('GET', 'BINGET', 'LONG_BINGET'):
-            value = self.memo[argument]
+            value = self.memo[argument] if 0 <= argument < len(self.memo) else _NOTHING
+            if value is _NOTHING:
+                raise KeyError(argument)
             self.stack.append(value.value if type(value) is _Pending and value.value is not None else value)
         elif name in ('GLOBAL', 'STACK_GLOBAL'):
             self.stack.append(self._find(*(argument.split(' ', 1) if name == 'GLOBAL' else self._take(2))))
@@ -191,10 +180,12 @@ class _Machine:
             function, arguments = self._take(2)
             if type(function) is not _Function or type(arguments) is not tuple:
                 raise UserError(f'calls something that is no function ({type(function).__name__}); not loaded')
+            self._called()
             self.stack.append(function.call(*arguments))
         elif name == 'BUILD':
             self.stack.append(self._built(*self._take(2)))
         elif name == 'BINPERSID' and self.persistent_load:
+            self._called()
             self.stack.append(self.persistent_load(self.stack.pop()))
         elif name not in ('PROTO', 'FRAME'):
             raise UserError(f'not a readable {self.what} (uses the pickle instruction {name})')
@@ -212,21 +203,46 @@ class _Machine:
             target.value = target.finish(state)
             return target.value
         if type(target) is Namespace and isinstance(state, dict):
-            self._spend(len(state))
+            self._spend(ENTRY * len(state))
             target.update(state)
         elif type(target) is not dict:  # of an OrderedDict that has attributes (PyTorch's), which are dropped
             raise UserError(f'sets attributes of a {type(target).__name__}; not loaded')
         return target
 
+    def _called(self):
+        self.calls_left -= 1
+        if self.calls_left < 0:
+            raise UserError(f'makes more than {MAX_CALLS} calls; not loaded')
+
+    def _key(self, value):
+        """A dictionary key: a tuple could be nested deep enough to crash the interpreter when it is hashed."""
+        if type(value) not in (str, bytes):
+            if type(value) not in SCALARS or type(value) is int and value.bit_length() > 64:
+                raise UserError(f'has a {type(value).__name__} as a dictionary key; not loaded')
+            self.number_keys_left -= 1
+            if self.number_keys_left < 0:
+                raise UserError(f'has more than {MAX_NUMBER_KEYS} numbers as dictionary keys; not loaded')
+        return value
+
+    def _fill(self, target, items):
+        """Add items to a list, or keys and values in turn to a dict; returns it."""
+        if type(target) is list:
+            target.extend(items)
+        elif isinstance(target, dict) and len(items) % 2 == 0:
+            target.update(zip(map(self._key, items[::2]), items[1::2]))
+        else:
+            raise TypeError(f'items for a {type(target).__name__}')
+        return target
+
     def _spend(self, count):
-        """Account for memory that a call takes beyond the length of its instructions: in sum at most the file's."""
+        """Account for bytes that a call takes beyond the length of its instructions: in sum about the file's."""
         self.allowance -= count
         if self.allowance < 0:
             raise UserError('describes more data than it holds; not loaded')
 
     def _ordered(self, items=()):
-        self._spend(len(items))
-        return {_key(key): value for key, value in items}
+        self._spend(ENTRY * len(items))
+        return {self._key(key): value for key, value in items}
 
     def _bytes(self, text, encoding='latin1'):
         self._spend(len(text))
@@ -235,7 +251,7 @@ class _Machine:
     def _array(self, shape, dtype, fortran, data):
         if isinstance(data, str):  # Python 2's bytes
             data = self._bytes(data)
-        if not isinstance(dtype, np.dtype) or type(shape) is not tuple or \
+        if not isinstance(dtype, np.dtype) or type(shape) is not tuple or len(shape) > 32 or \
                 not all(type(n) is int and n >= 0 for n in shape) or math.prod(shape) * dtype.itemsize != len(data):
             raise UserError('has an array whose header does not fit its data; not loaded')
         self._spend(len(data))

@@ -10,15 +10,16 @@ import math
 import os
 import pickle
 import struct
-import tempfile
 import zipfile
 
 import numpy as np
 
 from util import safe_pickle
+from util.files import replacing
 from util.runtime import UserError
 
 MAGIC = 0x1950a86a20f9469cfc6c
+MAX_TABLE = 8 << 20  # bytes of an archive's table of contents, enough for 80,000 tensors
 _STORAGES = {'Float': 'f4', 'Half': 'f2', 'BFloat16': 'bfloat16', 'Double': 'f8', 'ComplexFloat': 'c8', 'Bool': 'b1',
              'ComplexDouble': 'c16', 'Long': 'i8', 'Int': 'i4', 'Short': 'i2', 'Char': 'i1', 'Byte': 'u1'}
 _UNTYPED = {'uint16': 'u2', 'uint32': 'u4', 'uint64': 'u8'}  # dtypes that have no storage class: on bytes
@@ -27,28 +28,27 @@ _WIDTHS = {'bfloat16': 2, **{code: np.dtype(code).itemsize for code in _STORAGES
 
 
 def is_torch_file(path):
-    """Whether a file has the marks of either format; False for one that cannot be read."""
+    """Whether a file begins as either format does, a zip archive or the magic number; False if it cannot be read."""
     try:
         with open(path, 'rb') as f:
             head = f.read(32)
-            if head[:1] == b'\x80':
-                return pickle.encode_long(MAGIC) in head
-            return head.startswith(b'PK') and any(n.endswith('/data.pkl') for n in zipfile.ZipFile(f).namelist())
-    except Exception:  # a damaged archive can raise nearly anything
+    except OSError:
         return False
+    return head.startswith(b'PK') or (head[:1] == b'\x80' and pickle.encode_long(MAGIC) in head)
 
 
-def load(path):
+def load(path, note=None):
     """The object in a file, as safe_pickle.load returns it. Tensors, parameters and storages are contiguous arrays
     (some read-only, some sharing memory), bfloat16 as float32; dtypes and devices are their names, a Size is a tuple.
 
-    Raises UserError that names the file: missing, damaged, of another kind, or asking for code.
+    note: called with a line if there was bfloat16. Raises UserError that names the file: missing, damaged, of another
+    kind, or asking for code.
     """
     try:
         with open(path, 'rb') as f:
             read = _load_zip if f.read(2) == b'PK' else _load_legacy
             f.seek(0)
-            return read(f, os.fstat(f.fileno()).st_size)
+            result, codes = read(f, os.fstat(f.fileno()).st_size)
     except UserError as error:
         raise UserError(f'{path}: {error}')
     except OSError as error:
@@ -56,11 +56,17 @@ def load(path):
     except Exception as error:  # a damaged file can raise nearly anything
         raise UserError(f'{path}: not a readable PyTorch file, or cut short '
                         f'({type(error).__name__}: {safe_pickle.one_line(error)})')
+    if 'bfloat16' in codes and note:
+        note(f'{path}: what is bfloat16 in it is read as float32')
+    return result
 
 
 def _load_zip(file, size):
-    archive, allowance = zipfile.ZipFile(file), 2 * size  # members may overlap: no reason to run out of memory
+    """(object, type codes of its storages)"""
+    archive, allowance = _open_zip(file), 2 * size  # members may overlap: no reason to run out of memory
     names = set(archive.namelist())
+    if len(names) < len(archive.namelist()):
+        raise UserError('a zip archive with two members of one name; not loaded')
     roots = [name[:-len('data.pkl')] for name in names if name.endswith('/data.pkl')]
     if len(roots) != 1:
         raise UserError('a zip archive, but not one that PyTorch wrote (has no data.pkl)')
@@ -69,6 +75,8 @@ def _load_zip(file, size):
         nonlocal allowance
         info = archive.getinfo(roots[0] + name)
         allowance -= info.file_size
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise UserError(f'{safe_pickle.one_line(name)} is compressed in an unusual way; not loaded')
         if info.file_size > size or allowance < 0:
             raise UserError(f'{safe_pickle.one_line(name)} would be larger than the file; PyTorch does not compress')
         with archive.open(info) as f:
@@ -86,16 +94,38 @@ def _load_zip(file, size):
             contents[key] = member(f'data/{key}')
         if (code, key) not in storages:
             storages[code, key] = _storage(contents[key], code, count, order)
+            if code == 'bfloat16':  # widened: a copy
+                del contents[key]
         return storages[code, key]
 
-    return _unpickle(io.BytesIO(member('data.pkl')), size, storage)
+    return _unpickle(io.BytesIO(member('data.pkl')), size, storage), {code for code, _ in storages}
+
+
+class _Opening:
+    """A file that zipfile opens an archive in: of each entry of 46 bytes in its table it makes an object of 600."""
+
+    def __init__(self, file):
+        self.read_all, self.seek, self.tell, self.seekable = file.read, file.seek, file.tell, file.seekable
+        self.limit = MAX_TABLE
+
+    def read(self, count=-1):
+        if self.limit and count > self.limit:
+            raise UserError(f'a zip archive with a table of contents of {count} bytes; not loaded')
+        return self.read_all(self.limit or count) if count < 0 else self.read_all(count)
+
+
+def _open_zip(file):
+    opening = _Opening(file)
+    archive, opening.limit = zipfile.ZipFile(opening), None
+    return archive
 
 
 def _load_legacy(file, size):
-    if safe_pickle.load(file, what='PyTorch file') != MAGIC:
+    """(object, type codes of its storages)"""
+    if safe_pickle.load(file, what='PyTorch file', max_steps=1000) != MAGIC:
         raise UserError('not a PyTorch file')
     for _ in ('protocol, always 1001', 'system, although storages are little-endian on any'):
-        safe_pickle.load(file)
+        safe_pickle.load(file, max_steps=1000)
     start, codes, storages = file.tell(), {}, {}
 
     def note(reference):  # the storages come after the object that is made of them: it is read twice
@@ -118,7 +148,7 @@ def _load_legacy(file, size):
         length = count * _WIDTHS[codes[key]]
         storages[key] = _storage(file.read(min(max(length, 0), size)), codes[key], count, '<')
     file.seek(start)
-    return _unpickle(file, size, storage)
+    return _unpickle(file, size, storage), set(codes.values())
 
 
 def _reference(reference):
@@ -135,7 +165,9 @@ def _storage(data, code, count, order):
         raise UserError('a storage of it is smaller than it says; cut short?')
     data = memoryview(data)[:count * _WIDTHS[code]]
     if code == 'bfloat16':  # the upper half of a float32
-        return (np.frombuffer(data, order + 'u2').astype('u4') << 16).view('f4')
+        wide = np.frombuffer(data, order + 'u2').astype('u4')
+        wide <<= 16
+        return wide.view('f4')
     array = np.frombuffer(data, order + code)
     return array.astype(array.dtype.newbyteorder('='), copy=False)
 
@@ -152,7 +184,7 @@ def _strided(array, offset, size, stride):
 
 
 def _unpickle(file, size, storage):
-    allowance = max(4 * size, 1 << 26)  # bytes of copies: with strides of 0 one number makes a tensor of any size
+    allowance = size + (1 << 26)  # bytes of copies: with strides of 0 one number makes a tensor of any size
 
     def tensor(array, offset, shape, stride, *_):
         nonlocal allowance
@@ -191,22 +223,14 @@ def save(state, path):
     for a value of another type.
     """
     data, arrays = _pickled(state)
-    try:
-        with tempfile.TemporaryDirectory(prefix='.torch_file.', dir=os.path.dirname(os.path.abspath(path))) as folder:
-            part = os.path.join(folder, 'part')
-            with open(part, 'wb') as f:
-                with zipfile.ZipFile(f, 'w') as archive:
-                    def add(name, content):  # a ZipInfo, unlike a name, gets the same date every time
-                        archive.writestr(zipfile.ZipInfo(f'archive/{name}'), content)
-                    add('data.pkl', data)
-                    add('byteorder', b'little')
-                    add('version', b'3\n')
-                    for key, array in enumerate(arrays):
-                        add(f'data/{key}', array.tobytes())
-                os.fsync(f.fileno())
-            os.replace(part, path)
-    except OSError as error:
-        raise UserError(f'{path}: could not be written ({error.strerror or error})')
+    with replacing(path) as f, zipfile.ZipFile(f, 'w') as archive:
+        def add(name, content):  # a ZipInfo, unlike a name, gets the same date every time
+            archive.writestr(zipfile.ZipInfo(f'archive/{name}'), content)
+        add('data.pkl', data)
+        add('byteorder', b'little')
+        add('version', b'3\n')
+        for key, array in enumerate(arrays):
+            add(f'data/{key}', array.astype(array.dtype.newbyteorder('<'), copy=False).tobytes())
 
 
 def _pickled(state):
@@ -217,7 +241,6 @@ def _pickled(state):
         code = array.dtype.str[1:]
         if code not in names:
             raise TypeError(f'PyTorch has no storage of type {array.dtype}')
-        array = np.asarray(array, '<' + code, order='C')
         strides = tuple(math.prod(array.shape[i + 1:]) for i in range(array.ndim))
         reference = b'(' + b''.join((put('storage'), f'ctorch\n{names[code]}Storage\n'.encode(), put(str(len(arrays))),
                                      put('cpu'), put(array.size))) + b'tQ'

@@ -25,6 +25,15 @@ def to_input(image):
     return np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
+def resize(image, size, interpolation):
+    """`image.resize((width, height), …)` with the horizontal pass first, on every version of Pillow.
+
+    Values are rounded and clipped to 8 bits between the passes, so their order shows in the pixels. Pillow 13 chooses
+    it by the sizes (its pull request 9549); before, the horizontal pass came first, as in all published results.
+    """
+    return image.resize((size[0], image.height), interpolation).resize(size, interpolation)
+
+
 def random_crop_box(width, height, rng, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
     """(left, top, width, height) of Inception's random resized crop: area share and log aspect ratio uniform."""
     for _ in range(10):
@@ -116,7 +125,7 @@ class TrainTransform:
         interpolation = self.interpolation
         if interpolation is None:
             interpolation = RANDOM_INTERPOLATION[rng.integers(2)]
-        image = image.crop((x, y, x + w, y + h)).resize((self.size, self.size), interpolation)
+        image = resize(image.crop((x, y, x + w, y + h)), (self.size, self.size), interpolation)
         return image, matrix @ crop_matrix(box, self.size, width, height, self.mode)
 
     def __call__(self, image, rng):
@@ -147,7 +156,7 @@ class EvalTransform:
             width, height = int(self.short * width / height), self.short
         x, y = round((width - self.size) / 2), round((height - self.size) / 2)
         if (width, height) != image.size:
-            image = image.resize((width, height), self.interpolation)
+            image = resize(image, (width, height), self.interpolation)
         return image.crop((x, y, x + self.size, y + self.size))
 
     def __call__(self, image):

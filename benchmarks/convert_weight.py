@@ -1,0 +1,55 @@
+"""Time and peak memory of tools/convert_weight.py on random weights of the size of a model.
+
+    python benchmarks/convert_weight.py --model lvvit_l --input_size 512
+
+Each conversion is a process of its own, start of Python and Paddle included; memory is its largest resident set.
+"""
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
+from util import runtime  # noqa: E402
+
+runtime.prepare()
+import numpy as np  # noqa: E402
+
+import model_info  # noqa: E402
+from util import layout, torch_file  # noqa: E402
+
+WAYS = [('a.pth', 'b.pdparams'), ('b.pdparams', 'c.pth'), ('a.pth', 'd.safetensors'), ('d.safetensors', 'e.pdparams'),
+        ('b.pdparams', 'f.safetensors')]
+
+
+def parser():
+    parser = runtime.Parser('convert_weight.py', description=__doc__.splitlines()[0])
+    parser.add_argument('--model', default='lvvit_l', metavar='NAME')
+    parser.add_argument('--input_size', default=512, type=int)
+    return parser
+
+
+def main(args):
+    shapes = {key: value.shape for key, value in model_info.build(args.model, args.input_size).state_dict().items()}
+    rng = np.random.default_rng(0)
+    weights = {key: rng.standard_normal(shape, dtype='float32') for key, shape in shapes.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        torch_file.save(layout.to_torch(weights, args.model)[0], os.path.join(folder, 'a.pth'))
+        for way in WAYS:
+            source, target = (os.path.join(folder, name) for name in way)
+            begin = time.time()
+            child = subprocess.Popen([sys.executable, str(ROOT / 'tools' / 'convert_weight.py'), source, target],
+                                     stdout=subprocess.DEVNULL)
+            _, status, usage = os.wait4(child.pid, 0)
+            if status:
+                raise runtime.UserError(f'{way[0]} -> {way[1]} failed')
+            size, peak = os.path.getsize(source) / 1e6, usage.ru_maxrss * 1024 / 1e6  # ru_maxrss: KiB on Linux
+            print(f"{way[0].split('.')[1]:>11} -> {way[1].split('.')[1]:11}  {time.time() - begin:5.1f} s  "
+                  f'peak {peak:5.0f} MB = {peak / size:.2f} x the file of {size:.0f} MB', flush=True)
+
+
+if __name__ == '__main__':
+    runtime.run(main, parser())

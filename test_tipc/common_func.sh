@@ -1,0 +1,151 @@
+# shellcheck shell=bash
+# What prepare.sh and test_train_inference_python.sh share: reading a config, running a step and judging its outcome.
+
+fail() {  # fail MESSAGE: one line, exit code 2
+    echo "${0##*/}: error: $*" >&2
+    exit 2
+}
+
+begin_script() {  # begin_script CONFIG MODE: into the root of the project, with $config, $mode and $python set
+    [ -n "$1" ] || fail "usage: ${0##*/} CONFIG MODE"
+    config=$(realpath -m -- "$1")
+    cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
+    mode=$2
+    case $mode in
+        lite_train_lite_infer | lite_train_whole_infer | whole_train_whole_infer | whole_infer) ;;
+        *) fail "mode '$mode': use lite_train_lite_infer, lite_train_whole_infer, whole_train_whole_infer or whole_infer" ;;
+    esac
+    read_config "$config"
+    model_name=$(value 1)
+    python=${PYTHON:-}
+    if [ -z "$python" ]; then  # the project's own environment, else the config's third line
+        python=$(value 2)
+        [ ! -x .venv/bin/python ] || python=.venv/bin/python
+    fi
+    command -v "$python" > /dev/null || fail "$python: no such Python; set PYTHON=/path/to/python"
+}
+
+# -- configs: 51 lines "key:value" in the order of docs/test_train_inference_python.md ---------------------------------
+
+lines=() config='' mode='' model_name='' python=''
+
+read_config() {  # read_config FILE: into lines[], with the section heads where TIPC has them
+    [ -f "$1" ] || fail "$1: no such config"
+    lines=()
+    local line where
+    while IFS= read -r line || [ -n "$line" ]; do
+        line=${line%$'\r'}
+        lines+=("${line%"${line##*[![:space:]]}"}")
+    done < "$1"
+    [ ${#lines[@]} -ge 51 ] || fail "$1: has ${#lines[@]} lines, TIPC's format has 51"
+    for where in "0 *train_params*" "13 ##" "21 ##" "22 *eval_params*" "25 ##" "26 *infer_params*"; do
+        # shellcheck disable=SC2053  # the right side is a pattern
+        [[ ${lines[${where%% *}]} == ${where#* } ]] ||
+            fail "$1, line $((${where%% *} + 1)): expected ${where#* }, found '${lines[${where%% *}]}'"
+    done
+}
+
+key() { echo "${lines[$1]%%:*}"; }           # key N, value N: of line N, counted from 0
+value() { echo "${lines[$1]#*:}"; }
+
+is_set() { [ -n "$1" ] && [ "$1" != null ]; }
+
+of_mode() {  # of_mode VALUE: "mode=a|other mode=b" gives what stands for $mode (or null), any other value itself
+    local choice
+    [[ $1 =~ ^(lite|whole)_[a-z_]+= ]] || { echo "$1"; return; }
+    for choice in ${1//|/ }; do
+        [ "${choice%%=*}" != "$mode" ] || { echo "${choice#*=}"; return; }
+    done
+    echo null
+}
+
+flag() {  # flag N [VALUE]: "key=value" of line N, nothing where either is null
+    local name val
+    name=$(key "$1") val=${2-$(of_mode "$(value "$1")")}
+    if is_set "$name" && is_set "$val"; then echo "$name=$val"; fi
+}
+
+extra() {  # extra NAME: the value of "NAME:…" among the lines after the 51st
+    local line
+    for line in "${lines[@]:51}"; do
+        if [ "${line%%:*}" = "$1" ] && is_set "${line#*:}"; then echo "${line#*:}"; fi
+    done
+}
+
+count_images() {  # count_images FILE_OR_FOLDER: what infer.py would find there
+    find -L "$1" -type f \( -iname '*.jpg' -o -iname '*.jpeg' -o -iname '*.png' -o -iname '*.bmp' -o -iname '*.webp' \) \
+        2> /dev/null | wc -l
+}
+
+# -- steps -------------------------------------------------------------------------------------------------------------
+
+table=()  # rows of the summary
+failures=0
+status_log=/dev/null
+
+verdict() {  # verdict OK SECONDS NAME LOG COMMAND: TIPC's status line, on the screen and in results_python.log
+    local word=successfully
+    if [ "$1" != ok ]; then
+        word=failed
+        failures=$((failures + 1))
+    fi
+    table+=("$1|$2|$3|$4")
+    echo "Run $word with command - $model_name - $5 - $4 ! " | tee -a "$status_log"
+}
+
+step() {  # step NAME LOG CHECK COMMAND...: run with its output in LOG; the function CHECK says what is missing then
+    local name=$1 log=$2 check=$3 begin=$SECONDS code=0 problem=''
+    shift 3
+    echo "== $name"
+    "$@" > "$log" 2>&1 || code=$?
+    if [ "$code" != 0 ]; then
+        problem="exit code $code"
+    else
+        problem=$("$check" "$log")
+    fi
+    if [ -n "$problem" ]; then
+        echo "$name: $problem" | tee -a "$log" >&2
+        echo "-- the end of $log" >&2
+        tail -n 15 "$log" >&2
+        verdict FAILED $((SECONDS - begin)) "$name" "$log" "$*"
+        return 1
+    fi
+    verdict ok $((SECONDS - begin)) "$name" "$log" "$*"
+}
+
+not_run() {  # not_run NAME WHY: counts as a failure, for it was asked for
+    failures=$((failures + 1))
+    table+=("NOT RUN|-|$1|${1#* }: $2")
+    echo "$1: not run, $2" >&2
+}
+
+summary() {  # the table, and the exit code of the whole: 0 only if something ran and nothing failed
+    local row status seconds name log folder=${status_log%/*}
+    [ ${#table[@]} -gt 0 ] || fail "$config asks for nothing in mode $mode"
+    printf '\n%-8s %7s  %-20s %s\n' status seconds step "log in $folder"
+    for row in "${table[@]}"; do
+        IFS='|' read -r status seconds name log <<< "$row"
+        printf '%-8s %7s  %-20s %s\n' "$status" "$seconds" "${name%% *}" "${log#"$folder/"}"
+    done
+    printf '%s steps, %s failed or not run, %s s; status lines in %s\n' "${#table[@]}" "$failures" "$SECONDS" "$status_log"
+    [ "$failures" = 0 ]
+}
+
+# For the functions CHECK: each prints what is missing, nothing if all is there.
+
+has_file() { [ -s "$1" ] || echo "wrote no $1"; }
+
+has_line() { grep -qF -- "$2" "$1" || echo "no line '$2' in $1"; }
+
+has_records() {  # has_records LOG IMAGES BENCHMARK: a record for every image, and the report when it was asked for
+    local images records
+    images=$(count_images "$2")
+    records=$(grep -o "'class_ids'" "$1" | wc -l)
+    if [ "$images" = 0 ]; then
+        echo "no images in $2"
+    elif [ "$records" != "$images" ]; then
+        echo "predictions for $records of the $images images of $2"
+    elif [ "$3" = True ]; then
+        has_line "$1" 'preprocess_time(ms)'
+    fi
+}

@@ -1,0 +1,145 @@
+"""TIPC's precision check: hold the predictions in logs of infer.py or predict.py against a stored reference.
+
+    python test_tipc/compare_results.py --gt_file test_tipc/results/python_lvvit_t_results_fp32.txt \\
+        --log_file 'test_tipc/output/TokenLabeling/lvvit_t/whole_infer/lvvit_t/python_infer_*.log'
+
+A reference is a file of lines `image<TAB>{"class_ids": [...], "scores": [...]}`, or a log itself. --gt_file and
+--log_file may be glob patterns (in quotes); a log is compared with the reference of its precision, which both carry in
+their names (fp32, fp16, bf16, int8; fp32 if they carry none). Needs no Paddle.
+"""
+import ast
+import glob
+import json
+import os
+import re
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from util import runtime  # noqa: E402
+from util.runtime import UserError  # noqa: E402
+
+SHOWN = 5  # differences listed for one log
+ROUNDING = 1e-5  # scores are printed with 5 decimals
+
+
+def parser():
+    parser = runtime.Parser('compare_results.py', description=__doc__.split('\n')[0])
+    parser.add_argument('--gt_file', required=True, metavar='FILES', help='reference, may be a glob pattern')
+    parser.add_argument('--log_file', required=True, metavar='FILES', help='logs to check, may be a glob pattern')
+    parser.add_argument('--atol', type=float, default=1e-3, help='absolute tolerance of a score (1e-3)')
+    parser.add_argument('--rtol', type=float, default=1e-3, help='relative tolerance of a score (1e-3)')
+    parser.add_argument('--store', action='store_true', help='write the predictions of the log to --gt_file instead')
+    return parser
+
+
+def precision_of(path):
+    found = re.search(r'(fp32|fp16|bf16|int8)', os.path.basename(path))
+    return found.group(1) if found else 'fp32'
+
+
+def find(flag, pattern):
+    files = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern))
+    if not files:
+        raise UserError(f'{flag} {pattern}: no such file')
+    return files
+
+
+def read_line(line):
+    """[(image, record), …] in one line of a log or of a reference; [] for any other line."""
+    if line.startswith('[{'):
+        return [(r['file_name'], r) for r in ast.literal_eval(line)]
+    image, tab, record = line.partition('\t')
+    return [(image, json.loads(record))] if tab and record.startswith('{') else []
+
+
+def read(path):
+    """{image's base name: ([class ids], [scores])} of a log or reference. Raises UserError that names the file."""
+    predictions = {}
+    try:
+        with open(path, encoding='utf-8', errors='replace') as f:
+            for number, line in enumerate(f, 1):
+                for image, record in read_line(line.strip()):
+                    ids, scores = [int(i) for i in record['class_ids']], [float(s) for s in record['scores']]
+                    name = os.path.basename(image)
+                    if len(ids) != len(scores) or not ids:
+                        raise ValueError(f'{len(ids)} class ids, {len(scores)} scores')
+                    if predictions.setdefault(name, (ids, scores)) != (ids, scores):
+                        raise ValueError(f'{name} has two different predictions')
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror})')
+    except (ValueError, SyntaxError, KeyError, TypeError) as error:
+        raise UserError(f'{path}, line {number}: not a line of predictions ({error})')
+    if not predictions:
+        raise UserError(f'{path}: holds no predictions')
+    return predictions
+
+
+def differences(reference, predictions, atol, rtol):
+    """[str], a line for each image that is missing or differs, and the largest difference of two scores.
+
+    The k-th score must be within atol + rtol · reference. The k-th classes must be the same, unless the two are as
+    good as tied: then the reference has the class that was printed, with a score within the tolerance, or its last
+    score is that close, so that a class beyond the list may have taken its place.
+    """
+    problems, largest = [], 0.0
+    for image, (ids, scores) in reference.items():
+        if image not in predictions:
+            problems.append(f'{image}: no prediction')
+            continue
+        own_ids, own_scores = predictions[image]
+        if len(own_ids) != len(ids):
+            problems.append(f'{image}: {len(own_ids)} classes, the reference has {len(ids)}')
+            continue
+        known = dict(zip(ids, scores))
+        for k, (want, score) in enumerate(zip(ids, scores)):
+            tolerance = atol + rtol * abs(score) + ROUNDING
+            gap = abs(own_scores[k] - score)
+            largest = max(largest, gap)
+            if not gap <= tolerance:  # a NaN too
+                problems.append(f'{image}: score {k + 1} is {own_scores[k]:g}, the reference has {score:g}')
+                break
+            if own_ids[k] != want and not abs(known.get(own_ids[k], scores[-1]) - score) <= tolerance:
+                problems.append(f'{image}: class {k + 1} is {own_ids[k]}, the reference has {want} with {score:g}')
+                break
+    problems += [f'{image}: not in the reference' for image in predictions if image not in reference]
+    return problems, largest
+
+
+def store(path, predictions):
+    try:
+        with open(path, 'w', encoding='utf-8') as f:
+            for image, (ids, scores) in sorted(predictions.items()):
+                f.write(f'{image}\t' + json.dumps({'class_ids': ids, 'scores': scores}) + '\n')
+    except OSError as error:
+        raise UserError(f'--gt_file {path}: cannot be written to ({error.strerror})')
+    print(f'{path}: predictions for {len(predictions)} images')
+
+
+def main(args):
+    logs = find('--log_file', args.log_file)
+    if args.store:
+        if len(logs) > 1:
+            raise UserError(f'--store takes one log, {args.log_file} names {len(logs)}')
+        return store(args.gt_file, read(logs[0]))
+    references = {precision_of(path): path for path in find('--gt_file', args.gt_file)}
+    failed = 0
+    for path in logs:
+        if precision_of(path) not in references:
+            raise UserError(f'{path}: there is no reference for {precision_of(path)} among --gt_file {args.gt_file}')
+        against = references[precision_of(path)]
+        reference = read(against)
+        problems, largest = differences(reference, read(path), args.atol, args.rtol)
+        if problems:
+            failed += 1
+            print(f'{path}: differs from {against} on {len(problems)} images')
+            print(''.join(f'    {problem}\n' for problem in problems[:SHOWN]), end='')
+            if len(problems) > SHOWN:
+                print(f'    and {len(problems) - SHOWN} more')
+        else:
+            print(f'{path}: {len(reference)} predictions agree with {against}, scores within {largest:.1e}')
+    if failed:
+        raise UserError(f'{failed} of {len(logs)} logs differ (--atol {args.atol:g} --rtol {args.rtol:g})')
+
+
+if __name__ == '__main__':
+    runtime.run(main, parser())

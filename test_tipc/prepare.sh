@@ -1,0 +1,133 @@
+#!/usr/bin/env bash
+# Lays out what test_train_inference_python.sh needs under dataset/: images with label maps, and for whole_infer weights.
+#
+#   bash test_tipc/prepare.sh CONFIG MODE
+#
+# TIPC_DATA=DIR         an ImageNet folder (train/, val/, and train_list.txt, val_list.txt if it has them); the lite modes
+#                       take a few of its images. Without it scenes of handwritten digits, made by demo/digits.py.
+# TIPC_LABEL_MAPS=DIR   its label maps (default: DIR/label_top5_train_nfnet or DIR/label_maps)
+# TIPC_WEIGHTS=FILE     for whole_infer: a checkpoint. Without it weights from a fixed seed, whose predictions are known.
+set -uo pipefail
+# shellcheck source=test_tipc/common_func.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common_func.sh"
+begin_script "${1-}" "${2-}"
+
+data=dataset/ILSVRC2012
+train_images=40 val_images=20  # of the lite modes: 5 steps of 8
+if [ "$mode" != lite_train_lite_infer ]; then val_images=100; fi
+
+for variable in TIPC_DATA TIPC_LABEL_MAPS; do
+    [ -z "${!variable-}" ] || [ -d "${!variable}" ] || fail "$variable=${!variable}: no such folder"
+done
+
+# -- the user's images: links, and lists of those that take part -------------------------------------------------------
+
+images_of() {  # images_of SPLIT: "SPLIT/class/image id", from the list or the folders, ids in the order of train/'s
+    if [ -f "$TIPC_DATA/$1_list.txt" ]; then
+        cat "$TIPC_DATA/$1_list.txt"
+    else
+        (cd "$TIPC_DATA" && find -L "$1" -mindepth 2 -maxdepth 2 -type f -iregex '.*\.\(jpe?g\|png\|bmp\|webp\)') |
+            LC_ALL=C sort -t / -k 2,2 -k 3,3 |
+            awk -F / 'NR == FNR { id[$1] = FNR - 1; next } $2 in id { print $0, id[$2] }' \
+                <(cd "$TIPC_DATA/train" && find -L . -mindepth 1 -maxdepth 1 -type d -printf '%f\n' | LC_ALL=C sort) -
+    fi
+}
+
+some() {  # some N: N of the lines read, spread evenly
+    awk -v n="$1" '{ line[NR] = $0 } END { if (n > NR) n = NR; for (i = 0; i < n; i++) print line[int(i * NR / n) + 1] }'
+}
+
+link_images() {  # link_images SPLIT N: N images of a split, each as a link
+    local line path
+    images_of "$1" | some "$2" > "$data/$1_list.txt"
+    while IFS= read -r line; do
+        path=${line% *}
+        [ -f "$source/$path" ] || fail "$TIPC_DATA/$1_list.txt: no image $source/$path"
+        mkdir -p "$data/${path%/*}"
+        ln -s "$source/$path" "$data/$path"
+    done < "$data/$1_list.txt"
+}
+
+link_user_data() {
+    local source split maps=${TIPC_LABEL_MAPS-} folders=(train val)
+    source=$(realpath -- "$TIPC_DATA")
+    if [ "$mode" = whole_infer ]; then folders=(val); fi
+    for split in "${folders[@]}"; do
+        [ -d "$source/$split" ] || fail "TIPC_DATA=$TIPC_DATA: has no $split/"
+    done
+    mkdir -p "$data" && touch "$data/links" || exit
+    if [ "$mode" = whole_infer ]; then
+        ln -s "$source/val" "$data/val"
+        return
+    fi
+
+    for split in "$source/label_top5_train_nfnet" "$source/label_maps"; do
+        if [ -z "$maps" ] && [ -d "$split" ]; then maps=$split; fi
+    done
+    [ -n "$maps" ] || fail "TIPC_DATA=$TIPC_DATA: has no label maps; set TIPC_LABEL_MAPS=DIR (generate_label.py makes them)"
+    ln -s "$(realpath -- "$maps")" "$data/label_maps"
+    for split in train val; do
+        if [[ $mode == whole_train* || $mode$split == lite_train_whole_inferval ]]; then
+            ln -s "$source/$split" "$data/$split"
+            images_of "$split" > "$data/${split}_list.txt"
+        elif [ "$split" = train ]; then
+            link_images train $train_images
+        else
+            link_images val $val_images
+        fi
+        [ -s "$data/${split}_list.txt" ] || fail "TIPC_DATA=$TIPC_DATA: no images in $split/"
+    done
+}
+
+# -- ours --------------------------------------------------------------------------------------------------------------
+
+make_scenes() {  # ids from the first of ImageNet's to its last
+    "$python" demo/digits.py "$data" --train $train_images --val $val_images --size 224 \
+        --class_ids 0 111 222 333 444 555 666 777 888 999 --fresh
+}
+
+place_weights() {  # for each file that line 37 names
+    local weights reference=test_tipc/results/python_${model_name}_results_fp32.txt
+    for weights in $(value 36 | tr '|' ' '); do
+        is_set "$weights" || continue
+        mkdir -p "$(dirname "$weights")" || exit
+        rm -f "$weights" "${weights%.*}.reference.txt"
+        if [ -n "${TIPC_WEIGHTS-}" ]; then
+            [ -f "$TIPC_WEIGHTS" ] || fail "TIPC_WEIGHTS=$TIPC_WEIGHTS: no such file"
+            ln -s "$(realpath -- "$TIPC_WEIGHTS")" "$weights" || exit
+            continue
+        fi
+        "$python" test_tipc/seed_weights.py --model "$model_name" --output "$weights" || exit
+        if [ -z "${TIPC_DATA-}" ]; then cp "$reference" "${weights%.*}.reference.txt" || exit; fi
+    done
+}
+
+# -- what the mode needs -----------------------------------------------------------------------------------------------
+
+if [ "$mode" = whole_train_whole_infer ] && [ -z "${TIPC_DATA-}" ]; then
+    fail "$mode trains and infers on the whole of ImageNet: set TIPC_DATA=DIR (and TIPC_LABEL_MAPS=DIR)"
+fi
+if [[ $(value 37) == *export_onnx.py* ]]; then
+    for package in paddle2onnx onnx onnxruntime; do
+        "$python" -c "import $package" 2> /dev/null || fail "this config needs $package: pip install paddle2onnx==2.1.0 onnx onnxruntime"
+    done
+fi
+if [ -f "$data/links" ]; then
+    rm -rf "$data"  # links that this script made
+fi
+if [ -n "${TIPC_DATA-}" ]; then
+    if [ -f "$data/digits.json" ]; then
+        rm -rf "$data"  # scenes that this script made
+    fi
+    [ ! -e "$data" ] || fail "$data was not made by this script; move it away and set TIPC_DATA to it"
+    link_user_data
+    echo "$data: $(count_images "$data/train") training and $(count_images "$data/val") validation images of $TIPC_DATA"
+else
+    make_scenes || exit
+fi
+if [ "$mode" = whole_infer ]; then
+    place_weights
+    if [ -z "${TIPC_WEIGHTS-}" ]; then
+        echo "no TIPC_WEIGHTS: weights from a fixed seed, which know nothing; their predictions serve for comparison"
+    fi
+fi

@@ -1,0 +1,56 @@
+"""Weights that a fixed seed determines, the same on every machine and Paddle: they know nothing, but what a model says
+with them can be stored (results/) and compared. Drawn wide enough that predictions are peaked and differ by image."""
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from util import runtime  # noqa: E402
+
+CPU = runtime.prepare()
+import numpy as np  # noqa: E402
+import paddle  # noqa: E402
+
+from models import build_model, published_defaults  # noqa: E402
+from util import options  # noqa: E402
+from util.logger import log  # noqa: E402
+from util.runtime import UserError  # noqa: E402
+
+HEAD = 3.0  # standard deviation of the class token's logits
+
+
+def parser():
+    parser = runtime.Parser('test_tipc/seed_weights.py', description=__doc__)
+    options.add_model(parser)
+    parser.set_defaults(crop_pct=None)
+    parser.add_argument('--output', required=True, metavar='FILE', help='the .pdparams to write')
+    return parser
+
+
+def draw(name, shape, rng):
+    """float32 array for a weight of that name: Linear and convolution variance-preserving, norms the identity."""
+    if len(shape) == 1:
+        return np.full(shape, name.endswith(('weight', '_variance')), 'float32')
+    if name in ('cls_token', 'pos_embed'):
+        scale = 0.5
+    elif len(shape) == 4:
+        scale = (2 / np.prod(shape[1:])) ** 0.5
+    else:
+        scale = {'head.weight': HEAD, 'aux_head.weight': HEAD / 2}.get(name, 1.0) / shape[0] ** 0.5
+    return (rng.standard_normal(shape) * scale).astype('float32')
+
+
+def main(args):
+    published_defaults(args)
+    model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
+    rng = np.random.RandomState(0)  # its numbers are frozen for all versions of numpy
+    state = {name: draw(name, value.shape, rng) for name, value in sorted(model.state_dict().items())}
+    model.set_state_dict(state)
+    try:
+        paddle.save(model.state_dict(), args.output)
+    except (OSError, ValueError) as error:
+        raise UserError(f'--output {args.output}: cannot be written to ({error})')
+    log(f'wrote {args.output}')
+
+
+if __name__ == '__main__':
+    runtime.run(main, parser())

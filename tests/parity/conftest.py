@@ -1,0 +1,57 @@
+"""Parity suite: this project against the original's own code, in one process.
+
+Fixtures: `original` (its modules), `fidelity` (records and asserts a comparison; see fidelity.py).
+Test modules import neither torch nor timm nor tlt at the top: they get them from `original`.
+"""
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+for folder in (ROOT, ROOT / 'tests'):
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+from util import runtime  # noqa: E402
+
+runtime.prepare()
+
+from parity import original as original_code  # noqa: E402
+from parity.fidelity import RECORD  # noqa: E402
+
+if original_code.ABSENT:
+    collect_ignore_glob = [name.name for name in Path(__file__).parent.glob('test_*.py')
+                           if name.name != 'test_environment.py']
+
+
+def pytest_addoption(parser):
+    parser.addoption('--write_fidelity', action='store_true', help='write the measured differences to docs/fidelity.md')
+
+
+def pytest_configure(config):
+    for message in ('.torch.jit.script. is deprecated', 'When training, we now always track global mean'):
+        config.addinivalue_line('filterwarnings', f'ignore:{message}')
+
+
+def pytest_collection_modifyitems(items):
+    """The document is compared with what the other tests recorded, so that comes last."""
+    items.sort(key=lambda item: item.path == Path(__file__).parent / 'test_document.py')
+
+
+def pytest_terminal_summary(terminalreporter):
+    if original_code.ABSENT:
+        terminalreporter.write_line(f'tests/parity NOT RUN: {original_code.REASON}')
+
+
+@pytest.fixture(scope='session')
+def original():
+    """The original's code: a namespace with torch, torchvision, timm, tlt (see original.py)."""
+    return original_code.load()
+
+
+@pytest.fixture
+def fidelity():
+    """fidelity(section, what, measured, tolerance, kind=RELATIVE, note=''): asserts measured <= tolerance and keeps the
+    row for docs/fidelity.md, also when it fails; of several calls with one (section, what) the largest counts."""
+    return RECORD.add

@@ -1,0 +1,86 @@
+"""The record of what was compared: rows (section, what, kind of error, tolerance, measured), and docs/fidelity.md."""
+import re
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+DOCUMENT = Path(__file__).resolve().parents[2] / 'docs' / 'fidelity.md'
+BEGIN, END = '<!-- begin: written by pytest tests/parity --write_fidelity -->', '<!-- end -->'
+SECTIONS = ('Forward pass', 'Token-label targets', 'Loss', 'Gradients', 'Optimizers', 'Weight averaging',
+            'Learning rate', 'Drop path', 'Initial weights', 'Training', 'RandAugment', 'Train transform',
+            'Mixup and CutMix', 'Evaluation transform', 'Weights of files')
+RELATIVE = 'max abs difference / largest value'
+ABSOLUTE = 'max abs difference'
+
+
+class Row(NamedTuple):
+    section: str
+    what: str
+    kind: str
+    tolerance: float
+    measured: float
+    note: str
+
+
+class Record:
+    """Rows of one run by (section, what); of several measurements of a row the largest counts."""
+
+    def __init__(self):
+        self.rows = {}
+
+    def add(self, section, what, measured, tolerance, kind=RELATIVE, note=''):
+        """Record a comparison, then assert that it holds. measured: float, `kind` says of what; NaN never holds."""
+        assert section in SECTIONS, f'{section!r} is not a section of docs/fidelity.md: {SECTIONS}'
+        assert '|' not in what + kind + note, 'a table cell'
+        row, before = Row(section, what, kind, float(tolerance), float(measured), note), self.rows.get((section, what))
+        if before is not None:
+            assert before[:4] == row[:4], f'{section}: {what}: recorded with another tolerance or kind before'
+            row = row._replace(measured=max(before.measured, row.measured), note=note or before.note)
+        self.rows[section, what] = row
+        assert measured <= tolerance, f'{section}: {what}: {kind} is {measured:.3g}, allowed {tolerance:g}'
+
+    def tables(self):
+        """Markdown: a table for each section, in the order of SECTIONS."""
+        parts = []
+        for section in SECTIONS:
+            rows = [row for row in self.rows.values() if row.section == section]
+            if rows:
+                parts.append(f'### {section}\n\n| comparison | error | tolerance | measured |\n|---|---|---|---|\n'
+                             + '\n'.join(map(_line, rows)))
+        return '\n\n'.join(parts)
+
+    def write(self):
+        """Replace what stands between the markers of the document."""
+        text = DOCUMENT.read_text(encoding='utf-8')
+        before, rest = text.split(BEGIN)
+        after = rest.split(END, 1)[1]
+        DOCUMENT.write_text(f'{before}{BEGIN}\n{versions()}\n\n{self.tables()}\n{END}{after}', encoding='utf-8')
+
+    def differences(self, whole):
+        """What is wrong with the document, as lines: rows of this run that it lacks or has with another tolerance,
+        and, if the whole suite ran, rows that no test records."""
+        ran = {_key(_line(row)): row for row in self.rows.values()}
+        text = DOCUMENT.read_text(encoding='utf-8').split(BEGIN)[1].split(END)[0]
+        written = {_key(line) for line in text.splitlines() if re.match(r'\| (?!comparison)', line)}
+        lines = [f'not in the document: {row.section}: {row.what}' for key, row in ran.items() if key not in written]
+        if whole:
+            lines += [f'recorded by no test: {" | ".join(key)}' for key in sorted(written - ran.keys())]
+        return lines
+
+
+RECORD = Record()
+
+
+def _line(row):
+    what = f'{row.what} ({row.note})' if row.note else row.what
+    return f'| {what} | {row.kind} | {row.tolerance:g} | {row.measured:.2g} |'
+
+
+def _key(line):
+    return tuple(line.split(' | ')[:3])
+
+
+def versions():
+    names = {'paddlepaddle': 'Paddle', 'torch': 'PyTorch', 'tlt': 'tlt', 'timm-clean': 'timm-clean', 'numpy': 'numpy',
+             'Pillow': 'Pillow'}
+    return 'Measured with ' + ', '.join(f'{name} {metadata.version(package)}' for package, name in names.items()) + '.'

@@ -1,0 +1,77 @@
+"""The original's own code (`tlt`, `timm` and their `torchvision`), loaded beside a CPU build of PyTorch."""
+import contextlib
+import importlib.util
+import os
+import sys
+import types
+
+PACKAGES = ('torch', 'torchvision', 'timm', 'tlt')
+ABSENT = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+REASON = (f"the parity suite needs PyTorch and the original's code ({', '.join(ABSENT)} not installed): "
+          'pip install -r tests/parity/requirements.txt && '
+          'pip install --no-deps -r tests/parity/requirements-nodeps.txt')
+
+
+@contextlib.contextmanager
+def _missing_operators_tolerated(torch):
+    """torchvision describes its compiled operators to PyTorch while it is imported. The wheel of PyPI is built for
+    CUDA and its operators do not load beside a CPU PyTorch; nothing here needs them, so the descriptions may fail."""
+    register_fake = torch.library.register_fake
+
+    def tolerant(operator, *args, **kwargs):
+        def decorate(function):
+            with contextlib.suppress(RuntimeError):
+                return register_fake(operator, *args, **kwargs)(function)
+            return function
+        return decorate
+
+    torch.library.register_fake = tolerant
+    try:
+        yield
+    finally:
+        torch.library.register_fake = register_fake
+
+
+def load():
+    """The original as a namespace: torch, torchvision, timm, tlt, with every submodule that tests use imported;
+    `lvvit` is the module tlt.models.lvvit, which a function of that name hides.
+
+    torchvision's compiled RoIAlign is replaced by torchvision's own pure Python transcription of it.
+    """
+    import torch
+    torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS') or 1))  # as many as Paddle has
+    with _missing_operators_tolerated(torch):
+        import torchvision
+        import torchvision.ops.roi_align  # noqa: F401  the module; `torchvision.ops.roi_align` is the function
+        import torchvision.transforms.functional  # noqa: F401
+    import timm.data.auto_augment
+    import timm.data.random_erasing
+    import timm.data.transforms_factory
+    import timm.models.layers
+    import timm.optim
+    import timm.scheduler
+    import timm.utils
+    import tlt.data.label_transforms_factory
+    import tlt.data.mixup
+    import tlt.data.random_augment_label
+    import tlt.loss
+    import tlt.models.layers
+    import tlt.models.lvvit
+    import tlt.utils  # noqa: F401
+    tlt.data.mixup.roi_align = _python_roi_align
+    return types.SimpleNamespace(torch=torch, torchvision=torchvision, timm=timm, tlt=tlt,
+                                 lvvit=sys.modules['tlt.models.lvvit'])
+
+
+def _python_roi_align(input, boxes, output_size):
+    """torchvision.ops.roi_align with its defaults (scale 1, adaptive sampling, not aligned), for channels that are not
+    all zeros (of others the result is zero) and a few at a time: the transcription holds H·W numbers for every number
+    of the result."""
+    import torch
+    module = sys.modules['torchvision.ops.roi_align']
+    function = getattr(module._roi_align, '__wrapped__', module._roi_align)  # not compiled: that needs a C++ compiler
+    used = input.abs().amax(dim=(0, 2, 3)).nonzero().flatten()
+    result = torch.zeros(len(boxes), input.shape[1], *output_size)
+    for channels in used.split(4):
+        result[:, channels] = function(input[:, channels], boxes, 1.0, *output_size, -1, False)
+    return result

@@ -1,0 +1,223 @@
+"""RandAugment is the original's: every op's pixels, what a policy's name means, which ops are drawn and how strong."""
+import collections
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from parity.draws import SAMPLING, SIGMAS, Draws, counts_differ, share, values_differ
+from parity.photos import photos
+from util import auto_augment
+from util.auto_augment import GEOMETRIC, NAMES, PHOTOMETRIC, RandAugment
+from util.runtime import UserError
+
+SECTION = 'RandAugment'
+LEVELS = (0.0, 2.5, 5.0, 9.0, 10.0)
+FILL = (124, 116, 104)
+GREY = 'grey levels'
+SIGNED = {*GEOMETRIC, 'Color', 'Contrast', 'Brightness', 'Sharpness'}
+
+
+class Sign:
+    """A generator that always draws the one sign."""
+
+    def __init__(self, negative):
+        self.value = 0.25 if negative else 0.75
+
+    def random(self):
+        return self.value
+
+
+def their_policy(original, config, labelled=True, **kwargs):
+    """The original's RandAugment; labelled: that of tlt, which also moves a label map, else that of timm."""
+    module = original.tlt.data.random_augment_label if labelled else original.timm.data.auto_augment
+    return module, module.rand_augment_transform(config, dict(img_mean=FILL, **kwargs))
+
+
+def their_op(monkeypatch, module, op, image, level, negative, interpolation):
+    """Apply an AugmentOp of the original with a sign and a filter given."""
+    with monkeypatch.context() as patch:
+        patch.setattr(module, '_randomly_negate', lambda v: -v if negative else v)
+        arguments = op.level_fn(level, op.hparams) if op.level_fn else ()
+    return op.aug_fn(image, *arguments, **{**op.kwargs, 'resample': interpolation})
+
+
+def furthest(a, b):
+    """The largest difference of two RGB images."""
+    return np.abs(np.asarray(a, 'int16') - np.asarray(b, 'int16')).max()
+
+
+# ---- pixels of the fifteen ops
+
+def cases(name):
+    """(policy, negative, filter) of all the ways in which an op is applied."""
+    geometric = name in GEOMETRIC
+    return itertools.product(('rand-inc1',) if geometric else ('rand-inc1', 'rand'),
+                             (True, False) if name in SIGNED else (False,),
+                             (Image.BILINEAR, Image.BICUBIC) if geometric else (None,))
+
+
+@pytest.mark.parametrize('labelled', [True, False], ids=['tlt', 'timm'])
+@pytest.mark.parametrize('name', NAMES)
+def test_an_op_gives_the_pixels_of_the_original(name, labelled, original, fidelity, monkeypatch):
+    results = set()
+    for config, negative, interpolation in cases(name):
+        ours, (module, theirs) = RandAugment(config, FILL, interpolation), their_policy(original, config, labelled)
+        for level, photo in itertools.product(LEVELS, photos()):
+            own, _ = ours.apply(name, photo, level, Sign(negative))
+            expected = their_op(monkeypatch, module, theirs.ops[NAMES.index(name)], photo, level, negative,
+                                interpolation)
+            fidelity(SECTION, f'{name} at 5 levels on 3 photos: pixels', furthest(own, expected), 0, GREY)
+            results.add(own.tobytes())
+    levelled = PHOTOMETRIC.get(name, (None, None))[1] is not auto_augment.no_argument
+    assert len(results) >= len(photos()) * (4 if levelled else 1), 'the same at every level'
+
+
+# ---- policies
+
+@pytest.mark.parametrize('config', ['rand-m9-mstd0.5-inc1', 'rand', 'rand-m7-n3', 'rand-mstd1-w0', 'rand-n1-m3-inc1',
+                                    'rand-inc1-w0-n4-mstd2.5-m0'])
+def test_a_policys_name_means_what_it_means_to_the_original(config, original):
+    ours, (_, theirs) = RandAugment(config), their_policy(original, config)
+    assert ours.layers == theirs.num_layers
+    assert {op.magnitude for op in theirs.ops} == {ours.magnitude}
+    assert {op.magnitude_std for op in theirs.ops} == {ours.std}
+    assert {op.prob for op in theirs.ops} == {auto_augment.APPLY_PROBABILITY}
+    if ours.weights is None:
+        assert theirs.choice_weights is None
+    else:
+        assert np.allclose(ours.weights, theirs.choice_weights, rtol=0, atol=1e-15)
+    level = 2.0  # with different arguments in the two sets
+    for name, op in zip(NAMES, theirs.ops):
+        if name in PHOTOMETRIC and op.level_fn:
+            argument = PHOTOMETRIC[name][2 if ours.increasing else 1]
+            assert op.level_fn(level, op.hparams)[0] in [argument(level, Sign(s)) for s in (True, False)], name
+
+
+def test_differs_on_purpose_inc0_is_the_plain_set_and_magnitudes_may_be_fractions(original):
+    assert not RandAugment('rand-inc0').increasing
+    _, theirs = their_policy(original, 'rand-inc0')  # any figure counts as true
+    assert 'increasing' in theirs.ops[NAMES.index('Posterize')].level_fn.__name__
+    assert RandAugment('rand-m5.5').magnitude == 5.5
+    with pytest.raises(ValueError):
+        their_policy(original, 'rand-m5.5')
+
+
+def test_differs_on_purpose_a_part_without_a_figure_is_refused_not_ignored(original):
+    their_policy(original, 'rand-m')
+    with pytest.raises(UserError):
+        RandAugment('rand-m')
+
+
+def test_differs_on_purpose_lanczos_is_bicubic_where_pillow_has_no_lanczos(original, monkeypatch):
+    photo, rng = photos()[0], Sign(True)
+    module, policy = their_policy(original, 'rand', interpolation=Image.LANCZOS)
+    with pytest.raises(ValueError):
+        their_op(monkeypatch, module, policy.ops[NAMES.index('ShearX')], photo, 9, True, Image.LANCZOS)
+    lanczos, bicubic = (RandAugment('rand', FILL, i).apply('ShearX', photo, 9, rng)[0]
+                        for i in (Image.LANCZOS, Image.BICUBIC))
+    assert lanczos.tobytes() == bicubic.tobytes()
+
+
+# ---- same draws, and distributions
+
+@pytest.mark.parametrize('interpolation', [None, Image.BICUBIC], ids=['random', 'bicubic'])
+@pytest.mark.parametrize('config', ['rand-m9-mstd0.5-inc1', 'rand-m6-n4-mstd1', 'rand-n3-w0-mstd2'])
+def test_with_the_same_draws_images_come_out_the_same(config, interpolation, original, fidelity, monkeypatch):
+    ours = RandAugment(config, FILL, interpolation)
+    _, theirs = their_policy(original, config, labelled=False, **(
+        {} if interpolation is None else {'interpolation': interpolation}))
+    changed = 0
+    for seed in range(60):
+        photo = photos()[seed % 3].crop((0, 0, 150 + seed, 201 - seed))
+        own, _ = ours(photo, Draws(seed))
+        with monkeypatch.context() as patch:
+            share(patch, original, Draws(seed))
+            expected = theirs(photo)
+        fidelity(SECTION, f'`{config}`, same draws, 60 photos: pixels', furthest(own, expected), 0, GREY)
+        changed += own.tobytes() != photo.tobytes()
+    assert changed > 30
+
+
+def our_draws(monkeypatch, config, images):
+    """Per image, the applied ops as (name, level or None, negative or None)."""
+    drawn = []
+
+    def recorded(name, argument):
+        def call(level, rng):
+            value = argument(level, rng)
+            drawn[-1].append((name, None, None) if value is None else (name, level, negative(name, value, config)))
+            return value
+        return call
+
+    with monkeypatch.context() as patch:
+        for name, (matrix, argument) in GEOMETRIC.items():
+            patch.setitem(GEOMETRIC, name, (matrix, recorded(name, argument)))
+        for name, (_, *arguments) in PHOTOMETRIC.items():
+            patch.setitem(PHOTOMETRIC, name, (lambda image, _: image, *(recorded(name, a) for a in arguments)))
+        patch.setattr(auto_augment, 'affine', lambda image, *_: image)
+        policy, rng, image = RandAugment(config), np.random.default_rng(2), Image.new('RGB', (2, 2))
+        for _ in range(images):
+            drawn.append([])
+            policy(image, rng)
+    return drawn
+
+
+def their_draws(original, config, images):
+    """The same of the original, from the generators of `random` and `numpy.random`."""
+    module, policy = their_policy(original, config, labelled=False)
+    drawn = []
+
+    def record(op, name):
+        level_fn = op.level_fn
+
+        def level_to_argument(level, hparams):
+            value = level_fn(level, hparams)
+            drawn[-1].append((name, level, negative(name, value[0], config)))
+            return value
+
+        op.aug_fn = lambda image, *_, **__: image
+        if level_fn:
+            op.level_fn = level_to_argument
+        else:
+            op.aug_fn = lambda image, **__: (drawn[-1].append((name, None, None)), image)[1]
+
+    for name, op in zip(NAMES, policy.ops):
+        record(op, name)
+    module.random.seed(0), np.random.seed(1)
+    for _ in range(images):
+        drawn.append([])
+        policy(None)
+    return drawn
+
+
+def negative(name, value, config):
+    """The sign that was drawn for an argument; None for an op without."""
+    if name in GEOMETRIC:
+        return value < 0
+    return value < 1 if name in SIGNED and 'inc1' in config else None
+
+
+@pytest.mark.parametrize('config', ['rand-m9-mstd0.5-inc1', 'rand-m6-n3-mstd2-w0'])
+def test_ops_levels_and_signs_of_20000_images_are_distributed_as_the_originals(config, original, fidelity, monkeypatch):
+    ours, theirs = our_draws(monkeypatch, config, 20000), their_draws(original, config, 20000)
+
+    def check(what, measured):
+        fidelity(SECTION, f'`{config}`, 20,000 images: {what}', measured, SIGMAS, SAMPLING)
+
+    check('ops applied to an image', counts_differ(*([len(ops) for ops in side] for side in (ours, theirs))))
+    check('which op', counts_differ(*([op[0] for ops in side for op in ops] for side in (ours, theirs))))
+    check('which op is first', counts_differ(*([ops[0][0] for ops in side if ops] for side in (ours, theirs))))
+    check('two ops of one image alike', counts_differ(*([len({op[0] for op in ops}) < len(ops) for ops in side]
+                                                        for side in (ours, theirs))))
+    levels = [[op[1] for ops in side for op in ops if op[1] is not None] for side in (ours, theirs)]
+    assert min(map(len, levels)) > 10000
+    check('level', values_differ(*levels))
+    check('level clipped at 10', counts_differ(*([level == 10 for level in side] for side in levels)))
+    signs = [collections.defaultdict(list) for _ in range(2)]
+    for side, drawn in zip(signs, (ours, theirs)):
+        for name, _, sign in (op for ops in drawn for op in ops if op[2] is not None):
+            side[name].append(sign)
+    assert set(signs[0]) == set(signs[1]) == (SIGNED if 'inc1' in config else set(GEOMETRIC))
+    check('sign', max(counts_differ(signs[0][name], signs[1][name]) for name in signs[0]))

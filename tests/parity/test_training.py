@@ -1,0 +1,169 @@
+"""Twenty steps of training by engine.train_one_epoch, against the same steps with the original's parts in PyTorch."""
+import numpy as np
+import paddle
+
+import engine
+import main
+import models
+from parity.fidelity import ABSOLUTE
+from parity.weights import arrays, difference, image, in_our_terms, load_theirs, theirs_of, to_paddle
+from util import mixtoken, token_label
+from util.amp import Amp
+from util.loss import TokenLabelLoss, batch_targets
+from util.model_ema import ModelEma
+from util.optim import build_optimizer
+
+SECTION, LEARNED = 'Training', 'length of the difference / length of the change'
+SIZE, CLASSES, BATCH, EPOCHS, STEPS = 64, 20, 4, 2, 10  # 16 tokens; 10 steps an epoch
+ARGS = main.parser().parse_args(
+    f'--model lvvit_t --input_size {SIZE} --nb_classes {CLASSES} --lr 1e-3 --min_lr 1e-5 --warmup_lr 1e-6 '
+    f'--epochs {EPOCHS} --warmup_epochs 1 --print_freq 100 --ground_truth --data_path . --output_dir .'.split())
+BOXES = [mixtoken.rand_box(4, 4, np.random.default_rng([1, step])) for step in range(EPOCHS * STEPS)]
+DECAY = 0.9  # of the moving average
+
+
+def batches():
+    """Four batches of images and label-map targets, as the loader yields them, again and again."""
+    rng = np.random.default_rng(3)
+    made = []
+    for i in range(4):
+        label = rng.integers(CLASSES, size=BATCH)
+        targets = []
+        for k in label:  # the true class scores highest in most tokens
+            ids = np.stack([rng.permutation(CLASSES)[:3] for _ in range(9)], axis=1).reshape(3, 3, 3)
+            ids[0] = np.where(rng.random([3, 3]) < 0.7, k, ids[0])
+            scores = -np.sort(-rng.uniform(0, 9, [3, 3, 3]), axis=0)
+            sampling = token_label.sampling_matrix(np.eye(3), SIZE, SIZE // 16, (0, 0, SIZE, SIZE), (3, 3))
+            targets.append(token_label.sparse_target(scores, ids, sampling, CLASSES))
+        made.append({'image': image(i, BATCH, SIZE), 'label': label, **token_label.stack_targets(targets)._asdict(),
+                     'index': np.arange(BATCH)})
+    return [made[step % 4] for step in range(EPOCHS * STEPS)]
+
+
+class Loader:
+    """What engine.train_one_epoch asks of a loader."""
+
+    def __init__(self, all_batches):
+        self.all = all_batches
+
+    def __len__(self):
+        return STEPS
+
+    def set_epoch(self, epoch, begin=0):
+        assert begin == 0
+        self.now = self.all[epoch * STEPS:(epoch + 1) * STEPS]
+
+    def __iter__(self):
+        return ({key: to_paddle(value) for key, value in batch.items()} for batch in self.now)
+
+
+class Recorded(TokenLabelLoss):
+    """The loss, with a list of its values."""
+
+    def forward(self, outputs, targets):
+        loss = super().forward(outputs, targets)
+        self.__dict__.setdefault('values', []).append(loss.item())
+        return loss
+
+
+def train_ours(monkeypatch):
+    """(model, averaged model, losses, initial weights)"""
+    paddle.seed(0)
+    boxes = iter(BOXES)
+    monkeypatch.setattr(mixtoken, 'rand_box', lambda *_: next(boxes))
+    model, average = (models.build_model('lvvit_t', img_size=SIZE, num_classes=CLASSES) for _ in range(2))
+    state = {key: np.array(value) for key, value in arrays(model.state_dict()).items()}
+    ema, criterion, optimizer = ModelEma(average, model, DECAY), Recorded(), build_optimizer(model, 'adamw', ARGS.lr)
+    for epoch in range(EPOCHS):
+        engine.train_one_epoch(model, criterion, Loader(batches()), optimizer, epoch, ARGS, Amp(), ema=ema)
+    return model, average, criterion.values, state
+
+
+def train_theirs(original, monkeypatch, state):
+    """The same with tlt's model and loss and timm's optimizer, schedule and moving average."""
+    torch, timm = original.torch, original.timm
+    boxes = iter(BOXES)
+    monkeypatch.setattr(original.lvvit, 'rand_bbox', lambda *_: next(boxes))
+    model = theirs_of(original, 'lvvit_t', SIZE, CLASSES)
+    load_theirs(original, model, state)
+    model.train()
+    ema, criterion = timm.utils.ModelEmaV2(model, DECAY), original.tlt.loss.TokenLabelCrossEntropy(
+        classes=CLASSES, ground_truth=True)
+    optimizer = timm.optim.create_optimizer_v2(model, 'adamw', ARGS.lr, weight_decay=0.05, eps=1e-8)
+    scheduler = timm.scheduler.CosineLRScheduler(
+        optimizer, t_initial=(EPOCHS - ARGS.warmup_epochs) * STEPS, lr_min=ARGS.min_lr, warmup_lr_init=ARGS.warmup_lr,
+        warmup_t=ARGS.warmup_epochs * STEPS, warmup_prefix=True, t_in_epochs=False)
+    losses = []
+    for step, batch in enumerate(batches()):
+        scheduler.step_update(step)
+        tensors = {key: to_paddle(value) for key, value in batch.items()}
+        hard, soft = batch_targets({'label': tensors['label']}, CLASSES, 0.1), batch_targets(tensors, CLASSES, 0.1)
+        rows = hard.cls.unsqueeze(1), soft.cls.unsqueeze(1), soft.tokens
+        target = np.concatenate([part.numpy() for part in rows], axis=1).transpose(0, 2, 1)
+        loss = criterion(model(torch.from_numpy(batch['image'])), torch.from_numpy(target.copy()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        ema.update(model)
+        losses.append(loss.item())
+    return model, ema.module, losses
+
+
+def length(vectors):
+    """Euclidean length of all these arrays taken as one vector."""
+    return np.sqrt(sum(np.square(v, dtype='float64').sum() for v in vectors))
+
+
+class Run:
+    """What a run of twenty steps left behind, in our names and layout."""
+
+    def __init__(self, model, average, losses, initial, terms):
+        model.eval()
+        self.model, self.losses, state = model, np.array(losses), terms(model.state_dict())
+        self.average = terms(average.state_dict())
+        self.statistics = {key: value for key, value in state.items() if key.endswith(('._mean', '._variance'))}
+        self.weights = {key: value for key, value in state.items() if key not in self.statistics}
+        self.learned = {key: value - initial[key] for key, value in self.weights.items()}
+
+    def loss_error(self, reference):
+        return np.abs(self.losses / reference.losses - 1).max()
+
+    def learned_error(self, reference):
+        """|difference of the weights| / |what the reference learned|, all weights together."""
+        return length(self.learned[key] - reference.learned[key] for key in reference.learned) \
+            / length(reference.learned.values())
+
+
+def largest(got, wanted):
+    """Largest absolute difference of two sets of arrays."""
+    assert got.keys() == wanted.keys()
+    return max(np.abs(got[key] - wanted[key]).max() for key in wanted)
+
+
+def test_twenty_steps_from_the_same_weights_stay_together(original, fidelity, monkeypatch):
+    torch = original.torch
+    model, average, losses, initial = train_ours(monkeypatch)
+    ours = Run(model, average, losses, initial, arrays)
+    theirs = Run(*train_theirs(original, monkeypatch, initial), initial, in_our_terms)
+    assert theirs.losses[-4:].mean() < 0.97 * theirs.losses[:4].mean()
+    fidelity(SECTION, 'loss of each step', ours.loss_error(theirs), 1e-3, 'relative error')
+    fidelity(SECTION, 'final weights', largest(ours.weights, theirs.weights), 1e-3, ABSOLUTE)
+    fidelity(SECTION, 'averaged weights and statistics, decay 0.9', largest(ours.average, theirs.average), 1e-3,
+             ABSOLUTE)
+    fidelity(SECTION, 'what all weights learned', ours.learned_error(theirs), 1e-2, LEARNED)
+    fidelity(SECTION, 'BatchNorm’s running statistics', max(difference(ours.statistics[key], wanted)
+                                                             for key, wanted in theirs.statistics.items()), 5e-3,
+             note='1/n of the biased variance is 2.4e-4 here')
+    x = image(9, BATCH, SIZE)
+    with paddle.no_grad(), torch.no_grad():
+        scores, expected = ours.model(to_paddle(x)), theirs.model(torch.from_numpy(x))
+    fidelity(SECTION, 'evaluation of the final weights', difference(scores, expected), 1e-3)
+
+    rng = np.random.default_rng(0)
+    nudged = {key: value * (1 + 1e-7 * rng.standard_normal(value.shape)).astype('float32')
+              for key, value in initial.items()}
+    itself = Run(*train_theirs(original, monkeypatch, nudged), initial, in_our_terms)
+    what = 'for comparison, the original against itself from weights changed by 1e-7: '
+    fidelity(SECTION, what + 'loss of each step', itself.loss_error(theirs), 1e-3, 'relative error')
+    fidelity(SECTION, what + 'final weights', largest(itself.weights, theirs.weights), 1e-3, ABSOLUTE)
+    fidelity(SECTION, what + 'what all weights learned', itself.learned_error(theirs), 1e-2, LEARNED)

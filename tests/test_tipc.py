@@ -1,0 +1,433 @@
+"""test_tipc/: its configs fit the scripts, a step that fails or leaves nothing fails the chain, predictions are
+compared as documented, and (with the README's commands) the chain runs in a fresh clone on a CPU."""
+import glob
+import importlib
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from conftest import ROOT
+
+TIPC = ROOT / 'test_tipc'
+CONFIGS = sorted(glob.glob(str(TIPC / 'config/*/*.txt')))
+NAMES = [os.path.basename(path)[:-4] for path in CONFIGS]
+sys.path.insert(0, str(TIPC))
+import compare_results  # noqa: E402
+
+
+def read(path):
+    with open(path, encoding='utf-8') as f:
+        return f.read().splitlines()
+
+
+# -- configs -----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('path', CONFIGS, ids=NAMES)
+def test_a_config_has_the_51_lines_of_tipc_in_their_order(path):
+    lines = read(path)
+    assert len(lines) >= 51
+    keys = [line.split(':')[0] for line in lines]
+    assert keys[1:4] == ['model_name', 'python', 'gpu_list']
+    assert keys[10:12] == ['train_model_name', 'train_infer_img_dir']
+    assert [keys[n] for n in (13, 21, 25)] == ['##'] * 3 and [keys[n].strip('=') for n in (0, 22, 26)] == \
+        ['train_params', 'eval_params', 'infer_params']
+    assert keys[14:19] == ['trainer', 'norm_train', 'pact_train', 'fpgm_train', 'distill_train']
+    assert (keys[23], keys[29], keys[39]) == ('eval', 'norm_export', 'inference')
+    assert keys[40:48] == ['--use_gpu', '--enable_mkldnn', '--cpu_threads', '--batch_size', '--use_tensorrt',
+                           '--precision', '--model_file', '--input_file']
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=NAMES)
+def test_every_command_of_a_config_is_one_that_its_script_understands(path):
+    lines = read(path)
+    field = {n: line.partition(':')[::2] for n, line in enumerate(lines)}
+    of_cpu = dict(line.partition(':')[::2] for line in lines[51:])
+
+    def flags(*numbers):
+        """The lines' flags, each with the first of its choices (of 'mode=a|mode=b' the first mode's)."""
+        choices = [(field[n][0], re.split(r'[|]', field[n][1])[0].split('=')[-1]) for n in numbers]
+        return [f'{key}={choice or "x"}' for key, choice in choices if 'null' not in (key, choice)]
+
+    norm = field[15][1]
+    commands = [norm + f' {field[19][1]}' * (field[14][1] == 'to_static_train')]
+    commands[0] += ' ' + ' '.join(flags(6, 7, 8, 12)) + f' {of_cpu.get("train", "")}' + \
+        f' {field[5][0]}' * (field[5][0] != 'null')
+    commands.append(f'{field[23][1]} --resume=x {of_cpu.get("eval", "")}')
+    commands.append(f'{field[29][1]} --resume=x {field[27][0]}=x {of_cpu.get("export", "")}')
+    commands.append(f'{field[37][1]} --resume=x {field[27][0]}=x')
+    commands.append(' '.join([field[39][1]] + flags(*range(40, 48), 49, 50)))
+    parsed = 0
+    for command in commands:
+        script, *words = command.split()
+        if script != 'null':
+            sys.path.insert(0, str(ROOT / os.path.dirname(script)))
+            try:
+                module = importlib.import_module(os.path.basename(script)[:-3])
+            finally:
+                sys.path.pop(0)
+            module.parser().parse_args(words)
+            parsed += 1
+    assert parsed in (1, 2, 5)
+
+
+def test_the_configs_of_lvvit_s_are_those_of_lvvit_t():
+    for path in CONFIGS:
+        if os.path.basename(path).startswith('lvvit_t'):
+            twin = read(path.replace('lvvit_t', 'lvvit_s'))
+            assert [line.replace('lvvit_t', 'lvvit_s') for line in read(path)] == twin
+
+
+# -- the chain, with a stub for Python ---------------------------------------------------------------------------------
+
+STUB = r'''#!/bin/sh
+# Plays python: writes what the real commands leave, unless told to break.
+for word; do
+    case $word in --output_dir=*) out=${word#*=} ;; --log_file=*) log=${word#*=} ;; esac
+done
+case "$*" in
+    -c*) echo gpus "${GPUS:-0}" ;;
+    *main.py*)
+        [ "$BREAK" != train ] || { echo out of luck; exit 3; }
+        mkdir -p "$out"
+        [ "$BREAK" = no-checkpoint ] || echo weights > "$out/checkpoint-latest.pd" ;;
+    *eval.py*) [ "$BREAK" = eval ] || echo '* Acc@1 10.0' ;;
+    *export_model.py*)
+        mkdir -p "$out"; echo graph > "$out/model.pdmodel"
+        [ "$BREAK" = export ] || echo weights > "$out/model.pdiparams" ;;
+    *infer.py*)
+        echo 'preprocess_time(ms): 1.0'
+        score=0.5
+        case "$BREAK $*" in disagree*mkldnn=False*) score=0.51 ;; esac
+        [ "$BREAK" = no-records ] || echo "[{'class_ids': [1], 'scores': [0.5], 'file_name': 'a.JPEG'},\
+ {'class_ids': [1], 'scores': [$score], 'file_name': 'b.JPEG'}]" ;;
+    *compare_results.py*) exec "$REAL_PYTHON" "$@" ;;
+esac
+'''
+
+
+@pytest.fixture
+def chain(tmp_path):
+    """chain(mode, BREAK) -> (exit code, output, status lines), in a copy of the project, its path with a blank."""
+    root = tmp_path / 'a project'
+    (root / 'test_tipc/config').mkdir(parents=True)
+    for name in ('common_func.sh', 'test_train_inference_python.sh', 'compare_results.py'):
+        (root / 'test_tipc' / name).write_bytes((TIPC / name).read_bytes())
+    os.symlink(ROOT / 'util', root / 'util')
+    config = root / 'test_tipc/config/tiny.txt'
+    lines = read(TIPC / 'config/TokenLabeling/lvvit_t.txt')
+    stub = tmp_path / 'python'
+    stub.write_text(STUB)
+    stub.chmod(0o755)
+    images = root / 'dataset/ILSVRC2012/val/n0'
+    images.mkdir(parents=True)
+    for name in ('a.JPEG', 'b.JPEG'):
+        (images / name).write_text('an image')
+
+    def call(mode='lite_train_lite_infer', fault='', images_there=True, gpu_list='0', **env):
+        lines[3] = f'gpu_list:{gpu_list}'
+        config.write_text('\n'.join(lines))
+        if not images_there:
+            for file in images.iterdir():
+                file.unlink()
+        done = subprocess.run(['bash', str(root / 'test_tipc/test_train_inference_python.sh'), str(config), mode],
+                              cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              env={**os.environ, 'PYTHON': str(stub), 'REAL_PYTHON': sys.executable, 'BREAK': fault,
+                                   'TIPC_DEVICE': '', 'TIPC_GPU_LIST': '', **env})
+        log = root / f'test_tipc/output/config/tiny/{mode}/results_python.log'
+        return done.returncode, done.stdout, log.read_text().splitlines() if log.exists() else []
+    return call
+
+
+def test_a_chain_in_which_all_goes_well_exits_with_0(chain):
+    code, out, status = chain()
+    assert code == 0, out
+    assert len(status) == 1 + 1 + 1 + 8 + 1  # train, eval, export, infer 2 x 2 x 2, compare
+    assert all(re.fullmatch(r'Run successfully with command - lvvit_t - .* - .*\.log ! ', line) for line in status)
+    assert out.count('\nok ') == len(status) and '12 steps, 0 failed' in out
+
+
+@pytest.mark.parametrize('fault, failed, said', [
+    ('train', 'main.py', 'exit code 3'),
+    ('no-checkpoint', 'main.py', 'checkpoint-latest.pd'),
+    ('eval', 'eval.py', "no line 'Acc@1'"),
+    ('export', 'export_model.py', 'model.pdiparams'),
+    ('no-records', 'infer.py', 'predictions for 0 of the 2 images'),
+    ('disagree', 'compare_results.py', 'b.JPEG: score 1 is 0.5, the reference has 0.51'),
+])
+def test_a_step_that_fails_or_leaves_nothing_fails_the_chain(chain, fault, failed, said):
+    code, out, status = chain(fault=fault)
+    assert code == 1 and said in out
+    bad = [line for line in status if line.startswith('Run failed with command - lvvit_t - ') and line.endswith(' ! ')]
+    assert bad and failed in bad[0]
+    assert 'FAILED' in out
+
+
+def test_without_a_checkpoint_the_steps_after_it_are_named_as_not_run(chain):
+    _, out, status = chain(fault='train')
+    assert len(status) == 1 and re.search(r'NOT RUN .*eval,export,infer', out) and 'out of luck' in out
+
+
+def test_a_folder_without_images_fails_the_chain(chain):
+    code, out, _ = chain(images_there=False)
+    assert code == 1 and 'no images in ./dataset/ILSVRC2012/val' in out
+
+
+def test_on_gpus_the_commands_are_those_of_the_config(chain):
+    code, out, status = chain(gpu_list='0|0,1', GPUS='2')
+    assert code == 0, out
+    text = '\n'.join(status)
+    assert len(status) == 2 * (1 + 1 + 1 + 2 + 8 + 1)  # infer: batch 1 and 2 on the GPU, then as on a CPU
+    assert ' - env CUDA_VISIBLE_DEVICES=0 ' in status[0] and ' --gpus=0,1 main.py ' in text
+    assert '--input_size=64' not in text and 'gloo' not in text
+    assert '--use_gpu=True --use_tensorrt=False --batch_size=2 --precision=fp32' in text
+
+
+def test_gpus_that_the_machine_lacks_fail_the_chain_and_are_named(chain):
+    code, out, status = chain(gpu_list='0|0,1', GPUS='1')
+    assert code == 1 and 'GPU 1 is asked for, this machine has 1' in out and len(status) == 14
+    assert chain(gpu_list='0|0,1', GPUS='1', TIPC_GPU_LIST='0')[0] == 0
+
+
+def test_machines_of_which_this_is_none_fail_the_chain(chain):
+    code, out, _ = chain(gpu_list='198.51.100.1,198.51.100.2;0,1', GPUS='2')
+    assert code == 1 and re.search(r'none of 198.51.100.1,198.51.100.2 is this machine', out)
+
+
+def test_without_a_gpu_the_processes_and_the_small_sizes_are_those_of_a_cpu(chain):
+    _, _, status = chain(gpu_list='0,1')
+    assert ' --nproc_per_node 2 --backend gloo main.py ' in status[0]
+    assert status[0].count('--input_size=64 --token_label_size=4') == 1 and '--batch_size=8' in status[0]
+    assert not any('--use_gpu=True' in line for line in status)
+
+
+def test_whole_training_keeps_its_size_and_the_results_of_the_run_before(chain, tmp_path):
+    for _ in range(2):
+        code, out, status = chain('whole_train_whole_infer')
+        assert code == 0, out
+    assert '--input_size=64' not in status[0] and '--epochs=300 ' in status[0] and '--batch_size=128' in status[0]
+    folder = out.split('results in ')[1].split()[0]
+    assert (tmp_path / 'a project' / f'{folder}.old/results_python.log').exists()
+
+
+def test_an_unknown_mode_or_config_is_one_line():
+    for config, mode, said in (('lvvit_t.txt', 'lite', "mode 'lite'"), ('no.txt', 'whole_infer', 'no such config')):
+        words = [TIPC / 'test_train_inference_python.sh', TIPC / 'config/TokenLabeling' / config, mode]
+        done = subprocess.run(['bash', *words], capture_output=True, text=True)
+        assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_whole_training_asks_for_the_users_imagenet():
+    words = [TIPC / 'prepare.sh', TIPC / 'config/TokenLabeling/lvvit_t.txt', 'whole_train_whole_infer']
+    done = subprocess.run(['bash', *words], capture_output=True, text=True,
+                          env={**os.environ, 'PYTHON': sys.executable, 'TIPC_DATA': ''})
+    assert done.returncode == 2 and 'set TIPC_DATA=DIR' in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+# -- the user's images -------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def imagenet(tmp_path):
+    """An ImageNet folder without lists, its path with a blank: 3 classes of 20 training and 10 validation images."""
+    root = tmp_path / 'image net'
+    for name, count in (('train', 20), ('val', 10)):
+        for folder in ('a', 'a-b', 'c'):
+            (root / name / folder).mkdir(parents=True)
+            for i in range(count):
+                (root / name / folder / f'{folder} {i:02d}.JPEG').write_text('an image')
+    (root / 'label_maps').mkdir()
+    return root
+
+
+@pytest.fixture
+def prepare(tmp_path):
+    """prepare(mode, **environment) -> (result, the folder that it fills), in a copy of test_tipc/."""
+    root = tmp_path / 'project'
+    (root / 'test_tipc').mkdir(parents=True)
+    for name in ('common_func.sh', 'prepare.sh'):
+        (root / 'test_tipc' / name).write_bytes((TIPC / name).read_bytes())
+
+    def call(mode, **env):
+        words = [root / 'test_tipc/prepare.sh', CONFIGS[NAMES.index('lvvit_t')], mode]
+        done = subprocess.run(['bash', *words], text=True, capture_output=True,
+                              env={**os.environ, 'PYTHON': sys.executable, **env})
+        return done, root / 'dataset/ILSVRC2012'
+    return call
+
+
+def test_the_lite_modes_take_a_few_of_the_users_images_spread_over_its_classes(prepare, imagenet):
+    done, data = prepare('lite_train_lite_infer', TIPC_DATA=str(imagenet))
+    assert done.returncode == 0, done.stderr
+    train = (data / 'train_list.txt').read_text().splitlines()
+    assert len(train) == 40 and len((data / 'val_list.txt').read_text().splitlines()) == 20
+    classes = {line.split('/')[1]: int(line.rpartition(' ')[2]) for line in train}
+    assert classes == {'a': 0, 'a-b': 1, 'c': 2}  # sorted folder names, as main.py counts them
+    for line in train:
+        assert (data / line.rpartition(' ')[0]).read_text() == 'an image'
+    assert len(list((data / 'val').rglob('*.JPEG'))) == 20
+    assert (data / 'label_maps').resolve() == (imagenet / 'label_maps').resolve()
+
+
+def test_whole_training_takes_all_of_them_and_the_list_that_is_there(prepare, imagenet):
+    (imagenet / 'train_list.txt').write_text('train/c/c 00.JPEG 7\n')
+    done, data = prepare('whole_train_whole_infer', TIPC_DATA=str(imagenet))
+    assert done.returncode == 0, done.stderr
+    assert (data / 'train_list.txt').read_text() == 'train/c/c 00.JPEG 7\n'
+    assert len((data / 'val_list.txt').read_text().splitlines()) == 30 and len(list(data.glob('train/*/*'))) == 60
+    again, _ = prepare('whole_infer', TIPC_DATA=str(imagenet), TIPC_WEIGHTS=__file__)
+    assert again.returncode == 0 and len(list(imagenet.rglob('*.JPEG'))) == 90  # links went, no image did
+
+
+def test_what_prepare_did_not_make_it_does_not_delete(prepare, imagenet):
+    _, data = prepare('lite_train_lite_infer', TIPC_DATA=str(imagenet))
+    (data / 'links').unlink()
+    done, _ = prepare('lite_train_lite_infer', TIPC_DATA=str(imagenet))
+    assert done.returncode == 2 and 'was not made by this script' in done.stderr and (data / 'train_list.txt').exists()
+
+
+@pytest.mark.parametrize('missing, said', [('val', 'has no val/'), ('label_maps', 'has no label maps')])
+def test_an_incomplete_imagenet_is_one_line(prepare, imagenet, missing, said):
+    (imagenet / missing).rename(imagenet / 'elsewhere')
+    done, _ = prepare('lite_train_lite_infer', TIPC_DATA=str(imagenet))
+    assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+# -- compare_results.py ------------------------------------------------------------------------------------------------
+
+def log_of(*records):
+    printed = [{'class_ids': ids, 'scores': scores, 'file_name': f'some/where/{name}.JPEG', 'label_names': ["Anna's"]}
+               for name, ids, scores in records]
+    return f'a line before\n{printed}\na line after\n'
+
+
+@pytest.fixture
+def compare(tmp_path, run):
+    """compare(reference log, log, *flags) -> Result, through a stored reference."""
+    def call(reference, log, *flags):
+        (tmp_path / 'reference.log').write_text(log_of(*reference))
+        (tmp_path / 'python_infer_precision_fp32.log').write_text(log_of(*log))
+        stored = run(compare_results, '--store', '--gt_file', tmp_path / 'gt_fp32.txt',
+                     '--log_file', tmp_path / 'reference.log')
+        assert stored.code == 0, stored.err
+        return run(compare_results, '--gt_file', tmp_path / 'gt_*.txt', '--log_file', tmp_path / 'python_*.log', *flags)
+    return call
+
+
+ONE = [('a', [5, 3, 1], [0.6, 0.2, 0.1]), ('b', [7, 8, 9], [0.3, 0.3, 0.2])]
+
+
+def test_equal_predictions_agree_whatever_the_folder_of_the_images(compare):
+    result = compare(ONE, ONE)
+    assert result.code == 0 and '2 predictions agree' in result.out
+
+
+def test_scores_may_differ_by_atol_plus_rtol_times_the_reference(compare):
+    shifted = [('a', [5, 3, 1], [0.6015, 0.2, 0.1]), ONE[1]]
+    assert compare(ONE, shifted).code == 0                       # 1e-3 + 1e-3 * 0.6, the defaults
+    result = compare(ONE, shifted, '--rtol', 0)
+    assert result.code == 1 and 'a.JPEG: score 1 is 0.6015, the reference has 0.6' in result.out
+    assert '1 of 1 logs differ' in result.err
+
+
+def test_classes_may_change_places_only_where_their_scores_are_tied(compare):
+    assert compare(ONE, [ONE[0], ('b', [8, 7, 9], [0.3, 0.3, 0.2])]).code == 0
+    result = compare(ONE, [('a', [3, 5, 1], [0.6, 0.2, 0.1]), ONE[1]])
+    assert result.code == 1 and 'a.JPEG: class 1 is 3, the reference has 5 with 0.6' in result.out
+
+
+def test_a_class_beyond_the_list_may_replace_the_last_one_alone(compare):
+    assert compare(ONE, [('a', [5, 3, 2], [0.6, 0.2, 0.1]), ONE[1]]).code == 0
+    assert compare(ONE, [('a', [5, 2, 1], [0.6, 0.2, 0.1]), ONE[1]]).code == 1
+
+
+def test_missing_and_surplus_images_are_differences(compare):
+    assert 'b.JPEG: no prediction' in compare(ONE, ONE[:1]).out
+    assert 'b.JPEG: not in the reference' in compare(ONE[:1], ONE).out
+
+
+def test_a_score_that_is_no_number_is_a_difference():
+    assert compare_results.differences({'a': ([1], [0.5])}, {'a': ([1], [float('nan')])}, 1, 1)[0]
+
+
+@pytest.mark.parametrize('text, said', [
+    ('no predictions here', 'holds no predictions'),
+    ("[{'class_ids': [1], 'file_name': 'a'}]", 'line 1: not a line of predictions'),
+    ("[{'class_ids': [1, 2], 'scores': [1.0], 'file_name': 'a'}]", '2 class ids, 1 scores'),
+    ("[{'class_ids': __import__('os').system('true'), 'scores': [1.0], 'file_name': 'a'}]", 'line 1'),
+    (log_of(('a', [1], [0.5]), ('a', [2], [0.5])), 'a.JPEG has two different predictions'),
+])
+def test_a_log_that_cannot_be_compared_is_one_line(refused, tmp_path, text, said):
+    (tmp_path / 'gt_fp32.txt').write_text('a.JPEG\t{"class_ids": [1], "scores": [0.5]}\n')
+    (tmp_path / 'fp32.log').write_text(text)
+    assert said in refused(compare_results, '--gt_file', tmp_path / 'gt_fp32.txt', '--log_file', tmp_path / 'fp32.log')
+
+
+def test_a_log_is_held_against_the_reference_of_its_precision(refused, tmp_path):
+    (tmp_path / 'gt_fp32.txt').write_text('a.JPEG\t{"class_ids": [1], "scores": [0.5]}\n')
+    (tmp_path / 'infer_precision_fp16.log').write_text(log_of(('a', [1], [0.5])))
+    assert 'no reference for fp16' in refused(compare_results, '--gt_file', tmp_path / 'gt_fp32.txt',
+                                              '--log_file', tmp_path / '*.log')
+
+
+@pytest.mark.parametrize('model', ['lvvit_t', 'lvvit_s'])
+def test_the_stored_references_tell_images_apart(model):
+    reference = compare_results.read(TIPC / f'results/python_{model}_results_fp32.txt')
+    assert len(reference) == 100 and len({tuple(ids) for ids, _ in reference.values()}) > 50
+    assert sum(scores[0] > 0.2 for _, scores in reference.values()) > 50  # or a tolerance of 1e-3 would mean nothing
+
+
+def test_seed_weights_are_the_same_on_every_machine():
+    import numpy as np
+    import seed_weights
+    drawn = seed_weights.draw('head.weight', [4, 2], np.random.RandomState(0))
+    assert drawn[0].tolist() == pytest.approx([1.7640523 * 1.5, 0.4001572 * 1.5])  # N(0, 1) · 3 / sqrt(4)
+    assert seed_weights.draw('bn1._variance', [2], None).tolist() == [1, 1]
+    assert seed_weights.draw('blocks.0.norm1.bias', [2], None).tolist() == [0, 0]
+
+
+# -- the chain itself, on a CPU ----------------------------------------------------------------------------------------
+
+@pytest.fixture
+def tipc(clone):
+    """tipc(config, mode, quick) -> (output, status lines) of the two commands; quick: one run of infer.py, not 8."""
+    def call(name, mode, quick=True):
+        config = f'test_tipc/config/TokenLabeling/{name}.txt'
+        path = clone / config
+        if quick:
+            once = {'--enable_mkldnn': 'True', '--cpu_threads': '1', '--batch_size': '2'}
+            lines = read(path)
+            for n in (41, 42, 43):
+                key = lines[n].split(':')[0]
+                lines[n] = f'{key}:{once[key]}'
+            path.write_text('\n'.join(lines) + '\n')
+        done = subprocess.run(f"bash test_tipc/prepare.sh {config} '{mode}' && "
+                              f"bash test_tipc/test_train_inference_python.sh {config} '{mode}'", shell=True, cwd=clone,
+                              text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900,
+                              env={**os.environ, 'PYTHON': sys.executable, 'TIPC_DEVICE': 'cpu', 'TIPC_DATA': ''})
+        print(done.stdout)
+        assert done.returncode == 0, done.stdout[-3000:]
+        return done.stdout, (clone / f'test_tipc/output/TokenLabeling/{name}/{mode}/results_python.log').read_text()
+    return call
+
+
+@pytest.mark.readme
+def test_the_two_commands_run_the_chain(tipc):
+    out, log = tipc('lvvit_t', 'lite_train_lite_infer', quick=False)
+    assert log.count('Run successfully with command - ') == 2 * (1 + 1 + 1 + 8 + 1) and 'Run failed' not in log
+    assert '--nproc_per_node 2 --backend gloo' in log and '24 steps, 0 failed' in out
+
+
+@pytest.mark.readme
+def test_predictions_of_seed_weights_are_those_stored(tipc, clone):
+    tipc('lvvit_t_linux_gpu_normal_normal_infer_python_linux_gpu_cpu', 'whole_infer')
+    (log,) = clone.glob('test_tipc/output/TokenLabeling/*/whole_infer/lvvit_t/compare.log')
+    assert '100 predictions agree with ./dataset/weights/lvvit_t.reference.txt' in log.read_text()
+
+
+@pytest.mark.readme
+@pytest.mark.parametrize('variant', ['fleet_normal', 'normal_dy2static'])
+def test_several_machines_and_static_graphs_train_too(tipc, variant):
+    _, log = tipc(f'lvvit_t_train_linux_gpu_{variant}_infer_python_linux_gpu_cpu', 'lite_train_lite_infer')
+    assert log.count('Run successfully') in (5, 10)

@@ -1,0 +1,143 @@
+"""Export a checkpoint to ONNX, for batches of any size, and check it with ONNX Runtime.
+
+    python tools/export_onnx.py --model lvvit_t --resume CKPT --output lvvit_t.onnx
+
+Needs Paddle 3 and `pip install paddle2onnx==2.1.0 onnx onnxruntime`. The file's input is `image` [batch, 3, S, S],
+normalised as util/transforms.py does, its output `logits` (or `scores`) [batch, C].
+"""
+import contextlib
+import os
+import sys
+import tempfile
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from util import runtime  # noqa: E402
+
+CPU = runtime.prepare()
+import paddle  # noqa: E402
+
+from models import build_model, published_defaults  # noqa: E402
+from util import checkpoint, export, exported, options, pretrained  # noqa: E402
+from util.logger import log  # noqa: E402
+from util.runtime import UserError  # noqa: E402
+
+INSTALL = 'pip install paddle2onnx==2.1.0 onnx onnxruntime'
+
+
+def parser():
+    parser = runtime.Parser('export_onnx.py', description=__doc__.splitlines()[0])
+    options.add_model(parser)
+    options.add_weights(parser)
+    parser.add_argument('--output', required=True, metavar='FILE', help='the ONNX file to write')
+    parser.add_argument('--opset', default=17, type=int, choices=range(13, 20), metavar='N',
+                        help='operator set, 13 to 19 (default: 17); paddle2onnx crashes on others')
+    parser.add_argument('--fuse_softmax', action='store_true', help='let the network end in a softmax')
+    return parser
+
+
+def libraries():
+    """The modules paddle2onnx, onnx and onnxruntime. Raises UserError that says what to install."""
+    if not exported.PADDLE_3:
+        raise UserError(f'ONNX export needs Paddle 3, this is {paddle.__version__}: paddle2onnx crashes on .pdmodel')
+    try:
+        with captured():
+            import paddle2onnx
+        import onnx
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(f'ONNX export needs paddle2onnx, onnx and onnxruntime ({error}); run `{INSTALL}`')
+    return paddle2onnx, onnx, onnxruntime
+
+
+@contextlib.contextmanager
+def captured():
+    """Keep what is written to file descriptors 1 and 2, also by C++, from the console; yields a function that gives
+    it as text."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as file:
+        kept = os.dup(1), os.dup(2)
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+
+        def text():
+            file.seek(0)
+            return file.read().decode(errors='replace')
+        try:
+            yield text
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for saved, number in zip(kept, (1, 2)):
+                os.dup2(saved, number)
+                os.close(saved)
+
+
+def convert(paddle2onnx, prefix, path, opset):
+    """Write path from <prefix>.json. Raises UserError with paddle2onnx's last line if it cannot."""
+    with captured() as text:
+        try:
+            paddle2onnx.export(f'{prefix}.json', f'{prefix}.pdiparams', path, opset_version=opset,
+                               auto_upgrade_opset=False, enable_onnx_checker=True, optimize_tool='None')
+            error = None
+        except Exception as exception:  # of its C++ part: RuntimeError and others
+            error = exception
+        said = text().strip().splitlines()
+    if error or not os.path.isfile(path):
+        raise UserError(f'--opset {opset}: paddle2onnx cannot convert the model ({error or said[-1:]})')
+
+
+def tidy(onnx, path, output):
+    """Give the batch dimension and the output names that say what they are, and drop constants that nothing uses."""
+    model = onnx.load(path)
+    graph = model.graph
+    old = graph.output[0].name
+    for node in graph.node:
+        node.output[:] = [output if name == old else name for name in node.output]
+        node.input[:] = [output if name == old else name for name in node.input]
+    graph.output[0].name = output
+    used = {name for node in graph.node for name in node.input}
+    constants = [constant for constant in graph.initializer if constant.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(constants)
+    for value in (graph.input[0], graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_param = 'batch'
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def session(onnxruntime, path, threads):
+    """path in ONNX Runtime on the CPU: a function from images [B, 3, S, S] to [B, C]."""
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
+    settings.log_severity_level = 3  # errors only, not what it tidies up in the graph
+    session = onnxruntime.InferenceSession(path, settings, providers=['CPUExecutionProvider'])
+    name = session.get_inputs()[0].name
+    return lambda images: session.run(None, {name: images})[0]
+
+
+def main(args):
+    paddle2onnx, onnx, onnxruntime = libraries()
+    folder = os.path.dirname(os.path.abspath(args.output))
+    checkpoint.check_writable(folder)
+    args.crop_pct = None  # a default that an ONNX file has no place for
+    published_defaults(args)
+    model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
+    log(pretrained.load_into(model, args.resume, args.ema))
+    if args.fuse_softmax:
+        model = export.WithSoftmax(model)
+    model.eval()
+    with tempfile.TemporaryDirectory(prefix='.export-', dir=folder) as work:
+        prefix, path = os.path.join(work, 'model'), os.path.join(work, 'model.onnx')
+        export.save_graph(model, prefix, as_json=True)
+        convert(paddle2onnx, prefix, path, args.opset)
+        tidy(onnx, path, 'scores' if args.fuse_softmax else 'logits')
+        run = session(onnxruntime, path, int(os.environ['OMP_NUM_THREADS']))
+        worst = export.check(export.references(model), run, args.output)
+        os.replace(path, args.output)
+    log(f'{args.output}: opset {args.opset}, differs from the model by at most {worst:.1e} of the largest output '
+        f'(ONNX Runtime {onnxruntime.__version__}, batches of {", ".join(map(str, export.CHECKED_BATCHES))})')
+
+
+if __name__ == '__main__':
+    runtime.run(main, parser())

@@ -1,0 +1,71 @@
+"""Result files: all of a file or none."""
+import contextlib
+import os
+import shutil
+import tempfile
+
+from util.runtime import UserError
+
+
+def check_target(flag, path):
+    """Raise UserError, before the work is done, if the file that `flag` names could not be written afterwards."""
+    try:
+        folder = os.path.dirname(os.path.abspath(path))
+        os.makedirs(folder, exist_ok=True)
+        if os.path.isdir(path):
+            raise IsADirectoryError(0, 'it is a folder')
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f'{flag} {path}: cannot be written to ({error.strerror or error})')
+
+
+@contextlib.contextmanager
+def replacing(path, *also):
+    """A binary file to write, in the folder of `path` (made if need be). When the block ends well it is synced and
+    takes the place of the files `also`, one by one, and last of `path`; when it raises, all is as it was and nothing
+    else is left. The names share one file on disk where there are hard links: never change a file in place.
+
+    An OSError (disk full, no permission) becomes a UserError that names `path`.
+    """
+    folder, temporary = os.path.dirname(os.path.abspath(path)), None
+    try:
+        os.makedirs(folder, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f'.{os.path.basename(path)}.', suffix='.tmp', dir=folder)
+        with os.fdopen(handle, 'wb') as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
+        os.chmod(temporary, 0o644)
+        for name in also:
+            name_as_well(temporary, name)
+        os.replace(temporary, path)
+        temporary = None
+        folder_handle = os.open(folder, os.O_RDONLY)
+        os.fsync(folder_handle)  # or the new name could be lost with the power
+        os.close(folder_handle)
+    except OSError as error:
+        raise UserError(f'{path}: could not be written ({error.strerror or error}); what was there before is untouched')
+    finally:
+        if temporary and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def name_as_well(path, name):
+    """Make `name` another name of the file `path`, at once, in place of what had that name before."""
+    passing = os.path.join(os.path.dirname(name), f'.{os.path.basename(name)}.{os.getpid()}.tmp')
+    try:
+        try:
+            os.link(path, passing)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(path, passing)
+        os.replace(passing, name)
+    finally:
+        if os.path.exists(passing):
+            os.unlink(passing)
+
+
+def write(path, data):
+    """Write bytes to `path` by `replacing`."""
+    with replacing(path) as f:
+        f.write(data)
