@@ -24,6 +24,7 @@ from util import annotator, datasets, dist, options, pretrained  # noqa: E402
 from util.label_maps import map_name  # noqa: E402
 from util.loader import Loader  # noqa: E402
 from util.logger import log, progress  # noqa: E402
+from util.plain_files import read_json  # noqa: E402
 from util.runtime import UserError  # noqa: E402
 from util.transforms import EvalTransform  # noqa: E402
 
@@ -121,14 +122,13 @@ def check_set(out, settings):
         entries = [name for name in os.listdir(out) if not name.startswith('.')]
         if not entries:
             return
-        with open(meta, encoding='utf-8') as f:
-            begun = {**json.load(f)}
+        begun = {**read_json(meta)}
     except FileNotFoundError:
         if os.path.isdir(out):
             raise UserError(f'{out}: not empty, and no set of label maps begun here (it has no meta.json); '
                             'choose another folder')
         return
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, TypeError) as error:
         raise UserError(f'{meta}: not the readable description of a set of label maps ({error})')
     for key in [*settings, *begun]:
         if key not in RESULTS and settings.get(key) != begun.get(key):

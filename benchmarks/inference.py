@@ -147,8 +147,9 @@ def main():
             connection.close()
         for process in multiprocessing.active_children():
             process.join(5)
-    best = [min((m for m in medians if m['exact'] and (m['threads'], m['batch']) == situation), key=lambda m: m['ratio'])
-            for situation in dict.fromkeys((m['threads'], m['batch']) for m in medians)]
+    situations = dict.fromkeys((m['threads'], m['batch']) for m in medians)
+    best = [min((m for m in medians if m['exact'] and (m['threads'], m['batch']) == situation),
+                key=lambda m: m['ratio']) for situation in situations]
     print('\nBest of the exact engines, as `--engine auto` picks: ' + ', '.join(
         f"{m['engine']} {m['ratio']:.2f} (threads {m['threads']}, batch {m['batch']})" for m in best))
     if args.json:

@@ -13,7 +13,7 @@ begin_script() {  # begin_script CONFIG MODE: into the root of the project, with
     mode=$2
     case $mode in
         lite_train_lite_infer | lite_train_whole_infer | whole_train_whole_infer | whole_infer) ;;
-        *) fail "mode '$mode': use lite_train_lite_infer, lite_train_whole_infer, whole_train_whole_infer or whole_infer" ;;
+        *) fail "mode '$mode': must be {lite,whole}_train_whole_infer, lite_train_lite_infer or whole_infer" ;;
     esac
     read_config "$config"
     model_name=$(value 1)
@@ -73,8 +73,7 @@ extra() {  # extra NAME: the value of "NAME:…" among the lines after the 51st
 }
 
 count_images() {  # count_images FILE_OR_FOLDER: what infer.py would find there
-    find -L "$1" -type f \( -iname '*.jpg' -o -iname '*.jpeg' -o -iname '*.png' -o -iname '*.bmp' -o -iname '*.webp' \) \
-        2> /dev/null | wc -l
+    find -L "$1" -type f -iregex '.*\.\(jpe?g\|png\|bmp\|webp\)' 2> /dev/null | wc -l
 }
 
 # -- steps -------------------------------------------------------------------------------------------------------------
@@ -127,7 +126,7 @@ summary() {  # the table, and the exit code of the whole: 0 only if something ra
         IFS='|' read -r status seconds name log <<< "$row"
         printf '%-8s %7s  %-20s %s\n' "$status" "$seconds" "${name%% *}" "${log#"$folder/"}"
     done
-    printf '%s steps, %s failed or not run, %s s; status lines in %s\n' "${#table[@]}" "$failures" "$SECONDS" "$status_log"
+    echo "${#table[@]} steps, $failures failed or not run, $SECONDS s; status lines in $status_log"
     [ "$failures" = 0 ]
 }
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Lays out what test_train_inference_python.sh needs under dataset/: images with label maps, and for whole_infer weights.
+# Lays out under dataset/ what test_train_inference_python.sh needs: images, label maps, and weights for whole_infer.
 #
 #   bash test_tipc/prepare.sh CONFIG MODE
 #
-# TIPC_DATA=DIR         an ImageNet folder (train/, val/, and train_list.txt, val_list.txt if it has them); the lite modes
-#                       take a few of its images. Without it scenes of handwritten digits, made by demo/digits.py.
+# TIPC_DATA=DIR         an ImageNet folder (train/, val/, and train_list.txt, val_list.txt if it has them), of which the
+#                       lite modes take a few images. Without it scenes of handwritten digits, made by demo/digits.py.
 # TIPC_LABEL_MAPS=DIR   its label maps (default: DIR/label_top5_train_nfnet or DIR/label_maps)
-# TIPC_WEIGHTS=FILE     for whole_infer: a checkpoint. Without it weights from a fixed seed, whose predictions are known.
+# TIPC_WEIGHTS=FILE     for whole_infer: a checkpoint. Without it weights from a fixed seed with known predictions.
 set -uo pipefail
 # shellcheck source=test_tipc/common_func.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common_func.sh"
@@ -34,7 +34,8 @@ images_of() {  # images_of SPLIT: "SPLIT/class/image id", from the list or the f
 }
 
 some() {  # some N: N of the lines read, spread evenly
-    awk -v n="$1" '{ line[NR] = $0 } END { if (n > NR) n = NR; for (i = 0; i < n; i++) print line[int(i * NR / n) + 1] }'
+    awk -v n="$1" '{ line[NR] = $0 }
+        END { if (n > NR) n = NR; for (i = 0; i < n; i++) print line[int(i * NR / n) + 1] }'
 }
 
 link_images() {  # link_images SPLIT N: N images of a split, each as a link
@@ -64,7 +65,7 @@ link_user_data() {
     for split in "$source/label_top5_train_nfnet" "$source/label_maps"; do
         if [ -z "$maps" ] && [ -d "$split" ]; then maps=$split; fi
     done
-    [ -n "$maps" ] || fail "TIPC_DATA=$TIPC_DATA: has no label maps; set TIPC_LABEL_MAPS=DIR (generate_label.py makes them)"
+    [ -n "$maps" ] || fail "TIPC_DATA=$TIPC_DATA: has no label maps; set TIPC_LABEL_MAPS=DIR"
     ln -s "$(realpath -- "$maps")" "$data/label_maps"
     for split in train val; do
         if [[ $mode == whole_train* || $mode$split == lite_train_whole_inferval ]]; then
@@ -79,11 +80,29 @@ link_user_data() {
     done
 }
 
-# -- ours --------------------------------------------------------------------------------------------------------------
+# -- ours, and which ---------------------------------------------------------------------------------------------------
 
 make_scenes() {  # ids from the first of ImageNet's to its last
+    "$python" -c 'import numpy, PIL, sklearn' 2> /dev/null ||
+        fail "$python lacks what draws the scenes: pip install -r requirements-cpu.txt -r demo/requirements.txt"
     "$python" demo/digits.py "$data" --train $train_images --val $val_images --size 224 \
         --class_ids 0 111 222 333 444 555 666 777 888 999 --fresh
+}
+
+lay_out_images() {
+    if [ -f "$data/links" ]; then
+        rm -rf "$data"  # links that this script made
+    fi
+    if [ -z "${TIPC_DATA-}" ]; then
+        make_scenes || exit
+        return
+    fi
+    if [ -f "$data/digits.json" ]; then
+        rm -rf "$data"  # scenes that this script made
+    fi
+    [ ! -e "$data" ] || fail "$data was not made by this script; move it away and set TIPC_DATA to it"
+    link_user_data
+    echo "$data: $(count_images "$data/train") training and $(count_images "$data/val") validation images of $TIPC_DATA"
 }
 
 place_weights() {  # for each file that line 37 names
@@ -109,22 +128,11 @@ if [ "$mode" = whole_train_whole_infer ] && [ -z "${TIPC_DATA-}" ]; then
 fi
 if [[ $(value 37) == *export_onnx.py* ]]; then
     for package in paddle2onnx onnx onnxruntime; do
-        "$python" -c "import $package" 2> /dev/null || fail "this config needs $package: pip install paddle2onnx==2.1.0 onnx onnxruntime"
+        "$python" -c "import $package" 2> /dev/null ||
+            fail "this config needs $package: pip install paddle2onnx==2.1.0 onnx onnxruntime"
     done
 fi
-if [ -f "$data/links" ]; then
-    rm -rf "$data"  # links that this script made
-fi
-if [ -n "${TIPC_DATA-}" ]; then
-    if [ -f "$data/digits.json" ]; then
-        rm -rf "$data"  # scenes that this script made
-    fi
-    [ ! -e "$data" ] || fail "$data was not made by this script; move it away and set TIPC_DATA to it"
-    link_user_data
-    echo "$data: $(count_images "$data/train") training and $(count_images "$data/val") validation images of $TIPC_DATA"
-else
-    make_scenes || exit
-fi
+if [ "$mode" != whole_infer ] || is_set "$(value 39)"; then lay_out_images; fi
 if [ "$mode" = whole_infer ]; then
     place_weights
     if [ -z "${TIPC_WEIGHTS-}" ]; then

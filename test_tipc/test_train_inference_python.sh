@@ -14,7 +14,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common_func.sh"
 begin_script "${1-}" "${2-}"
 gpu_of_infer=${3-0}
 
-# -- where: GPUs, or the CPU form ----------------------------------------------------------------------------------
+# -- where: GPUs, or the CPU form --------------------------------------------------------------------------------------
 
 count_gpus() {
     "$python" -c 'import paddle
@@ -23,7 +23,8 @@ print("gpus", paddle.device.cuda.device_count() if paddle.device.is_compiled_wit
 
 case ${TIPC_DEVICE-} in
     cpu) gpus=0 ;;
-    '') found=$(count_gpus) || fail "$python cannot import paddle: ${found##*$'\n'}; set PYTHON=, or pip install -r requirements-cpu.txt"
+    '') found=$(count_gpus) ||
+            fail "$python cannot import paddle: ${found##*$'\n'}; set PYTHON=, or pip install -r requirements-cpu.txt"
         gpus=${found##*gpus } ;;
     *) fail "TIPC_DEVICE=$TIPC_DEVICE: leave it unset, or cpu" ;;
 esac
@@ -46,9 +47,9 @@ cpu_extra() {  # cpu_extra NAME: flags that make the lite modes small on a CPU, 
     if [ -n "$on_cpu" ] && [[ $mode == lite_train_* ]]; then extra "$1"; fi
 }
 
-# -- steps: each sets what its check looks for, and runs -----------------------------------------------------------
+# -- steps: each sets what its check looks for, and runs ---------------------------------------------------------------
 
-check_train() { has_file "$checkpoint"; }
+check_train() { [ "$machine" != first ] || has_file "$checkpoint"; }  # the first machine writes it
 
 check_eval() { has_line "$1" 'Acc@1'; }
 
@@ -97,7 +98,8 @@ train() {  # train TRAINER GPU_LIST AUTOCAST WORDS...: as one process, several, 
         bf16) autocast=("$(key 5)" --amp_dtype=bfloat16) ;;
         *) fail "$config, line 6: autocast '$3' is none of null, fp32, amp, fp16, bf16" ;;
     esac
-    words "$4" "$(flag 4)" "$(flag 7 "$run")" "$(flag 6)" "$(flag 9)" "$(flag 8)" "$(flag 12)" "${autocast[@]}" "$(cpu_extra train)"
+    words "$4" "$(flag 4)" "$(flag 7 "$run")" "$(flag 6)" "$(flag 9)" "$(flag 8)" "$(flag 12)" "${autocast[@]}" \
+        "$(cpu_extra train)"
     number=$(tr -cd , <<< "$devices" | wc -c)
     number=$((number + 1))
     launch=("$python" -m paddle.distributed.launch --log_dir "$run.launch")
@@ -124,8 +126,28 @@ infer() {  # infer LOG_SUFFIX FLAG...: one run of the predictor on $images
     step "infer $label ${log##*python_infer_}" "$log" check_infer "$python" "${command[@]}"
 }
 
-infer_all() {  # every combination of the config, as TIPC has them, then whether they agree
-    local device devices mkldnn threads batch trt precision reference
+infer_on_cpu() {  # infer_on_cpu BATCH PRECISION
+    local mkldnn threads
+    [[ $2 == fp32 || $2 == bf16 ]] || return 0  # the others are for GPUs
+    for mkldnn in $(value 41 | tr '|' ' '); do
+        [[ $mkldnn == True || $2 == fp32 ]] || continue
+        for threads in $(value 42 | tr '|' ' '); do
+            infer "cpu_usemkldnn_${mkldnn}_threads_${threads}_precision_$2_batchsize_$1" \
+                "$(flag 40 False)" "$(flag 41 "$mkldnn")" "$(flag 42 "$threads")" "$(flag 43 "$1")" "$(flag 45 "$2")"
+        done
+    done
+}
+
+infer_on_gpu() {  # infer_on_gpu BATCH PRECISION
+    local trt
+    for trt in $(value 44 | tr '|' ' '); do
+        infer "gpu_usetrt_${trt}_precision_$2_batchsize_$1" \
+            "$(flag 40 True)" "$(flag 44 "$trt")" "$(flag 43 "$1")" "$(flag 45 "$2")"
+    done
+}
+
+infer_all() {  # infer_all IMAGES REFERENCE: every combination of the config, as TIPC has them, then whether they agree
+    local device devices batch precision reference
     images=$1
     is_set "$(value 39)" || return 0
     devices=$(value 40)
@@ -133,21 +155,10 @@ infer_all() {  # every combination of the config, as TIPC has them, then whether
     for device in ${devices//|/ }; do
         for batch in $(value 43 | tr '|' ' '); do
             for precision in $(value 45 | tr '|' ' '); do
-                if [ "$device" = False ]; then
-                    [[ $precision == fp32 || $precision == bf16 ]] || continue  # the rest is for GPUs
-                    for mkldnn in $(value 41 | tr '|' ' '); do
-                        [[ $mkldnn == True || $precision == fp32 ]] || continue
-                        for threads in $(value 42 | tr '|' ' '); do
-                            infer "cpu_usemkldnn_${mkldnn}_threads_${threads}_precision_${precision}_batchsize_$batch" \
-                                "$(flag 40 False)" "$(flag 41 "$mkldnn")" "$(flag 42 "$threads")" "$(flag 43 "$batch")" \
-                                "$(flag 45 "$precision")"
-                        done
-                    done
+                if [ "$device" = True ]; then
+                    infer_on_gpu "$batch" "$precision"
                 else
-                    for trt in $(value 44 | tr '|' ' '); do
-                        infer "gpu_usetrt_${trt}_precision_${precision}_batchsize_$batch" "$(flag 40 "$device")" \
-                            "$(flag 44 "$trt")" "$(flag 43 "$batch")" "$(flag 45 "$precision")"
-                    done
+                    infer_on_cpu "$batch" "$precision"
                 fi
             done
         done
@@ -156,11 +167,12 @@ infer_all() {  # every combination of the config, as TIPC has them, then whether
     if [ -z "$reference" ]; then  # none stored for weights just trained: the logs are held against one of them
         reference=$(find "$run" -name 'python_infer_*precision_fp32*.log' | LC_ALL=C sort | head -n 1)
     fi
-    [ -z "$reference" ] || step "compare $label" "$run/compare.log" check_compare "$python" \
-        test_tipc/compare_results.py "--gt_file=$reference" "--log_file=$run/python_infer_*precision_fp32*.log" --atol=1e-4
+    [ -z "$reference" ] || step "compare $label" "$run/compare.log" check_compare \
+        "$python" test_tipc/compare_results.py "--gt_file=$reference" \
+        "--log_file=$run/python_infer_*precision_fp32*.log" --atol=1e-4
 }
 
-# -- the chain -----------------------------------------------------------------------------------------------------
+# -- the chain ---------------------------------------------------------------------------------------------------------
 
 trainer_line() {  # trainer_line NAME: number of the line that describes it
     local n
@@ -192,7 +204,7 @@ train_chain() {  # train_chain TRAINER GPU_LIST AUTOCAST: train, evaluate, expor
     run=$out/$label checkpoint=$out/$label/$(value 10)
     machine=$(machine_of "$2")
     if [ "$machine" = none ]; then
-        not_run "train $label" "none of ${2%%;*} is this machine ($(hostname -I)); write yours into line 4 of the config"
+        not_run "train $label" "none of ${2%%;*} is this machine ($(hostname -I)); edit line 4 of the config"
         return
     fi
     highest=$(tr ',' '\n' <<< "${2#*;}" | sort -n | tail -n 1)
@@ -244,7 +256,7 @@ whole_infer() {  # whole_infer WEIGHTS: a model trained elsewhere
     fi
 }
 
-run='' checkpoint='' model_file='' params_file='' images='' command=()
+run='' machine='' checkpoint='' model_file='' params_file='' images='' command=()
 if [ "$mode" = whole_infer ]; then
     for weights in $(value 36 | tr '|' ' '); do
         if is_set "$weights"; then whole_infer "$weights"; fi

@@ -47,11 +47,14 @@ def noting(owner, name, note):
 class Guard(nonfinite.StepGuard):
     """Looks at the gradients where a step starts to use them, and where a batch has left them for the next one."""
 
+    unfinished = None  # the guard of a step some of whose batches are still to come
+
     def begin(self):
-        Guard.current = self
+        Guard.unfinished = self
         super().begin()
 
     def accepts(self, losses):
+        Guard.unfinished = None
         notes['gradient'].append(flat([p.grad for p in self.parameters if p.grad is not None]))
         notes['index'] += [index.numpy() for (_, index), _ in losses]
         notes['loss'] += [loss.item() for _, loss in losses]
@@ -60,9 +63,8 @@ class Guard(nonfinite.StepGuard):
 
 
 def note_gradient_so_far(*_):
-    held = [p.grad for p in Guard.current.parameters if p.grad is not None] if hasattr(Guard, 'current') else []
-    if held:
-        notes['partial'].append(flat(held))
+    if Guard.unfinished:
+        notes['partial'].append(flat([p.grad for p in Guard.unfinished.parameters if p.grad is not None]))
 
 
 def note_collective(*_):
@@ -111,14 +113,14 @@ def run(argv):
     global moving
     parser = main.parser()
     parser.add_argument('notes')
-    for name in ('--naive', '--as_gpu', '--agree'):
+    for name in ('--naive', '--as_gpu', '--agree', '--no_maps'):
         parser.add_argument(name, action='store_true')
     parser.add_argument('--hit', nargs=4)
     parser.add_argument('--lost', type=int)
     args = parser.parse_args(argv)
     notes.clear()
     moving = 0
-    Guard.__dict__.get('current') and delattr(Guard, 'current')
+    Guard.unfinished = None
     stem, own = models.FAMILY['lvvit_nano'][0], argparse.Namespace(**vars(args))
     stem.update(stem='naive' if args.naive else '4_2')
     train_state.on_gpu = lambda: own.as_gpu
@@ -131,7 +133,7 @@ def run(argv):
             hit(own)
         after(state, done)
     train_state.TrainState.after_update = after_update
-    for name in ('notes', 'naive', 'as_gpu', 'agree', 'hit', 'lost'):
+    for name in ('notes', 'naive', 'as_gpu', 'agree', 'no_maps', 'hit', 'lost'):
         delattr(args, name)
     try:
         main.main(args)

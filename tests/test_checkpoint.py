@@ -107,6 +107,29 @@ def test_old_files_whose_args_are_a_namespace(path):
     assert_same(dict(state['model']), {'w': np.ones(2)})
 
 
+# ---- the seal
+
+def test_every_flipped_bit_of_a_file_of_ours_is_found(path):
+    checkpoint.save({'model': {'w': np.zeros(100, 'float32')}, 'epoch': 3}, path)
+    good = open(path, 'rb').read()
+    for position in range(len(good)):
+        data = bytearray(good)
+        data[position] ^= 1 << position % 8
+        with open(path, 'wb') as f:
+            f.write(data)
+        if position >= len(good) - checkpoint.SEAL_SIZE and position < len(good) - 32:
+            checkpoint.load(path)  # no seal, as in files of others; nothing of the content is touched
+        else:
+            assert path in said(checkpoint.load, path), position
+
+
+def test_pickle_and_paddle_read_a_sealed_file(path):
+    checkpoint.save({'model': {'w': np.arange(3.0)}}, path)
+    with open(path, 'rb') as f:
+        assert_same(pickle.load(f), {'model': {'w': np.arange(3.0)}})
+    np.testing.assert_array_equal(paddle.load(path)['model']['w'], np.arange(3.0))
+
+
 # ---- nothing is executed
 
 class Calls:

@@ -1,6 +1,7 @@
 """util/datasets.py, util/loader.py: lists, folders and odd images; bad data is named; samples depend on their index."""
 import os
 import struct
+import subprocess
 import warnings
 import zlib
 
@@ -11,7 +12,7 @@ from PIL import Image
 import main
 from util import label_maps, options
 from util.datasets import EvalDataset, TrainDataset, open_rgb, read_folder, read_list
-from util.loader import EvalSampler, TrainSampler, build_eval_loader, build_train_loader
+from util.loader import EvalSampler, TrainSampler, build_eval_loader, build_train_loader, sweep_shared_memory
 from util.loss import batch_targets
 from util.runtime import UserError
 from util.transforms import EvalTransform, TrainTransform
@@ -364,3 +365,16 @@ def test_an_evaluation_sample_is_the_transform_of_its_file(photos):
         warnings.simplefilter('error')
         np.testing.assert_array_equal(sample['image'], transform(Image.open(path).convert('RGB')))
     assert sample['label'] == 4
+
+
+def test_shared_memory_of_killed_loaders_is_swept_and_no_other(tmp_path):
+    gone = subprocess.Popen(['true'])
+    gone.wait()
+    names = [f'paddle_{gone.pid}_1_2', f'paddle_{gone.pid}_2_9', f'paddle_{os.getpid()}_1_2', 'paddle_x_1',
+             f'other_{gone.pid}_1']
+    for name in names:
+        (tmp_path / name).write_bytes(b'batch')
+        os.utime(tmp_path / name, (0, 0))
+    os.utime(tmp_path / names[1])  # young
+    sweep_shared_memory(str(tmp_path))
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(names[1:])

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent / 'hostile'))
 
+import corpus  # noqa: E402
 import fuzz  # noqa: E402
 import kinds  # noqa: E402
+import pickles  # noqa: E402
 import run as hostile  # noqa: E402
 
 pytestmark = pytest.mark.cross_version
@@ -27,11 +30,12 @@ def test_a_good_file_is_loaded(bench, kind):
     assert outcome.result == 'loaded' and outcome.faults == []
 
 
-# sealed.pd and pdparams take the way of pd, map.pt that of pth: they are in the long form
+# What is left to the long form: sealed.pd and pdparams take the way of pd, map.pt that of pth, and all pickles end in
+# the same machine.
 @pytest.mark.parametrize('kind', [kind for kind in kinds.LOADERS if kind not in ('sealed.pd', 'pdparams', 'map.pt')])
 def test_hand_made_hostile_files_are_refused_by_name_and_do_nothing(bench, kind):
-    tally = bench.corpus(kind)
-    assert tally.faults == [] and tally.refused > 5
+    tally = bench.corpus(kind, pickles.large() if kind in ('pth', 'legacy.pth') else ())
+    assert tally.faults == [] and tally.refused >= 4
 
 
 @pytest.mark.parametrize('kind', kinds.LOADERS)
@@ -70,10 +74,16 @@ def test_the_watched_process_measures_the_peak_of_each_file_anew(bench):
 
 # ---- through the scripts
 
+def write_images(folder):
+    for split in ('train', 'val'):
+        (folder / split / 'n01').mkdir(parents=True)
+        Image.fromarray(np.zeros((32, 32, 3), 'u1')).save(folder / split / 'n01' / 'x.png')
+
+
 @pytest.mark.parametrize('kind', ['pd', 'legacy.pth', 'pth', 'safetensors'])
 def test_eval_turns_a_hostile_checkpoint_down_in_one_line(refused, tmp_path, kind):
     import eval as script
-    import corpus
+    write_images(tmp_path)
     canary = tmp_path / 'canary'
     files = corpus.files(kind, str(canary))
     names = [name for name in ('os system', 'lists, 400,000 deep', 'keys, tuples', 'tensor, beyond', 'nested',
@@ -86,12 +96,8 @@ def test_eval_turns_a_hostile_checkpoint_down_in_one_line(refused, tmp_path, kin
 
 
 def test_training_turns_a_hostile_label_map_down_in_one_line(refused, tmp_path):
-    import corpus
     import main
-    from PIL import Image
-    for split in ('train', 'val'):
-        (tmp_path / split / 'n01').mkdir(parents=True)
-        Image.fromarray(np.zeros((32, 32, 3), 'u1')).save(tmp_path / split / 'n01' / 'x.png')
+    write_images(tmp_path)
     maps = tmp_path / 'maps'
     (maps / 'n01').mkdir(parents=True)
     for name, make in corpus.files('map.npy', str(tmp_path / 'canary')).items():

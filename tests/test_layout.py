@@ -63,13 +63,19 @@ def test_they_are_those_of_every_classifier_of_paddle_vision_too():
 def test_from_pytorch_to_paddle():
     weights, notes = layout.to_paddle(TORCH, 'x')
     assert_same(weights, PADDLE)
-    assert notes == ['left out, for Paddle has no such counter: bn.num_batches_tracked']
+    assert notes == ['left out, for Paddle has no such counter: num_batches_tracked of bn']
 
 
 def test_from_paddle_to_pytorch():
     weights, notes = layout.to_torch(PADDLE, 'x')
     assert_same(weights, TORCH)
-    assert notes == ['added, for PyTorch has such a counter: bn.num_batches_tracked = 0']
+    assert notes == ['added, for PyTorch has such a counter: num_batches_tracked of bn = 0']
+
+
+def test_of_many_counters_the_first_are_named():
+    many = {f'bn{i}.{key[3:]}': value for i in range(5) for key, value in PADDLE.items() if key.startswith('bn.')}
+    assert layout.to_torch(many, 'x')[1] == [
+        'added, for PyTorch has such a counter: num_batches_tracked of bn0, bn1, bn2 and 2 more = 0']
 
 
 def test_there_and_back_is_the_same_in_both_directions():

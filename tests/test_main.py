@@ -49,7 +49,8 @@ def test_an_epoch_with_token_labels_writes_checkpoints_and_a_log(train):
     result = train(*train.token)
     assert result.code == 0 and result.err == ''
     files = {p.name for p in (train.folder / 'run').iterdir()}
-    assert files == {'checkpoint-latest.pd', 'checkpoint-previous.pd', 'checkpoint-best.pd', 'checkpoint-0.pd', 'log.txt'}
+    assert files == {'checkpoint-latest.pd', 'checkpoint-previous.pd', 'checkpoint-best.pd', 'checkpoint-0.pd',
+                     'log.txt'}
     record, = train.log()
     assert set(record) == {'train_loss', 'train_lr', 'test_loss', 'test_acc1', 'test_acc5', 'epoch', 'n_parameters',
                            'best_acc1'}

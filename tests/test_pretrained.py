@@ -1,4 +1,6 @@
 """util/pretrained.py: which weights of a file are taken, that a misfit is named, and what fine-tuning changes."""
+import os
+
 import numpy as np
 import paddle
 import pytest
@@ -136,6 +138,13 @@ def test_weights_of_another_precision_are_set_in_the_models(path, dtype):
 def test_weights_that_are_no_fractions_are_refused_by_name(path):
     checkpoint.save({**values(small()), 'norm.bias': np.ones(8, 'uint16')}, path)  # bfloat16 as paddle.save has it
     assert 'norm.bias is uint16' in said(pretrained.load_into, small(), path)
+
+
+def test_a_folder_and_a_pipe_are_named_and_not_waited_for(tmp_path, time_limit):
+    os.mkfifo(tmp_path / 'pipe')
+    with time_limit(10):
+        for path in (str(tmp_path), str(tmp_path / 'pipe')):
+            assert said(pretrained.read, path) == f'{path}: not a file'
 
 
 @pytest.mark.parametrize('content', [[1], 'text', np.ones(2)])

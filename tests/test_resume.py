@@ -1,4 +1,4 @@
-"""Stopping and going on: a run that was stopped anywhere and resumed is the run that never was (util/train_state.py)."""
+"""util/train_state.py, util/interrupt.py: a run that was stopped anywhere and resumed ends as if it never had been."""
 import json
 import os
 import shutil

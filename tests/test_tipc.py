@@ -1,5 +1,5 @@
-"""test_tipc/: its configs fit the scripts, a step that fails or leaves nothing fails the chain, predictions are
-compared as documented, and (with the README's commands) the chain runs in a fresh clone on a CPU."""
+"""test_tipc/: its configs fit the scripts, a step that fails or leaves nothing fails the chain, and (with the README's
+commands) the chain runs in a fresh clone on a CPU. See also test_tipc_prepare.py and test_compare_results.py."""
 import glob
 import importlib
 import os
@@ -14,8 +14,6 @@ from conftest import ROOT
 TIPC = ROOT / 'test_tipc'
 CONFIGS = sorted(glob.glob(str(TIPC / 'config/*/*.txt')))
 NAMES = [os.path.basename(path)[:-4] for path in CONFIGS]
-sys.path.insert(0, str(TIPC))
-import compare_results  # noqa: E402
 
 
 def read(path):
@@ -217,174 +215,6 @@ def test_an_unknown_mode_or_config_is_one_line():
         words = [TIPC / 'test_train_inference_python.sh', TIPC / 'config/TokenLabeling' / config, mode]
         done = subprocess.run(['bash', *words], capture_output=True, text=True)
         assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1
-
-
-def test_whole_training_asks_for_the_users_imagenet():
-    words = [TIPC / 'prepare.sh', TIPC / 'config/TokenLabeling/lvvit_t.txt', 'whole_train_whole_infer']
-    done = subprocess.run(['bash', *words], capture_output=True, text=True,
-                          env={**os.environ, 'PYTHON': sys.executable, 'TIPC_DATA': ''})
-    assert done.returncode == 2 and 'set TIPC_DATA=DIR' in done.stderr and len(done.stderr.splitlines()) == 1
-
-
-# -- the user's images -------------------------------------------------------------------------------------------------
-
-@pytest.fixture
-def imagenet(tmp_path):
-    """An ImageNet folder without lists, its path with a blank: 3 classes of 20 training and 10 validation images."""
-    root = tmp_path / 'image net'
-    for name, count in (('train', 20), ('val', 10)):
-        for folder in ('a', 'a-b', 'c'):
-            (root / name / folder).mkdir(parents=True)
-            for i in range(count):
-                (root / name / folder / f'{folder} {i:02d}.JPEG').write_text('an image')
-    (root / 'label_maps').mkdir()
-    return root
-
-
-@pytest.fixture
-def prepare(tmp_path):
-    """prepare(mode, **environment) -> (result, the folder that it fills), in a copy of test_tipc/."""
-    root = tmp_path / 'project'
-    (root / 'test_tipc').mkdir(parents=True)
-    for name in ('common_func.sh', 'prepare.sh'):
-        (root / 'test_tipc' / name).write_bytes((TIPC / name).read_bytes())
-
-    def call(mode, **env):
-        words = [root / 'test_tipc/prepare.sh', CONFIGS[NAMES.index('lvvit_t')], mode]
-        done = subprocess.run(['bash', *words], text=True, capture_output=True,
-                              env={**os.environ, 'PYTHON': sys.executable, **env})
-        return done, root / 'dataset/ILSVRC2012'
-    return call
-
-
-def test_the_lite_modes_take_a_few_of_the_users_images_spread_over_its_classes(prepare, imagenet):
-    done, data = prepare('lite_train_lite_infer', TIPC_DATA=str(imagenet))
-    assert done.returncode == 0, done.stderr
-    train = (data / 'train_list.txt').read_text().splitlines()
-    assert len(train) == 40 and len((data / 'val_list.txt').read_text().splitlines()) == 20
-    classes = {line.split('/')[1]: int(line.rpartition(' ')[2]) for line in train}
-    assert classes == {'a': 0, 'a-b': 1, 'c': 2}  # sorted folder names, as main.py counts them
-    for line in train:
-        assert (data / line.rpartition(' ')[0]).read_text() == 'an image'
-    assert len(list((data / 'val').rglob('*.JPEG'))) == 20
-    assert (data / 'label_maps').resolve() == (imagenet / 'label_maps').resolve()
-
-
-def test_whole_training_takes_all_of_them_and_the_list_that_is_there(prepare, imagenet):
-    (imagenet / 'train_list.txt').write_text('train/c/c 00.JPEG 7\n')
-    done, data = prepare('whole_train_whole_infer', TIPC_DATA=str(imagenet))
-    assert done.returncode == 0, done.stderr
-    assert (data / 'train_list.txt').read_text() == 'train/c/c 00.JPEG 7\n'
-    assert len((data / 'val_list.txt').read_text().splitlines()) == 30 and len(list(data.glob('train/*/*'))) == 60
-    again, _ = prepare('whole_infer', TIPC_DATA=str(imagenet), TIPC_WEIGHTS=__file__)
-    assert again.returncode == 0 and len(list(imagenet.rglob('*.JPEG'))) == 90  # links went, no image did
-
-
-def test_what_prepare_did_not_make_it_does_not_delete(prepare, imagenet):
-    _, data = prepare('lite_train_lite_infer', TIPC_DATA=str(imagenet))
-    (data / 'links').unlink()
-    done, _ = prepare('lite_train_lite_infer', TIPC_DATA=str(imagenet))
-    assert done.returncode == 2 and 'was not made by this script' in done.stderr and (data / 'train_list.txt').exists()
-
-
-@pytest.mark.parametrize('missing, said', [('val', 'has no val/'), ('label_maps', 'has no label maps')])
-def test_an_incomplete_imagenet_is_one_line(prepare, imagenet, missing, said):
-    (imagenet / missing).rename(imagenet / 'elsewhere')
-    done, _ = prepare('lite_train_lite_infer', TIPC_DATA=str(imagenet))
-    assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1
-
-
-# -- compare_results.py ------------------------------------------------------------------------------------------------
-
-def log_of(*records):
-    printed = [{'class_ids': ids, 'scores': scores, 'file_name': f'some/where/{name}.JPEG', 'label_names': ["Anna's"]}
-               for name, ids, scores in records]
-    return f'a line before\n{printed}\na line after\n'
-
-
-@pytest.fixture
-def compare(tmp_path, run):
-    """compare(reference log, log, *flags) -> Result, through a stored reference."""
-    def call(reference, log, *flags):
-        (tmp_path / 'reference.log').write_text(log_of(*reference))
-        (tmp_path / 'python_infer_precision_fp32.log').write_text(log_of(*log))
-        stored = run(compare_results, '--store', '--gt_file', tmp_path / 'gt_fp32.txt',
-                     '--log_file', tmp_path / 'reference.log')
-        assert stored.code == 0, stored.err
-        return run(compare_results, '--gt_file', tmp_path / 'gt_*.txt', '--log_file', tmp_path / 'python_*.log', *flags)
-    return call
-
-
-ONE = [('a', [5, 3, 1], [0.6, 0.2, 0.1]), ('b', [7, 8, 9], [0.3, 0.3, 0.2])]
-
-
-def test_equal_predictions_agree_whatever_the_folder_of_the_images(compare):
-    result = compare(ONE, ONE)
-    assert result.code == 0 and '2 predictions agree' in result.out
-
-
-def test_scores_may_differ_by_atol_plus_rtol_times_the_reference(compare):
-    shifted = [('a', [5, 3, 1], [0.6015, 0.2, 0.1]), ONE[1]]
-    assert compare(ONE, shifted).code == 0                       # 1e-3 + 1e-3 * 0.6, the defaults
-    result = compare(ONE, shifted, '--rtol', 0)
-    assert result.code == 1 and 'a.JPEG: score 1 is 0.6015, the reference has 0.6' in result.out
-    assert '1 of 1 logs differ' in result.err
-
-
-def test_classes_may_change_places_only_where_their_scores_are_tied(compare):
-    assert compare(ONE, [ONE[0], ('b', [8, 7, 9], [0.3, 0.3, 0.2])]).code == 0
-    result = compare(ONE, [('a', [3, 5, 1], [0.6, 0.2, 0.1]), ONE[1]])
-    assert result.code == 1 and 'a.JPEG: class 1 is 3, the reference has 5 with 0.6' in result.out
-
-
-def test_a_class_beyond_the_list_may_replace_the_last_one_alone(compare):
-    assert compare(ONE, [('a', [5, 3, 2], [0.6, 0.2, 0.1]), ONE[1]]).code == 0
-    assert compare(ONE, [('a', [5, 2, 1], [0.6, 0.2, 0.1]), ONE[1]]).code == 1
-
-
-def test_missing_and_surplus_images_are_differences(compare):
-    assert 'b.JPEG: no prediction' in compare(ONE, ONE[:1]).out
-    assert 'b.JPEG: not in the reference' in compare(ONE[:1], ONE).out
-
-
-def test_a_score_that_is_no_number_is_a_difference():
-    assert compare_results.differences({'a': ([1], [0.5])}, {'a': ([1], [float('nan')])}, 1, 1)[0]
-
-
-@pytest.mark.parametrize('text, said', [
-    ('no predictions here', 'holds no predictions'),
-    ("[{'class_ids': [1], 'file_name': 'a'}]", 'line 1: not a line of predictions'),
-    ("[{'class_ids': [1, 2], 'scores': [1.0], 'file_name': 'a'}]", '2 class ids, 1 scores'),
-    ("[{'class_ids': __import__('os').system('true'), 'scores': [1.0], 'file_name': 'a'}]", 'line 1'),
-    (log_of(('a', [1], [0.5]), ('a', [2], [0.5])), 'a.JPEG has two different predictions'),
-])
-def test_a_log_that_cannot_be_compared_is_one_line(refused, tmp_path, text, said):
-    (tmp_path / 'gt_fp32.txt').write_text('a.JPEG\t{"class_ids": [1], "scores": [0.5]}\n')
-    (tmp_path / 'fp32.log').write_text(text)
-    assert said in refused(compare_results, '--gt_file', tmp_path / 'gt_fp32.txt', '--log_file', tmp_path / 'fp32.log')
-
-
-def test_a_log_is_held_against_the_reference_of_its_precision(refused, tmp_path):
-    (tmp_path / 'gt_fp32.txt').write_text('a.JPEG\t{"class_ids": [1], "scores": [0.5]}\n')
-    (tmp_path / 'infer_precision_fp16.log').write_text(log_of(('a', [1], [0.5])))
-    assert 'no reference for fp16' in refused(compare_results, '--gt_file', tmp_path / 'gt_fp32.txt',
-                                              '--log_file', tmp_path / '*.log')
-
-
-@pytest.mark.parametrize('model', ['lvvit_t', 'lvvit_s'])
-def test_the_stored_references_tell_images_apart(model):
-    reference = compare_results.read(TIPC / f'results/python_{model}_results_fp32.txt')
-    assert len(reference) == 100 and len({tuple(ids) for ids, _ in reference.values()}) > 50
-    assert sum(scores[0] > 0.2 for _, scores in reference.values()) > 50  # or a tolerance of 1e-3 would mean nothing
-
-
-def test_seed_weights_are_the_same_on_every_machine():
-    import numpy as np
-    import seed_weights
-    drawn = seed_weights.draw('head.weight', [4, 2], np.random.RandomState(0))
-    assert drawn[0].tolist() == pytest.approx([1.7640523 * 1.5, 0.4001572 * 1.5])  # N(0, 1) · 3 / sqrt(4)
-    assert seed_weights.draw('bn1._variance', [2], None).tolist() == [1, 1]
-    assert seed_weights.draw('blocks.0.norm1.bias', [2], None).tolist() == [0, 0]
 
 
 # -- the chain itself, on a CPU ----------------------------------------------------------------------------------------

@@ -46,12 +46,12 @@ class _Hashed:
         return self.file.write(data)
 
 
-def save(state, path, *also):
+def save(state, path, *also, previous=None):
     """Write `state` to `path` and under the names `also`: all of it or nothing, `path` last (see files.replacing).
 
     Raises UserError if that fails (disk full, no permission); what was saved before is untouched then.
     """
-    with files.replacing(path, *also) as f:
+    with files.replacing(path, *also, previous=previous) as f:
         hashed = _Hashed(f)
         pickle.dump(to_numpy(state), hashed, protocol=4)
         f.write(SEAL + hashed.sha256.digest())
@@ -75,7 +75,7 @@ def numbered(folder):
 
 def tidy(folder, keep=None):
     """Delete what a killed run left half written, and all but the newest `keep` of the numbered checkpoints."""
-    leftovers = [os.path.join(folder, n) for n in os.listdir(folder) if re.fullmatch(r'\.checkpoint-.*\.tmp', n)]
+    leftovers = [os.path.join(folder, n) for n in os.listdir(folder) if re.fullmatch(r'\.(checkpoint-|log\.txt\.).*\.tmp', n)]
     for path in leftovers + (numbered(folder)[keep:] if keep else []):
         os.unlink(path)
 

@@ -64,14 +64,13 @@ class Batches:
 
     def __exit__(self, *_):
         if self._process is not None:
-            self._process.terminate()
+            self._process.kill()
             self._process.join()
             self._receiver.close()
 
 
 def _work(parts, transform, receiver, sender):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process answers Ctrl-C, and ends this one
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     receiver.close()
     with contextlib.suppress(BrokenPipeError):
         for part in parts:

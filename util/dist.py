@@ -91,9 +91,12 @@ def peers_named():
     except (RuntimeError, OSError, SystemError) as error:
         if world_size() == 1 or not any(sign in str(error) for sign in ('gloo', 'NCCL', 'TCP', 'onnection')):
             raise
-        time.sleep(1)  # the peer may be about to end
         here = _processes[rank()][0] if _processes else None
-        ended = [r for r, (host, pid) in enumerate(_processes) if host == here and _has_ended(int(pid))]
+        for _ in range(20):  # the peer may be about to end; no longer than needed, the launcher is about to end us
+            ended = [r for r, (host, pid) in enumerate(_processes) if host == here and _has_ended(int(pid))]
+            if ended:
+                break
+            time.sleep(0.05)
         who = ', '.join(f'rank {r} (pid {_processes[r][1]:.0f})' for r in ended) or 'a process on another machine'
         raise UserError(f'rank {rank()} lost {who}, which has ended; its own message or its workerlog says why')
 

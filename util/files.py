@@ -21,10 +21,11 @@ def check_target(flag, path):
 
 
 @contextlib.contextmanager
-def replacing(path, *also):
+def replacing(path, *also, previous=None):
     """A binary file to write, in the folder of `path` (made if need be). When the block ends well it is synced and
     takes the place of the files `also`, one by one, and last of `path`; when it raises, all is as it was and nothing
     else is left. The names share one file on disk where there are hard links: never change a file in place.
+    previous: a name for the file that `path` was before, if any.
 
     An OSError (disk full, no permission) becomes a UserError that names `path`.
     """
@@ -39,6 +40,8 @@ def replacing(path, *also):
         os.chmod(temporary, 0o644)
         for name in also:
             name_as_well(temporary, name)
+        if previous and os.path.exists(path):  # only now: a save that fails leaves two good files, not one
+            name_as_well(path, previous)
         os.replace(temporary, path)
         temporary = None
         folder_handle = os.open(folder, os.O_RDONLY)

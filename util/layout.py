@@ -63,7 +63,7 @@ def to_paddle(weights, path):
     if framework(weights, path) != TORCH:
         return weights, []
     counters = [key for key in weights if _split(key)[1] == COUNTER]
-    notes = [f"left out, for Paddle has no such counter: {', '.join(counters)}"] if counters else []
+    notes = [f'left out, for Paddle has no such counter: {_listed(counters)}'] if counters else []
     return {_renamed(key, STATISTICS): _transposed(key, value)
             for key, value in weights.items() if key not in counters}, notes
 
@@ -81,13 +81,19 @@ def to_torch(weights, path):
         if _split(key)[1] == '_variance':
             counters.append(_split(key)[0] + COUNTER)
             result[counters[-1]] = np.array(0, 'int64')
-    return result, [f"added, for PyTorch has such a counter: {', '.join(counters)} = 0"] if counters else []
+    return result, [f'added, for PyTorch has such a counter: {_listed(counters)} = 0'] if counters else []
 
 
 def count_parameters(weights):
     """How many numbers of a state dict are learned: all but statistics and counters."""
     others = (*STATISTICS, *STATISTICS.values(), COUNTER)
     return sum(math.prod(value.shape) for key, value in weights.items() if _split(key)[1] not in others)
+
+
+def _listed(counters):
+    """num_batches_tracked of bn1, bn2, bn3 and 50 more"""
+    owners = [key[:-len(COUNTER) - 1] for key in counters]
+    return f"{COUNTER} of {', '.join(owners[:3])}" + (f' and {len(owners) - 3} more' if len(owners) > 3 else '')
 
 
 def _split(key):

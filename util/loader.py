@@ -1,7 +1,9 @@
 """Samples to batches: order and share of every process, and the loaders that the flags describe."""
 import atexit
+import glob
 import os
 import signal
+import time
 
 import numpy as np
 import paddle
@@ -80,6 +82,7 @@ def _samples(args, split, list_path):
 
 def build_train_loader(args, rank=0, world_size=1):
     """The training loader that main.py's flags describe."""
+    sweep_shared_memory()
     transform = TrainTransform(args.input_size, args.train_interpolation, args.aa, args.color_jitter, args.reprob,
                                args.remode, args.recount, args.train_scale, args.hflip, args.token_label_geometry)
     maps = LabelMaps(args.token_label_data, args.nb_classes, args.token_label_coverage, args.token_label_geometry) \
@@ -105,12 +108,26 @@ def build_eval_loader(args, crop_pct, rank=0, world_size=1):
 
 
 def _begin_worker(_):
-    """In a new loader process. Ctrl-C, launchers and schedulers signal all processes of a run at once, which is the main
+    """In a new loader process. Ctrl-C, launchers and schedulers signal all processes of a run, which is the main
     process's business: it may still need batches. When it ends, so do we.
     """
     for number in interrupt.SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     dist.follow_parent(signal.SIGKILL)
+
+
+def sweep_shared_memory(folder='/dev/shm', age=3600):
+    """Remove the batches that killed loader processes left in shared memory, where they would stay until a restart of
+    the machine: paddle_<pid>_… of this user, of no process that runs, untouched for `age` seconds (the process could be
+    one that only another container sees).
+    """
+    for path in glob.glob(os.path.join(folder, 'paddle_*_*')):
+        try:
+            pid, stat = int(os.path.basename(path).split('_')[1]), os.stat(path)
+            if stat.st_uid == os.getuid() and time.time() - stat.st_mtime > age and not os.path.exists(f'/proc/{pid}'):
+                os.unlink(path)
+        except (OSError, ValueError):  # another's, or gone meanwhile
+            pass
 
 
 class Loader:

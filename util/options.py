@@ -39,8 +39,8 @@ def add_model(parser):
 def add_weights(parser, also=''):
     """also: what else than a file --resume takes, for its help."""
     group = parser.add_argument_group('weights')
-    group.add_argument('--resume', default='', metavar='FILE', help='checkpoint or state dict to load (ours or Paddle\'s, '
-                       "PyTorch's .pth, .safetensors)" + (also and f'; {also}'))
+    group.add_argument('--resume', default='', metavar='FILE', help='checkpoint or state dict to load: .pd, .pdparams, '
+                       '.pth, .safetensors' + (also and f'; {also}'))
     group.add_argument('--ema', action='store_true', help="use the checkpoint's averaged weights")
     return group
 

@@ -8,7 +8,8 @@ import numpy as np
 from util.runtime import UserError
 from util.safe_pickle import one_line
 
-MAX_BYTES = 4 << 20  # a list of 20,000 class names has 1 MB
+MAX_BYTES = 4 << 20  # of JSON
+MAX_YAML = 3 << 19   # 20,000 class names have 1 MB; numbers as keys can be chosen so that they collide in a dict
 MAX_LINE = 10_000  # characters
 MAX_DEPTH, MAX_SCALAR = 20, 10_000  # of YAML: levels, and characters of one value
 
@@ -97,7 +98,7 @@ def read_json(path, max_bytes=MAX_BYTES, hint=''):
         raise UserError(f'{path}: not readable JSON ({one_line(error)}){hint}')
 
 
-def read_yaml(path, max_bytes=MAX_BYTES, hint=''):
+def read_yaml(path, max_bytes=MAX_YAML, hint=''):
     """What a YAML file holds, if that is plain values without tags, anchors or aliases. Raises as read_text.
 
     PyYAML's safe_load by itself multiplies a file of a few hundred bytes by `<<: [*a, *a, …]`, recurses as deep as the

@@ -1,10 +1,13 @@
 """Weights of a file into a model: which files, which of their weights, whether they fit, what fine-tuning changes."""
+import os
+
 import numpy as np
 import paddle
 
 from util import checkpoint, layout, safetensors_file, torch_file
 from util.logger import log
 from util.runtime import UserError
+from util.safe_pickle import one_line
 
 TRAINED = ('model', 'state_dict')  # what a checkpoint calls its weights: ours, PyTorch's projects
 AVERAGED = ('model_ema', 'state_dict_ema')
@@ -20,6 +23,8 @@ def read(path):
     Of a checkpoint of PyTorch only the sets of weights: its optimizer state, epoch and so on mean nothing here, and
     are named in the log. Raises UserError that names the file.
     """
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+        raise UserError(f'{path}: not a file')
     if safetensors_file.is_safetensors_file(path):
         return safetensors_file.load(path, log)
     if not torch_file.is_torch_file(path):
@@ -31,7 +36,7 @@ def read(path):
                if is_weights(value) or (isinstance(value, dict) and key in TRAINED + AVERAGED)}
     others = [str(key) for key in state if key not in weights]
     if weights and others:
-        log(f"{path}: of a PyTorch checkpoint only the weights are used, not {', '.join(others)}")
+        log(f"{path}: of a PyTorch checkpoint only the weights are used, not {one_line(', '.join(others))}")
     return weights or state
 
 

@@ -6,6 +6,7 @@
 """
 import argparse
 import contextlib
+import glob
 import io
 import multiprocessing
 import os
@@ -105,12 +106,17 @@ def worker_count(requested):
 
 
 def kill_workers():
-    """End the loader processes that are still there, without the alarm that Paddle raises when one ends."""
+    """End the loader processes that are still there, without the alarm that Paddle raises when one ends, and remove the
+    batches that they had ready, which would stay in shared memory.
+    """
     handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()
             child.join()
+            for path in glob.glob(f'/dev/shm/paddle_{child.pid}_*'):
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
     signal.signal(signal.SIGCHLD, handler)
 
 

@@ -194,9 +194,8 @@ class TrainState:
             state['model_ema'] = self.ema.module.state_dict()
         folder = self.args.output_dir
         latest = os.path.join(folder, checkpoint.LATEST)
-        if os.path.exists(latest):
-            files.name_as_well(latest, os.path.join(folder, checkpoint.PREVIOUS))
-        checkpoint.save(state, latest, *(os.path.join(folder, f'checkpoint-{tag}.pd') for tag in tags))
+        checkpoint.save(state, latest, *(os.path.join(folder, f'checkpoint-{tag}.pd') for tag in tags),
+                        previous=os.path.join(folder, checkpoint.PREVIOUS))
         if self.args.keep_checkpoints:
             checkpoint.tidy(folder, self.args.keep_checkpoints)
 

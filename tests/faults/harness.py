@@ -64,12 +64,12 @@ def shared_memory(pids):
 
 
 class Run:
-    """`python main.py *flags` as a process of its own. out: its output folder."""
+    """`python main.py *flags` as a process of its own. out: its output folder; consoles: where its output goes."""
 
-    def __init__(self, out, flags, **popen):
+    def __init__(self, out, flags, consoles, **popen):
         self.out, self.mark, self.pids = Path(out), uuid.uuid4().hex, set()
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        self.log, self.err = (self.out.with_name(f'{self.out.name}.{self.mark[:8]}.{name}') for name in ('log', 'err'))
+        consoles.mkdir(exist_ok=True)
+        self.log, self.err = (consoles / f'{self.out.name}.{self.mark[:8]}.{name}' for name in ('log', 'err'))
         command = [sys.executable, str(ROOT / 'main.py'), *map(str, flags), '--output_dir', str(out)]
         with open(self.log, 'wb') as log, open(self.err, 'wb') as err:
             self.process = subprocess.Popen(command, stdout=log, stderr=err, cwd=ROOT, **popen,
@@ -186,7 +186,7 @@ class Bench:
 
     def start(self, out, *more, workers=1, data=None, **popen):
         """The same command every time, --resume auto in it: a new run in a new folder, else the continued one."""
-        return Run(self.folder / out, self.flags(*more, workers=workers, data=data), **popen)
+        return Run(self.folder / out, self.flags(*more, workers=workers, data=data), self.folder / 'consoles', **popen)
 
     def run_undisturbed(self):
         """Makes the run to compare with, and notes how long its parts take: start-up, training, a save, evaluation."""
@@ -231,22 +231,23 @@ class Bench:
         self.compare(out, but)
         return run
 
-    def compare(self, out, but=()):
-        """Raises Failure unless a run's folder holds exactly what the undisturbed run left. but: files to expect more."""
-        out = self.folder / out
+    def compare(self, out, but=(), to=None):
+        """Raises Failure unless a run's folder holds exactly what the undisturbed run (or that in `to`) left.
+
+        but: files to expect beside.
+        """
+        out, to = self.folder / out, to or self.reference
         names = {p.name for p in out.iterdir()} - set(but)
-        check(names == {p.name for p in self.reference.iterdir()}, f'{out}: holds {sorted(names)}')
-        a, b = ((folder / 'log.txt').read_bytes() for folder in (self.reference, out))
-        check(a == b, f'{out}: log.txt is another')
+        check(names == {p.name for p in to.iterdir()}, f'{out}: holds {sorted(names)}')
+        check((out / 'log.txt').read_bytes() == (to / 'log.txt').read_bytes(), f'{out}: log.txt is another')
         for name in sorted(names - {'log.txt', 'checkpoint-previous.pd'}):
-            found = differences(*(content(folder / name) for folder in (self.reference, out)))
+            found = differences(content(to / name), content(out / name))
             check(not found, f'{out}: {name} differs in {found[:5]} and {len(found)} in all')
 
     def forget(self, out):
-        """Delete an output folder that is no longer of interest, and the console of its runs."""
-        out = self.folder / out
-        shutil.rmtree(out, ignore_errors=True)
-        for path in out.parent.glob(f'{out.name}.*'):
+        """Delete an output folder that is no longer of interest, and the consoles of its runs."""
+        shutil.rmtree(self.folder / out, ignore_errors=True)
+        for path in (self.folder / 'consoles').glob(f'{out}.*'):
             path.unlink()
 
 

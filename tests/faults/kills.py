@@ -130,7 +130,8 @@ class Chains:
         self.left = [KILLS[name] for name, n in plan.items() for _ in range(n)]
         rng.shuffle(self.left)
         self.rows = {name: Tally(name) for name in plan}
-        self.total, self.begin, self.failures, self.shm, self.runs = len(self.left), time.monotonic(), [], [], 0
+        self.total, self.begin, self.failures = len(self.left), time.monotonic(), []
+        self.shm, self.shm_bytes, self.runs = [], 0, 0  # what killed loader processes left in /dev/shm
 
     def run(self):
         chain = 0
@@ -152,7 +153,9 @@ class Chains:
                 if begin is not None:
                     self.settle(unsettled, reached - begin)
                     reached = run.reached()
-                self.shm += shared_memory(run.pids)
+                for left in shared_memory(run.pids):
+                    self.shm.append(left)
+                    self.shm_bytes += os.path.getsize(f'/dev/shm/{left}')
                 if name:
                     row = self.rows.setdefault(name, Tally(name))
                     row.tried += 1

@@ -11,7 +11,7 @@ PICKLES, MAPS = ('pd', 'sealed.pd', 'pdparams', 'legacy.pth'), ('map.npy', 'pack
 
 # Strange but well-formed: what matters is that they do no harm.
 HARMLESS = {'repeated names', 'aliased storages', 'float of a megabyte', 'ids in Arabic digits', 'prefix and suffix',
-            'dates and booleans', 'dicts in the memo', 'empty lists', 'climbing', 'bad palette'}
+            'dates and booleans', 'dicts in the memo', 'empty lists', 'climbing', 'bad palette', 'keys, a chain'}
 
 
 def files(kind, canary):

@@ -5,7 +5,8 @@ import numpy as np
 WORDS = (b'\x00', b'\xff', b'\x00' * 8, b'\xff' * 8, b'\xff\xff\xff\x7f', b'\x00\x00\x00\x80', b'\x7f' * 8, b'\x80\x04',
          b'(', b'.', b'}', b']', b')', b'h\x00', b'q\x00', b'\x94', b'R', b'b', b'\x93', b'\x85', b'\x86', b'c', b'i',
          b'cos\nsystem\n', b'cbuiltins\neval\n', b'O8', b'|O', b'PK\x01\x02', b'PK\x03\x04', b'PK\x05\x06', b'[', b'{',
-         b'"', b'&a', b'*a', b'!!python/object/apply:os.system', b'-1', b'1e999', b'9' * 40, b'NaN', b'\n', b'\\', b'\xff\xda',
+         b'"', b'&a', b'*a', b'!!python/object/apply:os.system', b'-1', b'1e999', b'9' * 40, b'NaN', b'\n', b'\\',
+         b'\xff\xda',
          b'\xff\xd8', b'\xed\xa0\x80', b'\xe2\x80\xa8', b'\x1b[2J')
 
 

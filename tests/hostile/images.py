@@ -12,7 +12,8 @@ def _chunk(kind, data):
 
 
 def _png(width, height, data=b'\0' * 9, before=b'', depth=8, colour=2, interlaced=0):
-    return b'\x89PNG\r\n\x1a\n' + _chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, depth, colour, 0, 0, interlaced)) \
+    return b'\x89PNG\r\n\x1a\n' + _chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, depth, colour, 0, 0,
+    interlaced)) \
         + before + _chunk(b'IDAT', zlib.compress(data)) + _chunk(b'IEND', b'')
 
 
@@ -23,8 +24,10 @@ def _other(canary):
         Image.new('RGB', (8, 8)).save(file, format)
         return file.getvalue()
     return {
-        'EPS': lambda: b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n%%EndComments\n(%pipe%touch ' + canary.encode()
-        + b') (w) file\n', **{name: lambda name=name: save(name) for name in ('GIF', 'TIFF', 'PPM', 'TGA', 'ICO', 'PCX')},
+        'EPS': lambda: b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n%%EndComments\n(%pipe%touch '
+            + canary.encode()
+        + b') (w) file\n', **{name: lambda name=name: save(name) for name in ('GIF', 'TIFF', 'PPM', 'TGA', 'ICO',
+        'PCX')},
         'PDF': lambda: b'%PDF-1.4\n', 'SVG': lambda: b'<svg/>', 'WMF': lambda: b'\xd7\xcd\xc6\x9a' + bytes(40),
         'archive': lambda: b'PK\x03\x04', 'text': lambda: b'text', 'nothing': lambda: b''}
 
@@ -32,12 +35,14 @@ def _other(canary):
 def png(canary):
     white = zlib.compress(bytes(100 << 20), 9)
     return {
-        **_other(canary), 'billion pixels': lambda: _png(40000, 40000), '170 million pixels': lambda: _png(13000, 13000),
+        **_other(canary), 'billion pixels': lambda: _png(40000, 40000),
+        '170 million pixels': lambda: _png(13000, 13000),
         '80 million pixels, all there': lambda: _png(10000, 8000, bytes(8000 * 10001), colour=0),
         'sides of 2 billion': lambda: _png(2 ** 31 - 1, 2 ** 31 - 1), 'no side': lambda: _png(0, 0),
         'row missing': lambda: _png(64, 64), 'checksum': lambda: _png(8, 8, bytes(200))[:-20] + bytes(20),
         'text that inflates': lambda: _png(8, 8, before=_chunk(b'zTXt', b'a\0\0' + white)),
-        'texts that inflate': lambda: _png(8, 8, before=_chunk(b'iTXt', b'a\0\1\0\0\0' + zlib.compress(bytes(900_000))) * 300),
+        'texts that inflate': lambda: _png(8, 8, before=_chunk(b'iTXt',
+        b'a\0\1\0\0\0' + zlib.compress(bytes(900_000))) * 300),
         'profile that inflates': lambda: _png(8, 8, before=_chunk(b'iCCP', b'a\0\0' + white)),
         'chunk of 2 GB': lambda: _png(8, 8, before=struct.pack('>I', 2 ** 31 - 1) + b'tEXt'),
         'million chunks': lambda: _png(8, 8, before=_chunk(b'tEXt', b'a\0b') * 1_000_000),
@@ -62,8 +67,10 @@ def jpg(_):
         return bytes(data)
     good = save(64)
     return {
-        'sides of 65,500': lambda: claims(65500, 65500), '5,000 scans': lambda: scans(2000, 5000), '1,000 scans': lambda: scans(7000, 1000),
-        'no side': lambda: claims(0, 0), '90 million pixels': lambda: claims(9500, 9500), '40 million pixels, cut short': lambda: claims(6300, 6300)[:-50],
+        'sides of 65,500': lambda: claims(65500, 65500), '5,000 scans': lambda: scans(2000, 5000),
+        '1,000 scans': lambda: scans(7000, 1000),
+        'no side': lambda: claims(0, 0), '90 million pixels': lambda: claims(9500, 9500),
+        '40 million pixels, cut short': lambda: claims(6300, 6300)[:-50],
         'nothing after the header': lambda: good[:200], 'markers': lambda: b'\xff\xd8' + b'\xff' * 10 ** 6,
         'comments': lambda: b'\xff\xd8' + b'\xff\xfe\x00\x02' * 500_000, 'segments of EXIF': lambda: b'\xff\xd8'
         + (b'\xff\xe1\x00\x0aExif\0\0II') * 200_000}

@@ -171,7 +171,7 @@ def warm_up():
         shutil.rmtree(folder)
 
 
-# -- what the watched process must notice -------------------------------------------------------------------------------
+# -- what the watched process must notice -----------------------------------------------------------------------------
 
 def _explode(_):
     try:

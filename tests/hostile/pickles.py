@@ -3,6 +3,7 @@ import io
 import os
 import pickle
 import struct
+import warnings
 import zipfile
 
 import numpy as np
@@ -50,7 +51,8 @@ def _programs(canary):
         'hostile_canary run': (), 'runpy run_path': (canary,), 'pty spawn': ('touch',), 'webbrowser open': ('x',),
         'shutil rmtree': (canary + '.d',), 'numpy load': (canary,), 'numpy fromfile': (canary,),
         'numpy.core.multiarray fromfile': (canary,), 'torch load': (canary,), 'pickle loads': (b'cos\nsystem\n.',),
-        'paddle load': (canary,), 'codecs encode': ('x', 'zip'), 'functools partial': (1,), 'operator attrgetter': ('a',),
+        'paddle load': (canary,), 'codecs encode': ('x', 'zip'), 'functools partial': (1,),
+        'operator attrgetter': ('a',),
         'copyreg _reconstructor': (1, 2, 3), 'builtins bytearray': (2 ** 40,), 'builtins range': (2 ** 60,),
         'builtins list': ('abc',), 'builtins map': (1, 2), 'types CodeType': (1,), 'signal alarm': (1,),
         'os _exit': (0,), 'sys exit': (0,), 'ctypes string_at': (0,), 'antigravity x': (), 'this s': ()}.items()}
@@ -80,7 +82,7 @@ def _programs(canary):
         'protocol 255': b'\x80\xffN', 'list in itself': b']q\x00h\x00a', 'no value': b'', 'mark only': b'('}
 
 
-def _large(canary):
+def large():
     """{name: function that makes the instructions}: what would take memory, time or the C stack."""
     core = np.zeros(1).__reduce__()[0].__module__.encode()
     array = b'c' + core + b'\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R'
@@ -116,13 +118,15 @@ def _large(canary):
         'memo, one hash': lambda: b'N' + b''.join(b'p%d\n' % (i * PRIME) for i in range(100_000)),
         'keys, one hash': lambda: b'}(' + b''.join(op(i * PRIME) + b'N' for i in range(100_000)) + b'u',
         'keys, few hashes': lambda: b'}(' + b''.join(op((i % 7) * PRIME + i // 7) + b'N' for i in range(60_000)) + b'u',
-        'keys, a chain': chain, 'keys, NaN': lambda: b'}(' + (b'G\x7f\xf8' + bytes(6) + b'N') * 200_000 + b'u',
+        'keys, many a chain': chain, 'keys, NaN': lambda: b'}(' + (b'G\x7f\xf8' + bytes(6) + b'N') * 200_000 + b'u',
         'keys, tuples': lambda: b'}(' + b''.join(op((i, -i)) + b'N' for i in range(90_000)) + b'u',
-        'copies of a namespace': lambda: dictionary(50_000) + b'cargparse\nNamespace\nq\x01' + b'h\x01h\x00\x85R' * 3000,
+        'copies of a namespace': lambda: dictionary(50_000) + b'cargparse\nNamespace\nq\x01' + b'h\x01h\x00\x85R'
+            * 3000,
         'states of namespaces': lambda: dictionary(50_000) + b'cargparse\nNamespace\nq\x01' + b'h\x01)Rh\x00b' * 3000,
         'copies of an ordered dict': lambda: b'](' + b''.join(op((f'{i:x}', 0)) for i in range(50_000)) + b'eq\x00'
         + b'ccollections\nOrderedDict\nq\x01' + b'h\x01h\x00\x85R' * 3000,
-        'copies of a tuple': lambda: b'(' + b'N' * 100_000 + b'lq\x00cbuiltins\ntuple\nq\x01' + b'h\x01h\x00\x85R' * 3000,
+        'copies of a tuple': lambda: b'(' + b'N' * 100_000 + b'lq\x00cbuiltins\ntuple\nq\x01' + b'h\x01h\x00\x85R'
+            * 3000,
         'copies of bytes': lambda: text + b'c_codecs\nencode\nh\x00\x8c\x06latin1\x86q\x01R' * 2000,
         'copies of an array': lambda: b'B' + struct.pack('<I', 1 << 20) + bytes(1 << 20) + b'q\x00' + f8 + b'q\x01'
         + (array + b'(K\x01J\x00\x00\x02\x00\x85h\x01\x89h\x00tb') * 2000,
@@ -132,7 +136,8 @@ def _large(canary):
         'many dtypes': lambda: b'cnumpy\ndtype\nq\x00\x8c\x02f8\x85q\x01' + b'h\x00h\x01R' * 300_000,
         'wide text': lambda: b'X' + struct.pack('<I', (80 << 20) + 4) + b'a' * (80 << 20) + b'\xf0\x9f\x98\x80',
         'wide text, escaped': lambda: b'V' + b'a' * (40 << 20) + b'\\U0001f600\n',
-        'long line': lambda: b'S' + b'\x80' * (60 << 20) + b'\n', 'long number': lambda: b'I' + b'9' * 3_000_000 + b'\n',
+        'long line': lambda: b'S' + b'\x80' * (60 << 20) + b'\n',
+        'long number': lambda: b'I' + b'9' * 3_000_000 + b'\n',
         'long name': lambda: b'c' + b'a' * 30_000_000 + b'\n' + b'b' * 1000 + b'\n',
         'long float': lambda: b'F' + b'9' * 30_000_000 + b'\n', 'number of 8 million bits': lambda: b'\x8b'
         + struct.pack('<I', 1 << 20) + b'\x7f' * (1 << 20), 'no end': lambda: b'N0' * 3_000_000}
@@ -144,7 +149,7 @@ def files(canary, legacy=False):
 
     def whole(make):
         return lambda: head + b'\x80\x04' + (make if isinstance(make, bytes) else make()) + b'.'
-    result = {name: whole(make) for name, make in {**_programs(canary), **_large(canary)}.items()}
+    result = {name: whole(make) for name, make in {**_programs(canary), **large()}.items()}
     result.update(_tensors(lambda program: head + b'\x80\x02' + program + b'.' + pickle.dumps(['0'], 2)
                            + struct.pack('<q', 6) + bytes(24)))
     if legacy:
@@ -154,7 +159,8 @@ def files(canary, legacy=False):
             + struct.pack('<q', 2 ** 60) + bytes(24),
             'keys again and again': lambda: head + b'\x80\x02' + tensor() + b'.' + pickle.dumps(['0'] * 300_000, 2)})
     else:
-        for name, reduced in {'os.system': (os.system, (f'touch {canary}',)), 'eval': (eval, (f'open({canary!r}, "w")',)),
+        for name, reduced in {'os.system': (os.system, (f'touch {canary}',)),
+        'eval': (eval, (f'open({canary!r}, "w")',)),
                               'state setter': (np.ndarray, (1,), {'a': 1})}.items():
             result.update({f'{name}, {protocol}': make for protocol, make in _dumps(*reduced).items()})
     return result
@@ -170,18 +176,21 @@ def tensor(size=(2, 3), stride=(3, 1), offset=0, count=6, key='0', storage=b'cto
 def _tensors(whole):
     """Tensors that lie about their storage; whole: program -> file."""
     lies = {'beyond': dict(size=(7,), stride=(1,)), 'stride beyond': dict(size=(2,), stride=(6,)),
-            'negative offset': dict(offset=-1), 'negative stride': dict(stride=(-3, 1)), 'negative size': dict(size=(-2, 3)),
+            'negative offset': dict(offset=-1), 'negative stride': dict(stride=(-3, 1)),
+            'negative size': dict(size=(-2, 3)),
             'overflow': dict(size=(2 ** 62,), stride=(2 ** 62,)), 'stride 0': dict(size=(2 ** 40,), stride=(0,)),
             'empty but huge': dict(size=(0, 2 ** 62, 2 ** 62), stride=(0, 0, 0)), 'count': dict(count=2 ** 60),
             'negative count': dict(count=-6), 'key is a path': dict(key='../../etc/passwd'),
             'key is a number': dict(key=0), 'text for a type': dict(storage=op('O')), 'ragged': dict(stride=(1,)),
             '70 dimensions': dict(size=(1,) * 70, stride=(1,) * 70)}
-    return {f'tensor, {name}': lambda lie=lie: whole(b'}' + op('w') + tensor(**lie) + b's') for name, lie in lies.items()}
+    return {f'tensor, {name}': lambda lie=lie: whole(b'}' + op('w') + tensor(**lie) + b's') for name,
+    lie in lies.items()}
 
 
 def archive(members, compression=zipfile.ZIP_STORED):
     file = io.BytesIO()
-    with zipfile.ZipFile(file, 'w', compression) as zipped_file:
+    with warnings.catch_warnings(), zipfile.ZipFile(file, 'w', compression) as zipped_file:
+        warnings.simplefilter('ignore')  # two members of one name
         for name, data in members:
             zipped_file.writestr(zipfile.ZipInfo(name), data, compression)
     return file.getvalue()
@@ -221,7 +230,7 @@ def zipped(canary):
     aliased = b'}(' + b''.join(op(f'w{i}') + tensor() for i in range(5000)) + b'u'
     strided = b'](' + b''.join(tensor((4_000_000,), (0,)) for _ in range(60)) + b'e'
     return {
-        **{name: around(make) for name, make in {**_programs(canary), **_large(canary)}.items()},
+        **{name: around(make) for name, make in {**_programs(canary), **large()}.items()},
         **_tensors(whole), 'aliased storages': lambda: whole(aliased), 'copies by stride 0': lambda: whole(strided),
         'many tensors': lambda: whole(b'(' + op('storage') + b'ctorch\nFloatStorage\n' + op('0') + op('cpu') + op(6)
                                       + b'tQq\x00(h\x00K\x00K\x06\x85K\x01\x85\x89}tq\x01'
@@ -230,13 +239,15 @@ def zipped(canary):
         'lzma zeros': inflating(zipfile.ZIP_LZMA), 'overlapping members': overlapping,
         'a million entries': lambda: entries(1_000_000), '200,000 entries': lambda: entries(200_000),
         'archive in an archive': lambda: archive([('a/data.pkl', good)]),
-        'data.pkl twice': lambda: archive([('a/data.pkl', b'\x80\x02}.'), ('a/data.pkl', b'\x80\x02}' + op('w') + tensor()
+        'data.pkl twice': lambda: archive([('a/data.pkl', b'\x80\x02}.'),
+        ('a/data.pkl', b'\x80\x02}' + op('w') + tensor()
                                            + b's.'), storage]),
         'two roots': lambda: archive([('a/data.pkl', b'\x80\x02}.'), ('b/data.pkl', b'\x80\x02}.')]),
         'climbing name': lambda: archive([('../data.pkl', b'\x80\x02' + call('os system', f'touch {canary}') + b'.')]),
         'encrypted': lambda: good.replace(b'PK\x01\x02\x14\x03\x14\x00\x00\x00', b'PK\x01\x02\x14\x03\x14\x00\x01\x00'),
         'no data.pkl': lambda: archive([('a/b', b'')]), 'empty archive': lambda: archive([]),
         'wrong checksum': lambda: good.replace(storage[1], bytes(24)),
-        'zip64 claims': lambda: good[:-22] + b'PK\x06\x06' + struct.pack('<QHHIIQQQQ', 44, 45, 45, 0, 0, 2 ** 63, 2 ** 63,
+        'zip64 claims': lambda: good[:-22] + b'PK\x06\x06' + struct.pack('<QHHIIQQQQ', 44, 45, 45, 0, 0, 2 ** 63,
+        2 ** 63,
                                                                         2 ** 62, 0) + b'PK\x06\x07' + struct.pack(
             '<IQI', 0, len(good) - 22, 1) + good[-22:]}

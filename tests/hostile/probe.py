@@ -172,7 +172,8 @@ def _serve():
 
 def _writes(arguments):
     path, mode, flags = arguments
-    return flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) if isinstance(flags, int) else mode and set(mode) & set('wax+')
+    return flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) if isinstance(flags,
+    int) else mode and set(mode) & set('wax+')
 
 
 if __name__ == '__main__':

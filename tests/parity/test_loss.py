@@ -126,4 +126,4 @@ def test_the_gradient_of_every_parameter(name, size, changes, original, fidelity
     errors = {key: difference(got[key], wanted[key]) for key in got}
     depth = f' with {changes["depth"]} blocks' if changes else ''
     fidelity('Gradients', f'{name} at {size}{depth}: the worst of {len(got)} tensors', max(errors.values()), 1e-4)
-    fidelity('Loss', f'of {name} at {size}{depth}', difference(loss, true_loss), 1e-6, 'relative error')
+    fidelity('Loss', f'{name} at {size}{depth}, in training', difference(loss, true_loss), 1e-6, 'relative error')

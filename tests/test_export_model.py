@@ -1,0 +1,126 @@
+"""export_model.py: what it writes computes what the model does, or it fails and leaves what was there."""
+import hashlib
+import os
+
+import numpy as np
+import paddle
+import pytest
+import yaml
+from inference_helpers import FORMATS, MODEL, PADDLE_3, as_exported, assert_agree, random_weights, records
+
+import export_model
+import infer
+import models
+import predict
+from util import checkpoint, export
+from util.predictor import Predictor
+from util.runtime import UserError
+
+pytest_plugins = 'inference_fixtures'
+pytestmark = pytest.mark.cross_version
+
+
+@pytest.fixture
+def damaged(monkeypatch):
+    """damaged(change): what is saved is the graph of the model with its first head's weights changed."""
+    save = export.save_graph
+
+    def arm(change):
+        def changed(model, prefix, as_json):
+            kept = model.head.weight.numpy()
+            model.head.weight.set_value(change(kept))
+            save(model, prefix, as_json)
+            model.head.weight.set_value(kept)
+        monkeypatch.setattr(export, 'save_graph', changed)
+    return arm
+
+
+def arguments(folder, ckpt, *more):
+    return [*MODEL, '--resume', ckpt, '--output_dir', folder, *more]
+
+
+@pytest.mark.parametrize('name', models.FAMILY)
+def test_every_model_of_the_family_can_be_exported(run, images, tmp_path, tiny, name):
+    paddle.seed(0)
+    model = models.build_model(name, img_size=32, num_classes=10)
+    checkpoint.save(model.state_dict(), str(tmp_path / 'w.pdparams'))
+    flags = ['--model', name, '--input_size', 32, '--nb_classes', 10, '--resume', tmp_path / 'w.pdparams']
+    assert run(export_model, *flags, '--output', tmp_path).code == 0
+    expected = records(run(predict, *flags, '--infer_imgs', images, '--topk', 1))
+    got = records(run(infer, *as_exported(tmp_path), '--input_file', images, '--topk', 1))
+    np.testing.assert_allclose([r['scores'] for r in got], [r['scores'] for r in expected], atol=1e-4)
+
+
+def test_export_says_what_it_wrote_and_writes_the_settings(run, ckpt, tmp_path):
+    result = run(export_model, *MODEL, '--resume', ckpt, '--output_dir', tmp_path / 'new' / 'out')
+    assert result.code == 0 and f"Model is saved in {tmp_path / 'new' / 'out'}." in result.out
+    assert {'model.pdmodel', 'model.pdiparams', 'inference.yml'} <= set(os.listdir(tmp_path / 'new' / 'out'))
+    assert result.out.count('differs from the model by at most') == 1
+    settings = yaml.safe_load((tmp_path / 'new' / 'out' / 'inference.yml').read_text())
+    recorded = settings.pop('files')
+    assert set(recorded) == {'pdmodel', 'pdiparams'}
+    written = (tmp_path / 'new' / 'out' / 'model.pdiparams').read_bytes()
+    assert recorded['pdiparams'] == {'bytes': len(written), 'sha256': hashlib.sha256(written).hexdigest()}
+    assert settings == {'model': 'lvvit_nano', 'input_size': 32, 'nb_classes': 10, 'crop_pct': 1.0,
+                        'interpolation': 'bicubic', 'mean': [0.485, 0.456, 0.406], 'std': [0.229, 0.224, 0.225],
+                        'output': 'logits', 'precision': 'fp32', 'paddle': paddle.__version__, 'label_names': {}}
+
+
+@pytest.mark.parametrize('kind', FORMATS)
+def test_the_exported_network_is_the_model_for_batches_of_any_size(exported, ckpt, kind):
+    model = models.build_model('lvvit_nano', img_size=32, num_classes=10)
+    model.set_state_dict(random_weights(0))
+    model.eval()
+    run = Predictor(str(exported / f'model.{kind}'), str(exported / 'model.pdiparams'))
+    for batch in (1, 2, 5, 3):
+        images = np.random.default_rng(batch).standard_normal((batch, 3, 32, 32), dtype='float32')
+        expected = model(paddle.to_tensor(images)).numpy()
+        assert np.abs(run(images) - expected).max() <= 5e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize('kind', FORMATS)
+def test_what_differs_from_the_model_is_not_exported(refused, run, ckpt, damaged, tmp_path, kind):
+    flags = arguments(tmp_path, ckpt, '--format', kind)
+    assert run(export_model, *flags).code == 0
+    before = {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)}
+    for change, says in ((lambda w: w * 1.001, 'differs from the model by'), (lambda w: w * np.nan, 'by nan')):
+        damaged(change)
+        line = refused(export_model, *flags)
+        assert f'model.{kind}' in line and says in line and 'nothing is exported' in line
+        assert before == {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)}
+
+
+def test_weights_that_give_no_number_are_not_exported(refused, tmp_path):
+    weights = random_weights(0)
+    weights['head.bias'][3] = np.nan
+    checkpoint.save(weights, str(tmp_path / 'w.pdparams'))
+    assert 'by nan' in refused(export_model, *arguments(tmp_path / 'out', tmp_path / 'w.pdparams'))
+    assert os.listdir(tmp_path / 'out') == []
+
+
+@pytest.mark.parametrize('kind', FORMATS)
+def test_with_fuse_softmax_the_records_stay_the_same(run, ckpt, images, exported, label_list, tmp_path, kind):
+    flags = arguments(tmp_path, ckpt, '--fuse_softmax', '--format', kind, '--label_list', label_list,
+                      '--crop_pct', 0.8, '--interpolation', 'bilinear')
+    assert run(export_model, *flags).code == 0
+    network = Predictor(str(tmp_path / f'model.{kind}'), str(tmp_path / 'model.pdiparams'))
+    scores = network(np.random.default_rng(0).standard_normal((3, 3, 32, 32), dtype='float32'))
+    np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-5)
+    assert_agree(records(run(infer, *as_exported(tmp_path, kind), '--input_file', images, '--topk', 10)),
+                 records(run(infer, *as_exported(exported, kind), '--input_file', images, '--topk', 10)))
+
+
+def test_float16_is_refused_where_it_cannot_be_made(export_with, exported, tmp_path):
+    if paddle.device.is_compiled_with_cuda():
+        pytest.skip('a GPU build of Paddle')
+    assert '--precision fp16 needs a build of Paddle for GPUs' in export_with('--precision', 'fp16')
+    for name in ('model.pdmodel', 'model.pdiparams'):
+        (tmp_path / name).write_bytes((exported / name).read_bytes())
+    with pytest.raises(UserError, match='converted nothing'):
+        export.halve(str(tmp_path / 'model'))
+
+
+@pytest.mark.skipif(PADDLE_3, reason='the format of Paddle 3')
+def test_paddle_2_writes_no_json(export_with):
+    for kind in ('json', 'both'):
+        assert f'--format {kind}' in export_with('--format', kind)

@@ -1,0 +1,92 @@
+"""tools/export_onnx.py: the ONNX file computes what the model does, for batches of any size."""
+import os
+import subprocess
+import sys
+
+import numpy as np
+import paddle
+import pytest
+from conftest import ROOT
+from inference_helpers import MODEL, PADDLE_3, random_weights
+
+import models
+from tools import export_onnx
+from util import checkpoint, export
+
+pytest_plugins = 'inference_fixtures'
+
+
+@pytest.mark.skipif(not PADDLE_3, reason='needs Paddle 3')
+def test_what_is_not_installed_is_named(refused, ckpt, tmp_path, monkeypatch):
+    for name in ('paddle2onnx', 'onnx', 'onnxruntime'):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, name, None)
+            line = refused(export_onnx, *MODEL, '--resume', ckpt, '--output', tmp_path / 'm.onnx')
+            assert 'pip install paddle2onnx==2.1.0 onnx onnxruntime' in line
+
+
+@pytest.mark.cross_version
+@pytest.mark.skipif(PADDLE_3, reason='what Paddle 2 says')
+def test_paddle_2_is_refused(refused, ckpt, tmp_path):
+    assert 'ONNX export needs Paddle 3' in refused(export_onnx, *MODEL, '--resume', ckpt, '--output', tmp_path / 'm')
+
+
+@pytest.fixture
+def libraries():
+    for name in ('paddle2onnx', 'onnx', 'onnxruntime'):
+        pytest.importorskip(name)
+
+
+@pytest.mark.parametrize('opset', [13, 17])
+@pytest.mark.parametrize('softmax', [False, True])
+def test_the_onnx_file_is_the_model_for_batches_of_any_size(libraries, run, ckpt, tmp_path, opset, softmax):
+    import onnx
+    import onnxruntime
+    path = tmp_path / 'new' / 'm.onnx'
+    flags = ['--fuse_softmax'] if softmax else []
+    result = run(export_onnx, *MODEL, '--resume', ckpt, '--output', path, '--opset', opset, *flags)
+    assert result.code == 0 and f'{path}: opset {opset}, differs from the model by at most' in result.out
+    assert os.listdir(path.parent) == ['m.onnx']
+    graph = onnx.load(str(path)).graph
+    for value, name in ((graph.input[0], 'image'), (graph.output[0], 'scores' if softmax else 'logits')):
+        assert value.name == name and value.type.tensor_type.shape.dim[0].dim_param == 'batch'
+    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    model = models.build_model('lvvit_nano', img_size=32, num_classes=10)
+    model.set_state_dict(random_weights(0))
+    model.eval()
+    for batch in (1, 4):
+        images = np.random.default_rng(9).standard_normal((batch, 3, 32, 32), dtype='float32')
+        expected = model(paddle.to_tensor(images))
+        expected = (paddle.nn.functional.softmax(expected) if softmax else expected).numpy()
+        got, = session.run(None, {'image': images})
+        assert np.abs(got - expected).max() <= 5e-5 * np.abs(expected).max()
+
+
+def test_what_differs_from_the_model_is_not_written(libraries, refused, ckpt, tmp_path, monkeypatch):
+    save = export.save_graph
+
+    def changed(model, prefix, as_json):
+        model.head.weight.set_value(model.head.weight * 1.001)
+        save(model, prefix, as_json)
+        model.head.weight.set_value(model.head.weight / 1.001)
+    monkeypatch.setattr(export, 'save_graph', changed)
+    assert 'differs from the model by' in refused(export_onnx, *MODEL, '--resume', ckpt,
+                                                  '--output', tmp_path / 'out' / 'm.onnx')
+    assert os.listdir(tmp_path / 'out') == []
+
+
+def test_weights_of_another_model_and_operator_sets_that_crash_are_refused(libraries, refused, tmp_path):
+    checkpoint.save(random_weights(0, 7), str(tmp_path / 'w.pdparams'))
+    flags = [*MODEL, '--resume', tmp_path / 'w.pdparams', '--output', tmp_path / 'm.onnx']
+    assert 'does not fit this model' in refused(export_onnx, *flags)
+    assert '--opset' in refused(export_onnx, *flags, '--opset', 99)
+
+
+def test_the_benchmark_of_engines_runs(libraries, tmp_path):
+    done = subprocess.run([sys.executable, os.path.join(ROOT, 'benchmarks', 'inference.py'), '--model', 'lvvit_nano',
+                           '--input_size', '32', '--batch_size', '2', '--threads', '1', '--rounds', '1',
+                           '--repeat', '2', '--engines', 'onednn', '--json', tmp_path / 'r.json'],
+                          text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+    assert done.returncode == 0, done.stdout
+    assert '| 1 | 2 | onnxruntime |' in done.stdout and 'Best of the exact engines' in done.stdout
+    assert (tmp_path / 'r.json').exists()

@@ -1,0 +1,84 @@
+"""test_tipc/prepare.sh: which of a user's images each mode takes, and that it deletes none."""
+import os
+import subprocess
+import sys
+
+import pytest
+
+from conftest import ROOT
+
+TIPC = ROOT / 'test_tipc'
+CONFIG = TIPC / 'config/TokenLabeling/lvvit_t.txt'
+
+
+@pytest.fixture
+def imagenet(tmp_path):
+    """An ImageNet folder without lists, its path with a blank: 3 classes of 20 training and 10 validation images."""
+    root = tmp_path / 'image net'
+    for name, count in (('train', 20), ('val', 10)):
+        for folder in ('a', 'a-b', 'c'):
+            (root / name / folder).mkdir(parents=True)
+            for i in range(count):
+                (root / name / folder / f'{folder} {i:02d}.JPEG').write_text('an image')
+    (root / 'label_maps').mkdir()
+    return root
+
+
+@pytest.fixture
+def prepare(tmp_path):
+    """prepare(mode, **environment) -> (result, the folder that it fills), in a copy of test_tipc/."""
+    root = tmp_path / 'project'
+    (root / 'test_tipc').mkdir(parents=True)
+    for name in ('common_func.sh', 'prepare.sh'):
+        (root / 'test_tipc' / name).write_bytes((TIPC / name).read_bytes())
+
+    def call(mode, **env):
+        words = [root / 'test_tipc/prepare.sh', CONFIG, mode]
+        done = subprocess.run(['bash', *words], text=True, capture_output=True,
+                              env={**os.environ, 'PYTHON': sys.executable, **env})
+        return done, root / 'dataset/ILSVRC2012'
+    return call
+
+
+def test_the_lite_modes_take_a_few_of_the_users_images_spread_over_its_classes(prepare, imagenet):
+    done, data = prepare('lite_train_lite_infer', TIPC_DATA=str(imagenet))
+    assert done.returncode == 0, done.stderr
+    train = (data / 'train_list.txt').read_text().splitlines()
+    assert len(train) == 40 and len((data / 'val_list.txt').read_text().splitlines()) == 20
+    classes = {line.split('/')[1]: int(line.rpartition(' ')[2]) for line in train}
+    assert classes == {'a': 0, 'a-b': 1, 'c': 2}  # sorted folder names, as main.py counts them
+    for line in train:
+        assert (data / line.rpartition(' ')[0]).read_text() == 'an image'
+    assert len(list((data / 'val').rglob('*.JPEG'))) == 20
+    assert (data / 'label_maps').resolve() == (imagenet / 'label_maps').resolve()
+
+
+def test_whole_training_takes_all_of_them_and_the_list_that_is_there(prepare, imagenet):
+    (imagenet / 'train_list.txt').write_text('train/c/c 00.JPEG 7\n')
+    done, data = prepare('whole_train_whole_infer', TIPC_DATA=str(imagenet))
+    assert done.returncode == 0, done.stderr
+    assert (data / 'train_list.txt').read_text() == 'train/c/c 00.JPEG 7\n'
+    assert len((data / 'val_list.txt').read_text().splitlines()) == 30 and len(list(data.glob('train/*/*'))) == 60
+    again, _ = prepare('whole_infer', TIPC_DATA=str(imagenet), TIPC_WEIGHTS=__file__)
+    assert again.returncode == 0 and len(list(imagenet.rglob('*.JPEG'))) == 90  # links went, no image did
+
+
+def test_what_prepare_did_not_make_it_does_not_delete(prepare, imagenet):
+    _, data = prepare('lite_train_lite_infer', TIPC_DATA=str(imagenet))
+    (data / 'links').unlink()
+    done, _ = prepare('lite_train_lite_infer', TIPC_DATA=str(imagenet))
+    assert done.returncode == 2 and 'was not made by this script' in done.stderr and (data / 'train_list.txt').exists()
+
+
+@pytest.mark.parametrize('missing, said', [('val', 'has no val/'), ('label_maps', 'has no label maps')])
+def test_an_incomplete_imagenet_is_one_line(prepare, imagenet, missing, said):
+    (imagenet / missing).rename(imagenet / 'elsewhere')
+    done, _ = prepare('lite_train_lite_infer', TIPC_DATA=str(imagenet))
+    assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_whole_training_asks_for_the_users_imagenet():
+    words = [TIPC / 'prepare.sh', CONFIG, 'whole_train_whole_infer']
+    done = subprocess.run(['bash', *words], capture_output=True, text=True,
+                          env={**os.environ, 'PYTHON': sys.executable, 'TIPC_DATA': ''})
+    assert done.returncode == 2 and 'set TIPC_DATA=DIR' in done.stderr and len(done.stderr.splitlines()) == 1
