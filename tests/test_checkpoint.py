@@ -267,11 +267,13 @@ def test_no_space_is_said_in_plain_words(path, monkeypatch):
 def test_a_crash_while_writing_leaves_the_old_checkpoint_and_nothing_else(path, monkeypatch):
     checkpoint.save({'epoch': 1}, path)
 
-    def interrupted(*args, **kwargs):
-        raise KeyboardInterrupt
-    monkeypatch.setattr(checkpoint.pickle, 'dump', interrupted)
+    def interrupted(self, data):
+        if self.file.tell() > 1000:
+            raise KeyboardInterrupt
+        return self.file.write(data)
+    monkeypatch.setattr(checkpoint._Hashed, 'write', interrupted)
     with pytest.raises(KeyboardInterrupt):
-        checkpoint.save({'epoch': 2}, path)
+        checkpoint.save({'epoch': 2, 'model': [np.zeros(100_000), np.zeros(100_000)]}, path)
     monkeypatch.undo()
     assert checkpoint.load(path) == {'epoch': 1} and len(os.listdir(os.path.dirname(path))) == 1
 

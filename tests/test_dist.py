@@ -352,8 +352,8 @@ def test_a_process_that_is_turned_down_says_why_and_ends_the_others(ending):
     job = ending['lost']
     line, = re.findall(r'^main.py: error: .*', job.text(1), re.M)
     assert 'set-lost' in line and '--data_path' in line
-    assert 'main.py: error: rank 0 lost rank 1 (pid ' in job.text(0) and 'Traceback' not in job.text(0) + job.text(1)
-    assert job.process.returncode != 0
+    assert re.search(r'rank 0 lost rank 1 \(pid|rank=\[(0, )?1\] was aborted', job.console), 'it or the launcher says who'
+    assert job.process.returncode != 0 and 'Traceback' not in job.text(0) + job.text(1)
 
 
 # ---- two machines

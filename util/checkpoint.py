@@ -53,7 +53,9 @@ def save(state, path, *also, previous=None):
     """
     with files.replacing(path, *also, previous=previous) as f:
         hashed = _Hashed(f)
-        pickle.dump(to_numpy(state), hashed, protocol=4)
+        pickler = pickle.Pickler(hashed, protocol=4)
+        pickler.fast = True  # else it keeps a copy of every array to the end
+        pickler.dump(to_numpy(state))
         f.write(SEAL + hashed.sha256.digest())
 
 
