@@ -88,6 +88,10 @@ def train(args, state, val_loader):
     """Train from where `state` stands to the end; evaluates and saves after every epoch. Raises Interrupted."""
     n_parameters = count_parameters(state.model)
     model, optimizer = state.amp.decorate(state.model, state.optimizer)
+    if args.to_static:
+        if not model.return_dense:
+            raise runtime.UserError(f'--to_static: for models with a token classifier, which {args.model} is not')
+        model.to_static()
     parallel = paddle.DataParallel(model) if dist.world_size() > 1 else model
     criterion = TokenLabelLoss(args.cls_weight, args.dense_weight)
     mixup = None

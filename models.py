@@ -182,11 +182,10 @@ class LV_ViT(nn.Layer):
             p.set_value(paddle.zeros_like(p))
             p.stop_gradient = True
 
-    def forward_tokens(self, x, box=None):
+    def forward_tokens(self, x, inside=None):
         """[B, 3, S, S] -> normalised features of the class token and the N patch tokens, [B, 1+N, D]."""
         x = self.patch_embed(x)
-        if box is not None:
-            x = mixtoken.swap(x, box)
+        x = mixtoken.swap(x, inside)
         x = x.flatten(2).transpose([0, 2, 1])
         cls = self.cls_token.expand([x.shape[0], 1, self.embed_dim])
         x = self.pos_drop(paddle.concat([cls, x], axis=1) + self.pos_embed)
@@ -216,12 +215,21 @@ class LV_ViT(nn.Layer):
         if box is None:
             box = mixtoken.rand_box(self.grid, self.grid, np.random.default_rng(np.random.randint(2 ** 31))) \
                 if self.mix_token else mixtoken.EMPTY_BOX
-        x = self.forward_tokens(x, box)
+        cls, aux = self.forward_mixed(x, mixtoken.mask(box, self.grid))
+        return cls, aux, box
+
+    def forward_mixed(self, x, inside):
+        """(cls [B, C], aux [B, N, C]), mixed where `inside` (bool [grid, grid] or None) holds, aux unmixed again."""
+        x = self.forward_tokens(x, inside)
         aux = self.aux_head(x[:, 1:])
-        if box != mixtoken.EMPTY_BOX:
-            grid = aux.transpose([0, 2, 1]).reshape([0, 0, self.grid, self.grid])
-            aux = mixtoken.swap(grid, box).flatten(2).transpose([0, 2, 1])
-        return self.head(x[:, 0]), aux, box
+        if inside is not None:
+            aux = aux.transpose([0, 2, 1]).reshape([0, 0, self.grid, self.grid])
+            aux = mixtoken.swap(aux, inside).flatten(2).transpose([0, 2, 1])
+        return self.head(x[:, 0]), aux
+
+    def to_static(self):
+        """Train through a static graph. The box goes in as a mask, a tensor: four numbers would be frozen into it."""
+        self.forward_mixed = paddle.jit.to_static(self.forward_mixed, full_graph=True)
 
 
 # name: (constructor arguments, crop_pct of the published evaluation)

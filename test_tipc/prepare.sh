@@ -27,7 +27,7 @@ images_of() {  # images_of SPLIT: "SPLIT/class/image id", from the list or the f
         cat "$TIPC_DATA/$1_list.txt"
     else
         (cd "$TIPC_DATA" && find -L "$1" -mindepth 2 -maxdepth 2 -type f -iregex '.*\.\(jpe?g\|png\|bmp\|webp\)') |
-            LC_ALL=C sort -t / -k 2,2 -k 3,3 |
+            LC_ALL=C sort |
             awk -F / 'NR == FNR { id[$1] = FNR - 1; next } $2 in id { print $0, id[$2] }' \
                 <(cd "$TIPC_DATA/train" && find -L . -mindepth 1 -maxdepth 1 -type d -printf '%f\n' | LC_ALL=C sort) -
     fi

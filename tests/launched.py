@@ -23,7 +23,7 @@ import paddle.distributed as pd  # noqa: E402
 
 import engine  # noqa: E402
 import models  # noqa: E402
-from util import dist, logger, mixup, nonfinite, runtime, train_state  # noqa: E402
+from util import dist, interrupt, logger, mixup, nonfinite, runtime, train_state  # noqa: E402
 
 notes = defaultdict(list)
 moving = 0  # collectives of ours since the run began
@@ -90,6 +90,9 @@ def hit(args):
     if len(notes['gradient']) == int(when) and str(dist.rank()) in ranks.split(','):
         save(args.notes)
         os.kill(os.getpid() if who == 'self' else os.getppid(), getattr(signal, name))
+        limit = time.time() + 30
+        while not interrupt.requested() and time.time() < limit:  # until what the launcher does has come back to us
+            time.sleep(0.01)
 
 
 def save(path):

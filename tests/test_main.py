@@ -306,6 +306,24 @@ def test_eval_only_evaluates(train):
     assert 'Epoch:' not in result.out and path.read_bytes() == before and len(train.log()) == 1
 
 
+# ---- static graph
+
+@pytest.mark.parametrize('flags', [['--drop_path', 0.2], ['--accum_iter', 2, '--batch_size', 4]])
+def test_a_static_graph_trains_as_the_dynamic_one_does_with_a_new_mixtoken_box_in_every_step(train, flags):
+    flags = [*train.token, *flags, '--lr', 1e-3, '--epochs', 2]
+    assert train(*flags, out='dynamic').code == 0
+    assert train(*flags, '--to_static', out='static').code == 0
+    for a, b in zip(train.log('dynamic'), train.log('static')):
+        assert abs(a['train_loss'] - b['train_loss']) < 1e-4
+    for name, value in train.state('dynamic')['model'].items():
+        np.testing.assert_allclose(train.state('static')['model'][name], value, rtol=0, atol=2e-3, err_msg=name)
+
+
+def test_a_static_graph_is_for_models_with_a_token_classifier(train):
+    result = train('--model', 'vit', '--to_static')
+    assert result.code == 1 and '--to_static' in result.err and result.err.count('\n') == 1
+
+
 # ---- determinism
 
 def test_weights_do_not_depend_on_the_number_of_loader_processes(train):

@@ -53,32 +53,32 @@ def test_kept_share_is_the_share_of_tokens_outside_the_box(box, share):
 
 @pytest.mark.parametrize('batch', [2, 5])
 def test_swap_takes_exactly_the_inside_from_the_reversed_batch(batch):
-    x = np.random.default_rng(3).normal(size=(batch, 3, 4, 6)).astype('float32')
+    x = np.random.default_rng(3).normal(size=(batch, 3, 6, 6)).astype('float32')
     expected = x.copy()
     for i in range(batch):
         expected[i, :, 1:3, 2:6] = x[batch - 1 - i, :, 1:3, 2:6]
-    mixed = mixtoken.swap(paddle.to_tensor(x), (1, 2, 3, 6))
+    mixed = mixtoken.swap(paddle.to_tensor(x), mixtoken.mask((1, 2, 3, 6), 6))
     assert np.array_equal(mixed.numpy(), expected)
     assert not np.array_equal(mixed.numpy(), x)
 
 
 def test_swapping_twice_restores_the_input():
     x = paddle.to_tensor(np.random.default_rng(4).normal(size=(4, 2, 5, 5)).astype('float32'))
-    box = (0, 1, 3, 4)
-    assert np.array_equal(mixtoken.swap(mixtoken.swap(x, box), box).numpy(), x.numpy())
+    inside = mixtoken.mask((0, 1, 3, 4), 5)
+    assert np.array_equal(mixtoken.swap(mixtoken.swap(x, inside), inside).numpy(), x.numpy())
 
 
 @pytest.mark.parametrize('box', [mixtoken.EMPTY_BOX, (2, 0, 2, 4), (0, 3, 4, 3)])
 def test_a_box_without_tokens_returns_the_input_itself(box):
     x = paddle.ones([2, 1, 4, 4])
-    assert mixtoken.swap(x, box) is x
+    assert mixtoken.mask(box, 4) is None and mixtoken.swap(x, None) is x
 
 
 def test_the_gradient_of_a_token_goes_to_the_image_it_came_from():
     x = paddle.zeros([2, 1, 2, 2])
     x.stop_gradient = False
     weight = np.arange(8, dtype='float32').reshape(2, 1, 2, 2)
-    (mixtoken.swap(x, (0, 0, 1, 1)) * paddle.to_tensor(weight)).sum().backward()
+    (mixtoken.swap(x, mixtoken.mask((0, 0, 1, 1), 2)) * paddle.to_tensor(weight)).sum().backward()
     expected = weight.copy()
     expected[0, 0, 0, 0], expected[1, 0, 0, 0] = weight[1, 0, 0, 0], weight[0, 0, 0, 0]
     assert np.array_equal(x.grad.numpy(), expected)

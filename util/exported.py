@@ -123,23 +123,31 @@ def parameter_shapes(path):
 
 
 def model_shapes(path):
-    """Shapes of the parameters that a model.pdmodel or model.json asks for. Raises ValueError for what is no model."""
+    """(input shape, [parameter shapes]) of a model.pdmodel or model.json; -1 stands for any batch size.
+
+    Raises ValueError for what is no such model.
+    """
     with open(path, 'rb') as f:
         data = f.read()
     if is_json(path):
-        program = json.loads(data)
         try:
+            program = json.loads(data)
             if program['base_code']['magic'] != 'pir':
                 raise ValueError('not a program of Paddle 3')
             ops = program['program']['regions'][0]['blocks'][0]['ops']
-            return [op['O']['TT']['D'][1] for op in ops if op['#'] == 'p']
+            image, = [op for op in ops if op['#'] == '1.data']
+            return image['O'][0]['TT']['D'][1], [op['O']['TT']['D'][1] for op in ops if op['#'] == 'p']
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(f'not a program of Paddle 3 ({error!r})')
     program = paddle.base.core.ProgramDesc(data)  # to be kept alive: its block only points into it
     if not program.num_blocks() or not program.block(0).op_size():
         raise ValueError('an empty program')
-    variables = [v for v in program.block(0).all_vars() if v.persistable() and v.name() not in ('feed', 'fetch')]
-    return [v.shape() for v in variables]
+    block = program.block(0)
+    feeds = [op for op in map(block.op, range(block.op_size())) if op.type() == 'feed']
+    variables = {v.name(): v for v in block.all_vars()}
+    image, = [variables[op.output('Out')[0]] for op in feeds]
+    parameters = [v for name, v in variables.items() if v.persistable() and name not in ('feed', 'fetch')]
+    return list(image.shape()), [v.shape() for v in parameters]
 
 
 def is_json(path):
@@ -181,7 +189,7 @@ def check(model_file, params_file, settings):
             raise UserError(f"{flag} {path}: {os.path.getsize(path)} bytes, but export_model.py wrote "
                             f"{recorded.get('bytes')}: cut off, or of another export")
     try:
-        wanted = sorted(map(list, model_shapes(model_file)))
+        wanted = sorted(map(list, model_shapes(model_file)[1]))
     except (ValueError, RuntimeError) as error:
         first_line = str(error).splitlines()[0]
         raise UserError(f'--model_file {model_file}: not a model that Paddle {paddle.__version__} reads ({first_line})')

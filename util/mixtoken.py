@@ -25,14 +25,19 @@ def kept_share(box, num_tokens):
     return 1.0 - (bottom - top) * (right - left) / num_tokens
 
 
-def swap(x, box):
-    """Exchange the tokens inside `box` between image i and image B-1-i; doing it twice restores the input.
-
-    x: [B, C, H, W]; returns the same shape.
-    """
+def mask(box, grid):
+    """bool [grid, grid] that is True inside `box`; None for a box that holds nothing."""
     top, left, bottom, right = box
     if bottom <= top or right <= left:
-        return x
-    inside = paddle.zeros(x.shape[2:], dtype='bool')
+        return None
+    inside = paddle.zeros([grid, grid], dtype='bool')
     inside[top:bottom, left:right] = True
-    return paddle.where(inside.expand(x.shape), x.flip(0), x)
+    return inside
+
+
+def swap(x, inside):
+    """Exchange the tokens where `inside` holds between image i and image B-1-i; doing it twice restores the input.
+
+    x: [B, C, H, W]; inside: bool [H, W], or None for nowhere; returns the shape of x.
+    """
+    return x if inside is None else paddle.where(inside.expand(x.shape), x.flip(0), x)

@@ -190,6 +190,7 @@ def add_recipe(parser):
     switch(group, 'sync_bn', 'batch statistics over all processes (GPU)')
     group.add_argument('--eval', action='store_true', help='evaluate and stop')
     group.add_argument('--dist_eval', action='store_true', help='share the evaluation among the processes')
+    group.add_argument('--to_static', action='store_true', help="train through a static graph (Paddle's dy2static)")
     group.add_argument('--debug', action='store_true', help='train on val/ and make GPU kernels deterministic')
 
     group = parser.add_argument_group('output')

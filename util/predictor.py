@@ -87,6 +87,7 @@ class Predictor:
     def __init__(self, model_file, params_file, engine='onednn', precision='fp32', threads=1, ir_optim=True,
                  gpu_mem=8000):
         self.model_file, self.engine = model_file, engine
+        self.image_shape = exported.model_shapes(model_file)[0][1:]
         self.config = config = inference.Config(model_file, params_file)
         config.disable_glog_info()
         config.switch_ir_optim(ir_optim)
@@ -130,6 +131,8 @@ class Predictor:
             config.enable_tuned_tensorrt_dynamic_shape()  # no file: shapes are collected in the first run
 
     def __call__(self, images):
+        if list(images.shape[1:]) != self.image_shape:  # OpenVINO would give the outputs of the run before
+            raise UserError(f'{self.model_file}: takes images {self.image_shape}, not {list(images.shape[1:])}')
         try:
             self._image.reshape(images.shape)
             self._image.copy_from_cpu(np.ascontiguousarray(images, 'float32'))

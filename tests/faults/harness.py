@@ -164,29 +164,35 @@ class Run:
 
 # -- the run that everything is compared with -------------------------------------------------------------------------
 
+def make_scenes(folder, train, val=40):
+    subprocess.run([sys.executable, ROOT / 'demo' / 'digits.py', folder, '--train', str(train), '--val', str(val),
+                    '--size', '32'], check=True, stdout=subprocess.DEVNULL)
+
+
+def flags(data, *more, workers=1):
+    """Flags of main.py for a tiny run with everything that has a state; those in `more` override."""
+    return ['--model', 'lvvit_nano', '--input_size', 32, '--nb_classes', 10, '--data_path', data,
+            '--cls_label_path_train', data / 'train_list.txt', '--cls_label_path_val', data / 'val_list.txt',
+            '--token_label', '--token_label_data', data / 'label_maps', '--token_label_size', 2, '--mixup', 0,
+            '--cutmix', 0, '--drop', 0.1, '--drop_path', 0.1, '--model_ema', '--model_ema_eval', '--model_ema_decay',
+            0.9, '--batch_size', IMAGES // UPDATES, '--epochs', EPOCHS - 1, '--warmup_epochs', 1, '--cooldown_epochs',
+            1, '--lr', 1e-3, '--num_workers', workers, '--print_freq', 1, '--save_freq_steps', SAVE_EVERY,
+            '--resume', 'auto', *more]
+
+
 class Bench:
     """A folder with data, the undisturbed run, and what other runs leave."""
 
     def __init__(self, folder):
         self.folder = Path(folder)
         self.data = self.folder / 'digits'
-        subprocess.run([sys.executable, ROOT / 'demo' / 'digits.py', self.data, '--train', str(IMAGES), '--val', '40',
-                        '--size', '32'], check=True, stdout=subprocess.DEVNULL)
+        make_scenes(self.data, IMAGES)
         self.reference, self.saves, self.seconds = self.folder / 'undisturbed', [], {}
-
-    def flags(self, *more, workers=1, data=None):
-        data = data or self.data
-        return ['--model', 'lvvit_nano', '--input_size', 32, '--nb_classes', 10, '--data_path', data,
-                '--cls_label_path_train', data / 'train_list.txt', '--cls_label_path_val', data / 'val_list.txt',
-                '--token_label', '--token_label_data', data / 'label_maps', '--token_label_size', 2, '--mixup', 0,
-                '--cutmix', 0, '--drop', 0.1, '--drop_path', 0.1, '--model_ema', '--model_ema_eval',
-                '--model_ema_decay', 0.9, '--batch_size', IMAGES // UPDATES, '--epochs', EPOCHS - 1, '--warmup_epochs',
-                1, '--cooldown_epochs', 1, '--lr', 1e-3, '--num_workers', workers, '--print_freq', 1,
-                '--save_freq_steps', SAVE_EVERY, '--resume', 'auto', *more]
 
     def start(self, out, *more, workers=1, data=None, **popen):
         """The same command every time, --resume auto in it: a new run in a new folder, else the continued one."""
-        return Run(self.folder / out, self.flags(*more, workers=workers, data=data), self.folder / 'consoles', **popen)
+        return Run(self.folder / out, flags(data or self.data, *more, workers=workers), self.folder / 'consoles',
+                   **popen)
 
     def run_undisturbed(self):
         """Makes the run to compare with, and notes how long its parts take: start-up, training, a save, evaluation."""

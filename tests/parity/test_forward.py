@@ -69,6 +69,21 @@ def test_running_statistics_differ_by_the_factor_of_an_unbiased_variance_and_by_
     assert all(np.abs(after[name] - before[name]).max() > 0.01 for name in after)
 
 
+@pytest.mark.parametrize('name', ['lvvit_t', 'lvvit_l', 'vit'])
+def test_epsilons_and_momenta_of_the_norms_are_the_original_s(name, original):
+    """Seen in the scores only where an input's variance is near the epsilon, so compared by themselves."""
+    ours, theirs = pair(original, name, 32, 10, depth=2)
+    norms = dict(theirs.named_modules())
+    compared = 0
+    for key, layer in ours.named_sublayers():
+        if hasattr(layer, '_epsilon'):
+            assert layer._epsilon == norms[key].eps, key
+            if isinstance(layer, paddle.nn.BatchNorm2D):
+                assert layer._momentum == 1 - norms[key].momentum == MOMENTUM, key
+            compared += 1
+    assert compared == (5 if name == 'vit' else 8)  # two in each block, the last one, three in the stem
+
+
 def test_a_mixtoken_box_is_the_original_s_for_the_same_draws(original, fidelity, monkeypatch):
     monkeypatch.setattr(np, 'int', int, raising=False)  # the original is older than numpy 1.24
     rng, different, boxes = np.random.default_rng(0), 0, set()

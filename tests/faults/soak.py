@@ -1,0 +1,136 @@
+"""Soak: one long training process with loader processes, evaluation and checkpoints, watched from outside.
+
+    python tests/faults/soak.py                     5,000 steps, 50 evaluations, about 170 saves
+    python tests/faults/soak.py --steps 400         shorter
+    python tests/faults/soak.py --plot memory.png   and a picture (needs matplotlib)
+
+Every 50 steps, always in mid-epoch, /proc tells the memory of the process and its loader processes (Pss: pages that several
+of them share are counted once), their open files, and the batches in /dev/shm. A line is fitted to the memory after the first
+500 steps. Passes if it rises by less than 1 MB in 1,000 steps, if open files and shared memory do not grow, and if no
+process is left at the end.
+"""
+import argparse
+import os
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from harness import Run, check, flags, make_scenes, shared_memory
+
+EPOCH, BATCH, EVERY = 100, 4, 50  # steps of an epoch, images of a step, steps between samples
+
+
+def resident(pid):
+    """(proportional share of memory in MB, resident memory in MB, open files) of a process; zeros if it is gone."""
+    try:
+        with open(f'/proc/{pid}/smaps_rollup') as f:
+            sizes = dict(re.findall(r'^(Rss|Pss): +(\d+) kB', f.read(), re.M))
+        return int(sizes['Pss']) / 1024, int(sizes['Rss']) / 1024, len(os.listdir(f'/proc/{pid}/fd'))
+    except (OSError, KeyError):
+        return 0.0, 0.0, 0
+
+
+def step_of(run):
+    """Steps done according to the last console line of training; None during evaluation."""
+    for line in reversed(run.lines()):
+        if found := re.match(r'Epoch: \[(\d+)\]  \[ *(\d+)/', line):
+            return int(found[1]) * EPOCH + int(found[2])
+        if line.startswith('Test'):
+            return None
+    return None
+
+
+def slope(samples, column, first):
+    """MB per 1,000 steps of a fitted line, from step `first` on, and its standard error."""
+    steps, values = np.array([(s[0], s[column]) for s in samples if s[0] >= first]).T
+    x = steps / 1000 - np.mean(steps / 1000)
+    rise = (x @ values) / (x @ x)
+    rest = values - values.mean() - rise * x
+    return rise, np.sqrt(rest @ rest / max(len(x) - 2, 1) / (x @ x))
+
+
+def grows(values):
+    """Whether the second half of a series is higher than the first ever was."""
+    half = len(values) // 2
+    return min(values[half:]) > max(values[:half])
+
+
+def soak(folder, steps, first, limit, workers=2, say=print):
+    """Run and watch; returns the samples (step, Pss, Rss of the main process, open files, files in /dev/shm).
+
+    limit: MB per 1,000 steps that a line through the samples from step `first` on may rise. Raises Failure.
+    """
+    data = Path(folder) / 'digits'
+    make_scenes(data, EPOCH * BATCH, 20)
+    run = Run(Path(folder) / 'out', flags(data, '--batch_size', BATCH, '--epochs', steps // EPOCH - 1, '--print_freq', 25,
+                                          '--save_freq_steps', 70, '--keep_checkpoints', 1, workers=workers),
+              Path(folder) / 'consoles')
+    samples, begin, due = [], time.monotonic(), EVERY // 2
+    while run.running():
+        time.sleep(0.02)
+        step = step_of(run)
+        if step is None or step < due:
+            continue
+        pids = run.look()
+        each = [resident(pid) for pid in pids]
+        if len(pids) == workers + 1:  # not on the way into evaluation
+            samples.append((step, sum(e[0] for e in each), resident(run.process.pid)[1], sum(e[2] for e in each),
+                            len(shared_memory(pids))))
+        due += EVERY
+        if (due - EVERY // 2) % (EVERY * 5) == 0 and samples:
+            eta = (time.monotonic() - begin) / step * (steps - step)
+            say(f'[{time.strftime("%H:%M:%S")}] step {step}/{steps}  eta {eta / 60:.1f} min  all {samples[-1][1]:.1f} '
+                f'MB  main process {samples[-1][2]:.1f} MB  open files {samples[-1][3]}  /dev/shm {samples[-1][4]}'
+                + (f'  slope {slope(samples, 1, first)[0]:+.2f} MB per 1,000 steps' if step > first + 10 * EVERY else ''))
+    check(run.end() == 0 and run.finished(), f'{run.err}: {run.error()}')
+    check(not run.saving(), f'temporary files are left: {run.saving()}')
+    left = shared_memory(run.pids)
+    for column, name in ((1, 'all processes, shared pages once'), (2, 'main process, resident')):
+        rise, error = slope(samples, column, first)
+        say(f'{name}: {rise:+.3f} ± {error:.3f} MB per 1,000 steps ({len(samples)} samples, from step {first} on)')
+    say(f'open files {samples[0][3]} at first, {samples[-1][3]} at last; files left in /dev/shm: {len(left)}; '
+        f'no process left; {(time.monotonic() - begin) / 60:.1f} min')
+    check(slope(samples, 1, first)[0] < limit, f'memory grows by {slope(samples, 1, first)[0]:.2f} MB per 1,000 steps')
+    check(not grows([s[3] for s in samples]), 'the number of open files grows')
+    check(not left and not grows([s[4] for s in samples]), f'shared memory grows, or is left: {left}')
+    return samples
+
+
+def plot(samples, path):
+    import matplotlib
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+    steps, everything, main, *_ = np.array(samples).T
+    plt.figure(figsize=(7, 3))
+    plt.plot(steps, everything, label='with loader processes (shared pages once)')
+    plt.plot(steps, main, label='main process')
+    plt.ylim(0)
+    plt.xlabel('step')
+    plt.ylabel('resident memory, MB')
+    plt.legend(loc='lower right')
+    plt.tight_layout()
+    plt.savefig(path, dpi=120)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--steps', type=int, default=5000)
+    parser.add_argument('--plot', metavar='PNG')
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix='soak-') as folder:
+        samples = soak(folder, args.steps, min(500, args.steps // 3), 1.0 if args.steps >= 5000 else 30.0,
+                       say=lambda line: print(line, flush=True))
+    if args.plot:
+        plot(samples, args.plot)
+    print('flat: passed')
+
+
+if __name__ == '__main__':
+    try:
+        main()
+    except Exception as failure:  # a Failure in a line
+        sys.exit(f'soak.py: FAILED: {failure}')
