@@ -2,9 +2,10 @@
 
     launched.py NOTES [--naive] [--main_py_flags …] [THEN NOTES …]
 
-Each run's notes become NOTES-rank<R>.npz. --naive: the stem without batch norm. --as_gpu: stop at the steps at which
-a GPU run does. --hit WHO SIGNAL RANKS DONE: send a signal after so many optimizer steps in all, WHO is self or
-launcher, RANKS as in 0,1. --lost RANK: a process that does not find its data.
+Each run's notes become NOTES-rank<R>.npz. --naive: the stem without batch norm. --no_maps: a mark for test_dist.py.
+--as_gpu: agree on stopping when a GPU run does. --agree: time that. --hit WHO SIGNAL RANKS DONE: send a signal after
+so many optimizer steps of this start, WHO is self or launcher, RANKS as in 0,1. --lost RANK: a process that does not
+find its data.
 """
 import argparse
 import os

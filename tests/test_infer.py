@@ -104,7 +104,7 @@ def test_auto_measures_once_and_remembers_beside_the_model(run, images, exported
     engine, why, *_ = engine_used(first)
     assert 'measured now, remembered' in why and engine in why
     memory = json.loads((tmp_path / calibration.MEMORY).read_text())
-    (key, times), = memory['ms'].items()
+    (key, times), = memory['model.pdmodel']['ms'].items()
     assert min(times, key=times.get) == engine and 'paddle' in times and 'onednn' in times
     assert 'batch 1' in key and paddle.__version__ in key
 
@@ -118,13 +118,13 @@ def test_auto_believes_the_memory_only_for_the_same_files_batch_and_threads(run,
     flags = [*as_exported(_copy(exported, tmp_path)), '--input_file', images]
 
     def remembered():
-        return json.loads((tmp_path / calibration.MEMORY).read_text())['ms']
+        return json.loads((tmp_path / calibration.MEMORY).read_text())['model.pdmodel']['ms']
     run(infer, *flags, '-b', 2)
     run(infer, *flags, '-b', 3)
     run(infer, *flags, '-b', 3, '--cpu_threads', 2)
     assert len(remembered()) == 3
     memory = json.loads((tmp_path / calibration.MEMORY).read_text())
-    for times in memory['ms'].values():
+    for times in memory['model.pdmodel']['ms'].values():
         times['paddle'] = 0.001
     (tmp_path / calibration.MEMORY).write_text(json.dumps(memory))
     assert engine_used(run(infer, *flags, '-b', 2))[0] == 'paddle', 'what is remembered decides'
@@ -135,7 +135,17 @@ def test_auto_believes_the_memory_only_for_the_same_files_batch_and_threads(run,
     assert len(remembered()) == 1, 'what was known of other files is dropped'
 
 
-@pytest.mark.parametrize('text', ['', '{', '[]', '{"files": 1}', 'null'])
+@pytest.mark.skipif(not PADDLE_3, reason='the format of Paddle 3')
+def test_both_formats_in_one_folder_are_remembered(run, images, exported, tmp_path):
+    (tmp_path / 'model.json').write_bytes((exported / 'model.json').read_bytes())
+    _copy(exported, tmp_path)
+    for when in ('measured now', 'as measured before'):
+        for kind in FORMATS:
+            result = run(infer, *as_exported(tmp_path, kind), '--input_file', images / 'a.jpg')
+            assert when in engine_used(result)[1]
+
+
+@pytest.mark.parametrize('text', ['', '{', '[]', '{"model.pdmodel": 1}', 'null', '{"model.pdmodel": {"files": 1}}'])
 def test_a_damaged_memory_is_measured_anew(run, images, exported, tmp_path, text):
     flags = as_exported(_copy(exported, tmp_path))
     (tmp_path / calibration.MEMORY).write_text(text)

@@ -265,3 +265,14 @@ def test_finetune_from_something_else_entirely_is_refused():
     assert 'x.pd: does not fit' in said(pretrained.finetune, small(), {'conv.weight': np.zeros(3)}, 'x.pd')
     weights = checkpoint.to_numpy(small(0, embed_dim=12).state_dict())
     assert 'does not fit' in said(pretrained.finetune, small(), weights, 'x.pd')
+
+
+@pytest.mark.parametrize('value', [[[1.0], [2.0, 3.0]], 'text', {'a': 1}, None])
+@pytest.mark.parametrize('key', ['head.weight', 'pos_embed', 'blocks.0.mlp.fc1.weight', 'norm.bias'])
+def test_values_that_are_no_arrays_are_named_and_not_stumbled_over(path, key, value):
+    checkpoint.save({**values(small()), key: value}, path)
+    message = said(pretrained.load_into, small(), path)
+    assert f'{key} is a {type(value).__name__} in the file' in message
+    weights, _ = pretrained.load_weights(path)
+    if key != 'head.weight':  # which fine-tuning initialises anew
+        assert key in said(pretrained.finetune, small(), weights, path)

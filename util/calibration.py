@@ -27,23 +27,22 @@ def situation(precision, threads, batch_size):
     return f'{processor}, {threads} thread(s), batch {batch_size}, {precision}, Paddle {paddle.__version__}'
 
 
-def _read(path, files):
-    """{situation: {engine: ms}} of the memory file, empty if there is none or it is about other model files."""
+def _read(path):
+    """The memory file, {model file: {'files': stamp, 'ms': {situation: {engine: ms}}}}; empty where it is of no use."""
     try:
         with open(path, encoding='utf-8') as f:
-            memory = json.load(f)
-        if memory['files'] == files:
-            return {key: {name: float(ms) for name, ms in times.items()} for key, times in memory['ms'].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass
-    return {}
+            return {name: {'files': str(entry['files']), 'ms': {
+                key: {engine: float(ms) for engine, ms in times.items()} for key, times in entry['ms'].items()}}
+                for name, entry in json.load(f).items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
-def _write(path, files, known):
+def _write(path, memory):
     """Write the memory file; returns whether that was possible. A folder that cannot be written to is no error."""
     try:
         with tempfile.NamedTemporaryFile('w', dir=os.path.dirname(path), delete=False, encoding='utf-8') as f:
-            json.dump({'files': files, 'ms': known}, f, indent=1)
+            json.dump(memory, f, indent=1)
         os.chmod(f.name, 0o644)
         os.replace(f.name, path)
     except OSError:
@@ -87,9 +86,13 @@ def best_engine(model_file, params_file, precision, threads, shape):
     """
     engines = cpu_engines(model_file, precision)
     path = os.path.join(os.path.dirname(os.path.abspath(model_file)), MEMORY)
-    files, key = stamp(model_file, params_file), situation(precision, threads, shape[0])
-    known = _read(path, files)
-    times = {name: ms for name, ms in known.get(key, {}).items() if name in engines}
+    model, files = os.path.basename(model_file), stamp(model_file, params_file)
+    key = situation(precision, threads, shape[0])
+
+    def known():
+        entry = _read(path).get(model, {})
+        return entry['ms'] if entry.get('files') == files else {}
+    times = {name: ms for name, ms in known().get(key, {}).items() if name in engines}
     if times:
         source = f'as measured before ({MEMORY})'
     else:
@@ -98,7 +101,7 @@ def best_engine(model_file, params_file, precision, threads, shape):
                                  engines, images, TOLERANCE[precision])
         if not times:
             raise UserError(next(iter(refused.values())))
-        kept = _write(path, files, {**_read(path, files), key: times})
+        kept = _write(path, {**_read(path), model: {'files': files, 'ms': {**known(), key: times}}})
         source = f'measured now, remembered in {MEMORY}' if kept else 'measured now'
     best = min(times, key=times.get)
     return best, f"{', '.join(f'{name} {ms:g} ms' for name, ms in sorted(times.items(), key=lambda t: t[1]))} " \

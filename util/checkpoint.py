@@ -77,7 +77,8 @@ def numbered(folder):
 
 def tidy(folder, keep=None):
     """Delete what a killed run left half written, and all but the newest `keep` of the numbered checkpoints."""
-    leftovers = [os.path.join(folder, n) for n in os.listdir(folder) if re.fullmatch(r'\.(checkpoint-|log\.txt\.).*\.tmp', n)]
+    half = re.compile(r'\.(checkpoint-|log\.txt\.).*\.tmp')
+    leftovers = [os.path.join(folder, name) for name in os.listdir(folder) if half.fullmatch(name)]
     for path in leftovers + (numbered(folder)[keep:] if keep else []):
         os.unlink(path)
 

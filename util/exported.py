@@ -137,7 +137,7 @@ def model_shapes(path):
             ops = program['program']['regions'][0]['blocks'][0]['ops']
             image, = [op for op in ops if op['#'] == '1.data']
             return image['O'][0]['TT']['D'][1], [op['O']['TT']['D'][1] for op in ops if op['#'] == 'p']
-        except (KeyError, IndexError, TypeError) as error:
+        except (KeyError, IndexError, TypeError, RecursionError) as error:
             raise ValueError(f'not a program of Paddle 3 ({error!r})')
     program = paddle.base.core.ProgramDesc(data)  # to be kept alive: its block only points into it
     if not program.num_blocks() or not program.block(0).op_size():

@@ -37,8 +37,6 @@ def listening():
     finally:
         for number, handler in zip(SIGNALS, before):
             signal.signal(number, handler)
-        if _asked:  # launchers repeat SIGTERM, and the end of a run that has saved must not look like a failure
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _asked = None
 
 

@@ -21,7 +21,7 @@ WRAPPER = 'module.'  # what torch.nn.DataParallel puts in front of every name
 
 def is_linear(key, value):
     """Whether an entry of a state dict is the weight of a Linear layer."""
-    return _split(key)[1] == 'weight' and np.ndim(value) == 2
+    return _split(key)[1] == 'weight' and getattr(value, 'ndim', 0) == 2
 
 
 def framework(weights, path):
@@ -38,8 +38,8 @@ def framework(weights, path):
         elif name in STATISTICS.values():
             evidence.setdefault(PADDLE, key)
         elif is_linear(key, value):
-            rows, columns = np.shape(value)
-            outputs = np.shape(weights.get(f'{stem}bias'))
+            rows, columns = value.shape
+            outputs = tuple(getattr(weights.get(f'{stem}bias'), 'shape', ()))
             if rows == columns or outputs not in ((rows,), (columns,)):
                 open_question = open_question or key
             else:

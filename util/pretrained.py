@@ -68,7 +68,8 @@ def choose(state, path, ema=False):
     if trained is averaged is None:
         sets = [key for key, value in state.items() if is_weights(value)]
         if len(sets) > 1:
-            raise UserError(f"{path}: holds several sets of weights ({', '.join(sets)}), none of them called "
+            found = one_line(', '.join(map(str, sets)))
+            raise UserError(f"{path}: holds several sets of weights ({found}), none of them called "
                             f"{' or '.join(TRAINED)}")
         trained = sets[0] if sets else None
     key = averaged if ema else trained
@@ -94,13 +95,15 @@ def load_weights(path, ema=False):
 def misfits(own, weights):
     """How `weights` differ from `own`, the state dict of a model: [str], each beginning with what is wrong of a key."""
     problems = [f'missing {key}' for key in own if key not in weights]
-    problems += [f'unexpected {key}' for key in weights if key not in own]
+    problems += [f'unexpected {one_line(key)}' for key in weights if key not in own]
     for key in own:
-        shape, dtype = np.shape(weights.get(key)), getattr(weights.get(key), 'dtype', None)
-        if key in weights and list(shape) != list(own[key].shape):
-            problems.append(f'{key} is {list(shape)} in the file and {list(own[key].shape)} in the model')
-        elif isinstance(dtype, np.dtype) and dtype.kind != 'f':
-            problems.append(f'{key} is {dtype} in the file')
+        value = weights.get(key, own[key])
+        if not isinstance(value, (np.ndarray, paddle.Tensor)):
+            problems.append(f'{key} is a {type(value).__name__} in the file')
+        elif list(value.shape) != list(own[key].shape):
+            problems.append(f'{key} is {list(value.shape)} in the file and {list(own[key].shape)} in the model')
+        elif isinstance(value, np.ndarray) and value.dtype.kind != 'f':
+            problems.append(f'{key} is {value.dtype} in the file')
     return problems
 
 
@@ -143,7 +146,7 @@ def resize_pos_embed(array, grid):
 def fit_pos_embed(weights, model):
     """(weights, lines that say what was done): with the position embedding of the model's token grid, if there is
     one of another grid. What is no grid, and another width, is left for check_fit to name."""
-    shape = np.shape(weights.get('pos_embed'))
+    shape = getattr(weights.get('pos_embed'), 'shape', ())
     tokens = shape[1] - 1 if len(shape) == 3 else 0
     if tokens < 1 or tokens == model.grid ** 2 or round(tokens ** 0.5) ** 2 != tokens:
         return weights, []
@@ -158,7 +161,8 @@ def finetune(model, weights, path, remove_head=False):
     own, (weights, resized) = model.state_dict(), fit_pos_embed(dict(weights), model)
     notes = []
     for key in HEADS:
-        if key in own and (remove_head or key not in weights or list(np.shape(weights[key])) != list(own[key].shape)):
+        fits = list(getattr(weights.get(key), 'shape', ())) == list(own[key].shape) if key in own else False
+        if key in own and (remove_head or not fits):
             weights[key] = own[key].numpy()
             notes.append(f'{key}: initialised anew')
         elif key not in own and weights.pop(key, None) is not None:

@@ -147,4 +147,5 @@ def run(main, parser, argv=None):
         sys.exit(f"{parser.prog}: error: a loader process has died{f' ({how[1]})' if how else ''}; if memory ran out, "
                  'fewer --num_workers need less. A training run goes on with --resume auto')
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # launchers repeat it; what has ended well must not end with 143
         kill_workers()

@@ -3,7 +3,8 @@ import os
 import signal
 import time
 
-from harness import STEPS, Failure, check, shared_memory, wait_for
+from processes import Failure, check, shared_memory, wait_for
+from tiny import STEPS
 
 ANY = 'SIGKILL, any instant of training'
 

@@ -8,7 +8,9 @@ import resource
 import shutil
 import subprocess
 
-from harness import UPDATES, check, log_records
+from bench import log_records
+from processes import check
+from tiny import UPDATES
 
 LATEST, PREVIOUS, DAMAGED = 'checkpoint-latest.pd', 'checkpoint-previous.pd', 'checkpoint-damaged.pd'
 

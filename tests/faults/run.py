@@ -4,13 +4,14 @@
     python tests/faults/run.py --kills 10           fewer kills of each kind
     python tests/faults/run.py --only disk          rows with this word in their name
 
-Every run is tiny (lvvit_nano on scenes of 32 px from demo/digits.py, 36 steps in 3 epochs, token labels, EMA) and started
-by the same command, with --resume auto in it. After its kills it must end exactly as a run that was left alone: every array
-of model, average and optimizer in latest, best and numbered checkpoints, log.txt to the byte, no file more or fewer.
-No process may be left 5 s after an end. Kills are drawn from --seed, but their instants depend on the machine.
+Every run is tiny (lvvit_nano on scenes of 32 px from demo/digits.py, 36 steps in 3 epochs, token labels, EMA) and
+started by the same command, with --resume auto in it. After its kills it must end exactly as a run that was left alone:
+every array of model, average and optimizer in latest, best and numbered checkpoints, log.txt to the byte, no file more
+or fewer. No process may be left 5 s after an end. Kills are drawn from --seed; their instants depend on the machine.
 
 Steps lost is how many optimizer steps a fault made the run do again: what the console said was done (--print_freq 1)
-less where the next start continues. At most --save_freq_steps (5 here), save for a step that ended as the kill came.
+less where the next start continues; of a step that was done and not yet printed we do not know. The checkpoint is
+written every 5 steps (--save_freq_steps).
 
 Prints a table; exit code 1 if anything failed. FAULTS_PATIENCE=10 for slow machines (time limits are multiplied by it).
 """
@@ -32,7 +33,8 @@ import numpy as np  # noqa: E402
 
 import kills  # noqa: E402
 import mishaps  # noqa: E402
-from harness import Bench, Failure  # noqa: E402
+from bench import Bench  # noqa: E402
+from processes import Failure  # noqa: E402
 
 PLAN = {kills.ANY: 20, 'SIGKILL during a save': 14, 'SIGKILL during evaluation': 8, 'SIGKILL while it starts': 6,
         'SIGTERM, any instant of training': 6, 'SIGINT, any instant of training': 6, 'SIGTERM during evaluation': 4,

@@ -4,10 +4,10 @@
     python tests/faults/soak.py --steps 400         shorter
     python tests/faults/soak.py --plot memory.png   and a picture (needs matplotlib)
 
-Every 50 steps, always in mid-epoch, /proc tells the memory of the process and its loader processes (Pss: pages that several
-of them share are counted once), their open files, and the batches in /dev/shm. A line is fitted to the memory after the first
-500 steps. Passes if it rises by less than 1 MB in 1,000 steps, if open files and shared memory do not grow, and if no
-process is left at the end.
+Every 50 steps, always in mid-epoch, /proc tells the memory of the process and its loader processes (anonymous and
+shared, pages that several of them share counted once), their open files, and the batches in /dev/shm. A line is fitted
+to the memory after the first 500 steps. Passes if it rises by less than 1 MB in 1,000 steps, if open files and shared
+memory do not grow, and if no process is left at the end.
 """
 import argparse
 import os
@@ -19,17 +19,23 @@ from pathlib import Path
 
 import numpy as np
 
-from harness import Run, check, flags, make_scenes, shared_memory
+from processes import Run, check, shared_memory
+from tiny import flags, make_scenes
 
 EPOCH, BATCH, EVERY = 100, 4, 50  # steps of an epoch, images of a step, steps between samples
 
 
 def resident(pid):
-    """(proportional share of memory in MB, resident memory in MB, open files) of a process; zeros if it is gone."""
+    """(own memory in MB, resident memory in MB, open files) of a process; zeros if it is gone.
+
+    Own: anonymous and shared memory, of pages that n processes share one n-th; not the files of libraries, whose share
+    depends on what else runs on the machine.
+    """
     try:
         with open(f'/proc/{pid}/smaps_rollup') as f:
-            sizes = dict(re.findall(r'^(Rss|Pss): +(\d+) kB', f.read(), re.M))
-        return int(sizes['Pss']) / 1024, int(sizes['Rss']) / 1024, len(os.listdir(f'/proc/{pid}/fd'))
+            sizes = dict(re.findall(r'^(Rss|Pss_Anon|Pss_Shmem): +(\d+) kB', f.read(), re.M))
+        own = int(sizes['Pss_Anon']) + int(sizes['Pss_Shmem'])
+        return own / 1024, int(sizes['Rss']) / 1024, len(os.listdir(f'/proc/{pid}/fd'))
     except (OSError, KeyError):
         return 0.0, 0.0, 0
 
@@ -60,15 +66,16 @@ def grows(values):
 
 
 def soak(folder, steps, first, limit, workers=2, say=print):
-    """Run and watch; returns the samples (step, Pss, Rss of the main process, open files, files in /dev/shm).
+    """Run and watch; returns the samples (step, own memory of all, resident memory of the main process, open files,
+    files in /dev/shm).
 
     limit: MB per 1,000 steps that a line through the samples from step `first` on may rise. Raises Failure.
     """
     data = Path(folder) / 'digits'
     make_scenes(data, EPOCH * BATCH, 20)
-    run = Run(Path(folder) / 'out', flags(data, '--batch_size', BATCH, '--epochs', steps // EPOCH - 1, '--print_freq', 25,
-                                          '--save_freq_steps', 70, '--keep_checkpoints', 1, workers=workers),
-              Path(folder) / 'consoles')
+    command = flags(data, '--batch_size', BATCH, '--epochs', steps // EPOCH - 1, '--print_freq', 25,
+                    '--save_freq_steps', 70, '--keep_checkpoints', 1, workers=workers)
+    run = Run(Path(folder) / 'out', command, Path(folder) / 'consoles')
     samples, begin, due = [], time.monotonic(), EVERY // 2
     while run.running():
         time.sleep(0.02)
@@ -83,18 +90,20 @@ def soak(folder, steps, first, limit, workers=2, say=print):
         due += EVERY
         if (due - EVERY // 2) % (EVERY * 5) == 0 and samples:
             eta = (time.monotonic() - begin) / step * (steps - step)
-            say(f'[{time.strftime("%H:%M:%S")}] step {step}/{steps}  eta {eta / 60:.1f} min  all {samples[-1][1]:.1f} '
-                f'MB  main process {samples[-1][2]:.1f} MB  open files {samples[-1][3]}  /dev/shm {samples[-1][4]}'
-                + (f'  slope {slope(samples, 1, first)[0]:+.2f} MB per 1,000 steps' if step > first + 10 * EVERY else ''))
+            _, own, main, files, shm = samples[-1]
+            rise = f'  {slope(samples, 1, first)[0]:+.2f} MB per 1,000 steps' if step > first + 10 * EVERY else ''
+            say(f'[{time.strftime("%H:%M:%S")}] step {step}/{steps}  eta {eta / 60:.1f} min  all {own:.1f} MB  '
+                f'main process {main:.1f} MB  open files {files}  /dev/shm {shm}{rise}')
     check(run.end() == 0 and run.finished(), f'{run.err}: {run.error()}')
     check(not run.saving(), f'temporary files are left: {run.saving()}')
     left = shared_memory(run.pids)
-    for column, name in ((1, 'all processes, shared pages once'), (2, 'main process, resident')):
+    for column, name in ((1, 'all processes, own memory'), (2, 'main process, resident')):
         rise, error = slope(samples, column, first)
         say(f'{name}: {rise:+.3f} ± {error:.3f} MB per 1,000 steps ({len(samples)} samples, from step {first} on)')
     say(f'open files {samples[0][3]} at first, {samples[-1][3]} at last; files left in /dev/shm: {len(left)}; '
         f'no process left; {(time.monotonic() - begin) / 60:.1f} min')
-    check(slope(samples, 1, first)[0] < limit, f'memory grows by {slope(samples, 1, first)[0]:.2f} MB per 1,000 steps')
+    rise = slope(samples, 1, first)[0]
+    check(rise < limit, f'memory grows by {rise:.2f} MB per 1,000 steps')
     check(not grows([s[3] for s in samples]), 'the number of open files grows')
     check(not left and not grows([s[4] for s in samples]), f'shared memory grows, or is left: {left}')
     return samples
@@ -106,8 +115,8 @@ def plot(samples, path):
     import matplotlib.pyplot as plt
     steps, everything, main, *_ = np.array(samples).T
     plt.figure(figsize=(7, 3))
-    plt.plot(steps, everything, label='with loader processes (shared pages once)')
-    plt.plot(steps, main, label='main process')
+    plt.plot(steps, everything, label='own memory of it and its loader processes')
+    plt.plot(steps, main, label='main process, resident, with libraries')
     plt.ylim(0)
     plt.xlabel('step')
     plt.ylabel('resident memory, MB')

@@ -1,0 +1,154 @@
+"""What saving costs: seconds of a save, and its share of an epoch.
+
+    python benchmarks/save_cost.py FOLDER [--epochs 3] [--train 2560] [--repeats 7]
+
+FOLDER must be on the disk that is meant. First the demo's training (demo/run.sh: lvvit_nano at 48 px, AdamW, 2,560
+scenes, two processes of one thread, batch 16 each) with --model_ema, whose saves and epochs are timed from within: two
+saves an epoch, before and after evaluation, as main.py does. Then saves of a run of lvvit_s (26 M parameters) with the
+same parts. Beside both stands the time to write and sync as many bytes and nothing else. Medians; the first epoch, in
+which Paddle allocates, is left out where there are more.
+"""
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from util import runtime  # noqa: E402
+
+runtime.prepare()
+
+import numpy as np  # noqa: E402
+
+import main as trainer  # noqa: E402
+from util import dist  # noqa: E402
+from util.train_state import TrainState  # noqa: E402
+
+
+def timed(method, times):
+    """The method, noting when each call began and ended."""
+    def call(*args):
+        begin = time.perf_counter()
+        result = method(*args)
+        times.append((begin, time.perf_counter()))
+        return result
+    return call
+
+
+def one_of_the_processes(task):
+    """Train by the flags in the JSON file `task`, which the first process replaces by the times of saves and epochs."""
+    saves, ends = [], []
+    TrainState.save = timed(TrainState.save, saves)
+    TrainState.end_epoch = timed(TrainState.end_epoch, ends)
+    runtime.run(trainer.main, trainer.parser(), json.loads(task.read_text()))
+    if dist.is_main():
+        task.write_text(json.dumps({'saves': saves, 'ends': ends}))
+
+
+def raw_write(folder, size):
+    """Median seconds to write and sync a file of `size` bytes."""
+    data, times, path = os.urandom(size), [], Path(folder) / 'raw'
+    for _ in range(5):
+        begin = time.perf_counter()
+        with open(path, 'wb') as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        times.append(time.perf_counter() - begin)
+        path.unlink()
+    return float(np.median(times))
+
+
+def report(name, times, path):
+    size, median = path.stat().st_size, float(np.median(times))
+    print(f'{name}: {median:.3f} s a save (median of {len(times)}, {min(times):.3f} to {max(times):.3f}), '
+          f'{size / 1e6:.1f} MB, {size / 1e6 / median:.0f} MB/s; '
+          f'writing and syncing so many bytes alone: {raw_write(path.parent, size):.3f} s', flush=True)
+    return median
+
+
+def demo(folder, epochs, train):
+    data, out, task = folder / 'digits', folder / 'demo', folder / 'task.json'
+    subprocess.run([sys.executable, ROOT / 'demo' / 'digits.py', data, '--size', '48', '--train', str(train),
+                    '--fresh'], check=True)
+    flags = ['--model', 'lvvit_nano', '--input_size', '48', '--nb_classes', '10', '--data_path', data,
+             '--cls_label_path_train', data / 'train_list.txt', '--cls_label_path_val', data / 'val_list.txt',
+             '--token_label', '--token_label_data', data / 'label_maps', '--token_label_size', '3',
+             '--epochs', epochs, '--warmup_epochs', '1', '--cooldown_epochs', '0', '--batch_size', '16', '--lr', '1e-3',
+             '--clip_grad', '1', '--smoothing', '0', '--mixup', '0', '--cutmix', '0', '--no_mix_token', '--aa', '',
+             '--hflip', '0', '--train_scale', '0.8', '1', '--reprob', '0', '--num_workers', '0', '--dist_eval',
+             '--model_ema', '--output_dir', out]
+    task.write_text(json.dumps([str(flag) for flag in flags]))
+    subprocess.run([sys.executable, '-m', 'paddle.distributed.launch', '--nproc_per_node', '2', '--backend', 'gloo',
+                    '--log_dir', folder / 'launch', __file__, folder, '--task', task],
+                   check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
+    times = json.loads(task.read_text())
+    saves = np.array(times['saves'])
+    ends = [end for _, end in times['ends']]
+    lengths = np.diff(ends) if len(ends) > 1 else np.array([ends[0] - saves[0, 0]])
+    seconds = report('demo, lvvit_nano', (saves[:, 1] - saves[:, 0]).tolist(), out / 'checkpoint-latest.pd')
+    epoch = float(np.median(lengths))
+    print(f'demo, an epoch with evaluation: {epoch:.2f} s (median of {len(lengths)}); two saves are '
+          f'{200 * seconds / epoch:.2f} % of it (target: below 2 %)', flush=True)
+
+
+class _NoData:
+    """What TrainState asks of a loader."""
+
+    def __init__(self):
+        self.dataset, self.bad = self, np.zeros(1281167, 'int8')
+
+    def __len__(self):
+        return 1251
+
+    def bad_images(self):
+        return 0
+
+
+def large(folder, repeats):
+    import paddle
+
+    from models import count_parameters
+    from util.amp import Amp
+    from util.model_ema import ModelEma
+    from util.optim import build_optimizer
+    args = trainer.parser().parse_args(['--model', 'lvvit_s', '--model_ema', '--output_dir', str(folder / 'large')])
+    trainer.published_defaults(args)
+    args.mix_token = True
+    model = trainer.new_model(args)
+    ema = ModelEma(trainer.new_model(args), model)
+    optimizer = build_optimizer(model, 'adamw', 1e-3, 0.05)
+    paddle.add_n([p.sum() for p in model.parameters() if not p.stop_gradient]).backward()
+    optimizer.step()  # so that there are moments to save
+    state = TrainState(args, model, ema, optimizer, Amp(False, 'float16', 'O1'), True, _NoData(), 1024)
+    times = []
+    TrainState.save = timed(TrainState.save, times)
+    for _ in range(repeats):
+        state.save()
+    report(f'lvvit_s, {count_parameters(model) / 1e6:.1f} M parameters', [end - begin for begin, end in times],
+           folder / 'large' / 'checkpoint-latest.pd')
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('folder', type=Path)
+    parser.add_argument('--epochs', type=int, default=3)
+    parser.add_argument('--train', type=int, default=2560)
+    parser.add_argument('--repeats', type=int, default=7)
+    parser.add_argument('--task', type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.task:
+        return one_of_the_processes(args.task)
+    args.folder = args.folder.resolve()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    demo(args.folder, args.epochs, args.train)
+    large(args.folder, args.repeats)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,68 @@
+"""The fault suite in short: a few kills, the commonest mishaps, 300 steps of the soak. In full: run.py and soak.py."""
+import os
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip('sklearn')  # the data
+if not os.path.isdir('/proc/self'):
+    pytest.skip('processes are watched through /proc', allow_module_level=True)
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import bench as undisturbed  # noqa: E402
+import kills  # noqa: E402
+import mishaps  # noqa: E402
+import soak  # noqa: E402
+import tiny  # noqa: E402
+
+
+@pytest.fixture(scope='module')
+def bench(tmp_path_factory):
+    bench = undisturbed.Bench(tmp_path_factory.mktemp('faults'))
+    bench.run_undisturbed()
+    return bench
+
+
+def test_a_run_that_is_ended_again_and_again_ends_as_one_that_was_left_alone(bench):
+    plan = {kills.ANY: 1, 'SIGKILL during a save': 2, 'SIGKILL during evaluation': 1,
+            'SIGTERM, any instant of training': 1, 'SIGKILL of a loader process': 1}
+    chains = kills.Chains(bench, plan, np.random.default_rng(0))
+    rows = chains.run()
+    assert not chains.failures
+    for name, wanted in plan.items():
+        assert rows[name].tried >= wanted and rows[name].survived == rows[name].tried, name
+    assert max(rows['SIGTERM, any instant of training'].lost) == 0, 'it saves before it ends'
+    assert max(max(row.lost) for row in rows.values()) <= tiny.SAVE_EVERY
+
+
+def test_writes_that_fail_end_the_run_in_one_line_and_cost_no_checkpoint(bench):
+    mishaps.file_size_limit(bench)
+
+
+def test_data_that_disappear_end_the_run_in_one_line_and_it_goes_on_when_they_are_back(bench):
+    mishaps.data_disappears(bench)
+
+
+def test_a_damaged_checkpoint_is_said_aloud_and_the_one_before_leads_to_the_same_end(bench):
+    mishaps.damaged_latest(bench, {'a bit flipped': mishaps.flip_a_bit})
+
+
+def test_memory_open_files_and_shared_memory_do_not_grow(tmp_path):
+    soak.soak(tmp_path, steps=300, first=50, limit=50)  # MB in 1,000 steps; one kept batch a step would be 50 and more
+
+
+def test_a_leak_shows_in_the_slope():
+    steps = np.arange(25, 1000, 50)
+    noise = np.random.default_rng(0).normal(0, 3, len(steps))
+    rise, error = soak.slope(np.stack([steps, 300 + 0.1 * steps + noise], 1), 1, 100)
+    assert abs(rise - 100) < 3 * error < 30
+    rise, error = soak.slope(np.stack([steps, 300 + noise], 1), 1, 100)
+    assert abs(rise) < 3 * error
+
+
+def test_the_comparison_sees_a_single_bit():
+    a = {'model': {'w': np.zeros(3, 'float32')}, 'epoch': 1}
+    b = {'model': {'w': np.array([0, -0.0, 0], 'float32')}, 'epoch': 1}
+    assert undisturbed.differences(a, a) == [] and undisturbed.differences(a, b) == ['/model/w']
+    assert undisturbed.differences(a, {**a, 'epoch': True}) == ['/epoch'] and undisturbed.differences(a, {}) == ['']
