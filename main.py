@@ -1,6 +1,7 @@
 """Train an LV-ViT, with token labels or without. See README.md for commands."""
 import datetime
 import json
+import sys
 import time
 
 from util import runtime
@@ -80,7 +81,8 @@ def main(args):
         except interrupt.Interrupted as stop:
             where = f'stopped by {stop} in epoch {state.epoch} after {state.done} of {state.updates} steps'
             if not args.output_dir:
-                raise runtime.UserError(f'{where}; nothing saved for want of --output_dir')
+                print(f'main.py: {where}; nothing saved for want of --output_dir', file=sys.stderr)
+                sys.exit(130 if str(stop) == 'SIGINT' else 143)
             log(f'{where}; --resume auto continues from {args.output_dir}/{checkpoint.LATEST}')
 
 

@@ -335,9 +335,9 @@ def ending(folder, nodes):
     """Jobs side by side, for launchers take their time: the second process killed, the first, one without data."""
     def start(command, name, *flags):
         return Job(folder, command, name, **{name: [*WHOLE, '--num_workers', 1, '--epochs', 1000, *flags]})
-    jobs = {'second': start(several(2), 'second', '--hit', 'self', 'SIGKILL', '1', 2),
+    jobs = {'newer': start(NEWER, 'newer', '--hit', 'self', 'SIGKILL', '1', 2),  # the quickest to end
+            'second': start(several(2), 'second', '--hit', 'self', 'SIGKILL', '1', 2),
             'first': start(several(2), 'first', '--hit', 'self', 'SIGKILL', '0', 2),
-            'newer': start(NEWER, 'newer', '--hit', 'self', 'SIGKILL', '1', 2),
             'lost': start(several(2), 'lost', '--lost', 1)}
     return {name: job.wait(code=None) for name, job in jobs.items()}
 

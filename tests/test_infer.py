@@ -1,6 +1,7 @@
 """infer.py: the records of predict.py, the engine that the flags ask for, and what it refuses."""
 import ast
 import json
+import os
 import re
 
 import numpy as np
@@ -66,12 +67,14 @@ def test_a_given_engine_is_the_one_that_runs(run, images, exported, flags, engin
 
 
 @pytest.mark.skipif(not hasattr(paddle.inference.Config, 'enable_openvino_engine'), reason='a Paddle without OpenVINO')
-def test_openvino(run, infer_with, refused, images, exported):
+def test_openvino(run, infer_with, refused, images, exported, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     usual = run(infer, *as_exported(exported), '--input_file', images, '--engine', 'paddle')
     for flags in (['--use_openvino', 'True'], ['--engine', 'openvino'], ['--use_openvino', 'True', '-b', 4]):
         result = run(infer, *as_exported(exported), '--input_file', images, *flags)
         assert engine_used(result)[0] == 'openvino'
         assert_agree(records(result), records(usual))
+    assert os.listdir(tmp_path) == [], 'OpenVINO leaves no compiled model behind'
     assert '--ir_optim False: OpenVINO needs' in infer_with('--use_openvino', 'True', '--ir_optim', 'False')
     line = refused(infer, *as_exported(exported, 'json'), '--input_file', images, '--use_openvino', 'True')
     assert 'OpenVINO takes .pdmodel only' in line and '--format pdmodel' in line

@@ -7,6 +7,8 @@
     gpu         GPU   Paddle's own kernels
     tensorrt    GPU   TensorRT; in wheels that were built with it
 """
+import tempfile
+
 import numpy as np
 import paddle
 from paddle import inference
@@ -97,11 +99,14 @@ class Predictor:
             self._set_up_cpu(config, precision, threads)
         else:
             self._set_up_gpu(config, precision, gpu_mem)
-        try:
-            self._predictor = inference.create_predictor(config)
-        except Exception as error:  # Paddle's C++ exceptions come as RuntimeError, ValueError, IndexError, OSError …
-            raise UserError(f'{model_file}: Paddle {paddle.__version__} cannot load it with engine {engine} '
-                            f'({reason(error)})')
+        with tempfile.TemporaryDirectory() as cache:
+            if engine == 'openvino':  # else it leaves its compiled model in ./__cache__, and believes what lies there
+                config.set_optim_cache_dir(cache)
+            try:
+                self._predictor = inference.create_predictor(config)
+            except Exception as error:  # C++ exceptions come as RuntimeError, ValueError, IndexError, OSError …
+                raise UserError(f'{model_file}: Paddle {paddle.__version__} cannot load it with engine {engine} '
+                                f'({reason(error)})')
         self._image = self._predictor.get_input_handle(self._predictor.get_input_names()[0])
         self._output = self._predictor.get_output_handle(self._predictor.get_output_names()[0])
 
