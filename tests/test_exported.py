@@ -47,7 +47,7 @@ def test_missing_files_are_named(line, folder):
     assert '--params_file /nowhere/p: no such file' in line(params_file='/nowhere/p')
     assert f'--params_file {folder}: no such file' in line(params_file=folder)
     (folder / 'inference.yml').unlink()
-    assert f"{folder / 'inference.yml'}: cannot be read" in line()
+    assert f"{folder / 'inference.yml'}: no such file" in line()
 
 
 @pytest.mark.parametrize('kind', FORMATS)

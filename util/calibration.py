@@ -7,6 +7,7 @@ import time
 import numpy as np
 import paddle
 
+from util.plain_files import read_json
 from util.predictor import Predictor, cpu_engines
 from util.runtime import UserError, cpu_fields
 
@@ -30,11 +31,10 @@ def situation(precision, threads, batch_size):
 def _read(path):
     """The memory file, {model file: {'files': stamp, 'ms': {situation: {engine: ms}}}}; empty where it is of no use."""
     try:
-        with open(path, encoding='utf-8') as f:
-            return {name: {'files': str(entry['files']), 'ms': {
-                key: {engine: float(ms) for engine, ms in times.items()} for key, times in entry['ms'].items()}}
-                for name, entry in json.load(f).items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {name: {'files': str(entry['files']), 'ms': {
+            key: {engine: float(ms) for engine, ms in times.items()} for key, times in entry['ms'].items()}}
+            for name, entry in read_json(path).items()}
+    except (FileNotFoundError, UserError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return {}
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from util.image_file import UNREADABLE, open_rgb
 from util.runtime import UserError
+from util.safe_pickle import one_line
 
 
 def load_batch(files, transform):
@@ -20,7 +21,7 @@ def load_batch(files, transform):
             arrays.append(transform(open_rgb(path)))
             good.append(path)
         except UNREADABLE as error:
-            bad.append((path, str(error)))
+            bad.append((path, one_line(error)))
     return good, np.stack(arrays) if arrays else None, bad
 
 

@@ -4,7 +4,6 @@ Paddle crashes on some damaged files and runs silently on others (it fills up pa
 are looked at here before Paddle sees them.
 """
 import hashlib
-import json
 import math
 import os
 import struct
@@ -12,9 +11,12 @@ import struct
 import paddle
 import yaml
 
+from util.plain_files import read_json, read_yaml
 from util.runtime import UserError
+from util.safe_pickle import one_line
 
 PADDLE_3 = int(paddle.__version__.split('.')[0]) >= 3
+MAX_PROGRAM = 64 << 20  # bytes of a model.json or model.pdmodel, which holds no parameters; lvvit_l has 1 MB
 OUTPUTS = ('logits', 'scores')  # what the network's last layer gives: scores with --fuse_softmax
 ITEM_BYTES = {0: 1, 1: 2, 2: 4, 3: 8, 4: 2, 5: 4, 6: 8, 19: 8, 20: 1, 21: 1, 22: 2, 23: 8, 24: 16}  # VarType.Type
 SETTINGS = {'model': str, 'input_size': int, 'nb_classes': int, 'crop_pct': float, 'interpolation': str,
@@ -49,17 +51,16 @@ def read_settings(path):
     Raises UserError that names the file.
     """
     try:
-        with open(path, encoding='utf-8') as f:
-            content = yaml.safe_load(f)
+        content = read_yaml(path, hint='; export_model.py writes it beside the model')
         settings = {key: kind(content[key]) for key, kind in SETTINGS.items()}
         settings.update(output=content.get('output', 'logits'), precision=content.get('precision', 'fp32'),
                         paddle=str(content.get('paddle', 'unknown')), files=dict(content.get('files') or {}))
         if settings['output'] not in OUTPUTS:
             raise ValueError(f"output: {settings['output']}")
-    except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror}); export_model.py writes it beside the model')
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f'{path}: not the inference.yml that export_model.py writes ({error})')
+    except FileNotFoundError:
+        raise UserError(f'{path}: no such file; export_model.py writes it beside the model')
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise UserError(f'{path}: not the inference.yml that export_model.py writes ({one_line(error)})')
     return settings
 
 
@@ -127,18 +128,18 @@ def model_shapes(path):
 
     Raises ValueError for what is no such model.
     """
-    with open(path, 'rb') as f:
-        data = f.read()
     if is_json(path):
         try:
-            program = json.loads(data)
+            program = read_json(path, MAX_PROGRAM)
             if program['base_code']['magic'] != 'pir':
                 raise ValueError('not a program of Paddle 3')
             ops = program['program']['regions'][0]['blocks'][0]['ops']
             image, = [op for op in ops if op['#'] == '1.data']
             return image['O'][0]['TT']['D'][1], [op['O']['TT']['D'][1] for op in ops if op['#'] == 'p']
-        except (KeyError, IndexError, TypeError, RecursionError) as error:
-            raise ValueError(f'not a program of Paddle 3 ({error!r})')
+        except (UserError, KeyError, IndexError, TypeError) as error:
+            raise ValueError(f'not a program of Paddle 3 ({one_line(error)})')
+    with open(path, 'rb') as f:
+        data = f.read(MAX_PROGRAM)
     program = paddle.base.core.ProgramDesc(data)  # to be kept alive: its block only points into it
     if not program.num_blocks() or not program.block(0).op_size():
         raise ValueError('an empty program')
