@@ -42,15 +42,13 @@ epochs=14
 step data $python demo/digits.py "$data" --size 48 --seed "$seed"
 
 train() {  # two processes of one thread are faster on a CPU than one of two; the launcher's own lines go to its log
-    local resume=()
-    [ ! -f "$run/checkpoint-latest.pd" ] || resume=(--resume "$run/checkpoint-latest.pd")
     $python -m paddle.distributed.launch --nproc_per_node 2 --backend gloo --log_dir "$out/launch" \
         main.py "${model[@]}" "${val[@]}" --cls_label_path_train "$data/train_list.txt" \
         --token_label --token_label_data "$data/label_maps" --token_label_size 3 \
         --epochs $epochs --warmup_epochs 1 --cooldown_epochs 0 --batch_size 16 \
         --lr 1e-3 --clip_grad 1 --smoothing 0 \
         --mixup 0 --cutmix 0 --no_mix_token --aa '' --hflip 0 --train_scale 0.8 1 --reprob 0 \
-        --num_workers 0 --dist_eval --seed "$seed" --output_dir "$run" ${resume[@]+"${resume[@]}"} 2>&1 |
+        --num_workers 0 --dist_eval --seed "$seed" --output_dir "$run" --resume auto 2>&1 |
         grep --line-buffered -E '^\[[0-9]{2}:|rror'
 }
 if [ ! -f "$run/checkpoint-$((epochs - 1)).pd" ]; then

@@ -59,7 +59,7 @@ def test_demo_again_reuses_what_is_there(clone):
 @pytest.mark.readme
 def test_commands_run_as_they_stand(clone):
     scripts = [script for _, script in blocks('README.md', 'commands')]
-    assert len(scripts) == 5
+    assert len(scripts) == 6
     out = run('\n'.join(scripts), clone)
     assert out.count("'class_ids'") > 400 and 'Inference benchmark' in out
     assert (clone / 'output/targets.png').stat().st_size > 10_000

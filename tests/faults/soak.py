@@ -4,7 +4,7 @@
     python tests/faults/soak.py --steps 400         shorter
     python tests/faults/soak.py --plot memory.png   and a picture (needs matplotlib)
 
-Every 50 steps, always in mid-epoch, /proc tells the memory of the process and its loader processes (anonymous and
+Twice an epoch of 100 steps, in its second half, /proc tells the memory of the process and its loader processes (anonymous and
 shared, pages that several of them share counted once), their open files, and the batches in /dev/shm. A line is fitted
 to the memory after the first 500 steps. Passes if it rises by less than 1 MB in 1,000 steps, if open files and shared
 memory do not grow, and if no process is left at the end.
@@ -22,7 +22,8 @@ import numpy as np
 from processes import Run, check, shared_memory
 from tiny import flags, make_scenes
 
-EPOCH, BATCH, EVERY = 100, 4, 50  # steps of an epoch, images of a step, steps between samples
+EPOCH, BATCH = 100, 4  # steps of an epoch, images of a step
+SAMPLED = (50, 75)  # steps of each epoch; before, its loader processes still grow
 
 
 def resident(pid):
@@ -76,22 +77,22 @@ def soak(folder, steps, first, limit, workers=2, say=print):
     command = flags(data, '--batch_size', BATCH, '--epochs', steps // EPOCH - 1, '--print_freq', 25,
                     '--save_freq_steps', 70, '--keep_checkpoints', 1, workers=workers)
     run = Run(Path(folder) / 'out', command, Path(folder) / 'consoles')
-    samples, begin, due = [], time.monotonic(), EVERY // 2
+    samples, begin, due = [], time.monotonic(), [epoch + step for epoch in range(0, steps, EPOCH) for step in SAMPLED]
     while run.running():
         time.sleep(0.02)
         step = step_of(run)
-        if step is None or step < due:
+        if step is None or not due or step < due[0]:
             continue
         pids = run.look()
         each = [resident(pid) for pid in pids]
         if len(pids) == workers + 1:  # not on the way into evaluation
             samples.append((step, sum(e[0] for e in each), resident(run.process.pid)[1], sum(e[2] for e in each),
                             len(shared_memory(pids))))
-        due += EVERY
-        if (due - EVERY // 2) % (EVERY * 5) == 0 and samples:
+        due.pop(0)
+        if len(due) % 6 == 0 and samples:
             eta = (time.monotonic() - begin) / step * (steps - step)
             _, own, main, files, shm = samples[-1]
-            rise = f'  {slope(samples, 1, first)[0]:+.2f} MB per 1,000 steps' if step > first + 10 * EVERY else ''
+            rise = f'  {slope(samples, 1, first)[0]:+.2f} MB per 1,000 steps' if step > first + 5 * EPOCH else ''
             say(f'[{time.strftime("%H:%M:%S")}] step {step}/{steps}  eta {eta / 60:.1f} min  all {own:.1f} MB  '
                 f'main process {main:.1f} MB  open files {files}  /dev/shm {shm}{rise}')
     check(run.end() == 0 and run.finished(), f'{run.err}: {run.error()}')
