@@ -118,7 +118,7 @@ def test_auto_measures_once_and_remembers_beside_the_model(run, images, exported
 
 
 def test_auto_believes_the_memory_only_for_the_same_files_batch_and_threads(run, images, exported, tmp_path):
-    flags = [*as_exported(_copy(exported, tmp_path)), '--input_file', images]
+    flags = [*as_exported(_copy(exported, tmp_path)), '--input_file', images, '--cpu_threads', 1]
 
     def remembered():
         return json.loads((tmp_path / calibration.MEMORY).read_text())['model.pdmodel']['ms']

@@ -23,7 +23,7 @@ TRAIN = dict(
     debug=False, output_dir='', log_file='', log_wandb=False, wandb_entity=None, wandb_project=None)
 INFER = dict(
     input_size=None, crop_pct=None, batch_size=1, use_gpu=True, precision='fp32', ir_optim=True, use_tensorrt=False,
-    gpu_mem=8000, enable_benchmark=False, enable_mkldnn=True, cpu_threads=None, topk=5, label_list=None, save_json='')
+    gpu_mem=8000, enable_benchmark=False, enable_mkldnn=None, cpu_threads=None, topk=5, label_list=None, save_json='')
 INFER_NEEDED = ['--model_file', 'm', '--params_file', 'p', '--input_file', 'i']
 
 

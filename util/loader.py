@@ -152,7 +152,11 @@ class Loader:
         self.sampler.set_epoch(epoch, first)
 
     def __iter__(self):
-        for batch in self._loader:
-            if 'error' in batch:
-                raise UserError(batch['error'].numpy().tobytes().decode())
-            yield batch
+        try:
+            for batch in self._loader:
+                if 'error' in batch:
+                    raise UserError(batch['error'].numpy().tobytes().decode())
+                yield batch
+        finally:
+            # Paddle keeps the name of every shared-memory file that it has opened, about 0.8 kB a batch, for ever
+            getattr(paddle.base.core, '_cleanup_mmap_fds', int)()

@@ -118,7 +118,7 @@ def data_disappears(bench):
     before = sums(out)
     run = going(bench, out, data=data)
     data.rename(bench.folder / 'elsewhere')
-    run.refused('data-away', 'No such file or directory')
+    run.refused('data-away', 'No such file or directory|no label map')
     check(sums(out).keys() >= before.keys(), f'{out}: {sums(out)}')
     bench.start(out, data=data).refused('data-away')  # as long as it is away
     bench.same_end(out)
