@@ -3,7 +3,7 @@ import os
 import signal
 import time
 
-from processes import Failure, check, shared_memory, wait_for
+from processes import Failure, check, wait_for
 from tiny import STEPS
 
 ANY = 'SIGKILL, any instant of training'
@@ -143,10 +143,12 @@ class Chains:
 
     def chain(self, number, workers):
         """One run from nothing to its end, through as many kills as it meets."""
-        out, hit, unsettled, reached = f'chain{number}', [], [], 0
+        out, hit, unsettled, reached, kill, name = f'chain{number}', [], [], 0, None, None
+        at_the_end = 0
         try:
             while True:
-                kill = self.take(workers)
+                at_the_end += reached == STEPS
+                kill, name = None if at_the_end > 3 else self.take(workers), None  # not all of them there
                 run = self.bench.start(out, workers=workers)
                 self.runs += 1
                 name = kill.strike(run, self.bench, self.rng) if kill else run.end(120) and None
@@ -154,7 +156,7 @@ class Chains:
                 if begin is not None:
                     self.settle(unsettled, reached - begin)
                     reached = run.reached()
-                for left in shared_memory(run.pids):
+                for left in run.shared_memory():
                     self.shm.append(left)
                     self.shm_bytes += os.path.getsize(f'/dev/shm/{left}')
                 if name:
@@ -171,6 +173,8 @@ class Chains:
             self.settle(unsettled, reached - STEPS)
             self.bench.compare(out)
         except Failure as failure:
+            if kill and not name:
+                self.rows[kill.name].tried += 1
             self.failures.append(f'chain {number} ({workers} loader processes): {failure}')
             self.say(f'FAILED {self.failures[-1]}')
             return

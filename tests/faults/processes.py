@@ -48,18 +48,19 @@ def alive(mark):
     return found
 
 
-def shared_memory(pids):
-    """Files in /dev/shm that Paddle's loader processes with these pids have left."""
-    if not os.path.isdir('/dev/shm'):
-        return []
-    return [n for n in os.listdir('/dev/shm') if (m := re.match(r'paddle_(\d+)_', n)) and int(m[1]) in pids]
+def modified(path):
+    """Seconds since 1970; 0 if the file is gone."""
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return 0
 
 
 class Run:
     """`python main.py *flags` as a process of its own. out: its output folder; consoles: where its output goes."""
 
     def __init__(self, out, flags, consoles, **popen):
-        self.out, self.mark, self.pids = Path(out), uuid.uuid4().hex, set()
+        self.out, self.mark, self.pids, self.began = Path(out), uuid.uuid4().hex, set(), time.time()
         consoles.mkdir(exist_ok=True)
         self.log, self.err = (consoles / f'{self.out.name}.{self.mark[:8]}.{name}' for name in ('log', 'err'))
         command = [sys.executable, str(ROOT / 'main.py'), *map(str, flags), '--output_dir', str(out)]
@@ -112,6 +113,12 @@ class Run:
         pids = alive(self.mark)
         self.pids.update(pids)
         return pids
+
+    def shared_memory(self):
+        """Files in /dev/shm of its loader processes; older ones are of others, whose pids came round again."""
+        names = os.listdir('/dev/shm') if os.path.isdir('/dev/shm') else []
+        return [n for n in names if (m := re.match(r'paddle_(\d+)_', n)) and int(m[1]) in self.pids
+                and modified(f'/dev/shm/{n}') > self.began - 1]
 
     def loaders(self):
         return [pid for pid in self.look() if pid != self.process.pid]
