@@ -1,4 +1,5 @@
 """A loss or gradient that is not finite: which images it came from, and leaving such steps out."""
+import contextlib
 import os
 import sys
 
@@ -24,9 +25,10 @@ def explain(error, epoch, loader, output_dir=''):
         text += f' and {len(files) - SHOWN} more'
     if output_dir:
         path = os.path.join(output_dir, f'nonfinite-rank{dist.rank()}.txt')
-        with open(path, 'w', encoding='utf-8') as f:
-            f.write('\n'.join(files) + '\n')
-        text += f' (all in {path})'
+        with contextlib.suppress(OSError):  # the message is what matters
+            with open(path, 'w', encoding='utf-8') as f:
+                f.write('\n'.join(files) + '\n')
+            text += f' (all in {path})'
     return UserError(text)
 
 

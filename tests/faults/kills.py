@@ -132,7 +132,7 @@ class Chains:
         rng.shuffle(self.left)
         self.rows = {name: Tally(name) for name in plan}
         self.total, self.begin, self.failures = len(self.left), time.monotonic(), []
-        self.shm, self.shm_bytes, self.runs = [], 0, 0  # what killed loader processes left in /dev/shm
+        self.shm, self.shm_bytes, self.runs = 0, 0, 0  # what killed loader processes left in /dev/shm
 
     def run(self):
         chain = 0
@@ -157,8 +157,9 @@ class Chains:
                     self.settle(unsettled, reached - begin)
                     reached = run.reached()
                 for left in run.shared_memory():
-                    self.shm.append(left)
+                    self.shm += 1
                     self.shm_bytes += os.path.getsize(f'/dev/shm/{left}')
+                    os.unlink(f'/dev/shm/{left}')
                 if name:
                     row = self.rows.setdefault(name, Tally(name))
                     row.tried += 1
