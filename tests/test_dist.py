@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from states import same
 from util import checkpoint
 
 pytestmark = pytest.mark.cross_version
@@ -122,13 +123,6 @@ def records(out):
 
 def state_of(out):
     return checkpoint.load(str(out / 'checkpoint-latest.pd'))
-
-
-def same(a, b):
-    """Whether two nested states hold the same numbers, bit for bit."""
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    return np.array_equal(a, b)
 
 
 def assert_same_run(out, other):

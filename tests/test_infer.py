@@ -12,7 +12,7 @@ from inference_helpers import AS_EXPORTED, FORMATS, MODEL, PADDLE_3, WORDS, as_e
 
 import infer
 import predict
-from util import calibration, predictor
+from util import calibration, files, predictor
 
 pytest_plugins = 'inference_fixtures'
 pytestmark = pytest.mark.cross_version
@@ -158,7 +158,7 @@ def test_a_damaged_memory_is_measured_anew(run, images, exported, tmp_path, text
 def test_a_folder_that_cannot_be_written_to_costs_the_memory_only(run, images, exported, tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise PermissionError(13, 'Permission denied')
-    monkeypatch.setattr(calibration.tempfile, 'NamedTemporaryFile', refuse)
+    monkeypatch.setattr(files.tempfile, 'mkstemp', refuse)
     result = run(infer, *as_exported(_copy(exported, tmp_path)), '--input_file', images / 'a.jpg')
     assert engine_used(result)[1].endswith('measured now') and not (tmp_path / calibration.MEMORY).exists()
 

@@ -8,6 +8,7 @@ import pytest
 
 import main
 import models
+from states import same
 from util import checkpoint
 
 SMALL = ['--model', 'lvvit_nano', '--input_size', 32, '--nb_classes', 10, '--batch_size', 8, '--epochs', 1,
@@ -28,13 +29,6 @@ def train(run, scenes, tmp_path):
     call.log = lambda out='run': [json.loads(line) for line in (tmp_path / out / 'log.txt').read_text().splitlines()]
     call.state = lambda out='run', tag='latest': checkpoint.load(str(tmp_path / out / f'checkpoint-{tag}.pd'))
     return call
-
-
-def same(a, b):
-    """Whether two nested states hold the same numbers, bit for bit."""
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    return np.array_equal(a, b)
 
 
 def start(train, *flags):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import main
+from states import same
 from util import checkpoint, interrupt, train_state
 from util.loader import TrainSampler
 from util.train_state import TrainState
@@ -52,13 +53,6 @@ def kill_after(monkeypatch):
         monkeypatch.setattr(TrainState, 'after_update', counted)
     call.never = lambda: monkeypatch.setattr(TrainState, 'after_update', real)
     return call
-
-
-def same(a, b):
-    """Whether two nested states hold the same numbers, bit for bit."""
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    return np.array_equal(a, b)
 
 
 def assert_same_end(train, out, whole='whole'):

@@ -1,12 +1,12 @@
 """Which CPU engine is the fastest for a model on this machine: measured once, then remembered beside the model."""
 import json
 import os
-import tempfile
 import time
 
 import numpy as np
 import paddle
 
+from util.files import write
 from util.plain_files import read_json
 from util.predictor import Predictor, cpu_engines
 from util.runtime import UserError, cpu_fields
@@ -41,11 +41,8 @@ def _read(path):
 def _write(path, memory):
     """Write the memory file; returns whether that was possible. A folder that cannot be written to is no error."""
     try:
-        with tempfile.NamedTemporaryFile('w', dir=os.path.dirname(path), delete=False, encoding='utf-8') as f:
-            json.dump(memory, f, indent=1)
-        os.chmod(f.name, 0o644)
-        os.replace(f.name, path)
-    except OSError:
+        write(path, json.dumps(memory, indent=1).encode())
+    except UserError:
         return False
     return True
 

@@ -7,7 +7,6 @@ import hashlib
 import os
 import pickle
 import re
-import tempfile
 
 import numpy as np
 import paddle
@@ -61,12 +60,7 @@ def save(state, path, *also, previous=None):
 
 def check_writable(folder):
     """Create an output folder and try to write into it. Raises UserError if that is impossible."""
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(f'--output_dir {folder}: cannot be written to ({error.strerror or error})')
+    files.check_folder(folder, f'--output_dir {folder}')
 
 
 def numbered(folder):

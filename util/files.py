@@ -7,17 +7,21 @@ import tempfile
 from util.runtime import UserError
 
 
-def check_target(flag, path):
-    """Raise UserError, before the work is done, if the file that `flag` names could not be written afterwards."""
+def check_folder(folder, named):
+    """Make a folder if need be and try to write into it. Raises UserError, which calls it what `named` says."""
     try:
-        folder = os.path.dirname(os.path.abspath(path))
         os.makedirs(folder, exist_ok=True)
-        if os.path.isdir(path):
-            raise IsADirectoryError(0, 'it is a folder')
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UserError(f'{flag} {path}: cannot be written to ({error.strerror or error})')
+        raise UserError(f'{named}: cannot be written to ({error.strerror or error})')
+
+
+def check_target(flag, path):
+    """Raise UserError, before the work is done, if the file that `flag` names could not be written afterwards."""
+    if os.path.isdir(path):
+        raise UserError(f'{flag} {path}: cannot be written to (it is a folder)')
+    check_folder(os.path.dirname(os.path.abspath(path)), f'{flag} {path}')
 
 
 @contextlib.contextmanager
