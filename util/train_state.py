@@ -142,7 +142,8 @@ class TrainState:
         stop = interrupt.requested()
         if dist.world_size() > 1:
             stop = done % every == 0 and dist.all_sum([stop is not None])[0] and (stop or 'a signal')
-        if stop or (self.args.save_freq_steps and (self.epoch * self.updates + done) % self.args.save_freq_steps == 0):
+        freq, step = self.args.save_freq_steps, self.epoch * self.updates + done
+        if stop or (freq and step % freq == 0 and done < self.updates):  # after the last one main.py saves anyway
             self.save()
         if stop:
             raise interrupt.Interrupted(stop)
