@@ -1,4 +1,5 @@
 """One epoch of training, and evaluation."""
+
 import contextlib
 import functools
 
@@ -6,12 +7,13 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
-from util import dist, mixtoken, nonfinite
+from util import dist
+from util.errors import UserError
 from util.logger import MetricLogger, NonFinite
-from util.loss import batch_targets
-from util.lr_sched import lr_at
-from util.protocols import Answers, report
-from util.runtime import UserError
+from util.metrics import Answers, report
+from util.train import mixtoken, nonfinite
+from util.train.loss import batch_targets
+from util.train.lr_sched import lr_at
 
 
 def step_rng(seed, epoch, step):
@@ -20,12 +22,13 @@ def step_rng(seed, epoch, step):
     All randomness of a step is a function of (seed, epoch, step, rank), so there is no generator state to save.
     """
     rng = np.random.default_rng([seed, epoch, step, dist.rank()])
-    paddle.seed(int(rng.integers(2 ** 31)))
+    paddle.seed(int(rng.integers(2**31)))
     return rng
 
 
-def train_one_epoch(model, criterion, loader, optimizer, epoch, args, amp, mixup=None, ema=None, writers=None,
-                    run=None):
+def train_one_epoch(
+    model, criterion, loader, optimizer, epoch, args, amp, mixup=None, ema=None, writers=None, run=None
+):
     """Train for one epoch; returns {'lr': of the last step, 'loss': mean over all processes}.
 
     model: LV_ViT or paddle.DataParallel of it. run: TrainState, which says where in the epoch to begin and is told of
@@ -43,8 +46,15 @@ def train_one_epoch(model, criterion, loader, optimizer, epoch, args, amp, mixup
     guard = nonfinite.StepGuard(net, args.skip_nonfinite, amp.scaler.is_enable(), explain)
 
     def lr_of(update):
-        return lr_at(epoch + update / updates, args.lr, args.min_lr, args.warmup_lr, args.epochs, args.warmup_epochs,
-                     args.t_in_epochs)
+        return lr_at(
+            epoch + update / updates,
+            args.lr,
+            args.min_lr,
+            args.warmup_lr,
+            args.epochs,
+            args.warmup_epochs,
+            args.t_in_epochs,
+        )
 
     header = f'Epoch: [{epoch}]'
     try:
@@ -109,8 +119,12 @@ def answer(model, loader, k=5, amp=None, shared=False, header='Test:', print_fre
         with amp.autocast() if amp else contextlib.nullcontext():
             logits = net(batch['image'])
         logits, label = logits.astype('float32'), batch['label'].reshape([-1, 1])
-        columns = [paddle.ones_like(label), label, F.cross_entropy(logits, label, reduction='none').reshape([-1, 1]),
-                   paddle.topk(logits, k, axis=-1)[1]]
+        columns = [
+            paddle.ones_like(label),
+            label,
+            F.cross_entropy(logits, label, reduction='none').reshape([-1, 1]),
+            paddle.topk(logits, k, axis=-1)[1],
+        ]
         batches.append(paddle.concat([column.astype('float64') for column in columns], axis=1))  # ids stay exact
     table = np.zeros([len(loader.dataset), 3 + k])
     for rows, values in zip(loader.sampler, batches):

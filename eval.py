@@ -1,14 +1,17 @@
 """Evaluate a checkpoint on a validation set, on one process or on several. docs/evaluation.md says how it counts."""
+
 from util import runtime
 
-CPU = runtime.prepare()
-import paddle  # noqa: E402
+import paddle
 
-from engine import answer  # noqa: E402
-from models import build_model, published_defaults  # noqa: E402
-from util import classify, dist, loader, options, pretrained, protocols  # noqa: E402
-from util.amp import Amp  # noqa: E402
-from util.logger import log  # noqa: E402
+from engine import answer
+from models import build_model, published_defaults
+from util import dist, metrics, options
+from util.data import loader
+from util.deploy import records
+from util.logger import log
+from util.train.amp import Amp
+from util.weights import pretrained
 
 
 def parser():
@@ -26,24 +29,24 @@ def parser():
 
 def main(args):
     published_defaults(args)
-    protocols.check(args)
+    metrics.check(args)
     topk = sorted(set(args.topk or (1, 5)))
-    names = classify.label_names(args.label_list, args.nb_classes)
+    names = records.label_names(args.label_list, args.nb_classes)
     rank, world_size = dist.init()
-    log(f'Paddle {paddle.__version__} on {paddle.device.get_device()}, {world_size} process(es). {CPU}')
+    log(f'Paddle {paddle.__version__} on {paddle.device.get_device()}, {world_size} process(es). {runtime.CPU}')
     val_loader = loader.build_eval_loader(args, args.crop_pct, rank, world_size)
     images = [path for path, _ in val_loader.dataset.samples]
-    real = protocols.read_real(args.real_labels, images, args.nb_classes) if args.real_labels else None
+    real = metrics.read_real(args.real_labels, images, args.nb_classes) if args.real_labels else None
     model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
     log(pretrained.load_into(model, args.resume, args.ema))
-    resize = f"{args.interpolation.replace('random', 'bicubic')}, short side to {val_loader.dataset.transform.short}"
+    resize = f'{args.interpolation.replace("random", "bicubic")}, short side to {val_loader.dataset.transform.short}'
     log(f'{args.model}: {len(images)} images, input {args.input_size}, crop_pct {args.crop_pct} ({resize})')
     answers = answer(model, val_loader, max(topk), Amp(args.use_amp, args.amp_dtype, args.amp_level), shared=True)
-    protocols.report(answers, topk)
+    metrics.report(answers, topk)
     if real:
-        protocols.report_real(answers, real, topk)
+        metrics.report_real(answers, real, topk)
     if dist.is_main():
-        protocols.write_tables(args, answers, images, names, topk)
+        metrics.write_tables(args, answers, images, names, topk)
 
 
 if __name__ == '__main__':

@@ -7,6 +7,7 @@ A map is [2, K, H, H]: scores and ids of the K best classes of each cell, best f
 DATA is a folder of class folders, or has one in train/. An interrupted run continues where it was: finished maps are
 kept, unfinished ones never exist. On several processes through paddle.distributed.launch each labels its share.
 """
+
 import argparse
 import io
 import json
@@ -15,40 +16,54 @@ import sys
 
 from util import runtime
 
-CPU = runtime.prepare()
-import numpy as np  # noqa: E402
-import paddle  # noqa: E402
+import numpy as np
+import paddle
 
-from models import FAMILY, build_model  # noqa: E402
-from util import annotator, datasets, dist, options, pretrained  # noqa: E402
-from util.label_maps import map_name  # noqa: E402
-from util.loader import Loader  # noqa: E402
-from util.logger import log, progress  # noqa: E402
-from util.plain_files import read_json  # noqa: E402
-from util.runtime import UserError  # noqa: E402
-from util.transforms import EvalTransform  # noqa: E402
+from models import FAMILY, build_model
+from util import dist, options
+from util.data import annotator, datasets
+from util.data.label_maps import map_name
+from util.data.loader import Loader
+from util.data.transforms import EvalTransform
+from util.errors import UserError
+from util.logger import log, progress
+from util.plain_files import read_json
+from util.weights import pretrained
 
 ANY = sys.maxsize  # class ids of the data need not be the annotator's
 RESULTS = ('complete', 'maps', 'undecodable')  # what meta.json says beside the settings
 
 
 def parser():
-    parser = runtime.Parser('generate_label.py', description=__doc__,
-                            formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = runtime.Parser(
+        'generate_label.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('data', metavar='DATA', help='images: class folders, in train/ if there is one')
     parser.add_argument('out', metavar='OUT', help='folder of the label maps')
-    parser.add_argument('--model', required=True, metavar='NAME',
-                        help='an LV-ViT, or a classifier of paddle.vision.models that ends in a global pool and one '
-                             'linear layer')
+    parser.add_argument(
+        '--model',
+        required=True,
+        metavar='NAME',
+        help='an LV-ViT, or a classifier of paddle.vision.models that ends in a global pool and one linear layer',
+    )
     weights = options.add_weights(parser)
-    weights.add_argument('--pretrained_weights', default='', metavar='FILE',
-                         help='the same as --resume; with neither, the weights that Paddle downloads')
+    weights.add_argument(
+        '--pretrained_weights',
+        default='',
+        metavar='FILE',
+        help='the same as --resume; with neither, the weights that Paddle downloads',
+    )
     weights.add_argument('--nb_classes', default=1000, type=options.count, help='classes of the annotator')
-    weights.add_argument('--transfer', action='store_true',
-                         help="an annotator of other classes: take their number from the file's head")
+    weights.add_argument(
+        '--transfer', action='store_true', help="an annotator of other classes: take their number from the file's head"
+    )
     images = parser.add_argument_group('images')
-    images.add_argument('--cls_label_path', default=None, metavar='FILE',
-                        help="list file 'path class_id' below DATA (default: all class folders)")
+    images.add_argument(
+        '--cls_label_path',
+        default=None,
+        metavar='FILE',
+        help="list file 'path class_id' below DATA (default: all class folders)",
+    )
     images.add_argument('--img_size', default=576, type=options.count, help='side of the input; LV-ViT: 16 a cell')
     images.add_argument('--crop_pct', default=1.0, type=float, help='only 1: maps cover the whole centre square')
     images.add_argument('--interpolation', default='bicubic', help='bicubic, bilinear, nearest, lanczos')
@@ -125,15 +140,18 @@ def check_set(out, settings):
         begun = {**read_json(meta)}
     except FileNotFoundError:
         if os.path.isdir(out):
-            raise UserError(f'{out}: not empty, and no set of label maps begun here (it has no meta.json); '
-                            'choose another folder')
+            raise UserError(
+                f'{out}: not empty, and no set of label maps begun here (it has no meta.json); choose another folder'
+            )
         return
     except (OSError, TypeError) as error:
         raise UserError(f'{meta}: not the readable description of a set of label maps ({error})')
     for key in [*settings, *begun]:
         if key not in RESULTS and settings.get(key) != begun.get(key):
-            raise UserError(f"{meta}: this set was begun with '{key}' {json.dumps(begun.get(key))}, not "
-                            f'{json.dumps(settings.get(key))}; a set is of one kind, choose another folder')
+            raise UserError(
+                f"{meta}: this set was begun with '{key}' {json.dumps(begun.get(key))}, not "
+                f'{json.dumps(settings.get(key))}; a set is of one kind, choose another folder'
+            )
 
 
 def npy(array):
@@ -185,8 +203,10 @@ def label_images(annotate, loader, batches, paths, missing, settings):
                 undecodable += 1
                 continue
             if not np.isfinite(array).all():
-                raise UserError(f"{paths[number]}: scores that are not finite in {settings['dtype']}; "
-                                "are the annotator's weights good?")
+                raise UserError(
+                    f'{paths[number]}: scores that are not finite in {settings["dtype"]}; '
+                    "are the annotator's weights good?"
+                )
             write(paths[number], npy(array))
             written += 1
             judged += int(label < annotate.num_classes)
@@ -197,19 +217,28 @@ def label_images(annotate, loader, batches, paths, missing, settings):
 @paddle.no_grad()
 def main(args):
     rank, world_size = dist.init()
-    log(f'Paddle {paddle.__version__} on {paddle.device.get_device()}, {world_size} process(es). {CPU}')
+    log(f'Paddle {paddle.__version__} on {paddle.device.get_device()}, {world_size} process(es). {runtime.CPU}')
     if args.crop_pct != 1:
-        raise UserError(f'--crop_pct {args.crop_pct:g}: must be 1; a map covers the whole centre square, which is how '
-                        "training reads it (coverage 'center')")
+        raise UserError(
+            f'--crop_pct {args.crop_pct:g}: must be 1; a map covers the whole centre square, which is how '
+            "training reads it (coverage 'center')"
+        )
     transform = EvalTransform(args.img_size, args.crop_pct, args.interpolation)
     samples, folders = read_samples(args.data, args.cls_label_path)
     paths = map_paths(args.out, samples)
     annotate, weights = load_annotator(args)
     side, classes = annotate.side, annotate.num_classes
-    settings = {'annotator': args.model, 'weights': os.path.basename(weights) or 'as Paddle offers them',
-                'coverage': 'center', 'size': args.img_size, 'interpolation': args.interpolation,
-                'shape': [2, min(args.topk, classes), side, side], 'dtype': annotator.map_dtype(classes),
-                'num_classes': classes, 'weights_sha256': annotator.fingerprint(annotate.model)}
+    settings = {
+        'annotator': args.model,
+        'weights': os.path.basename(weights) or 'as Paddle offers them',
+        'coverage': 'center',
+        'size': args.img_size,
+        'interpolation': args.interpolation,
+        'shape': [2, min(args.topk, classes), side, side],
+        'dtype': annotator.map_dtype(classes),
+        'num_classes': classes,
+        'weights_sha256': annotator.fingerprint(annotate.model),
+    }
     check_set(args.out, settings)
     whole = len(npy(np.zeros(settings['shape'], settings['dtype'])))
     missing = {i for i, path in enumerate(paths) if not (os.path.isfile(path) and os.path.getsize(path) == whole)}
@@ -222,8 +251,10 @@ def main(args):
     starts = range(0, len(paths), args.batch_size)
     batches = [list(range(i, min(i + args.batch_size, len(paths)))) for i in starts[rank::world_size]]
     batches = [batch for batch in batches if not missing.isdisjoint(batch)]
-    log(f"{args.model}: maps of {side}x{side} cells, {settings['shape'][1]} of {classes} classes, {settings['dtype']}; "
-        f'{len(paths)} images, {len(paths) - len(missing)} of them labelled before')
+    log(
+        f'{args.model}: maps of {side}x{side} cells, {settings["shape"][1]} of {classes} classes, {settings["dtype"]}; '
+        f'{len(paths)} images, {len(paths) - len(missing)} of them labelled before'
+    )
     loader = Loader(Images(samples, transform), batches, args.num_workers)
     counts = label_images(annotate, loader, batches, paths, missing, settings)
     written, undecodable, judged, correct = map(int, dist.all_sum(counts))
@@ -231,13 +262,16 @@ def main(args):
     write_meta(args.out, settings, complete=True, maps=count_maps(args.out), undecodable=undecodable)
     log(f'{written} maps written to {args.out}')
     if folders not in (None, classes):
-        log(f'top-1 not known: {folders} class folders, but the annotator has {classes} classes; '
-            'a list (--cls_label_path) gives the ids')
+        log(
+            f'top-1 not known: {folders} class folders, but the annotator has {classes} classes; '
+            'a list (--cls_label_path) gives the ids'
+        )
     elif judged:
         log(f'* Acc@1 {100 * correct / judged:.3f} of the mean over the cells, on {judged} images labelled now')
     if undecodable:
-        raise UserError(f'{undecodable} of {len(paths)} images could not be decoded (named above) and have no map; '
-                        'all others have')
+        raise UserError(
+            f'{undecodable} of {len(paths)} images could not be decoded (named above) and have no map; all others have'
+        )
 
 
 if __name__ == '__main__':

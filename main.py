@@ -1,24 +1,28 @@
 """Train an LV-ViT, with token labels or without. See README.md for commands."""
+
 import datetime
 import json
 import sys
 import time
 
 from util import runtime
+from util.errors import UserError
 
-CPU = runtime.prepare()
-import paddle  # noqa: E402
+import paddle
 
-from engine import evaluate, train_one_epoch  # noqa: E402
-from models import build_model, count_parameters, published_defaults  # noqa: E402
-from util import checkpoint, dist, interrupt, loader, options  # noqa: E402
-from util.amp import Amp, on_gpu  # noqa: E402
-from util.logger import Writers, log, log_to  # noqa: E402
-from util.loss import TokenLabelLoss  # noqa: E402
-from util.mixup import Mixup  # noqa: E402
-from util.model_ema import ModelEma  # noqa: E402
-from util.optim import build_optimizer  # noqa: E402
-from util.train_state import TrainState  # noqa: E402
+from engine import evaluate, train_one_epoch
+from models import build_model, count_parameters, published_defaults
+from util import dist, options
+from util.data import loader
+from util.logger import Writers, log, log_to
+from util.train import interrupt
+from util.train.amp import Amp, on_gpu
+from util.train.loss import TokenLabelLoss
+from util.train.mixup import Mixup
+from util.train.model_ema import ModelEma
+from util.train.optim import build_optimizer
+from util.train.train_state import TrainState
+from util.weights import checkpoint
 
 
 def parser():
@@ -33,8 +37,14 @@ def parser():
 
 
 def new_model(args):
-    model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes, drop_rate=args.drop,
-                        drop_path_rate=args.drop_path, mix_token=bool(args.mix_token))
+    model = build_model(
+        args.model,
+        img_size=args.input_size,
+        num_classes=args.nb_classes,
+        drop_rate=args.drop,
+        drop_path_rate=args.drop_path,
+        mix_token=bool(args.mix_token),
+    )
     return paddle.nn.SyncBatchNorm.convert_sync_batchnorm(model) if args.sync_bn else model
 
 
@@ -45,9 +55,9 @@ def main(args):
         checkpoint.check_writable(args.output_dir)
     rank, world_size = dist.init()
     if args.sync_bn and not on_gpu():
-        raise runtime.UserError('--sync_bn needs GPUs: Paddle has no such kernel for CPUs')
+        raise UserError('--sync_bn needs GPUs: Paddle has no such kernel for CPUs')
     log_to(args.log_file)
-    log(f'Paddle {paddle.__version__} on {paddle.device.get_device()}, {world_size} process(es). {CPU}')
+    log(f'Paddle {paddle.__version__} on {paddle.device.get_device()}, {world_size} process(es). {runtime.CPU}')
     log('arguments: ' + json.dumps(vars(args)))
     if args.debug and paddle.device.is_compiled_with_cuda():
         paddle.set_flags({'FLAGS_cudnn_deterministic': True})
@@ -64,13 +74,24 @@ def main(args):
     total_batch = args.batch_size * args.accum_iter * world_size
     if args.lr is None:
         args.lr = args.blr * total_batch / 512
-    optimizer = build_optimizer(model, args.opt, args.lr, args.weight_decay, args.opt_betas, args.opt_eps,
-                                args.momentum, args.clip_grad, args.layer_decay)
+    optimizer = build_optimizer(
+        model,
+        args.opt,
+        args.lr,
+        args.weight_decay,
+        args.opt_betas,
+        args.opt_eps,
+        args.momentum,
+        args.clip_grad,
+        args.layer_decay,
+    )
     amp = Amp(args.use_amp, args.amp_dtype, args.amp_level)
     state = TrainState(args, model, ema, optimizer, amp, dense, train_loader, total_batch)
     state.start()
-    log(f'{args.model}: {count_parameters(model) / 1e6:.2f} M parameters, input {args.input_size}, '
-        f'crop_pct {args.crop_pct}, lr {args.lr:.2e}, total batch {total_batch}')
+    log(
+        f'{args.model}: {count_parameters(model) / 1e6:.2f} M parameters, input {args.input_size}, '
+        f'crop_pct {args.crop_pct}, lr {args.lr:.2e}, total batch {total_batch}'
+    )
     if args.eval:
         evaluate(model, val_loader, amp, args.dist_eval, 'Test:', args.print_freq)
         return
@@ -92,27 +113,31 @@ def train(args, state, val_loader):
     model, optimizer = state.amp.decorate(state.model, state.optimizer)
     if args.to_static:
         if not model.return_dense:
-            raise runtime.UserError(f'--to_static: for models with a token classifier, which {args.model} is not')
+            raise UserError(f'--to_static: for models with a token classifier, which {args.model} is not')
         model.to_static()
     parallel = paddle.DataParallel(model) if dist.world_size() > 1 else model
     criterion = TokenLabelLoss(args.cls_weight, args.dense_weight)
     mixup = None
     if args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax:
-        mixup = Mixup(args.mixup, args.cutmix, args.cutmix_minmax, args.mixup_prob, args.mixup_switch_prob,
-                      args.mixup_mode)
+        mixup = Mixup(
+            args.mixup, args.cutmix, args.cutmix_minmax, args.mixup_prob, args.mixup_switch_prob, args.mixup_mode
+        )
     writers = Writers(args, state.run_id)
     state.run_id = writers.run_id
 
     total_epochs, dataset = args.epochs + args.cooldown_epochs, state.loader.dataset
-    log(f'training on {len(dataset)} images, validating on {len(val_loader.dataset)}, '
-        f'epochs {state.epoch} to {total_epochs - 1}' + (f' from step {state.done}' if state.done else ''))
+    log(
+        f'training on {len(dataset)} images, validating on {len(val_loader.dataset)}, '
+        f'epochs {state.epoch} to {total_epochs - 1}' + (f' from step {state.done}' if state.done else '')
+    )
     if dataset.unmapped:
         log(f'{len(dataset.unmapped)} of them have no label map and train with their label alone')
     begin = time.time()
     while state.epoch < total_epochs:
         epoch = state.epoch
-        train_stats = train_one_epoch(parallel, criterion, state.loader, optimizer, epoch, args, state.amp, mixup,
-                                      state.ema, writers, state)
+        train_stats = train_one_epoch(
+            parallel, criterion, state.loader, optimizer, epoch, args, state.amp, mixup, state.ema, writers, state
+        )
         state.save()  # what happens during evaluation costs the evaluation only
         stats = {'epoch': epoch, 'n_parameters': n_parameters, **{f'train_{k}': v for k, v in train_stats.items()}}
         if dataset.unmapped:
@@ -131,7 +156,7 @@ def train(args, state, val_loader):
                 state.best[f'best_acc1{suffix}'] = test_stats['acc1']
                 tags.append(tag)
         stats.update(state.best)
-        log(f"Max accuracy: {', '.join(f'{k[5:]} {v:.2f}%' for k, v in state.best.items())}")
+        log(f'Max accuracy: {", ".join(f"{k[5:]} {v:.2f}%" for k, v in state.best.items())}')
         if (epoch + 1) % 20 == 0 or epoch + 1 == total_epochs:
             tags.append(epoch)
         writers.write({k: v for k, v in stats.items() if k.startswith('test_')}, (epoch + 1) * state.updates)

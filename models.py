@@ -5,6 +5,7 @@
 Parameters carry the names of the original implementation (zihangJiang/TokenLabeling), so its checkpoints load by
 name; Linear weights are [in, out] here and [out, in] there.
 """
+
 import math
 
 import numpy as np
@@ -13,24 +14,30 @@ import paddle.nn.functional as F
 from paddle import nn
 from paddle.base.layer_helper import LayerHelper
 
-from util import layout, mixtoken
-from util.runtime import UserError
+from util.errors import UserError
+from util.train import mixtoken
+from util.weights import layout
 
 NORMAL = nn.initializer.Normal(std=0.02)
 ZEROS = nn.initializer.Constant(0.0)
 
 
 def linear(in_features, out_features, bias=True):
-    return nn.Linear(in_features, out_features, weight_attr=paddle.ParamAttr(initializer=NORMAL),
-                     bias_attr=paddle.ParamAttr(initializer=ZEROS) if bias else False)
+    return nn.Linear(
+        in_features,
+        out_features,
+        weight_attr=paddle.ParamAttr(initializer=NORMAL),
+        bias_attr=paddle.ParamAttr(initializer=ZEROS) if bias else False,
+    )
 
 
 def conv(in_channels, out_channels, kernel, stride, padding=0, bias=False):
     """A convolution with PyTorch's default initial distribution: weight and bias uniform in ±1/sqrt(fan_in)."""
     bound = 1.0 / math.sqrt(in_channels * kernel * kernel)
     uniform = paddle.ParamAttr(initializer=nn.initializer.Uniform(-bound, bound))
-    return nn.Conv2D(in_channels, out_channels, kernel, stride, padding,
-                     weight_attr=uniform, bias_attr=uniform if bias else False)
+    return nn.Conv2D(
+        in_channels, out_channels, kernel, stride, padding, weight_attr=uniform, bias_attr=uniform if bias else False
+    )
 
 
 def gelu(x):
@@ -107,7 +114,7 @@ class Attention(nn.Layer):
         heads = [-1, tokens, self.num_heads, self.head_dim]
         q, k, v = (part.reshape(heads) for part in self.qkv(x).split(3, axis=-1))
         q, k, v = q.transpose([0, 2, 1, 3]), k.transpose([0, 2, 3, 1]), v.transpose([0, 2, 1, 3])
-        attention = F.softmax((q * self.head_dim ** -0.5) @ k, axis=-1)  # `@`: paddle.matmul cannot go into a .pdmodel
+        attention = F.softmax((q * self.head_dim**-0.5) @ k, axis=-1)  # `@`: paddle.matmul cannot go into a .pdmodel
         x = (attention @ v).transpose([0, 2, 1, 3]).reshape([-1, tokens, dim])
         return self.proj_drop(self.proj(x))
 
@@ -150,13 +157,30 @@ class LV_ViT(nn.Layer):
     Raises ValueError when patch_size does not divide img_size or num_heads does not divide embed_dim.
     """
 
-    def __init__(self, img_size=224, patch_size=16, in_chans=3, num_classes=1000, embed_dim=384, depth=16, num_heads=6,
-                 mlp_ratio=3.0, qkv_bias=False, drop_rate=0.0, drop_path_rate=0.0, stem='4_2', skip_lam=1.0,
-                 return_dense=True, mix_token=True):
+    def __init__(
+        self,
+        img_size=224,
+        patch_size=16,
+        in_chans=3,
+        num_classes=1000,
+        embed_dim=384,
+        depth=16,
+        num_heads=6,
+        mlp_ratio=3.0,
+        qkv_bias=False,
+        drop_rate=0.0,
+        drop_path_rate=0.0,
+        stem='4_2',
+        skip_lam=1.0,
+        return_dense=True,
+        mix_token=True,
+    ):
         super().__init__()
         if img_size < patch_size or img_size % patch_size or embed_dim % num_heads:
-            raise ValueError(f'img_size {img_size} must be a multiple of patch_size {patch_size}, '
-                             f'and embed_dim {embed_dim} of num_heads {num_heads}')
+            raise ValueError(
+                f'img_size {img_size} must be a multiple of patch_size {patch_size}, '
+                f'and embed_dim {embed_dim} of num_heads {num_heads}'
+            )
         self.img_size, self.num_classes, self.embed_dim = img_size, num_classes, embed_dim
         self.grid = img_size // patch_size
         self.return_dense, self.mix_token = return_dense, mix_token and return_dense
@@ -166,11 +190,14 @@ class LV_ViT(nn.Layer):
         else:
             self.patch_embed = PatchEmbed4_2(patch_size, in_chans, embed_dim, hidden={'4_2': 64, '4_2_128': 128}[stem])
         self.cls_token = self.create_parameter([1, 1, embed_dim], default_initializer=NORMAL)
-        self.pos_embed = self.create_parameter([1, self.grid ** 2 + 1, embed_dim], default_initializer=NORMAL)
+        self.pos_embed = self.create_parameter([1, self.grid**2 + 1, embed_dim], default_initializer=NORMAL)
         self.pos_drop = nn.Dropout(drop_rate)
-        self.blocks = nn.LayerList([
-            Block(embed_dim, num_heads, mlp_ratio, qkv_bias, drop_rate, float(rate), skip_lam)
-            for rate in np.linspace(0.0, drop_path_rate or 0.0, depth)])
+        self.blocks = nn.LayerList(
+            [
+                Block(embed_dim, num_heads, mlp_ratio, qkv_bias, drop_rate, float(rate), skip_lam)
+                for rate in np.linspace(0.0, drop_path_rate or 0.0, depth)
+            ]
+        )
         self.norm = nn.LayerNorm(embed_dim)
         self.head = linear(embed_dim, num_classes)
         if return_dense:
@@ -213,8 +240,11 @@ class LV_ViT(nn.Layer):
             return self.head(self.forward_tokens(x)[:, 0]), None, mixtoken.EMPTY_BOX
 
         if box is None:
-            box = mixtoken.rand_box(self.grid, self.grid, np.random.default_rng(np.random.randint(2 ** 31))) \
-                if self.mix_token else mixtoken.EMPTY_BOX
+            box = (
+                mixtoken.rand_box(self.grid, self.grid, np.random.default_rng(np.random.randint(2**31)))
+                if self.mix_token
+                else mixtoken.EMPTY_BOX
+            )
         cls, aux = self.forward_mixed(x, mixtoken.mask(box, self.grid))
         return cls, aux, box
 
@@ -261,7 +291,7 @@ def published_defaults(args):
 def build_model(name, **kwargs):
     """The model `name` of FAMILY; keyword arguments override the constructor's. Raises UserError for what cannot be."""
     if name not in FAMILY:
-        raise UserError(f"--model {name}: unknown; use {', '.join(FAMILY)}")
+        raise UserError(f'--model {name}: unknown; use {", ".join(FAMILY)}')
     try:
         return LV_ViT(**{**FAMILY[name][0], **kwargs})
     except ValueError as error:

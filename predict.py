@@ -1,13 +1,15 @@
 """Classify images with a checkpoint: files, folders and glob patterns; prints one record per image."""
+
 from util import runtime
 
-CPU = runtime.prepare()
-import paddle  # noqa: E402
+import paddle
 
-from models import build_model, published_defaults  # noqa: E402
-from util import classify, decode, options, pretrained  # noqa: E402
-from util.logger import log, progress  # noqa: E402
-from util.transforms import EvalTransform  # noqa: E402
+from models import build_model, published_defaults
+from util import options
+from util.data.transforms import EvalTransform
+from util.deploy import decode, records
+from util.logger import log, progress
+from util.weights import pretrained
 
 
 def parser():
@@ -24,8 +26,8 @@ def parser():
 @paddle.no_grad()
 def main(args):
     published_defaults(args)
-    files = classify.find_images(args.infer_imgs)
-    names = classify.label_names(args.label_list, args.nb_classes)
+    files = records.find_images(args.infer_imgs)
+    names = records.label_names(args.label_list, args.nb_classes)
     transform = EvalTransform(args.input_size, args.crop_pct, args.interpolation)
     result, bad = [], []
     with decode.Batches(files, transform, args.batch_size) as batches:
@@ -36,9 +38,9 @@ def main(args):
             bad += left_out
             if good:
                 logits = model(paddle.to_tensor(images))
-                result += classify.records(good, logits.numpy(), names, args.topk)
-    classify.show(result, args)
-    classify.check_bad(bad, len(files), args.skip_bad)
+                result += records.records(good, logits.numpy(), names, args.topk)
+    records.show(result, args)
+    records.check_bad(bad, len(files), args.skip_bad)
 
 
 if __name__ == '__main__':

@@ -8,20 +8,21 @@ means, a dropped last batch, the padding of paddle.io.DistributedBatchSampler); 
 between float32 and matrix products whose operands are rounded to 10 bits of mantissa, as TensorFloat-32 does on GPUs.
 Logits of every image are kept: 200 MB for ImageNet.
 """
+
 import os
 import sys
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
-from util import runtime  # noqa: E402
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from util import runtime
 
-CPU = runtime.prepare()
-import numpy as np  # noqa: E402
-import paddle  # noqa: E402
+import numpy as np
+import paddle
 
-import eval as eval_script  # noqa: E402
-from models import build_model, published_defaults  # noqa: E402
-from util import loader, options, pretrained  # noqa: E402
+import eval as eval_script
+from models import build_model, published_defaults
+from util import options
+from util.data import loader
+from util.weights import pretrained
 
 
 def parser():
@@ -35,8 +36,10 @@ def parser():
 def logits_of(model, args, size):
     """(float32 [N, C], labels int64 [N]) of the set in batches of `size`."""
     args.batch_size = size
-    batches = [(model(batch['image']).numpy(), batch['label'].numpy())
-               for batch in loader.build_eval_loader(args, args.crop_pct)]
+    batches = [
+        (model(batch['image']).numpy(), batch['label'].numpy())
+        for batch in loader.build_eval_loader(args, args.crop_pct)
+    ]
     return tuple(np.concatenate(part) for part in zip(*batches))
 
 
@@ -44,30 +47,40 @@ def compare(name, logits, reference, labels):
     """A row: largest difference of a logit, relative to the largest logit too, answers that differ, accuracies."""
     difference = np.abs(logits - reference).max()
     best, best_reference = logits.argmax(1), reference.argmax(1)
-    print(f'| {name} | {difference:.1e} | {difference / np.abs(reference).max():.1e} | '
-          f'{(best != best_reference).sum()} | {100 * (best == labels).mean():.3f} |')
+    print(
+        f'| {name} | {difference:.1e} | {difference / np.abs(reference).max():.1e} | '
+        f'{(best != best_reference).sum()} | {100 * (best == labels).mean():.3f} |'
+    )
 
 
 def counted(right, size):
     """Accuracies in percent that other ways of counting make of the same answers: {name: value}."""
-    batches = [right[i:i + size] for i in range(0, len(right), size)]
+    batches = [right[i : i + size] for i in range(0, len(right), size)]
     full = [batch for batch in batches if len(batch) == size]
-    return {'every image once': right.mean(), 'mean of batch means': np.mean([batch.mean() for batch in batches]),
-            'last batch dropped': np.concatenate(full).mean() if full else float('nan')}
+    return {
+        'every image once': right.mean(),
+        'mean of batch means': np.mean([batch.mean() for batch in batches]),
+        'last batch dropped': np.concatenate(full).mean() if full else float('nan'),
+    }
 
 
 def padded(right, size, processes):
     """Accuracy over what the processes get from Paddle's DistributedBatchSampler, which repeats images to fill up."""
-    seen = [i for rank in range(processes) for batch in paddle.io.DistributedBatchSampler(
-        right, size, num_replicas=processes, rank=rank) for i in batch]
+    seen = [
+        i
+        for rank in range(processes)
+        for batch in paddle.io.DistributedBatchSampler(right, size, num_replicas=processes, rank=rank)
+        for i in batch
+    ]
     return right[seen].mean(), len(seen)
 
 
 def reduce_products(model):
     """From here on round the operands of convolutions, linear layers and `@` to 10 bits of mantissa (TF32)."""
+
     def reduced(x):
         bits = x.numpy().view('uint32')
-        bits = (bits + np.uint32(0xfff) + ((bits >> 13) & 1)) & np.uint32(0xffffe000)  # to the nearest, ties to even
+        bits = (bits + np.uint32(0xFFF) + ((bits >> 13) & 1)) & np.uint32(0xFFFFE000)  # to the nearest, ties to even
         return paddle.to_tensor(bits.view('float32'))
 
     for layer in model.sublayers():
@@ -85,8 +98,10 @@ def main(args):
     model.eval()
     reference, labels = logits_of(model, args, args.sizes[0])
     gaps = -np.diff(np.sort(reference, axis=1)[:, ::-1][:, :2])[:, 0]
-    print(f'{len(labels)} images; largest logit {np.abs(reference).max():.3g}; the two best classes of an image are at '
-          f'least {gaps.min():.1e} apart, {np.median(gaps):.2g} in the median\n')
+    print(
+        f'{len(labels)} images; largest logit {np.abs(reference).max():.3g}; the two best classes of an image are at '
+        f'least {gaps.min():.1e} apart, {np.median(gaps):.2g} in the median\n'
+    )
     print(f'| batches of | largest difference to {args.sizes[0]} | relative | answers that differ | top-1 |')
     print('|---|---|---|---|---|')
     for size in args.sizes:
@@ -98,8 +113,11 @@ def main(args):
         print(f'| {name} | ' + ' | '.join(f'{100 * counted(right, size)[name]:.3f}' for size in args.sizes) + ' |')
     for processes in (3, 8):
         values = [padded(right, size, processes) for size in args.sizes]
-        print(f'| padded for {processes} processes ({values[0][1]} images) | '
-              + ' | '.join(f'{100 * value:.3f}' for value, _ in values) + ' |')
+        print(
+            f'| padded for {processes} processes ({values[0][1]} images) | '
+            + ' | '.join(f'{100 * value:.3f}' for value, _ in values)
+            + ' |'
+        )
     if args.reduced:
         print('\n| 10 bits, batches of | largest difference to float32 | relative | answers that differ | top-1 |')
         print('|---|---|---|---|---|')

@@ -4,6 +4,7 @@
 
 Each conversion is a process of its own, start of Python and Paddle included; memory is its largest resident set.
 """
+
 import os
 import subprocess
 import sys
@@ -11,18 +12,24 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'tools'))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from util import runtime
+from util.errors import UserError
+
+import numpy as np
+
+import model_info
+from util.weights import layout, torch_file
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
-from util import runtime  # noqa: E402
-
-runtime.prepare()
-import numpy as np  # noqa: E402
-
-import model_info  # noqa: E402
-from util import layout, torch_file  # noqa: E402
-
-WAYS = [('a.pth', 'b.pdparams'), ('b.pdparams', 'c.pth'), ('a.pth', 'd.safetensors'), ('d.safetensors', 'e.pdparams'),
-        ('b.pdparams', 'f.safetensors')]
+WAYS = [
+    ('a.pth', 'b.pdparams'),
+    ('b.pdparams', 'c.pth'),
+    ('a.pth', 'd.safetensors'),
+    ('d.safetensors', 'e.pdparams'),
+    ('b.pdparams', 'f.safetensors'),
+]
 
 
 def parser():
@@ -41,14 +48,18 @@ def main(args):
         for way in WAYS:
             source, target = (os.path.join(folder, name) for name in way)
             begin = time.time()
-            child = subprocess.Popen([sys.executable, str(ROOT / 'tools' / 'convert_weight.py'), source, target],
-                                     stdout=subprocess.DEVNULL)
+            child = subprocess.Popen(
+                [sys.executable, str(ROOT / 'tools' / 'convert_weight.py'), source, target], stdout=subprocess.DEVNULL
+            )
             _, status, usage = os.wait4(child.pid, 0)
             if status:
-                raise runtime.UserError(f'{way[0]} -> {way[1]} failed')
+                raise UserError(f'{way[0]} -> {way[1]} failed')
             size, peak = os.path.getsize(source) / 1e6, usage.ru_maxrss * 1024 / 1e6  # ru_maxrss: KiB on Linux
-            print(f"{way[0].split('.')[1]:>11} -> {way[1].split('.')[1]:11}  {time.time() - begin:5.1f} s  "
-                  f'peak {peak:5.0f} MB = {peak / size:.2f} x the file of {size:.0f} MB', flush=True)
+            print(
+                f'{way[0].split(".")[1]:>11} -> {way[1].split(".")[1]:11}  {time.time() - begin:5.1f} s  '
+                f'peak {peak:5.0f} MB = {peak / size:.2f} x the file of {size:.0f} MB',
+                flush=True,
+            )
 
 
 if __name__ == '__main__':

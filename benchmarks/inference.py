@@ -8,6 +8,7 @@ does not count). Prints the median time per image over all counted runs, the qua
 ratio below 1 is faster. Nothing else should run on the machine. Needs
 `pip install paddle2onnx==2.1.0 onnx onnxruntime`.
 """
+
 import argparse
 import json
 import multiprocessing
@@ -17,10 +18,10 @@ import sys
 import tempfile
 import time
 
+import numpy as np
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
-
-import numpy as np  # noqa: E402
 
 ENGINES = ('paddle', 'onednn', 'openvino', 'onednn bf16', 'openvino bf16')
 RIVAL = 'onnxruntime'
@@ -33,8 +34,10 @@ def make(engine, folder, threads):
         import onnxruntime
 
         from tools.export_onnx import session
+
         return session(onnxruntime, os.path.join(folder, 'model.onnx'), threads)
-    from util.predictor import Predictor
+    from util.deploy.predictor import Predictor
+
     name, _, precision = engine.partition(' ')
     files = [os.path.join(folder, name) for name in ('model.pdmodel', 'model.pdiparams')]
     return Predictor(*files, name, precision or 'fp32', threads)
@@ -43,8 +46,6 @@ def make(engine, folder, threads):
 def serve(engine, folder, threads, side, connection):
     """The process of one engine: answers (batch, runs) with the seconds of each run, and (batch, 0) with outputs."""
     os.environ['OMP_NUM_THREADS'] = str(threads)
-    from util import runtime
-    runtime.prepare()
     images = {}
     try:
         run = make(engine, folder, threads)
@@ -68,16 +69,19 @@ def serve(engine, folder, threads, side, connection):
 
 def export(args, folder):
     """Random weights of the model as model.pdmodel and model.onnx in a folder."""
-    code = ('import sys; sys.path.insert(0, sys.argv[1]); from util import runtime; runtime.prepare(); import paddle;'
-            'from models import build_model; from util import checkpoint; paddle.seed(0);'
-            'model = build_model(sys.argv[2], img_size=int(sys.argv[3]));'
-            'checkpoint.save(model.state_dict(), sys.argv[4])')
+    code = (
+        'import sys; sys.path.insert(0, sys.argv[1]); from util import runtime; runtime.prepare(); import paddle;'
+        'from models import build_model; from util import checkpoint; paddle.seed(0);'
+        'model = build_model(sys.argv[2], img_size=int(sys.argv[3]));'
+        'checkpoint.save(model.state_dict(), sys.argv[4])'
+    )
     weights = os.path.join(folder, 'weights.pdparams')
     flags = ['--model', args.model, '--input_size', str(args.input_size), '--resume', weights]
-    for command in (['-c', code, ROOT, args.model, str(args.input_size), weights],
-                    [os.path.join(ROOT, 'export_model.py'), *flags, '--output_dir', folder],
-                    [os.path.join(ROOT, 'tools', 'export_onnx.py'), *flags,
-                     '--output', os.path.join(folder, 'model.onnx')]):
+    for command in (
+        ['-c', code, ROOT, args.model, str(args.input_size), weights],
+        [os.path.join(ROOT, 'export_model.py'), *flags, '--output_dir', folder],
+        [os.path.join(ROOT, 'tools', 'export_onnx.py'), *flags, '--output', os.path.join(folder, 'model.onnx')],
+    ):
         done = subprocess.run([sys.executable, *command], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if done.returncode:
             sys.exit(done.stdout.strip().splitlines()[-1])
@@ -89,8 +93,7 @@ def start(args, folder):
     for threads in args.threads:
         for engine in (RIVAL, *args.engines):
             ours, theirs = context.Pipe()
-            context.Process(target=serve, args=(engine, folder, threads, args.input_size, theirs),
-                            daemon=True).start()
+            context.Process(target=serve, args=(engine, folder, threads, args.input_size, theirs), daemon=True).start()
             theirs.close()
             problem = ours.recv()
             if problem is None:
@@ -112,7 +115,8 @@ def ask(connections, key, batch, runs):
 
 def processor():
     from util.runtime import cpu_fields
-    return f"{cpu_fields().get('model name', 'unknown processor')}, {os.cpu_count()} cores"
+
+    return f'{cpu_fields().get("model name", "unknown processor")}, {os.cpu_count()} cores'
 
 
 def main():
@@ -148,10 +152,14 @@ def main():
         for process in multiprocessing.active_children():
             process.join(5)
     situations = dict.fromkeys((m['threads'], m['batch']) for m in medians)
-    best = [min((m for m in medians if m['exact'] and (m['threads'], m['batch']) == situation),
-                key=lambda m: m['ratio']) for situation in situations]
-    print('\nBest of the exact engines, as `--engine auto` picks: ' + ', '.join(
-        f"{m['engine']} {m['ratio']:.2f} (threads {m['threads']}, batch {m['batch']})" for m in best))
+    best = [
+        min((m for m in medians if m['exact'] and (m['threads'], m['batch']) == situation), key=lambda m: m['ratio'])
+        for situation in situations
+    ]
+    print(
+        '\nBest of the exact engines, as `--engine auto` picks: '
+        + ', '.join(f'{m["engine"]} {m["ratio"]:.2f} (threads {m["threads"]}, batch {m["batch"]})' for m in best)
+    )
     if args.json:
         with open(args.json, 'w', encoding='utf-8') as f:
             json.dump(medians, f, indent=1)
@@ -165,11 +173,20 @@ def report(threads, batch, times, outputs):
         low, median, high = 1000 / batch * np.percentile(seconds, [25, 50, 75])
         ratio = np.median(seconds) / base
         difference = np.abs(outputs[key] - outputs[rival]).max() / np.abs(outputs[rival]).max()
-        print(f'| {threads} | {batch} | {key[0]} | {median:.1f} ({low:.1f}–{high:.1f}) | {ratio:.2f} '
-              f'| {difference:.1e} |')
+        print(
+            f'| {threads} | {batch} | {key[0]} | {median:.1f} ({low:.1f}–{high:.1f}) | {ratio:.2f} | {difference:.1e} |'
+        )
         if key != rival:
-            figures.append({'threads': threads, 'batch': batch, 'engine': key[0], 'ms': round(float(median), 2),
-                            'ratio': round(float(ratio), 3), 'exact': 'bf16' not in key[0]})
+            figures.append(
+                {
+                    'threads': threads,
+                    'batch': batch,
+                    'engine': key[0],
+                    'ms': round(float(median), 2),
+                    'ratio': round(float(ratio), 3),
+                    'exact': 'bf16' not in key[0],
+                }
+            )
     return figures
 
 

@@ -6,6 +6,7 @@ Writes random maps [2, 5, 18, 18] float16 of 1,000 classes into FOLDER/files (20
 tools/pack_token_label.py into FOLDER/packed, and reads every map through util.label_maps.LabelMaps in the same random
 order: once from a cold page cache where the kernel lets us drop it, then warm, alternating; medians of 3.
 """
+
 import argparse
 import os
 import subprocess
@@ -14,9 +15,10 @@ import time
 
 import numpy as np
 
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from util.data.label_maps import LabelMaps
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
-from util.label_maps import LabelMaps  # noqa: E402
 
 
 def write(folder, count):
@@ -49,8 +51,9 @@ def read_all(folder, names):
 
 
 def size_on_disk(folder):
-    return sum(os.stat(os.path.join(root, name)).st_blocks * 512
-               for root, _, names in os.walk(folder) for name in names)
+    return sum(
+        os.stat(os.path.join(root, name)).st_blocks * 512 for root, _, names in os.walk(folder) for name in names
+    )
 
 
 def main():
@@ -72,10 +75,12 @@ def main():
             runs.append(read_all(folder, names))
     for folder in (files, packed):
         found, read = np.median(warm[folder], axis=0)
-        print(f'{os.path.basename(folder):6}: {size_on_disk(folder) / 2 ** 20:.0f} MB on disk, '
-              f'{sum(map(len, (n for _, _, n in os.walk(folder))))} files; '
-              f'cold {1e6 * cold[folder][1] / args.maps:.0f} µs a map, warm {1e6 * read / args.maps:.0f} µs a map; '
-              f'opening and finding all {1000 * found:.0f} ms')
+        print(
+            f'{os.path.basename(folder):6}: {size_on_disk(folder) / 2**20:.0f} MB on disk, '
+            f'{sum(map(len, (n for _, _, n in os.walk(folder))))} files; '
+            f'cold {1e6 * cold[folder][1] / args.maps:.0f} µs a map, warm {1e6 * read / args.maps:.0f} µs a map; '
+            f'opening and finding all {1000 * found:.0f} ms'
+        )
     ratio = np.median([f[1] / p[1] for f, p in zip(warm[files], warm[packed])])
     print(f'files / packed, warm: {ratio:.2f}')
 

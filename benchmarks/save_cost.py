@@ -8,6 +8,7 @@ saves an epoch, before and after evaluation, as main.py does. Then saves of a ru
 same parts. Beside both stands the time to write and sync as many bytes and nothing else. Medians; the first epoch, in
 which Paddle allocates, is left out where there are more.
 """
+
 import argparse
 import json
 import os
@@ -16,27 +17,29 @@ import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from util import runtime
+
+
+import numpy as np
+
+import main as trainer
+from util import dist
+from util.train.train_state import TrainState
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from util import runtime  # noqa: E402
-
-runtime.prepare()
-
-import numpy as np  # noqa: E402
-
-import main as trainer  # noqa: E402
-from util import dist  # noqa: E402
-from util.train_state import TrainState  # noqa: E402
 
 
 def timed(method, times):
     """The method, noting when each call began and ended."""
+
     def call(*args):
         begin = time.perf_counter()
         result = method(*args)
         times.append((begin, time.perf_counter()))
         return result
+
     return call
 
 
@@ -66,35 +69,107 @@ def raw_write(folder, size):
 
 def report(name, times, path):
     size, median = path.stat().st_size, float(np.median(times))
-    print(f'{name}: {median:.3f} s a save (median of {len(times)}, {min(times):.3f} to {max(times):.3f}), '
-          f'{size / 1e6:.1f} MB, {size / 1e6 / median:.0f} MB/s; '
-          f'writing and syncing so many bytes alone: {raw_write(path.parent, size):.3f} s', flush=True)
+    print(
+        f'{name}: {median:.3f} s a save (median of {len(times)}, {min(times):.3f} to {max(times):.3f}), '
+        f'{size / 1e6:.1f} MB, {size / 1e6 / median:.0f} MB/s; '
+        f'writing and syncing so many bytes alone: {raw_write(path.parent, size):.3f} s',
+        flush=True,
+    )
     return median
 
 
 def demo(folder, epochs, train):
     data, out, task = folder / 'digits', folder / 'demo', folder / 'task.json'
-    subprocess.run([sys.executable, ROOT / 'demo' / 'digits.py', data, '--size', '48', '--train', str(train),
-                    '--fresh'], check=True)
-    flags = ['--model', 'lvvit_nano', '--input_size', '48', '--nb_classes', '10', '--data_path', data,
-             '--cls_label_path_train', data / 'train_list.txt', '--cls_label_path_val', data / 'val_list.txt',
-             '--token_label', '--token_label_data', data / 'label_maps', '--token_label_size', '3',
-             '--epochs', epochs, '--warmup_epochs', '1', '--cooldown_epochs', '0', '--batch_size', '16', '--lr', '1e-3',
-             '--clip_grad', '1', '--smoothing', '0', '--mixup', '0', '--cutmix', '0', '--no_mix_token', '--aa', '',
-             '--hflip', '0', '--train_scale', '0.8', '1', '--reprob', '0', '--num_workers', '0', '--dist_eval',
-             '--model_ema', '--output_dir', out]
+    subprocess.run(
+        [sys.executable, ROOT / 'demo' / 'digits.py', data, '--size', '48', '--train', str(train), '--fresh'],
+        check=True,
+    )
+    flags = [
+        '--model',
+        'lvvit_nano',
+        '--input_size',
+        '48',
+        '--nb_classes',
+        '10',
+        '--data_path',
+        data,
+        '--cls_label_path_train',
+        data / 'train_list.txt',
+        '--cls_label_path_val',
+        data / 'val_list.txt',
+        '--token_label',
+        '--token_label_data',
+        data / 'label_maps',
+        '--token_label_size',
+        '3',
+        '--epochs',
+        epochs,
+        '--warmup_epochs',
+        '1',
+        '--cooldown_epochs',
+        '0',
+        '--batch_size',
+        '16',
+        '--lr',
+        '1e-3',
+        '--clip_grad',
+        '1',
+        '--smoothing',
+        '0',
+        '--mixup',
+        '0',
+        '--cutmix',
+        '0',
+        '--no_mix_token',
+        '--aa',
+        '',
+        '--hflip',
+        '0',
+        '--train_scale',
+        '0.8',
+        '1',
+        '--reprob',
+        '0',
+        '--num_workers',
+        '0',
+        '--dist_eval',
+        '--model_ema',
+        '--output_dir',
+        out,
+    ]
     task.write_text(json.dumps([str(flag) for flag in flags]))
-    subprocess.run([sys.executable, '-m', 'paddle.distributed.launch', '--nproc_per_node', '2', '--backend', 'gloo',
-                    '--log_dir', folder / 'launch', __file__, folder, '--task', task],
-                   check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
+    subprocess.run(
+        [
+            sys.executable,
+            '-m',
+            'paddle.distributed.launch',
+            '--nproc_per_node',
+            '2',
+            '--backend',
+            'gloo',
+            '--log_dir',
+            folder / 'launch',
+            __file__,
+            folder,
+            '--task',
+            task,
+        ],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+    )
     times = json.loads(task.read_text())
     saves = np.array(times['saves'])
     ends = [end for _, end in times['ends']]
     lengths = np.diff(ends) if len(ends) > 1 else np.array([ends[0] - saves[0, 0]])
     seconds = report('demo, lvvit_nano', (saves[:, 1] - saves[:, 0]).tolist(), out / 'checkpoint-latest.pd')
     epoch = float(np.median(lengths))
-    print(f'demo, an epoch with evaluation: {epoch:.2f} s (median of {len(lengths)}); two saves are '
-          f'{200 * seconds / epoch:.2f} % of it (target: below 2 %)', flush=True)
+    print(
+        f'demo, an epoch with evaluation: {epoch:.2f} s (median of {len(lengths)}); two saves are '
+        f'{200 * seconds / epoch:.2f} % of it (target: below 2 %)',
+        flush=True,
+    )
 
 
 class _NoData:
@@ -114,9 +189,10 @@ def large(folder, repeats):
     import paddle
 
     from models import count_parameters
-    from util.amp import Amp
-    from util.model_ema import ModelEma
-    from util.optim import build_optimizer
+    from util.train.amp import Amp
+    from util.train.model_ema import ModelEma
+    from util.train.optim import build_optimizer
+
     args = trainer.parser().parse_args(['--model', 'lvvit_s', '--model_ema', '--output_dir', str(folder / 'large')])
     trainer.published_defaults(args)
     args.mix_token = True
@@ -130,8 +206,11 @@ def large(folder, repeats):
     TrainState.save = timed(TrainState.save, times)
     for _ in range(repeats):
         state.save()
-    report(f'lvvit_s, {count_parameters(model) / 1e6:.1f} M parameters', [end - begin for begin, end in times],
-           folder / 'large' / 'checkpoint-latest.pd')
+    report(
+        f'lvvit_s, {count_parameters(model) / 1e6:.1f} M parameters',
+        [end - begin for begin, end in times],
+        folder / 'large' / 'checkpoint-latest.pd',
+    )
 
 
 def main():

@@ -8,6 +8,7 @@ the whole crop, softmax, concatenation. Ours is what a training step does: sampl
 classes per image (in training this part runs in the loader's processes), stacking, expansion on the device. Same maps,
 same boxes, one process, alternating; medians, and the peak of the process's resident memory above what it held before.
 """
+
 import argparse
 import os
 import sys
@@ -15,16 +16,15 @@ import threading
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from util import runtime  # noqa: E402
+from util import runtime
 
-CPU = runtime.prepare()
-import numpy as np  # noqa: E402
-import paddle  # noqa: E402
-import paddle.nn.functional as F  # noqa: E402
+import numpy as np
+import paddle
+import paddle.nn.functional as F
 
-from util.loss import soft_cross_entropy  # noqa: E402
-from util.token_label import dense_target, sampling_matrix, sparse_target, stack_targets  # noqa: E402
-from util.transforms import crop_matrix, random_crop_box  # noqa: E402
+from util.data.token_label import dense_target, sampling_matrix, sparse_target, stack_targets
+from util.data.transforms import crop_matrix, random_crop_box
+from util.train.loss import soft_cross_entropy
 
 SIDE, TOKENS, CELLS, TOPK = 224, 14, 18, 5
 
@@ -87,7 +87,7 @@ def compare_losses(batch, classes, repeat):
     sparse = stacked(maps, boxes, classes)
     listed = [len(np.unique(array[1])) for array in maps]
     once = paddle.to_tensor(np.arange(max(listed))[None, :] < np.array(listed)[:, None])  # no class counts twice
-    logits = paddle.to_tensor(rng.standard_normal((batch, 1 + TOKENS ** 2, classes), dtype='float32'))
+    logits = paddle.to_tensor(rng.standard_normal((batch, 1 + TOKENS**2, classes), dtype='float32'))
     logits.stop_gradient = False
     times, values = {}, {}
     for way in (expanded_loss, sparse_loss) * repeat:
@@ -97,13 +97,15 @@ def compare_losses(batch, classes, repeat):
         times.setdefault(way.__name__, []).append(time.perf_counter() - start)
         values[way.__name__] = loss.item()
         logits.clear_grad()
-    print(f'batch {batch}, {np.mean(listed):.0f} listed classes an image, forward and backward: '
-          + ', '.join(f'{name} {1000 * np.median(t):.0f} ms ({values[name]:.4f})' for name, t in times.items()))
+    print(
+        f'batch {batch}, {np.mean(listed):.0f} listed classes an image, forward and backward: '
+        + ', '.join(f'{name} {1000 * np.median(t):.0f} ms ({values[name]:.4f})' for name, t in times.items())
+    )
 
 
 def resident():
     with open('/proc/self/statm') as f:
-        return int(f.read().split()[1]) * os.sysconf('SC_PAGE_SIZE') / 2 ** 20
+        return int(f.read().split()[1]) * os.sysconf('SC_PAGE_SIZE') / 2**20
 
 
 def peak_of(call):
@@ -113,6 +115,7 @@ def peak_of(call):
     def watch():
         while not done.wait(0.0005):
             peak[0] = max(peak[0], resident())
+
     thread = threading.Thread(target=watch)
     thread.start()
     result = call()
@@ -128,7 +131,7 @@ def main():
     parser.add_argument('--classes', type=int, default=1000)
     parser.add_argument('--loss', action='store_true', help='compare the two forms of the loss instead')
     args = parser.parse_args()
-    print(f'Paddle {paddle.__version__}. {CPU}. {args.classes} classes, {args.repeat} runs of each')
+    print(f'Paddle {paddle.__version__}. {runtime.CPU}. {args.classes} classes, {args.repeat} runs of each')
     if args.loss:
         compare_losses(args.batch_size[0], args.classes, args.repeat)
         return
@@ -149,9 +152,11 @@ def main():
             results[name] = results[name].numpy()
         ms = {name: 1000 * float(np.median(t)) for name, t in times.items()}
         worst = np.abs(results['dense'] - results['ours']).max()
-        print(f"batch {batch}: dense {ms['dense']:.0f} ms, {peaks['dense']:.0f} MB; ours {ms['ours']:.1f} ms, "
-              f"{peaks['ours']:.0f} MB; {ms['dense'] / ms['ours']:.1f}x faster, "
-              f"memory {peaks['ours'] / peaks['dense']:.3f}; largest difference {worst:.1e}")
+        print(
+            f'batch {batch}: dense {ms["dense"]:.0f} ms, {peaks["dense"]:.0f} MB; ours {ms["ours"]:.1f} ms, '
+            f'{peaks["ours"]:.0f} MB; {ms["dense"] / ms["ours"]:.1f}x faster, '
+            f'memory {peaks["ours"] / peaks["dense"]:.3f}; largest difference {worst:.1e}'
+        )
 
 
 if __name__ == '__main__':

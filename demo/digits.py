@@ -12,6 +12,7 @@ the layout is known, so is what each part of the picture shows: the label maps n
     OUT/label_maps/digit3/train_00013.npy  float16 [2, 5, 18, 18], see label_map()
     OUT/label_maps/meta.json, OUT/digits.json (the options; its presence marks a folder as ours)
 """
+
 import argparse
 import json
 import os
@@ -24,13 +25,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-NAMES = "zero one two three four five six seven eight nine".split()
-SPLITS = ("train", "val")
-TRAIN_DIGITS = 1400   # of the 1,797 handwritten digits; the other 397 appear in validation scenes only
-TOP_K = 5             # classes kept per cell of a label map
-PEAK = 10.            # logit of a fully covered cell: 96 % after a softmax over even 1000 classes
-FEATHER = 0.05        # width of a label's soft edge, as a share of the canvas (about one cell of 18)
-VERSION = 1           # raise it when the scenes change, lest older folders be reused
+NAMES = 'zero one two three four five six seven eight nine'.split()
+SPLITS = ('train', 'val')
+TRAIN_DIGITS = 1400  # of the 1,797 handwritten digits; the other 397 appear in validation scenes only
+TOP_K = 5  # classes kept per cell of a label map
+PEAK = 10.0  # logit of a fully covered cell: 96 % after a softmax over even 1000 classes
+FEATHER = 0.05  # width of a label's soft edge, as a share of the canvas (about one cell of 18)
+VERSION = 1  # raise it when the scenes change, lest older folders be reused
 
 # Digit heights are in px of a 64 px canvas; ground, contrast and noise (standard deviation) in grey levels of 255.
 # Ink is lighter than a dark ground and darker than a light one: the easy scenes have dark grounds only.
@@ -39,7 +40,7 @@ HARD = dict(main=(32, 46), small=(14, 20), others=[1, 2], ground=(50, 205), cont
 
 
 def fail(message):
-    print(f"digits.py: {message}", file=sys.stderr)
+    print(f'digits.py: {message}', file=sys.stderr)
     sys.exit(2)
 
 
@@ -49,7 +50,7 @@ def handwriting():
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        fail("needs scikit-learn, where the handwritten digits come from: pip install scikit-learn")
+        fail('needs scikit-learn, where the handwritten digits come from: pip install scikit-learn')
     data = load_digits()
     return data.images, data.target
 
@@ -58,17 +59,17 @@ def handwriting():
 def sources(split):
     """Ten int arrays: for each class the rows of handwriting() that scenes of `split` may use."""
     classes = handwriting()[1]
-    order = np.random.default_rng(0).permutation(len(classes))   # fixed: the split never depends on --seed
-    rows = order[:TRAIN_DIGITS] if split == "train" else order[TRAIN_DIGITS:]
+    order = np.random.default_rng(0).permutation(len(classes))  # fixed: the split never depends on --seed
+    rows = order[:TRAIN_DIGITS] if split == 'train' else order[TRAIN_DIGITS:]
     return [rows[classes[rows] == c] for c in range(10)]
 
 
 @lru_cache(None)
 def glyph(row):
     """One digit as an alpha mask, 8-bit, cropped to its ink, up to 160 px a side."""
-    ink = np.pad(handwriting()[0][row] / 16, 1).astype(np.float32)   # a margin, so no stroke is cut off
+    ink = np.pad(handwriting()[0][row] / 16, 1).astype(np.float32)  # a margin, so no stroke is cut off
     smooth = np.asarray(Image.fromarray(ink).resize((160, 160), Image.BICUBIC))
-    crisp = np.clip((smooth - 0.35) * 4, 0, 1)                    # turns the upscaling blur into pen strokes
+    crisp = np.clip((smooth - 0.35) * 4, 0, 1)  # turns the upscaling blur into pen strokes
     mask = Image.fromarray((crisp * 255).astype(np.uint8))
     return mask.crop(mask.getbbox())
 
@@ -97,9 +98,9 @@ def scene(index, split, size=64, seed=0, hard=False):
     # The main digit takes its place first; each small one tries a few places and keeps the emptiest.
     main, pile = index % 10, []
     others = rng.permutation([c for c in range(10) if c != main]).tolist()
-    for c in [main] + others[:rng.choice(look["others"])]:
+    for c in [main] + others[: rng.choice(look['others'])]:
         row = int(rng.choice(sources(split)[c]))
-        side = rng.uniform(*look["small" if pile else "main"]) * size / 64
+        side = rng.uniform(*look['small' if pile else 'main']) * size / 64
         w, h = (max(round(side * s / max(glyph(row).size)), 1) for s in glyph(row).size)
         corners = (rng.random((12 if pile else 1, 2)) * (size - w + 1, size - h + 1)).astype(int).tolist()
         boxes = [(x, y, x + w, y + h) for x, y in corners]
@@ -108,16 +109,16 @@ def scene(index, split, size=64, seed=0, hard=False):
     pile.reverse()
 
     # The ground is a gradient between a few colours; ink is clearly brighter or darker than its mean.
-    level = rng.uniform(*look["ground"])
+    level = rng.uniform(*look['ground'])
     knots = colour(rng, level) + rng.normal(0, 14, (3, 3, 3))
     image = Image.fromarray(np.clip(knots, 0, 255).astype(np.uint8)).resize((size, size), Image.BICUBIC)
     for _, box, row in pile:
-        contrast = rng.uniform(*look["contrast"]) * (1 if level < 128 else -1)
+        contrast = rng.uniform(*look['contrast']) * (1 if level < 128 else -1)
         ink = tuple(int(v) for v in np.clip(colour(rng, level + contrast), 0, 255))
         image.paste(ink, box, glyph(row).resize((box[2] - box[0], box[3] - box[1]), Image.BICUBIC))
 
     # The grain scales with the canvas like everything else, so a scene is equally hard at any size.
-    grain = np.clip(128 + rng.normal(0, look["noise"], (64, 64, 3)), 0, 255).astype(np.uint8)
+    grain = np.clip(128 + rng.normal(0, look['noise'], (64, 64, 3)), 0, 255).astype(np.uint8)
     grain = np.asarray(Image.fromarray(grain).resize((size, size), Image.BICUBIC), np.int16) - 128
     return Image.fromarray(np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8)), pile
 
@@ -127,9 +128,11 @@ def cover(start, stop, cells):
 
     The bar is one ramp, FEATHER wide, minus another; a ramp's integral is known, so the shares are exact.
     """
+
     def integral(edge):
         t = (np.linspace(0, 1, cells + 1) - edge) / FEATHER + 0.5
         return FEATHER * (np.clip(t, 0, 1) ** 2 / 2 + np.maximum(t - 1, 0))
+
     return np.diff(integral(start) - integral(stop)) * cells
 
 
@@ -140,78 +143,93 @@ def label_map(digits, size, label_size=18, class_ids=range(10)):
     A class's logit is PEAK times the share of the cell inside the soft box of that class's digit; a
     digit hides what lies below it. All other classes, and all of them on bare ground, have logit 0.
     """
-    logits, free = np.zeros((10, label_size, label_size)), 1.
-    for c, box, _ in reversed(digits):                           # from the top of the pile down
+    logits, free = np.zeros((10, label_size, label_size)), 1.0
+    for c, box, _ in reversed(digits):  # from the top of the pile down
         x0, y0, x1, y1 = (v / size for v in box)
         share = np.outer(cover(y0, y1, label_size), cover(x0, x1, label_size))
         logits[c] += PEAK * share * free
         free = free * (1 - share)
-    best = np.argsort(-logits, axis=0, kind="stable")[:TOP_K]
+    best = np.argsort(-logits, axis=0, kind='stable')[:TOP_K]
     scores = np.take_along_axis(logits, best, 0)
     return np.stack([scores, np.asarray(class_ids)[best]]).astype(np.float16)
 
 
 def build(out, options):
     """Write the data set that `options` (the dict kept in digits.json) describes to the folder `out`."""
-    size, label_size, class_ids = options["size"], options["label_size"], options["class_ids"]
-    total, done = options["train"] + options["val"], 0
+    size, label_size, class_ids = options['size'], options['label_size'], options['class_ids']
+    total, done = options['train'] + options['val'], 0
     for c in range(10):
-        for folder in (*SPLITS, "label_maps"):
-            (out / folder / f"digit{c}").mkdir(parents=True)
+        for folder in (*SPLITS, 'label_maps'):
+            (out / folder / f'digit{c}').mkdir(parents=True)
     for split in SPLITS:
         lines = []
         for index in range(options[split]):
-            image, digits = scene(index, split, size, options["seed"], options["hard"])
+            image, digits = scene(index, split, size, options['seed'], options['hard'])
             c = index % 10
-            file = Path(split, f"digit{c}", f"{split}_{index:05d}.JPEG")
+            file = Path(split, f'digit{c}', f'{split}_{index:05d}.JPEG')
             image.save(out / file, quality=92)
-            lines.append(f"{file.as_posix()} {class_ids[c]}\n")
-            if split == "train":
-                np.save(out / "label_maps" / f"digit{c}" / f"{file.stem}.npy",
-                        label_map(digits, size, label_size, class_ids))
+            lines.append(f'{file.as_posix()} {class_ids[c]}\n')
+            if split == 'train':
+                np.save(
+                    out / 'label_maps' / f'digit{c}' / f'{file.stem}.npy',
+                    label_map(digits, size, label_size, class_ids),
+                )
             done += 1
             if sys.stderr.isatty() and (done % 50 == 0 or done == total):
-                print(f"\r{100 * done // total:3d} %", end="\r", file=sys.stderr, flush=True)
-        (out / f"{split}_list.txt").write_text("".join(lines))
-    (out / "label_list.txt").write_text("".join(f"{i} {name}\n" for i, name in zip(class_ids, NAMES)))
-    meta = dict(annotator="known layout (demo/digits.py)", coverage="full", size=size,
-                shape=[2, TOP_K, label_size, label_size], dtype="float16", num_classes=max(class_ids) + 1)
-    (out / "label_maps" / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
+                print(f'\r{100 * done // total:3d} %', end='\r', file=sys.stderr, flush=True)
+        (out / f'{split}_list.txt').write_text(''.join(lines))
+    (out / 'label_list.txt').write_text(''.join(f'{i} {name}\n' for i, name in zip(class_ids, NAMES)))
+    meta = dict(
+        annotator='known layout (demo/digits.py)',
+        coverage='full',
+        size=size,
+        shape=[2, TOP_K, label_size, label_size],
+        dtype='float16',
+        num_classes=max(class_ids) + 1,
+    )
+    (out / 'label_maps' / 'meta.json').write_text(json.dumps(meta, indent=1) + '\n')
 
 
 def ours(folder):
     """Whether this script made `folder`. A foreign one ends the run, so that it can never be deleted."""
-    if (folder / "digits.json").is_file():
+    if (folder / 'digits.json').is_file():
         return True
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):   # empty: as good as none
-        fail(f"{folder} exists and was not made by this script, pass another folder")
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):  # empty: as good as none
+        fail(f'{folder} exists and was not made by this script, pass another folder')
     return False
 
 
 def parse(argv):
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.error = fail                                          # one line, without the usage text
+    parser = argparse.ArgumentParser(
+        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.error = fail  # one line, without the usage text
     add = parser.add_argument
-    add("out", metavar="OUT", type=Path, help="folder to make")
-    add("--train", type=int, default=2560, help="training scenes (2560)")
-    add("--val", type=int, default=400, help="validation scenes (400)")
-    add("--size", type=int, default=64, help="side of a scene, px (64)")
-    add("--seed", type=int, default=0, help="another seed gives other scenes of the same digits (0)")
-    add("--hard", action="store_true", help="smaller main digits, more clutter, less contrast")
-    add("--label_size", type=int, default=18, help="cells along a side of a label map (18)")
-    add("--class_ids", type=int, nargs=10, default=list(range(10)), metavar="ID",
-        help="ids to write for the digits 0-9, ascending (0 1 ... 9)")
-    add("--fresh", action="store_true", help="rebuild OUT if this script made it")
+    add('out', metavar='OUT', type=Path, help='folder to make')
+    add('--train', type=int, default=2560, help='training scenes (2560)')
+    add('--val', type=int, default=400, help='validation scenes (400)')
+    add('--size', type=int, default=64, help='side of a scene, px (64)')
+    add('--seed', type=int, default=0, help='another seed gives other scenes of the same digits (0)')
+    add('--hard', action='store_true', help='smaller main digits, more clutter, less contrast')
+    add('--label_size', type=int, default=18, help='cells along a side of a label map (18)')
+    add(
+        '--class_ids',
+        type=int,
+        nargs=10,
+        default=list(range(10)),
+        metavar='ID',
+        help='ids to write for the digits 0-9, ascending (0 1 ... 9)',
+    )
+    add('--fresh', action='store_true', help='rebuild OUT if this script made it')
     args = parser.parse_args(argv)
     ids = args.class_ids
     for good, message in [
-        (min(args.train, args.val) >= 10, "--train and --val must be at least 10, one scene for each class"),
-        (32 <= args.size <= 1024, "--size must be 32 to 1024 px"),
-        (1 <= args.label_size <= args.size, "--label_size must be 1 to --size cells"),
-        (args.seed >= 0, "--seed must not be negative"),
-        (ids == sorted(set(ids)), "--class_ids must be ascending, so that sorted folders and ids agree"),
-        (0 <= ids[0] and ids[-1] <= 2048, "--class_ids must be 0 to 2048: float16 maps hold these exactly"),
+        (min(args.train, args.val) >= 10, '--train and --val must be at least 10, one scene for each class'),
+        (32 <= args.size <= 1024, '--size must be 32 to 1024 px'),
+        (1 <= args.label_size <= args.size, '--label_size must be 1 to --size cells'),
+        (args.seed >= 0, '--seed must not be negative'),
+        (ids == sorted(set(ids)), '--class_ids must be ascending, so that sorted folders and ids agree'),
+        (0 <= ids[0] and ids[-1] <= 2048, '--class_ids must be 0 to 2048: float16 maps hold these exactly'),
     ]:
         if not good:
             fail(message)
@@ -220,30 +238,32 @@ def parse(argv):
 
 def main(argv=None):
     options = vars(parse(argv))
-    out, fresh = options.pop("out").resolve(), options.pop("fresh")
-    partial = out.with_name(out.name + ".partial")
-    text = json.dumps(dict(options, version=VERSION)) + "\n"
+    out, fresh = options.pop('out').resolve(), options.pop('fresh')
+    partial = out.with_name(out.name + '.partial')
+    text = json.dumps(dict(options, version=VERSION)) + '\n'
     start = time.time()
     try:
         if ours(out) and not fresh:
-            if (out / "digits.json").read_text() != text:
-                fail(f"{out} was made with other options, pass another folder or --fresh")
-            return print(f"{out} is complete, reusing it")
-        if ours(partial):                                        # left by an interrupted run
+            if (out / 'digits.json').read_text() != text:
+                fail(f'{out} was made with other options, pass another folder or --fresh')
+            return print(f'{out} is complete, reusing it')
+        if ours(partial):  # left by an interrupted run
             shutil.rmtree(partial)
         partial.mkdir(parents=True, exist_ok=True)
-        (partial / "digits.json").write_text(text)
+        (partial / 'digits.json').write_text(text)
         build(partial, options)
-        if ours(out):                                            # only now that its successor is complete
+        if ours(out):  # only now that its successor is complete
             shutil.rmtree(out)
         os.replace(partial, out)
     except OSError as error:
-        fail(f"cannot write {out}: {error}")
+        fail(f'cannot write {out}: {error}')
     except KeyboardInterrupt:
-        sys.exit(130)                                            # the next run clears the partial folder
-    print(f"wrote {options['train']} + {options['val']} scenes of {options['size']} px to {out} "
-          f"in {time.time() - start:.1f} s")
+        sys.exit(130)  # the next run clears the partial folder
+    print(
+        f'wrote {options["train"]} + {options["val"]} scenes of {options["size"]} px to {out} '
+        f'in {time.time() - start:.1f} s'
+    )
 
 
-if __name__ == "__main__":
+if __name__ == '__main__':
     main()

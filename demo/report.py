@@ -1,7 +1,8 @@
 """The closing table of demo/run.sh; fails if predict.py and infer.py disagree.
 
-    python demo/report.py demo/output SECONDS
+python demo/report.py demo/output SECONDS
 """
+
 import json
 import os
 import sys
@@ -34,11 +35,15 @@ def main(out, seconds):
     predicted, inferred = json.loads(read(out, 'predict.json')), json.loads(read(out, 'infer.json'))
     worst = disagreement(predicted, inferred)
     times = ', '.join(f'{name} {value} s' for name, value in map(str.split, read(out, 'times.txt').splitlines()))
-    rows = [('top-1 on digits no training image holds', f"{best['test_acc1']:.2f} % (epoch {best['epoch']})"),
-            ('predict.py against infer.py', f'{len(predicted)} images, scores differ by at most {worst:.1e}'),
-            ('time', f'{seconds} s: {times}'),
-            ('data', f'{out}/digits'), ('checkpoints and log.txt', f'{out}/train'), ('exported model', f'{out}/export'),
-            ('what every token says', f'{out}/tokens.png')]
+    rows = [
+        ('top-1 on digits no training image holds', f'{best["test_acc1"]:.2f} % (epoch {best["epoch"]})'),
+        ('predict.py against infer.py', f'{len(predicted)} images, scores differ by at most {worst:.1e}'),
+        ('time', f'{seconds} s: {times}'),
+        ('data', f'{out}/digits'),
+        ('checkpoints and log.txt', f'{out}/train'),
+        ('exported model', f'{out}/export'),
+        ('what every token says', f'{out}/tokens.png'),
+    ]
     width = max(len(name) for name, _ in rows)
     print('\n' + '\n'.join(f'{name:<{width}}  {value}' for name, value in rows))
     if worst > 1e-4:

@@ -7,6 +7,7 @@ A reference is a file of lines `image<TAB>{"class_ids": [...], "scores": [...]}`
 --log_file may be glob patterns (in quotes); a log is compared with the reference of its precision, which both carry in
 their names (fp32, fp16, bf16, int8; fp32 if they carry none). Needs no Paddle.
 """
+
 import ast
 import glob
 import json
@@ -15,8 +16,8 @@ import re
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from util import runtime  # noqa: E402
-from util.runtime import UserError  # noqa: E402
+from util import runtime
+from util.errors import UserError
 
 SHOWN = 5  # differences listed for one log
 ROUNDING = 1e-5  # scores are printed with 5 decimals

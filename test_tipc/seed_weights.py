@@ -1,19 +1,19 @@
 """Weights that a fixed seed determines, the same on every machine and Paddle: they know nothing, but what a model says
 with them can be stored (results/) and compared. Drawn wide enough that predictions are peaked and differ by image."""
+
 import os
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from util import runtime  # noqa: E402
+from util import runtime
 
-CPU = runtime.prepare()
-import numpy as np  # noqa: E402
-import paddle  # noqa: E402
+import numpy as np
+import paddle
 
-from models import build_model, published_defaults  # noqa: E402
-from util import options  # noqa: E402
-from util.logger import log  # noqa: E402
-from util.runtime import UserError  # noqa: E402
+from models import build_model, published_defaults
+from util import options
+from util.errors import UserError
+from util.logger import log
 
 HEAD = 3.0  # standard deviation of the class token's logits
 

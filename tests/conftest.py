@@ -1,5 +1,6 @@
 """Puts the repository on the path and sets the process up before anything imports paddle; fixtures of the script tests:
 a tiny data set, tiny models, and scripts run inside the test process."""
+
 import contextlib
 import os
 import signal
@@ -10,12 +11,11 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from util import runtime
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from util import runtime  # noqa: E402
-
-runtime.prepare()
 
 Result = namedtuple('Result', 'code out err')
 
@@ -28,6 +28,7 @@ def pytest_configure(config):
 def execute(script, *argv):
     """Run a script's main in this process, as `python script.py argv…` would; returns its exit code."""
     from util import logger
+
     handler, code = signal.getsignal(signal.SIGTERM), 0
     try:
         runtime.run(script.main, script.parser(), [str(word) for word in argv])
@@ -45,28 +46,33 @@ def execute(script, *argv):
 @pytest.fixture
 def run(capfd):
     """run(script, *argv) -> Result(code, out, err), with what loader processes print in it."""
+
     def call(script, *argv):
         capfd.readouterr()
         code = execute(script, *argv)
         return Result(code, *capfd.readouterr())
+
     return call
 
 
 @pytest.fixture
 def refused(run):
     """refused(script, *argv) -> the one line on stderr with which the script turns a command down."""
+
     def call(script, *argv):
         result = run(script, *argv)
         assert result.code != 0, result.out
         lines = result.err.splitlines()
         assert len(lines) == 1 and ': error: ' in lines[0], result.err
         return lines[0]
+
     return call
 
 
 @pytest.fixture
 def time_limit():
     """time_limit(seconds): fail, instead of hanging, what takes longer."""
+
     def expired(*_):
         raise TimeoutError('still running')
 
@@ -79,6 +85,7 @@ def time_limit():
         finally:
             signal.alarm(0)
             signal.signal(signal.SIGALRM, handler)
+
     return limit
 
 
@@ -88,6 +95,7 @@ def scenes(tmp_path_factory):
     pytest.importorskip('sklearn')
     sys.path.insert(0, str(ROOT / 'demo'))
     import digits
+
     out = tmp_path_factory.mktemp('scenes') / 'set'
     digits.main([str(out), '--train', '40', '--val', '20', '--size', '32'])
     return out
@@ -97,6 +105,7 @@ def scenes(tmp_path_factory):
 def tiny(monkeypatch):
     """Every model of the family with its own kind of stem, heads and scaling, but 2 blocks of 24 channels."""
     import models
+
     for name, (kwargs, crop_pct) in list(models.FAMILY.items()):
         monkeypatch.setitem(models.FAMILY, name, ({**kwargs, 'embed_dim': 24, 'depth': 2, 'num_heads': 2}, crop_pct))
 

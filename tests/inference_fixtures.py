@@ -1,5 +1,6 @@
 """Fixtures of the tests around prediction: a checkpoint whose predictions differ from image to image, images of many
 kinds, and the checkpoint exported. A test module takes them with `pytest_plugins = 'inference_fixtures'`."""
+
 import contextlib
 import io
 
@@ -12,7 +13,7 @@ from PIL import Image
 import export_model
 import infer
 import predict
-from util import checkpoint
+from util.weights import checkpoint
 
 
 @pytest.fixture(scope='session')
@@ -33,8 +34,13 @@ def label_list(tmp_path_factory):
 def images(tmp_path_factory):
     """a.jpg, sub/b.PNG, sub/c.bmp, sub/deep/d.webp, sub/E.JPEG of different shapes, and a text file."""
     root = tmp_path_factory.mktemp('images')
-    shapes = {'a.jpg': (40, 50), 'sub/b.PNG': (32, 32), 'sub/c.bmp': (70, 33), 'sub/deep/d.webp': (20, 90),
-              'sub/E.JPEG': (64, 64)}
+    shapes = {
+        'a.jpg': (40, 50),
+        'sub/b.PNG': (32, 32),
+        'sub/c.bmp': (70, 33),
+        'sub/deep/d.webp': (20, 90),
+        'sub/E.JPEG': (64, 64),
+    }
     for seed, (name, shape) in enumerate(shapes.items()):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         rng = np.random.default_rng(seed)
@@ -49,8 +55,19 @@ def exported(tmp_path_factory, ckpt, label_list):
     """Folder with model.pdmodel (and model.json on Paddle 3), model.pdiparams and inference.yml."""
     folder = tmp_path_factory.mktemp('export')
     with contextlib.redirect_stdout(io.StringIO()):
-        code = execute(export_model, *MODEL, '--resume', ckpt, '--output_dir', folder, '--label_list', label_list,
-                       '--format', 'both' if PADDLE_3 else 'pdmodel', *AS_EXPORTED)
+        code = execute(
+            export_model,
+            *MODEL,
+            '--resume',
+            ckpt,
+            '--output_dir',
+            folder,
+            '--label_list',
+            label_list,
+            '--format',
+            'both' if PADDLE_3 else 'pdmodel',
+            *AS_EXPORTED,
+        )
     assert code == 0
     return folder
 

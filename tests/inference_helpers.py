@@ -1,13 +1,14 @@
 """What the tests around prediction share: a tiny model's flags and weights, and how to read and compare records."""
+
 import ast
 
 import numpy as np
 import paddle
 
 import models
-from util import exported
+from util.deploy import inference_yml
 
-PADDLE_3 = exported.PADDLE_3
+PADDLE_3 = inference_yml.PADDLE_3
 FORMATS = ['pdmodel', 'json'] if PADDLE_3 else ['pdmodel']
 MODEL = ['--model', 'lvvit_nano', '--input_size', 32, '--nb_classes', 10]
 AS_EXPORTED = ['--crop_pct', 0.8, '--interpolation', 'bilinear']
@@ -35,7 +36,7 @@ def as_exported(folder, kind='pdmodel'):
 def records(result):
     """The one line of records that a script has printed."""
     assert result.code == 0, result.err
-    line, = [line for line in result.out.splitlines() if line.startswith('[{')]
+    (line,) = [line for line in result.out.splitlines() if line.startswith('[{')]
     return ast.literal_eval(line)
 
 

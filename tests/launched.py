@@ -7,6 +7,7 @@ Each run's notes become NOTES-rank<R>.npz. --naive: the stem without batch norm.
 so many optimizer steps of this start, WHO is self or launcher, RANKS as in 0,1. --lost RANK: a process that does not
 find its data.
 """
+
 import argparse
 import os
 import signal
@@ -17,14 +18,15 @@ from collections import defaultdict
 import numpy as np
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-import main  # noqa: E402  before paddle, which it sets up
+import main  # before paddle, which it sets up
 
-import paddle  # noqa: E402
-import paddle.distributed as pd  # noqa: E402
+import paddle
+import paddle.distributed as pd
 
-import engine  # noqa: E402
-import models  # noqa: E402
-from util import dist, interrupt, logger, mixup, nonfinite, runtime, train_state  # noqa: E402
+import engine
+import models
+from util import dist, logger, runtime
+from util.train import interrupt, mixup, nonfinite, train_state
 
 notes = defaultdict(list)
 moving = 0  # collectives of ours since the run began
@@ -42,6 +44,7 @@ def noting(owner, name, note):
         result = real(*args, **kwargs)
         note(result, *args)
         return result
+
     setattr(owner, name, wrapped)
 
 
@@ -76,8 +79,11 @@ def note_collective(*_):
 def note_save(_, state, *tags):
     named = state.model.state_dict()
     notes['weights'].append(flat([v for k, v in named.items() if not k.endswith(('_mean', '_variance'))]))
-    notes['statistics'].append(flat([v for k, v in named.items() if k.endswith(('_mean', '_variance'))])
-                               if any(k.endswith('_mean') for k in named) else np.zeros(0))
+    notes['statistics'].append(
+        flat([v for k, v in named.items() if k.endswith(('_mean', '_variance'))])
+        if any(k.endswith('_mean') for k in named)
+        else np.zeros(0)
+    )
 
 
 def note_means(means, meters):
@@ -136,6 +142,7 @@ def run(argv):
         if own.hit:
             hit(own)
         after(state, done)
+
     train_state.TrainState.after_update = after_update
     for name in ('notes', 'naive', 'as_gpu', 'agree', 'no_maps', 'hit', 'lost'):
         delattr(args, name)
@@ -153,6 +160,7 @@ def run(argv):
 
 class Words:
     """The parser that runtime.run wants: the runs' words as they are."""
+
     prog = 'main.py'
 
     @staticmethod

@@ -1,4 +1,5 @@
 """Comparing what checkpoints hold."""
+
 import numpy as np
 
 

@@ -1,16 +1,27 @@
-"""util/auto_augment.py: policies, levels, matrices against what pixels do, formulas of the photometric ops."""
+"""util/data/auto_augment.py: policies, levels, matrices against what pixels do, formulas of the photometric ops."""
+
 import collections
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from util.auto_augment import (GEOMETRIC, NAMES, PHOTOMETRIC, WEIGHTS, RandAugment, affine, posterize, rotate,
-                               solarize_add)
-from util.runtime import UserError
+from util.data.auto_augment import (
+    GEOMETRIC,
+    NAMES,
+    PHOTOMETRIC,
+    WEIGHTS,
+    RandAugment,
+    affine,
+    posterize,
+    rotate,
+    solarize_add,
+)
+from util.errors import UserError
 
-RAMP = Image.fromarray(np.stack([np.arange(256), np.arange(256)[::-1], (np.arange(256) * 7) % 256], -1)
-                       .astype('uint8').reshape(16, 16, 3))
+RAMP = Image.fromarray(
+    np.stack([np.arange(256), np.arange(256)[::-1], (np.arange(256) * 7) % 256], -1).astype('uint8').reshape(16, 16, 3)
+)
 RECIPE = 'rand-m9-mstd0.5-inc1'
 
 
@@ -24,17 +35,27 @@ def pixels(image):
 
 # ---- policies
 
-@pytest.mark.parametrize('config, expected', [
-    (RECIPE, (9.0, 2, 0.5, True)), ('rand', (10.0, 2, 0.0, False)), ('rand-m5.5-n3', (5.5, 3, 0.0, False)),
-    ('rand-inc0-m7', (7.0, 2, 0.0, False)), ('rand-n1-mstd1.25', (10.0, 1, 1.25, False))])
+
+@pytest.mark.parametrize(
+    'config, expected',
+    [
+        (RECIPE, (9.0, 2, 0.5, True)),
+        ('rand', (10.0, 2, 0.0, False)),
+        ('rand-m5.5-n3', (5.5, 3, 0.0, False)),
+        ('rand-inc0-m7', (7.0, 2, 0.0, False)),
+        ('rand-n1-mstd1.25', (10.0, 1, 1.25, False)),
+    ],
+)
 def test_a_policy_sets_magnitude_layers_deviation_and_the_increasing_set(config, expected):
     policy = RandAugment(config)
     assert (policy.magnitude, policy.layers, policy.std, policy.increasing) == expected
     assert policy.weights is None
 
 
-@pytest.mark.parametrize('config', ['augmix-m3', 'rand-m', 'rand-q5', 'rand-m9-w1', 'rand-mx', 'rand-n2x', 'm9',
-                                    'rand-', 'original', 'rand-n14-w0'])
+@pytest.mark.parametrize(
+    'config',
+    ['augmix-m3', 'rand-m', 'rand-q5', 'rand-m9-w1', 'rand-mx', 'rand-n2x', 'm9', 'rand-', 'original', 'rand-n14-w0'],
+)
 def test_what_is_no_policy_is_refused_by_name(config):
     with pytest.raises(UserError, match=f'--aa {config}: '):
         RandAugment(config)
@@ -59,7 +80,7 @@ def test_each_of_15_ops_is_applied_to_a_fifteenth_of_an_images_two_draws_with_pr
     counts = collections.Counter(name for name, _ in record(RECIPE))
     assert set(counts) == set(NAMES) and len(NAMES) == 15
     expected = 8000 * 2 * 0.5 / 15
-    assert all(abs(count - expected) < 5 * expected ** 0.5 for count in counts.values()), counts
+    assert all(abs(count - expected) < 5 * expected**0.5 for count in counts.values()), counts
     total = sum(counts.values())
     assert abs(total - 8000) < 5 * (16000 * 0.25) ** 0.5
 
@@ -100,6 +121,7 @@ def test_the_returned_matrix_is_the_product_of_the_steps():
             step = np.array([[1.0, rng.normal(), rng.normal()], [rng.normal(), 1.0, rng.normal()], [0, 0, 1]])
             self.steps.append(step)
             return image, step
+
     policy = Fixed('rand-n3')
     longest = 0
     for seed in range(20):
@@ -125,7 +147,7 @@ def test_geometric_arguments_grow_with_the_level_and_have_either_sign_equally_of
     for level in (0.0, 4.0, 10.0):
         values = np.array([argument(level, rng) for _ in range(2000)])
         assert np.allclose(np.abs(values), level / 10 * SCALE[name])
-    assert abs((values > 0).mean() - 0.5) < 5 * 0.5 / 2000 ** 0.5
+    assert abs((values > 0).mean() - 0.5) < 5 * 0.5 / 2000**0.5
 
 
 def strength(name, increasing, level, rng):
@@ -163,18 +185,20 @@ def test_inc_selects_the_increasing_set():
 
 # ---- geometric ops
 
+
 @pytest.mark.parametrize('name', GEOMETRIC)
 def test_geometric_ops_at_level_zero_are_the_identity(name):
     for interpolation in (Image.NEAREST, Image.BILINEAR, Image.BICUBIC):
-        image, matrix = RandAugment('rand', interpolation=interpolation).apply(name, noise(), 0.0,
-                                                                               np.random.default_rng(0))
+        image, matrix = RandAugment('rand', interpolation=interpolation).apply(
+            name, noise(), 0.0, np.random.default_rng(0)
+        )
         assert np.allclose(matrix, np.eye(3)) and np.array_equal(pixels(image), pixels(noise()))
 
 
 def blob(width, height, x, y):
     """A bright blob centred at the continuous point (x, y) on black."""
     xs, ys = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
-    value = 255 * np.exp(-((xs - x) ** 2 + (ys - y) ** 2) / (2 * 2.0 ** 2))
+    value = 255 * np.exp(-((xs - x) ** 2 + (ys - y) ** 2) / (2 * 2.0**2))
     return Image.fromarray(np.repeat(value.round().astype('uint8')[:, :, None], 3, axis=2))
 
 
@@ -205,8 +229,12 @@ def test_the_matrix_says_where_a_blob_in_the_result_came_from(name, interpolatio
 def test_ops_do_what_their_names_say():
     """The matrix takes a point of the result to the point of the source that is shown there."""
     at = np.array([10.0, 20.0, 1.0])
-    cases = {'ShearX': (0.25, (10 + 0.25 * 20, 20)), 'ShearY': (0.25, (10, 20 + 0.25 * 10)),
-             'TranslateXRel': (0.25, (10 + 0.25 * 80, 20)), 'TranslateYRel': (0.25, (10, 20 + 0.25 * 60))}
+    cases = {
+        'ShearX': (0.25, (10 + 0.25 * 20, 20)),
+        'ShearY': (0.25, (10, 20 + 0.25 * 10)),
+        'TranslateXRel': (0.25, (10 + 0.25 * 80, 20)),
+        'TranslateYRel': (0.25, (10, 20 + 0.25 * 60)),
+    }
     for name, (argument, expected) in cases.items():
         assert np.allclose((GEOMETRIC[name][0](argument, 80, 60) @ at)[:2], expected), name
 
@@ -224,7 +252,8 @@ def test_rotate_has_the_very_pixels_of_pils_counter_clockwise_rotation_about_the
 
 def test_what_comes_from_outside_the_image_is_filled():
     image = RandAugment('rand', fill=(124, 116, 104), interpolation=Image.BILINEAR).apply(
-        'TranslateXRel', Image.new('RGB', (40, 20), (255, 255, 255)), 10.0, np.random.default_rng(0))[0]
+        'TranslateXRel', Image.new('RGB', (40, 20), (255, 255, 255)), 10.0, np.random.default_rng(0)
+    )[0]
     filled = (pixels(image) == (124, 116, 104)).all(-1)
     assert filled.sum() == 20 * 18 and (pixels(image)[~filled] == 255).all()  # 0.45 of 40 columns
 
@@ -232,12 +261,14 @@ def test_what_comes_from_outside_the_image_is_filled():
 def test_every_interpolation_of_the_train_transform_works():
     for interpolation in (None, Image.NEAREST, Image.BILINEAR, Image.BICUBIC, Image.LANCZOS):
         for name in NAMES:
-            image, _ = RandAugment(RECIPE, interpolation=interpolation).apply(name, noise(), 9.0,
-                                                                              np.random.default_rng(0))
+            image, _ = RandAugment(RECIPE, interpolation=interpolation).apply(
+                name, noise(), 9.0, np.random.default_rng(0)
+            )
             assert image.size == (40, 28) and image.mode == 'RGB'
 
 
 # ---- photometric ops
+
 
 @pytest.mark.parametrize('name', PHOTOMETRIC)
 @pytest.mark.parametrize('increasing', [False, True])

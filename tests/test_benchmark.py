@@ -1,4 +1,5 @@
-"""util/benchmark.py and --enable_benchmark: AutoLog's report, or ours with the same lines."""
+"""util/deploy/benchmark.py and --enable_benchmark: AutoLog's report, or ours with the same lines."""
+
 import re
 import sys
 import time
@@ -8,7 +9,7 @@ import pytest
 from inference_helpers import as_exported, records
 
 import infer
-from util import benchmark, predictor
+from util.deploy import benchmark, predictor
 
 pytest_plugins = 'inference_fixtures'
 pytestmark = pytest.mark.cross_version
@@ -16,6 +17,7 @@ pytestmark = pytest.mark.cross_version
 
 class Config:
     """What a report asks of an inference.Config."""
+
     def __init__(self, gpu=False):
         self.gpu = gpu
 
@@ -43,6 +45,7 @@ def no_auto_log(monkeypatch):
 @pytest.fixture
 def auto_log(monkeypatch):
     """A stand-in with AutoLog's interface, whose report ends the program; it notes what it is given."""
+
     class Times:
         def __init__(self):
             self.calls = []
@@ -59,17 +62,39 @@ def auto_log(monkeypatch):
     class AutoLogger:
         made = []
 
-        def __init__(self, model_name, model_precision, batch_size, data_shape, save_path, inference_config=None,
-                     pids=None, process_name=None, gpu_ids=None, time_keys=None, warmup=0, logger=None, **kwargs):
+        def __init__(
+            self,
+            model_name,
+            model_precision,
+            batch_size,
+            data_shape,
+            save_path,
+            inference_config=None,
+            pids=None,
+            process_name=None,
+            gpu_ids=None,
+            time_keys=None,
+            warmup=0,
+            logger=None,
+            **kwargs,
+        ):
             assert not kwargs
-            self.given = dict(model_name=model_name, model_precision=model_precision, batch_size=batch_size,
-                              warmup=warmup, gpu_ids=gpu_ids, time_keys=time_keys, config=inference_config)
+            self.given = dict(
+                model_name=model_name,
+                model_precision=model_precision,
+                batch_size=batch_size,
+                warmup=warmup,
+                gpu_ids=gpu_ids,
+                time_keys=time_keys,
+                config=inference_config,
+            )
             self.times = Times()
             AutoLogger.made.append(self)
 
         def report(self):
             print('AUTOLOG REPORT')
             sys.exit(0)
+
     module = types.ModuleType('auto_log')
     module.AutoLogger = AutoLogger
     monkeypatch.setitem(sys.modules, 'auto_log', module)
@@ -77,23 +102,51 @@ def auto_log(monkeypatch):
 
 
 def field(out, name):
-    value, = re.findall(rf'(?:^|[\] ]){re.escape(name)}: ([^,\n]*)', out, re.M)
+    (value,) = re.findall(rf'(?:^|[\] ]){re.escape(name)}: ([^,\n]*)', out, re.M)
     return value
 
 
 def test_own_report_has_the_lines_of_autolog(run, images, exported, no_auto_log):
-    result = run(infer, *as_exported(exported), '--input_file', images, '--enable_benchmark', 'True', '-b', 2,
-                 '--engine', 'onednn', '--cpu_threads', 1)
+    result = run(
+        infer,
+        *as_exported(exported),
+        '--input_file',
+        images,
+        '--enable_benchmark',
+        'True',
+        '-b',
+        2,
+        '--engine',
+        'onednn',
+        '--cpu_threads',
+        1,
+    )
     assert len(records(result)) == 5 and result.out.index("'class_ids'") < result.out.index('Inference benchmark')
     for heading in ('Env info', 'Paddle info', 'Conf info', 'Model info', 'Data info', 'Perf info'):
         assert re.search(rf'---- {heading} ----', result.out)
-    expected = {'runtime_device': 'cpu', 'ir_optim': 'True', 'enable_memory_optim': 'True', 'enable_tensorrt': 'False',
-                'enable_mkldnn': 'True', 'cpu_math_library_num_threads': '1', 'model_name': 'lvvit_nano',
-                'precision': 'fp32', 'batch_size': '2', 'data_num': '5', 'gpu_rss(MB)': 'None', 'gpu_util': 'None%'}
+    expected = {
+        'runtime_device': 'cpu',
+        'ir_optim': 'True',
+        'enable_memory_optim': 'True',
+        'enable_tensorrt': 'False',
+        'enable_mkldnn': 'True',
+        'cpu_math_library_num_threads': '1',
+        'model_name': 'lvvit_nano',
+        'precision': 'fp32',
+        'batch_size': '2',
+        'data_num': '5',
+        'gpu_rss(MB)': 'None',
+        'gpu_util': 'None%',
+    }
     assert {name: field(result.out, name) for name in expected} == expected
     assert 'input_shape: 3,32,32' in result.out
-    for name in ('cpu_rss(MB)', 'total time spent(s)', 'preprocess_time(ms)', 'inference_time(ms)',
-                 'postprocess_time(ms)'):
+    for name in (
+        'cpu_rss(MB)',
+        'total time spent(s)',
+        'preprocess_time(ms)',
+        'inference_time(ms)',
+        'postprocess_time(ms)',
+    ):
         assert float(field(result.out, name)) > 0
     stages = ', '.join(rf'{name}\(ms\): [\d.]+' for name in benchmark.STAGES)
     assert re.search(rf'\] {stages}$', result.out.splitlines()[-1])
@@ -122,30 +175,58 @@ def test_warm_up_runs_come_first_and_do_not_count(run, images, exported, no_auto
         if len(sizes) <= 6:
             time.sleep(0.3)
         return call(self, batch)
+
     monkeypatch.setattr(predictor.Predictor, '__call__', slow_at_first)
-    result = run(infer, *as_exported(exported), '--input_file', images, '--enable_benchmark', 'True', '-b', 2,
-                 '--engine', 'onednn')
+    result = run(
+        infer,
+        *as_exported(exported),
+        '--input_file',
+        images,
+        '--enable_benchmark',
+        'True',
+        '-b',
+        2,
+        '--engine',
+        'onednn',
+    )
     assert sorted(sizes[:6]) == [1, 1, 1, 2, 2, 2] and sizes[6:] == [2, 2, 1]
     assert float(field(result.out, 'inference_time(ms)')) < 300
 
 
 def test_with_autolog_its_report_comes_after_the_results(run, images, exported, auto_log, tmp_path):
-    result = run(infer, *as_exported(exported), '--input_file', images, '--enable_benchmark', 'True', '-b', 2,
-                 '--save_json', tmp_path / 'r.json')
+    result = run(
+        infer,
+        *as_exported(exported),
+        '--input_file',
+        images,
+        '--enable_benchmark',
+        'True',
+        '-b',
+        2,
+        '--save_json',
+        tmp_path / 'r.json',
+    )
     assert len(records(result)) == 5 and (tmp_path / 'r.json').exists()
     assert result.out.index("'class_ids'") < result.out.index('AUTOLOG REPORT')
     assert 'Inference benchmark' not in result.out
-    logger, = auto_log.made
+    (logger,) = auto_log.made
     assert logger.given.pop('config').cpu_math_library_num_threads() > 0
-    assert logger.given == dict(model_name='lvvit_nano', model_precision='fp32', batch_size=2, warmup=0, gpu_ids=None,
-                                time_keys=['preprocess_time', 'inference_time', 'postprocess_time'])
+    assert logger.given == dict(
+        model_name='lvvit_nano',
+        model_precision='fp32',
+        batch_size=2,
+        warmup=0,
+        gpu_ids=None,
+        time_keys=['preprocess_time', 'inference_time', 'postprocess_time'],
+    )
     assert logger.times.calls == ['start', 'stamp', 'stamp', 'end True'] * 3
 
 
 def test_autologs_exit_code_0_does_not_hide_bad_images(run, images, exported, auto_log, tmp_path):
     (tmp_path / 'bad.jpg').write_text('no image')
-    result = run(infer, *as_exported(exported), '--input_file', images, tmp_path / 'bad.jpg',
-                 '--enable_benchmark', 'True')
+    result = run(
+        infer, *as_exported(exported), '--input_file', images, tmp_path / 'bad.jpg', '--enable_benchmark', 'True'
+    )
     assert 'AUTOLOG REPORT' in result.out and result.code == 1 and 'cannot be decoded' in result.err
 
 

@@ -1,4 +1,5 @@
-"""util/checkpoint.py: a crash loses nothing, a stranger's file executes nothing."""
+"""util/weights/checkpoint.py: a crash loses nothing, a stranger's file executes nothing."""
+
 import argparse
 import collections
 import contextlib
@@ -12,9 +13,10 @@ import paddle
 import pytest
 
 from models import LV_ViT
-from util import checkpoint, optim, pretrained
-from util.optim import build_optimizer
-from util.runtime import UserError
+from util.errors import UserError
+from util.train import optim
+from util.train.optim import build_optimizer
+from util.weights import checkpoint, pretrained
 
 pytestmark = pytest.mark.cross_version
 
@@ -52,11 +54,23 @@ def path(tmp_path):
 # ---- round trip
 
 STATE = {
-    'model': {'w': np.arange(6, dtype='float32').reshape(2, 3), 'transposed': np.arange(6.0).reshape(2, 3).T,
-              'half': np.ones([2], 'float16'), 'empty': np.zeros([0, 4], 'float32'), 'scalar': np.array(3.5),
-              'ids': np.array([-1, 2 ** 40]), 'mask': np.array([True, False]), 'big': np.arange(3, dtype='>f4')},
-    'epoch': 7, 'best_acc1': 81.25, 'number': np.float64(0.1), 'nothing': None, 'yes': True,
-    'args': {'model': 'lvvit_t', 'opt_betas': [0.9, 0.999], 'scale': (0.08, 1.0), 'name': 'µ'}}
+    'model': {
+        'w': np.arange(6, dtype='float32').reshape(2, 3),
+        'transposed': np.arange(6.0).reshape(2, 3).T,
+        'half': np.ones([2], 'float16'),
+        'empty': np.zeros([0, 4], 'float32'),
+        'scalar': np.array(3.5),
+        'ids': np.array([-1, 2**40]),
+        'mask': np.array([True, False]),
+        'big': np.arange(3, dtype='>f4'),
+    },
+    'epoch': 7,
+    'best_acc1': 81.25,
+    'number': np.float64(0.1),
+    'nothing': None,
+    'yes': True,
+    'args': {'model': 'lvvit_t', 'opt_betas': [0.9, 0.999], 'scale': (0.08, 1.0), 'name': 'µ'},
+}
 
 
 def test_what_is_saved_is_loaded_bit_for_bit(path):
@@ -85,6 +99,7 @@ def test_tensors_become_arrays_at_any_depth(path):
 
 # ---- other writers' files
 
+
 def test_a_state_dict_of_paddle_save(path):
     model = small()
     file = path.replace('.pd', '.pdparams')
@@ -109,6 +124,7 @@ def test_old_files_whose_args_are_a_namespace(path):
 
 # ---- the seal
 
+
 def test_every_flipped_bit_of_a_file_of_ours_is_found(path):
     checkpoint.save({'model': {'w': np.zeros(100, 'float32')}, 'epoch': 3}, path)
     good = open(path, 'rb').read()
@@ -132,6 +148,7 @@ def test_pickle_and_paddle_read_a_sealed_file(path):
 
 # ---- nothing is executed
 
+
 class Calls:
     """Pickles as a call."""
 
@@ -147,9 +164,19 @@ def write(path, thing, protocol=2):
         pickle.dump({'model': thing}, f, protocol)
 
 
-@pytest.mark.parametrize('function, asked', [
-    (os.system, f'{os.name}.system'), (eval, '.eval'), (exec, '.exec'), (getattr, '.getattr'),
-    (np.load, 'numpy.load'), (np.fromfile, '.fromfile'), (pickle.loads, '.loads'), (print, '.print')])
+@pytest.mark.parametrize(
+    'function, asked',
+    [
+        (os.system, f'{os.name}.system'),
+        (eval, '.eval'),
+        (exec, '.exec'),
+        (getattr, '.getattr'),
+        (np.load, 'numpy.load'),
+        (np.fromfile, '.fromfile'),
+        (pickle.loads, '.loads'),
+        (print, '.print'),
+    ],
+)
 def test_a_call_is_refused_by_name_and_not_made(path, tmp_path, function, asked):
     victim = tmp_path / 'victim'
     write(path, Calls(function, f'open({str(victim)!r}, "w")' if function in (eval, exec) else f'touch {victim}'))
@@ -157,9 +184,16 @@ def test_a_call_is_refused_by_name_and_not_made(path, tmp_path, function, asked)
     assert asked in message and message.startswith(f'{path}: ') and not victim.exists()
 
 
-@pytest.mark.parametrize('thing, asked', [
-    (paddle.nn.Linear, 'paddle.nn.layer.common.Linear'), (argparse.ArgumentParser, 'argparse.ArgumentParser'),
-    (np.vectorize, 'vectorize'), (object, '.object'), (type, '.type')])
+@pytest.mark.parametrize(
+    'thing, asked',
+    [
+        (paddle.nn.Linear, 'paddle.nn.layer.common.Linear'),
+        (argparse.ArgumentParser, 'argparse.ArgumentParser'),
+        (np.vectorize, 'vectorize'),
+        (object, '.object'),
+        (type, '.type'),
+    ],
+)
 def test_a_class_a_checkpoint_has_no_use_for_is_refused_by_name(path, thing, asked):
     write(path, thing)
     assert asked in said(checkpoint.load, path)
@@ -171,10 +205,17 @@ def test_an_attribute_of_something_allowed_is_not_within_reach(path):
     assert 'ndarray.__class__' in said(checkpoint.load, path)
 
 
-@pytest.mark.parametrize('thing', [
-    np.array([Calls(os.system, 'true')], dtype=object), np.array([None, 1], dtype=object),
-    np.zeros(2, dtype=[('a', object)]), np.zeros(2, dtype=[('a', 'f4')]), np.array(['2020-01-01'], 'datetime64[D]')],
-    ids=['call', 'object', 'record-object', 'record', 'datetime'])
+@pytest.mark.parametrize(
+    'thing',
+    [
+        np.array([Calls(os.system, 'true')], dtype=object),
+        np.array([None, 1], dtype=object),
+        np.zeros(2, dtype=[('a', object)]),
+        np.zeros(2, dtype=[('a', 'f4')]),
+        np.array(['2020-01-01'], 'datetime64[D]'),
+    ],
+    ids=['call', 'object', 'record-object', 'record', 'datetime'],
+)
 def test_arrays_of_anything_but_numbers_and_text_are_refused(path, thing):
     write(path, thing)
     assert path in said(checkpoint.load, path)
@@ -193,12 +234,13 @@ def test_an_object_array_cannot_be_forged_over_bytes(path):
     assert 'object' in said(checkpoint.load, path)
 
 
-@pytest.mark.parametrize('shape', [(3,), (1000,), (10 ** 15,)])
+@pytest.mark.parametrize('shape', [(3,), (1000,), (10**15,)])
 def test_an_array_cannot_be_larger_than_its_bytes(path, shape):
     class Claims:
         def __reduce__(self):
             rebuild, arguments, (version, _, dtype, order, data) = np.zeros(3, 'int8').__reduce__()
             return rebuild, arguments, (version, shape, dtype, order, data)
+
     write(path, Claims())
     if shape == (3,):
         assert_same(checkpoint.load(path), {'model': np.zeros(3, 'int8')})
@@ -207,6 +249,7 @@ def test_an_array_cannot_be_larger_than_its_bytes(path, shape):
 
 
 # ---- damaged files
+
 
 @pytest.mark.parametrize('share', [0, 0.001, 0.1, 0.5, 0.9, 0.999])
 def test_a_truncated_file_is_named(path, share):
@@ -217,8 +260,18 @@ def test_a_truncated_file_is_named(path, share):
     assert message.startswith(f'{path}: not a readable checkpoint, or cut short')
 
 
-@pytest.mark.parametrize('content', [b'just text\n', b'\x89PNG\r\n\x1a\n', b'PK\x03\x04', b'{"model": 1}',
-                                     b'\x80\x04N.', b'\x80\x04]\x94.', b'\x80\xff.'])
+@pytest.mark.parametrize(
+    'content',
+    [
+        b'just text\n',
+        b'\x89PNG\r\n\x1a\n',
+        b'PK\x03\x04',
+        b'{"model": 1}',
+        b'\x80\x04N.',
+        b'\x80\x04]\x94.',
+        b'\x80\xff.',
+    ],
+)
 def test_what_is_no_checkpoint_is_named(path, content):
     with open(path, 'wb') as f:
         f.write(content)
@@ -231,6 +284,7 @@ def test_a_missing_file_and_a_folder_are_named(path, tmp_path):
 
 
 # ---- writing
+
 
 @contextlib.contextmanager
 def disk_with(size):
@@ -258,6 +312,7 @@ def test_no_space_is_said_in_plain_words(path, monkeypatch):
 
     def full(handle):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     monkeypatch.setattr(checkpoint.os, 'fsync', full)
     assert 'No space left on device' in said(checkpoint.save, {'epoch': 2}, path)
     monkeypatch.undo()
@@ -271,6 +326,7 @@ def test_a_crash_while_writing_leaves_the_old_checkpoint_and_nothing_else(path, 
         if self.file.tell() > 1000:
             raise KeyboardInterrupt
         return self.file.write(data)
+
     monkeypatch.setattr(checkpoint._Hashed, 'write', interrupted)
     with pytest.raises(KeyboardInterrupt):
         checkpoint.save({'epoch': 2, 'model': [np.zeros(100_000), np.zeros(100_000)]}, path)
@@ -302,6 +358,7 @@ def test_an_impossible_folder_is_named(tmp_path):
 
 
 # ---- optimizer state
+
 
 def step(model, optimizer):
     x = paddle.to_tensor(np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype('float32'))
@@ -340,8 +397,10 @@ def test_optimizer_state_survives_its_file_and_other_models_built_first(path, op
         step(model, optimizer)
         step(again, other)
     assert_same(checkpoint.to_numpy(again.state_dict()), checkpoint.to_numpy(model.state_dict()))
-    assert_same(checkpoint.to_numpy(optim.state_by_name(other, again)),
-                checkpoint.to_numpy(optim.state_by_name(optimizer, model)))
+    assert_same(
+        checkpoint.to_numpy(optim.state_by_name(other, again)),
+        checkpoint.to_numpy(optim.state_by_name(optimizer, model)),
+    )
 
 
 @pytest.mark.parametrize('wrote, reads', [('adamw', 'momentum'), ('momentum', 'adamw')])

@@ -1,31 +1,38 @@
 """test_tipc/compare_results.py, and what it compares with: weights of a fixed seed and predictions stored for them."""
+
 import sys
 
 import pytest
 
 from conftest import ROOT
 
+sys.path.insert(0, str(ROOT / 'test_tipc'))
+import compare_results
+
 TIPC = ROOT / 'test_tipc'
-sys.path.insert(0, str(TIPC))
-import compare_results  # noqa: E402
 
 
 def log_of(*records):
-    printed = [{'class_ids': ids, 'scores': scores, 'file_name': f'some/where/{name}.JPEG', 'label_names': ["Anna's"]}
-               for name, ids, scores in records]
+    printed = [
+        {'class_ids': ids, 'scores': scores, 'file_name': f'some/where/{name}.JPEG', 'label_names': ["Anna's"]}
+        for name, ids, scores in records
+    ]
     return f'a line before\n{printed}\na line after\n'
 
 
 @pytest.fixture
 def compare(tmp_path, run):
     """compare(reference log, log, *flags) -> Result, through a stored reference."""
+
     def call(reference, log, *flags):
         (tmp_path / 'reference.log').write_text(log_of(*reference))
         (tmp_path / 'python_infer_precision_fp32.log').write_text(log_of(*log))
-        stored = run(compare_results, '--store', '--gt_file', tmp_path / 'gt_fp32.txt',
-                     '--log_file', tmp_path / 'reference.log')
+        stored = run(
+            compare_results, '--store', '--gt_file', tmp_path / 'gt_fp32.txt', '--log_file', tmp_path / 'reference.log'
+        )
         assert stored.code == 0, stored.err
         return run(compare_results, '--gt_file', tmp_path / 'gt_*.txt', '--log_file', tmp_path / 'python_*.log', *flags)
+
     return call
 
 
@@ -39,7 +46,7 @@ def test_equal_predictions_agree_whatever_the_folder_of_the_images(compare):
 
 def test_scores_may_differ_by_atol_plus_rtol_times_the_reference(compare):
     shifted = [('a', [5, 3, 1], [0.6015, 0.2, 0.1]), ONE[1]]
-    assert compare(ONE, shifted).code == 0                       # 1e-3 + 1e-3 * 0.6, the defaults
+    assert compare(ONE, shifted).code == 0  # 1e-3 + 1e-3 * 0.6, the defaults
     result = compare(ONE, shifted, '--rtol', 0)
     assert result.code == 1 and 'a.JPEG: score 1 is 0.6015, the reference has 0.6' in result.out
     assert '1 of 1 logs differ' in result.err
@@ -65,13 +72,16 @@ def test_a_score_that_is_no_number_is_a_difference():
     assert compare_results.differences({'a': ([1], [0.5])}, {'a': ([1], [float('nan')])}, 1, 1)[0]
 
 
-@pytest.mark.parametrize('text, said', [
-    ('no predictions here', 'holds no predictions'),
-    ("[{'class_ids': [1], 'file_name': 'a'}]", 'line 1: not a line of predictions'),
-    ("[{'class_ids': [1, 2], 'scores': [1.0], 'file_name': 'a'}]", '2 class ids, 1 scores'),
-    ("[{'class_ids': __import__('os').system('true'), 'scores': [1.0], 'file_name': 'a'}]", 'line 1'),
-    (log_of(('a', [1], [0.5]), ('a', [2], [0.5])), 'a.JPEG has two different predictions'),
-])
+@pytest.mark.parametrize(
+    'text, said',
+    [
+        ('no predictions here', 'holds no predictions'),
+        ("[{'class_ids': [1], 'file_name': 'a'}]", 'line 1: not a line of predictions'),
+        ("[{'class_ids': [1, 2], 'scores': [1.0], 'file_name': 'a'}]", '2 class ids, 1 scores'),
+        ("[{'class_ids': __import__('os').system('true'), 'scores': [1.0], 'file_name': 'a'}]", 'line 1'),
+        (log_of(('a', [1], [0.5]), ('a', [2], [0.5])), 'a.JPEG has two different predictions'),
+    ],
+)
 def test_a_log_that_cannot_be_compared_is_one_line(refused, tmp_path, text, said):
     (tmp_path / 'gt_fp32.txt').write_text('a.JPEG\t{"class_ids": [1], "scores": [0.5]}\n')
     (tmp_path / 'fp32.log').write_text(text)
@@ -81,8 +91,9 @@ def test_a_log_that_cannot_be_compared_is_one_line(refused, tmp_path, text, said
 def test_a_log_is_held_against_the_reference_of_its_precision(refused, tmp_path):
     (tmp_path / 'gt_fp32.txt').write_text('a.JPEG\t{"class_ids": [1], "scores": [0.5]}\n')
     (tmp_path / 'infer_precision_fp16.log').write_text(log_of(('a', [1], [0.5])))
-    assert 'no reference for fp16' in refused(compare_results, '--gt_file', tmp_path / 'gt_fp32.txt',
-                                              '--log_file', tmp_path / '*.log')
+    assert 'no reference for fp16' in refused(
+        compare_results, '--gt_file', tmp_path / 'gt_fp32.txt', '--log_file', tmp_path / '*.log'
+    )
 
 
 @pytest.mark.parametrize('model', ['lvvit_t', 'lvvit_s'])
@@ -95,6 +106,7 @@ def test_the_stored_references_tell_images_apart(model):
 def test_seed_weights_are_the_same_on_every_machine():
     import numpy as np
     import seed_weights
+
     drawn = seed_weights.draw('head.weight', [4, 2], np.random.RandomState(0))
     assert drawn[0].tolist() == pytest.approx([1.7640523 * 1.5, 0.4001572 * 1.5])  # N(0, 1) · 3 / sqrt(4)
     assert seed_weights.draw('bn1._variance', [2], None).tolist() == [1, 1]

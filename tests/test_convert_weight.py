@@ -1,4 +1,5 @@
 """tools/convert_weight.py: PyTorch's weights to Paddle's and back, bit for bit; what is left out is said."""
+
 import os
 import sys
 import tracemalloc
@@ -10,10 +11,10 @@ import pytest
 import models
 from conftest import ROOT
 from test_torch_file import write_legacy
-from util import checkpoint, layout, safetensors_file, torch_file
+from util.weights import checkpoint, layout, safetensors_file, torch_file
 
 sys.path.insert(0, str(ROOT / 'tools'))
-import convert_weight  # noqa: E402
+import convert_weight
 
 pytestmark = [pytest.mark.cross_version, pytest.mark.usefixtures('tiny')]
 
@@ -28,8 +29,10 @@ def ours(name='lvvit_s', dtype='float32', **kwargs):
 def theirs(name='lvvit_s', counter=0, **kwargs):
     """The same weights as a state dict of the original's model."""
     weights, _ = layout.to_torch(ours(name, **kwargs), 'x')
-    return {key: np.array(counter) if key.endswith('num_batches_tracked') else np.ascontiguousarray(value)
-            for key, value in weights.items()}
+    return {
+        key: np.array(counter) if key.endswith('num_batches_tracked') else np.ascontiguousarray(value)
+        for key, value in weights.items()
+    }
 
 
 def assert_same(a, b):
@@ -42,10 +45,12 @@ def assert_same(a, b):
 @pytest.fixture
 def convert(run, tmp_path, monkeypatch):
     """convert(in, out, *flags) -> what was said, without time stamps; files are in the working folder."""
+
     def call(*words):
         result = run(convert_weight, *words)
         assert result.code == 0, result.err
         return [line.split('] ', 1)[1] for line in result.out.splitlines()]
+
     monkeypatch.chdir(tmp_path)
     return call
 
@@ -79,10 +84,16 @@ def test_pdparams_become_a_state_dict_that_pytorch_loads_strictly(convert, suffi
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'float16', 'float64'])
-@pytest.mark.parametrize('way', [('a.pth', 'b.pdparams', 'c.pth'), ('a.pth', 'b.safetensors', 'c.pth'),
-                                 ('a.safetensors', 'b.pdparams', 'c.safetensors'),
-                                 ('a.pdparams', 'b.pth', 'c.pdparams'),
-                                 ('a.pdparams', 'b.safetensors', 'c.pdparams')])
+@pytest.mark.parametrize(
+    'way',
+    [
+        ('a.pth', 'b.pdparams', 'c.pth'),
+        ('a.pth', 'b.safetensors', 'c.pth'),
+        ('a.safetensors', 'b.pdparams', 'c.safetensors'),
+        ('a.pdparams', 'b.pth', 'c.pdparams'),
+        ('a.pdparams', 'b.safetensors', 'c.pdparams'),
+    ],
+)
 def test_there_and_back_no_bit_changes(convert, way, dtype):
     write = {'a.pth': torch_file.save, 'a.safetensors': safetensors_file.save, 'a.pdparams': checkpoint.save}[way[0]]
     state = ours(dtype=dtype) if way[0] == 'a.pdparams' else theirs(dtype=dtype)
@@ -107,32 +118,47 @@ def test_a_file_of_an_old_pytorch(convert):
     assert_same(checkpoint.load('out.pdparams'), {'w': np.arange(6, dtype='float32').reshape(2, 3)})
 
 
-TENSOR = (b'ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000'
-          b'X\x03\x00\x00\x00cpuK\x06tQK\x00K\x02K\x03\x86K\x03K\x01\x86\x89ccollections\nOrderedDict\n)RtR')
+TENSOR = (
+    b'ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000'
+    b'X\x03\x00\x00\x00cpuK\x06tQK\x00K\x02K\x03\x86K\x03K\x01\x86\x89ccollections\nOrderedDict\n)RtR'
+)
 
 
 # ---- what is said
+
 
 def test_the_lines_of_a_conversion(convert, monkeypatch):
     monkeypatch.setattr(models, 'FAMILY', {'lvvit_s': models.FAMILY['lvvit_s']})  # here all have the same shapes
     torch_file.save(theirs(), 'in.pth')
     count = layout.count_parameters(ours()) / 1e6
     assert convert('in.pth', 'out.pdparams') == [
-        'plain weights of in.pth', f'left out, for Paddle has no such counter: {COUNTERS}',
+        'plain weights of in.pth',
+        f'left out, for Paddle has no such counter: {COUNTERS}',
         f'out.pdparams: {len(ours())} tensors, {count:.2f} M parameters, float32, '
-        f"{os.path.getsize('out.pdparams') / 1e6:.1f} MB",
-        'they fit --model lvvit_s --input_size 32 --nb_classes 5']
+        f'{os.path.getsize("out.pdparams") / 1e6:.1f} MB',
+        'they fit --model lvvit_s --input_size 32 --nb_classes 5',
+    ]
 
 
 def test_of_a_checkpoint_what_is_taken_and_what_is_not(convert):
     averaged = {key: np.asarray(value + 1) for key, value in theirs().items()}
-    torch_file.save({'epoch': 3, 'state_dict': {f'module.{key}': value for key, value in theirs().items()},
-                     'optimizer': {'state': {}, 'param_groups': [{'lr': 0.1}]}, 'arch': 'lvvit_s',
-                     'state_dict_ema': averaged, 'metric': 83.3}, 'in.pth.tar')
+    torch_file.save(
+        {
+            'epoch': 3,
+            'state_dict': {f'module.{key}': value for key, value in theirs().items()},
+            'optimizer': {'state': {}, 'param_groups': [{'lr': 0.1}]},
+            'arch': 'lvvit_s',
+            'state_dict_ema': averaged,
+            'metric': 83.3,
+        },
+        'in.pth.tar',
+    )
     lines = convert('in.pth.tar', 'out.pdparams')
-    assert lines[:3] == ['in.pth.tar: of a PyTorch checkpoint only the weights are used, not epoch, optimizer, arch, '
-                         'metric', 'trained weights (state_dict) of in.pth.tar; it also holds averaged weights, which '
-                         '--ema selects', 'left out: state_dict_ema']
+    assert lines[:3] == [
+        'in.pth.tar: of a PyTorch checkpoint only the weights are used, not epoch, optimizer, arch, metric',
+        'trained weights (state_dict) of in.pth.tar; it also holds averaged weights, which --ema selects',
+        'left out: state_dict_ema',
+    ]
     assert_same(checkpoint.load('out.pdparams'), ours())
     lines = convert('in.pth.tar', 'ema.pdparams', '--ema')
     assert 'averaged weights (state_dict_ema) of in.pth.tar' in lines and 'left out: state_dict' in lines
@@ -144,7 +170,7 @@ def test_of_our_checkpoint_what_is_taken_and_what_is_not(convert):
     checkpoint.save({'model': ours(), 'model_ema': averaged, 'epoch': 3, 'args': {}}, 'in.pd')
     lines = convert('in.pd', 'out.pth')
     assert 'left out: model_ema, epoch, args' in lines
-    assert f"added, for PyTorch has such a counter: {COUNTERS} = 0" in lines
+    assert f'added, for PyTorch has such a counter: {COUNTERS} = 0' in lines
     assert_same(torch_file.load('out.pth'), theirs())
     convert('in.pd', 'out.pth', '--ema')
     assert_same(layout.to_paddle(torch_file.load('out.pth'), 'x')[0], averaged)
@@ -176,6 +202,7 @@ def test_weights_of_other_networks_are_converted_too(convert):
 
 # ---- failure
 
+
 def test_a_failure_leaves_the_old_file_and_nothing_else(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch_file.save(theirs(), 'in.pth')
@@ -184,6 +211,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(run, tmp_path, monkeypat
 
     def full(*_):
         raise OSError(28, 'No space left on device')
+
     monkeypatch.setattr(os, 'fsync', full)
     for name in ('out.pdparams', 'out.pth', 'out.safetensors'):
         result = run(convert_weight, 'in.pth', name)
@@ -192,12 +220,18 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(run, tmp_path, monkeypat
     assert sorted(os.listdir()) == ['in.pth', 'out.pdparams', 'out.pth', 'out.safetensors']
 
 
-@pytest.mark.parametrize('content, flags, says', [
-    ({'epoch': 3, 'w': np.ones(2)}, [], 'no arrays of numbers: epoch'), ({}, [], 'it is empty'),
-    (np.ones(2), [], 'no state dict (holds a ndarray)'), ({'w': np.ones(2)}, ['--ema'], 'holds no averaged weights'),
-    ({'state_dict_ema': {'w': np.ones(2)}}, [], 'add --ema'),
-    ({'net': {'w': np.ones(2)}, 'critic': {'w': np.ones(2)}}, [], 'several sets of weights (net, critic)'),
-    ({'fc.weight': np.ones((2, 2)), 'fc.bias': np.ones(2)}, [], 'nothing tells whether fc.weight')])
+@pytest.mark.parametrize(
+    'content, flags, says',
+    [
+        ({'epoch': 3, 'w': np.ones(2)}, [], 'no arrays of numbers: epoch'),
+        ({}, [], 'it is empty'),
+        (np.ones(2), [], 'no state dict (holds a ndarray)'),
+        ({'w': np.ones(2)}, ['--ema'], 'holds no averaged weights'),
+        ({'state_dict_ema': {'w': np.ones(2)}}, [], 'add --ema'),
+        ({'net': {'w': np.ones(2)}, 'critic': {'w': np.ones(2)}}, [], 'several sets of weights (net, critic)'),
+        ({'fc.weight': np.ones((2, 2)), 'fc.bias': np.ones(2)}, [], 'nothing tells whether fc.weight'),
+    ],
+)
 def test_what_is_no_state_dict_is_one_line_and_no_file(refused, tmp_path, content, flags, says):
     torch_file.save(content, str(tmp_path / 'in.pth'))
     assert says in refused(convert_weight, tmp_path / 'in.pth', tmp_path / 'out.pdparams', *flags)
@@ -220,6 +254,7 @@ def test_a_missing_file_is_named(refused, tmp_path):
 
 
 # ---- memory
+
 
 @pytest.mark.parametrize('way', ['in.pth out.pdparams', 'in.pth out.safetensors', 'in.pdparams out.pth'])
 def test_a_conversion_takes_less_than_three_times_the_file(convert, way):

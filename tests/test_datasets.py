@@ -1,4 +1,5 @@
-"""util/datasets.py, util/loader.py: lists, folders and odd images; bad data is named; samples depend on their index."""
+"""datasets.py, loader.py: lists, folders and odd images; bad data is named; samples depend on their index."""
+
 import os
 import struct
 import subprocess
@@ -10,12 +11,13 @@ import pytest
 from PIL import Image
 
 import main
-from util import label_maps, options
-from util.datasets import EvalDataset, TrainDataset, open_rgb, read_folder, read_list
-from util.loader import EvalSampler, TrainSampler, build_eval_loader, build_train_loader, sweep_shared_memory
-from util.loss import batch_targets
-from util.runtime import UserError
-from util.transforms import EvalTransform, TrainTransform
+from util import options
+from util.data import label_maps
+from util.data.datasets import EvalDataset, TrainDataset, open_rgb, read_folder, read_list
+from util.data.loader import EvalSampler, TrainSampler, build_eval_loader, build_train_loader, sweep_shared_memory
+from util.data.transforms import EvalTransform, TrainTransform
+from util.errors import UserError
+from util.train.loss import batch_targets
 
 
 def said(call, *args, **kwargs):
@@ -40,9 +42,13 @@ def folder(tmp_path):
 
 # ---- folders
 
+
 def test_a_folders_classes_are_its_sorted_folders_and_its_images_are_sorted(folder):
-    assert read_folder(str(folder), 2) == [(str(folder / 'a/1.png'), 0), (str(folder / 'a/2.JPG'), 0),
-                                           (str(folder / 'b/3.webp'), 1)]
+    assert read_folder(str(folder), 2) == [
+        (str(folder / 'a/1.png'), 0),
+        (str(folder / 'a/2.JPG'), 0),
+        (str(folder / 'b/3.webp'), 1),
+    ]
 
 
 def test_a_missing_folder_an_empty_one_and_one_of_too_many_classes_are_named(folder, tmp_path):
@@ -55,12 +61,15 @@ def test_a_missing_folder_an_empty_one_and_one_of_too_many_classes_are_named(fol
 
 # ---- lists
 
+
 @pytest.fixture
 def listing(folder, tmp_path):
     """listing(text) -> samples of that list file; listing.path is the file."""
+
     def call(text, num_classes=10):
         (tmp_path / 'list.txt').write_text(text, encoding='utf-8')
         return read_list(str(folder), call.path, num_classes)
+
     call.path = str(tmp_path / 'list.txt')
     return call
 
@@ -68,14 +77,27 @@ def listing(folder, tmp_path):
 def test_a_list_keeps_its_order_its_ids_and_names_with_spaces(listing, folder):
     Image.new('RGB', (8, 8)).save(folder / 'a' / 'two words.png')
     assert listing('b/3.webp 7\n\na/two words.png 0\r\na/1.png 9\n') == [
-        (str(folder / 'b/3.webp'), 7), (str(folder / 'a/two words.png'), 0), (str(folder / 'a/1.png'), 9)]
+        (str(folder / 'b/3.webp'), 7),
+        (str(folder / 'a/two words.png'), 0),
+        (str(folder / 'a/1.png'), 9),
+    ]
 
 
-@pytest.mark.parametrize('line, says', [
-    ('a/2.JPG', "expected 'path class_id', found 'a/2.JPG'"), ('a/2.JPG x', 'expected'), ('a/2.JPG -1', 'expected'),
-    ('a/2.JPG 1.5', 'expected'), ('7', 'expected'), ('a/2.JPG,3', 'expected'),
-    ('a/2.JPG 10', 'class id 10, but --nb_classes is 10'), ('a/none.png 3', 'does not exist; check --data_path'),
-    ('c/1.png 3', 'does not exist'), ('a/2.jpg 3', 'does not exist')])
+@pytest.mark.parametrize(
+    'line, says',
+    [
+        ('a/2.JPG', "expected 'path class_id', found 'a/2.JPG'"),
+        ('a/2.JPG x', 'expected'),
+        ('a/2.JPG -1', 'expected'),
+        ('a/2.JPG 1.5', 'expected'),
+        ('7', 'expected'),
+        ('a/2.JPG,3', 'expected'),
+        ('a/2.JPG 10', 'class id 10, but --nb_classes is 10'),
+        ('a/none.png 3', 'does not exist; check --data_path'),
+        ('c/1.png 3', 'does not exist'),
+        ('a/2.jpg 3', 'does not exist'),
+    ],
+)
 def test_a_bad_line_is_named_with_its_file_and_number(listing, line, says):
     message = said(listing, f'a/1.png 0\n\n{line}\n')
     assert message.startswith(f'{listing.path}, line 3: ') and says in message
@@ -105,8 +127,9 @@ def png_16_bit(path, array):
     """A 16-bit grey PNG, written by hand."""
     rows = b''.join(b'\0' + row.astype('>u2').tobytes() for row in array)
     header = struct.pack('>IIBBBBB', *array.shape[::-1], 16, 0, 0, 0, 0)
-    path.write_bytes(PNG + png_chunk(b'IHDR', header) + png_chunk(b'IDAT', zlib.compress(rows))
-                     + png_chunk(b'IEND', b''))
+    path.write_bytes(
+        PNG + png_chunk(b'IHDR', header) + png_chunk(b'IDAT', zlib.compress(rows)) + png_chunk(b'IEND', b'')
+    )
 
 
 def decode(path):
@@ -116,9 +139,20 @@ def decode(path):
     return array
 
 
-@pytest.mark.parametrize('mode, extension', [
-    ('L', 'png'), ('L', 'jpg'), ('LA', 'png'), ('P', 'png'), ('RGBA', 'png'), ('RGBA', 'webp'), ('CMYK', 'jpg'),
-    ('1', 'png'), ('RGB', 'bmp')])
+@pytest.mark.parametrize(
+    'mode, extension',
+    [
+        ('L', 'png'),
+        ('L', 'jpg'),
+        ('LA', 'png'),
+        ('P', 'png'),
+        ('RGBA', 'png'),
+        ('RGBA', 'webp'),
+        ('CMYK', 'jpg'),
+        ('1', 'png'),
+        ('RGB', 'bmp'),
+    ],
+)
 def test_every_kind_of_image_file_becomes_rgb(tmp_path, mode, extension):
     path = tmp_path / f'image.{extension}'
     Image.fromarray(RAMP).convert('RGB').convert(mode).save(path)
@@ -144,6 +178,7 @@ def test_an_exif_orientation_is_ignored(tmp_path):
 
 # ---- images that cannot be decoded
 
+
 def truncate(path):
     os.truncate(path, os.path.getsize(path) * 2 // 3)
 
@@ -161,8 +196,9 @@ def photos(tmp_path):
 
 
 def arguments(root, *flags):
-    args = main.parser().parse_args(['--data_path', str(root), '--input_size', '32', '--nb_classes', '10',
-                                     '--batch_size', '4', *map(str, flags)])
+    args = main.parser().parse_args(
+        ['--data_path', str(root), '--input_size', '32', '--nb_classes', '10', '--batch_size', '4', *map(str, flags)]
+    )
     options.check_recipe(args)
     return args
 
@@ -197,8 +233,18 @@ def test_a_skipped_image_is_replaced_by_the_next_with_its_own_label(photos):
     assert dataset[11]['label'] == 1 and dataset[5]['label'] == 5
 
 
-@pytest.mark.parametrize('content', [b'', b'not an image', b'\x89PNG\r\n\x1a\n' + b'\0' * 50, b'BM' + b'\0' * 60,
-                                     b'\xff\xd8\xff\xe0' + b'\0' * 30, b'RIFF\x10\0\0\0WEBPVP8 ', b'GIF89a'])
+@pytest.mark.parametrize(
+    'content',
+    [
+        b'',
+        b'not an image',
+        b'\x89PNG\r\n\x1a\n' + b'\0' * 50,
+        b'BM' + b'\0' * 60,
+        b'\xff\xd8\xff\xe0' + b'\0' * 30,
+        b'RIFF\x10\0\0\0WEBPVP8 ',
+        b'GIF89a',
+    ],
+)
 def test_any_damaged_file_is_skipped(photos, content):
     samples = [(str(photos / 'train/a' / f'{i:02d}.jpg'), i) for i in range(2)]
     (photos / 'train/a/00.jpg').write_bytes(content)
@@ -209,7 +255,8 @@ def test_an_image_of_a_billion_pixels_is_skipped_and_not_unpacked(photos):
     samples = [(str(photos / 'train/a' / f'{i:02d}.jpg'), i) for i in range(2)]
     header = struct.pack('>IIBBBBB', 40000, 40000, 8, 2, 0, 0, 0)
     (photos / 'train/a/00.jpg').write_bytes(
-        PNG + png_chunk(b'IHDR', header) + png_chunk(b'IDAT', zlib.compress(b'\0' * 9)) + png_chunk(b'IEND', b''))
+        PNG + png_chunk(b'IHDR', header) + png_chunk(b'IDAT', zlib.compress(b'\0' * 9)) + png_chunk(b'IEND', b'')
+    )
     assert TrainDataset(samples, TrainTransform(32), 2)[0]['label'] == 1
 
 
@@ -235,23 +282,28 @@ def test_evaluation_stops_at_a_bad_image_and_names_it(photos, time_limit, worker
     truncate(photos / 'val' / 'a' / '07.jpg')
     with time_limit(30):
         message = said(list, eval_loader(photos, '--num_workers', workers))
-    assert message.startswith(f"{photos / 'val' / 'a' / '07.jpg'}: cannot be decoded")
+    assert message.startswith(f'{photos / "val" / "a" / "07.jpg"}: cannot be decoded')
 
 
 # ---- label maps
 
+
 @pytest.mark.parametrize('workers', [0, 2])
-@pytest.mark.parametrize('spoil, says', [
-    (lambda path: path.unlink(), 'no label map for'),
-    (lambda path: np.save(path, np.zeros((2, 5, 3, 4), 'float16')), 'has [2, 5, 3, 4]'),
-    (lambda path: np.save(path, np.zeros((5, 3, 3), 'float16')), 'has [5, 3, 3]'),
-    (lambda path: np.save(path, np.full((2, 5, 3, 3), 10, 'float16')), 'class ids outside 0…9'),
-    (lambda path: np.save(path, np.full((2, 5, 3, 3), -1, 'float16')), 'class ids outside 0…9'),
-    (lambda path: np.save(path, np.full((2, 5, 3, 3), np.nan, 'float16')), 'not finite'),
-    (lambda path: np.save(path, np.array([{}], dtype=object)), 'not a readable .npy'),
-    (lambda path: os.truncate(path, 200), 'not a readable .npy'),
-    (lambda path: path.write_bytes(b''), 'not a readable .npy')],
-    ids=['missing', 'oblong', 'no ids', 'large id', 'negative id', 'nan', 'pickle', 'truncated', 'empty'])
+@pytest.mark.parametrize(
+    'spoil, says',
+    [
+        (lambda path: path.unlink(), 'no label map for'),
+        (lambda path: np.save(path, np.zeros((2, 5, 3, 4), 'float16')), 'has [2, 5, 3, 4]'),
+        (lambda path: np.save(path, np.zeros((5, 3, 3), 'float16')), 'has [5, 3, 3]'),
+        (lambda path: np.save(path, np.full((2, 5, 3, 3), 10, 'float16')), 'class ids outside 0…9'),
+        (lambda path: np.save(path, np.full((2, 5, 3, 3), -1, 'float16')), 'class ids outside 0…9'),
+        (lambda path: np.save(path, np.full((2, 5, 3, 3), np.nan, 'float16')), 'not finite'),
+        (lambda path: np.save(path, np.array([{}], dtype=object)), 'not a readable .npy'),
+        (lambda path: os.truncate(path, 200), 'not a readable .npy'),
+        (lambda path: path.write_bytes(b''), 'not a readable .npy'),
+    ],
+    ids=['missing', 'oblong', 'no ids', 'large id', 'negative id', 'nan', 'pickle', 'truncated', 'empty'],
+)
 def test_a_bad_label_map_is_one_clear_error(photos, tmp_path, time_limit, workers, spoil, says):
     maps = tmp_path / 'maps' / 'a'
     maps.mkdir(parents=True)
@@ -262,7 +314,7 @@ def test_a_bad_label_map_is_one_clear_error(photos, tmp_path, time_limit, worker
         assert sum(batch['ids'].shape[0] for batch in train_loader(photos, *flags)) == 12
         spoil(maps / '06.npy')
         message = said(lambda: list(train_loader(photos, *flags)))
-    assert message.startswith(f"{maps / '06.npy'}: ") and says in message
+    assert message.startswith(f'{maps / "06.npy"}: ') and says in message
 
 
 def test_images_without_a_map_can_be_let_in_with_their_label_alone(photos, tmp_path):
@@ -293,6 +345,7 @@ def test_a_folder_without_maps_is_named_before_the_first_epoch(photos, tmp_path)
 
 # ---- determinism
 
+
 def test_a_sample_is_a_function_of_seed_epoch_and_index(scenes):
     samples = read_list(str(scenes), str(scenes / 'train_list.txt'), 10)
     maps = label_maps.LabelMaps(str(scenes / 'label_maps'), 10)
@@ -304,6 +357,7 @@ def test_a_sample_is_a_function_of_seed_epoch_and_index(scenes):
             dataset[i]
         result = dataset[index]
         return b''.join(np.asarray(v).tobytes() for v in (result['image'], result['label'], *result['target']))
+
     assert sample(0, 1, 7) == sample(0, 1, 7, first=[3, 7, 0])
     assert len({sample(0, 1, 7), sample(1, 1, 7), sample(0, 2, 7), sample(0, 1, 8)}) == 4
 
@@ -314,10 +368,12 @@ def test_batches_do_not_depend_on_the_number_of_processes(photos, workers):
         loader = train_loader(photos, '--num_workers', n)
         loader.set_epoch(3)
         return [batch['image'].numpy().tobytes() for batch in loader]
+
     assert batches(workers) == batches(0)
 
 
 # ---- samplers
+
 
 @pytest.mark.parametrize('world', [1, 2, 3])
 def test_processes_share_the_global_batches_of_a_single_one(world):
@@ -370,8 +426,13 @@ def test_an_evaluation_sample_is_the_transform_of_its_file(photos):
 def test_shared_memory_of_killed_loaders_is_swept_and_no_other(tmp_path):
     gone = subprocess.Popen(['true'])
     gone.wait()
-    names = [f'paddle_{gone.pid}_1_2', f'paddle_{gone.pid}_2_9', f'paddle_{os.getpid()}_1_2', 'paddle_x_1',
-             f'other_{gone.pid}_1']
+    names = [
+        f'paddle_{gone.pid}_1_2',
+        f'paddle_{gone.pid}_2_9',
+        f'paddle_{os.getpid()}_1_2',
+        'paddle_x_1',
+        f'other_{gone.pid}_1',
+    ]
     for name in names:
         (tmp_path / name).write_bytes(b'batch')
         os.utime(tmp_path / name, (0, 0))

@@ -1,4 +1,5 @@
-"""util/decode.py: batches in order, decoded one ahead in a process of their own."""
+"""util/deploy/decode.py: batches in order, decoded one ahead in a process of their own."""
+
 import os
 import time
 
@@ -6,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from util import decode
-from util.runtime import UserError
-from util.transforms import EvalTransform
+from util.data.transforms import EvalTransform
+from util.deploy import decode
+from util.errors import UserError
 
 pytestmark = pytest.mark.cross_version
 
@@ -38,14 +39,15 @@ def test_batches_keep_the_order_and_name_what_is_damaged(files, ahead, batch_siz
             assert images is None if not good else images.shape == (len(good), 3, 2, 2)
             numbers += [] if images is None else images[:, 0, 0, 0].tolist()
     assert names == [f for f in files if '3.png' not in f] and numbers == [0, 1, 2, 4, 5, 6]
-    (path, reason), = bad
+    ((path, reason),) = bad
     assert path == files[3] and reason
 
 
 def test_the_next_batch_is_decoded_while_this_one_is_used(files, tmp_path):
     def slow(image):
-        (tmp_path / f"started-{image.getpixel((0, 0))[0] // 20}").touch()
+        (tmp_path / f'started-{image.getpixel((0, 0))[0] // 20}').touch()
         return to_number(image)
+
     with decode.Batches(files[:3], slow, 1) as batches:
         iterator = iter(batches)
         next(iterator)
@@ -58,11 +60,13 @@ def test_the_next_batch_is_decoded_while_this_one_is_used(files, tmp_path):
 def test_what_fails_in_the_other_process_is_one_error_here(files):
     def broken(image):
         raise RuntimeError('transform broke')
+
     with decode.Batches(files, broken, 2) as batches, pytest.raises(UserError, match='RuntimeError: transform broke'):
         list(batches)
 
     def dies(image):
         os._exit(9)
+
     with decode.Batches(files, dies, 2) as batches, pytest.raises(UserError, match='process that decodes images died'):
         list(batches)
 

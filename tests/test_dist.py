@@ -2,6 +2,7 @@
 
 Paddle's launcher starts tests/launched.py, which is main.py on tiny models and notes what each process sees.
 """
+
 import json
 import os
 import re
@@ -18,7 +19,7 @@ import pytest
 from PIL import Image
 
 from states import same
-from util import checkpoint
+from util.weights import checkpoint
 
 pytestmark = pytest.mark.cross_version
 
@@ -26,8 +27,29 @@ LAUNCHED = Path(__file__).with_name('launched.py')
 LAUNCHER = [sys.executable, '-m', 'paddle.distributed.launch']
 PLAIN = ['--no_mix_token', '--mixup', 0, '--cutmix', 0]
 # 64 images, 16 a step
-WHOLE = ['--epochs', 3, '--batch_size', 8, '--mixup', 0, '--cutmix', 0, '--drop_path', 0.5, '--drop', 0.1, '--lr', 0.01,
-         '--model_ema', '--model_ema_eval', '--model_ema_decay', 0.9, '--dist_eval', '--print_freq', 2]
+WHOLE = [
+    '--epochs',
+    3,
+    '--batch_size',
+    8,
+    '--mixup',
+    0,
+    '--cutmix',
+    0,
+    '--drop_path',
+    0.5,
+    '--drop',
+    0.1,
+    '--lr',
+    0.01,
+    '--model_ema',
+    '--model_ema_eval',
+    '--model_ema_decay',
+    0.9,
+    '--dist_eval',
+    '--print_freq',
+    2,
+]
 
 
 @pytest.fixture(scope='module')
@@ -39,12 +61,14 @@ def folder(tmp_path_factory):
             path = root / 'set' / split / 'abcd'[i % 4] / f'{split}{i}.png'
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(rng.integers(0, 256, [5, 5, 3], dtype='uint8')).resize((32, 32)).save(path)
-            lists[split].append(f"{path.relative_to(root / 'set')} {i % 4}\n")
+            lists[split].append(f'{path.relative_to(root / "set")} {i % 4}\n')
             if split == 'train':
                 ids = np.argsort(rng.random([4, 3, 3]), axis=0)
                 (root / 'maps' / 'abcd'[i % 4]).mkdir(parents=True, exist_ok=True)
-                np.save(root / 'maps' / 'abcd'[i % 4] / f'{path.stem}.npy',
-                        np.stack([rng.normal(0, 3, [4, 3, 3]), ids]).astype('float16'))
+                np.save(
+                    root / 'maps' / 'abcd'[i % 4] / f'{path.stem}.npy',
+                    np.stack([rng.normal(0, 3, [4, 3, 3]), ids]).astype('float16'),
+                )
     (root / 'good.txt').write_text(''.join(lists['train']))
     (root / 'set' / 'broken.png').write_bytes(b'no image')
     (root / 'broken.txt').write_text(''.join(lists['train'][1:]) + 'broken.png 0\n')
@@ -61,14 +85,41 @@ class Job:
             command = [*command, '--log_dir', self.logs]
         words = []
         for name, flags in runs.items():
-            words += ['THEN', folder / name, '--model', 'lvvit_nano', '--input_size', 32, '--nb_classes', 4,
-                      '--epochs', 1, '--warmup_epochs', 0, '--cooldown_epochs', 0, '--num_workers', 0,
-                      '--data_path', folder / 'set', '--cls_label_path_train', folder / 'good.txt',
-                      '--output_dir', folder / f'out-{name}', *self.token(flags), *flags]
+            words += [
+                'THEN',
+                folder / name,
+                '--model',
+                'lvvit_nano',
+                '--input_size',
+                32,
+                '--nb_classes',
+                4,
+                '--epochs',
+                1,
+                '--warmup_epochs',
+                0,
+                '--cooldown_epochs',
+                0,
+                '--num_workers',
+                0,
+                '--data_path',
+                folder / 'set',
+                '--cls_label_path_train',
+                folder / 'good.txt',
+                '--output_dir',
+                folder / f'out-{name}',
+                *self.token(flags),
+                *flags,
+            ]
         clean = {k: v for k, v in os.environ.items() if not k.startswith(('PADDLE_', 'FLAGS_'))}
-        self.process = subprocess.Popen([str(word) for word in [*command, LAUNCHED, *words[1:]]], cwd=folder,
-                                        env={**clean, 'OMP_NUM_THREADS': '1'}, text=True, stdout=subprocess.PIPE,
-                                        stderr=subprocess.STDOUT)
+        self.process = subprocess.Popen(
+            [str(word) for word in [*command, LAUNCHED, *words[1:]]],
+            cwd=folder,
+            env={**clean, 'OMP_NUM_THREADS': '1'},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
 
     def token(self, flags):
         maps = ['--token_label', '--token_label_data', self.folder / 'maps', '--token_label_size', 2]
@@ -140,28 +191,40 @@ def images(job, processes, name=None, accum_iter=1):
 
 # ---- the launches: each does as many things as it can, for it costs seconds
 
+
 @pytest.fixture(scope='module')
 def one(folder):
     flags = ['--naive', *PLAIN, '--opt', 'momentum', '--lr', 0.1]
-    return Job(folder, [sys.executable], 'one', one16=[*flags, '--batch_size', 16],
-               one12=[*flags, '--batch_size', 12]).wait()
+    return Job(
+        folder, [sys.executable], 'one', one16=[*flags, '--batch_size', 16], one12=[*flags, '--batch_size', 12]
+    ).wait()
 
 
 @pytest.fixture(scope='module')
 def two(folder):
     flags = ['--naive', *PLAIN, '--opt', 'momentum', '--lr', 0.1]
-    return Job(folder, several(2), 'two', whole=WHOLE, two1=[*flags, '--batch_size', 8],
-               two2=[*flags, '--batch_size', 4, '--accum_iter', 2],
-               mixup=['--cls_label_path_train', folder / 'broken.txt', '--batch_size', 8, '--seed', 1,
-                      '--no_maps'],
-               gpu=['--as_gpu', '--batch_size', 4, '--print_freq', 3, '--agree']).wait()
+    return Job(
+        folder,
+        several(2),
+        'two',
+        whole=WHOLE,
+        two1=[*flags, '--batch_size', 8],
+        two2=[*flags, '--batch_size', 4, '--accum_iter', 2],
+        mixup=['--cls_label_path_train', folder / 'broken.txt', '--batch_size', 8, '--seed', 1, '--no_maps'],
+        gpu=['--as_gpu', '--batch_size', 4, '--print_freq', 3, '--agree'],
+    ).wait()
 
 
 @pytest.fixture(scope='module')
 def three(folder):
     flags = ['--naive', *PLAIN, '--opt', 'momentum', '--lr', 0.1]
-    return Job(folder, several(3), 'three', three1=[*flags, '--batch_size', 4],
-               three2=[*flags, '--batch_size', 2, '--accum_iter', 2]).wait()
+    return Job(
+        folder,
+        several(3),
+        'three',
+        three1=[*flags, '--batch_size', 4],
+        three2=[*flags, '--batch_size', 2, '--accum_iter', 2],
+    ).wait()
 
 
 @pytest.fixture(scope='module')
@@ -171,11 +234,12 @@ def stopped(folder):
     flags = [*WHOLE, '--output_dir', out, '--resume', 'auto']
     jobs = {}
     for who, command, code, hit in (
-            ('one', several(2), 0, ['--hit', 'self', 'SIGTERM', '1', 2]),
-            ('all', several(2), 0, ['--hit', 'self', 'SIGTERM', '0,1', 3]),
-            ('launcher', several(2), -signal.SIGTERM, ['--hit', 'launcher', 'SIGTERM', '0', 2]),
-            ('newer', NEWER, signal.SIGTERM, ['--hit', 'launcher', 'SIGTERM', '0', 2]),
-            ('end', several(2), 0, [])):
+        ('one', several(2), 0, ['--hit', 'self', 'SIGTERM', '1', 2]),
+        ('all', several(2), 0, ['--hit', 'self', 'SIGTERM', '0,1', 3]),
+        ('launcher', several(2), -signal.SIGTERM, ['--hit', 'launcher', 'SIGTERM', '0', 2]),
+        ('newer', NEWER, signal.SIGTERM, ['--hit', 'launcher', 'SIGTERM', '0', 2]),
+        ('end', several(2), 0, []),
+    ):
         jobs[who] = Job(folder, command, f'stopped-{who}', **{f'stopped-{who}': flags + hit}).wait(code)
         if who == 'all':
             shutil.copytree(out, folder / 'out-half')
@@ -183,6 +247,7 @@ def stopped(folder):
 
 
 # ---- gradients
+
 
 @pytest.mark.parametrize('processes, accum_iter', [(2, 1), (2, 2), (3, 1), (3, 2)])
 def test_gradients_are_those_of_one_process_on_the_joined_batch(request, one, processes, accum_iter):
@@ -211,6 +276,7 @@ def test_gradients_travel_once_for_all_batches_of_a_step(request, name, processe
 
 
 # ---- what the processes share and what they do not
+
 
 def test_every_process_draws_its_own_boxes_mixes_and_dropped_paths(two):
     a, b = two.notes(0), two.notes(1)
@@ -251,6 +317,7 @@ def test_the_loss_of_an_epoch_is_the_mean_over_what_all_processes_saw(two):
 
 # ---- what is said
 
+
 def test_one_stream_of_lines_and_the_warnings_of_every_process(two):
     first, second = two.text(0), two.text(1)
     steps = [line for line in ours(first) if line.startswith('Epoch: [0]  [0/')]
@@ -271,6 +338,7 @@ def test_steps_that_log_nothing_cost_no_collective_on_gpus_and_one_small_one_on_
 
 # ---- stopping and going on
 
+
 def test_sigterm_to_one_process_stops_all_after_the_same_step(stopped):
     job = stopped['one']
     where = 'in epoch 0 after 2 of 4 steps; --resume auto continues from '
@@ -281,14 +349,14 @@ def test_sigterm_to_one_process_stops_all_after_the_same_step(stopped):
 
 
 def test_sigterm_to_all_processes_stops_them(stopped):
-    line, = [line for line in ours(stopped['all'].text(0)) if line.startswith('stopped by ')]
+    (line,) = [line for line in ours(stopped['all'].text(0)) if line.startswith('stopped by ')]
     assert line.startswith('stopped by SIGTERM in epoch 1 after 1 of 4 steps; ')
     assert 'Traceback' not in stopped['all'].text(0) + stopped['all'].text(1)
 
 
 @pytest.mark.parametrize('name, where', [('launcher', 'epoch 1 after 3'), ('newer', 'epoch 2 after 1')])
 def test_sigterm_to_the_launcher_reaches_its_processes(stopped, name, where):
-    line, = [line for line in ours(stopped[name].text(0)) if line.startswith('stopped by ')]
+    (line,) = [line for line in ours(stopped[name].text(0)) if line.startswith('stopped by ')]
     assert line.startswith(f'stopped by SIGTERM in {where} of 4 steps; ')
     assert 'Traceback' not in stopped[name].text(0) + stopped[name].text(1), 'nor by a second SIGTERM at the end'
 
@@ -305,7 +373,7 @@ def test_other_processes_continue_within_an_epoch_with_the_same_images_in_the_sa
     command = [sys.executable] if processes == 1 else several(processes)
     job = Job(folder, command, name, **{name: [*WHOLE, '--batch_size', 16 // processes, '--resume', 'auto']}).wait()
     assert (images(job, processes) == images(two, 2)[5:]).all(), 'from the second step of the second epoch on'
-    line, = [line for line in ours(job.text(0)) if line.startswith('continues on')]
+    (line,) = [line for line in ours(job.text(0)) if line.startswith('continues on')]
     assert line.startswith(f'continues on {processes} process(es) what 2 began: the same images in the same order, but')
     whole, other = records(folder / 'out-whole'), records(folder / f'out-{name}')
     assert whole[0] == other[0] and [record['epoch'] for record in other] == [0, 1, 2]
@@ -314,25 +382,37 @@ def test_other_processes_continue_within_an_epoch_with_the_same_images_in_the_sa
 
 # ---- processes that end
 
+
 @pytest.fixture(scope='module')
 def nodes(folder):
     """Two launchers of one process each, as on two machines; started, not waited for."""
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         master = f'127.0.0.1:{s.getsockname()[1]}'
-    return [Job(folder, [*LAUNCHER, '--nnodes', 2, '--master', master, '--rank', rank, '--nproc_per_node', 1],
-                f'node{rank}', nodes=WHOLE) for rank in (0, 1)]
+    return [
+        Job(
+            folder,
+            [*LAUNCHER, '--nnodes', 2, '--master', master, '--rank', rank, '--nproc_per_node', 1],
+            f'node{rank}',
+            nodes=WHOLE,
+        )
+        for rank in (0, 1)
+    ]
 
 
 @pytest.fixture(scope='module')
 def ending(folder, nodes):
     """Jobs side by side, for launchers take their time: the second process killed, the first, one without data."""
+
     def start(command, name, *flags):
         return Job(folder, command, name, **{name: [*WHOLE, '--num_workers', 1, '--epochs', 1000, *flags]})
-    jobs = {'newer': start(NEWER, 'newer', '--hit', 'self', 'SIGKILL', '1', 2),  # the quickest to end
-            'second': start(several(2), 'second', '--hit', 'self', 'SIGKILL', '1', 2),
-            'first': start(several(2), 'first', '--hit', 'self', 'SIGKILL', '0', 2),
-            'lost': start(several(2), 'lost', '--lost', 1)}
+
+    jobs = {
+        'newer': start(NEWER, 'newer', '--hit', 'self', 'SIGKILL', '1', 2),  # the quickest to end
+        'second': start(several(2), 'second', '--hit', 'self', 'SIGKILL', '1', 2),
+        'first': start(several(2), 'first', '--hit', 'self', 'SIGKILL', '0', 2),
+        'lost': start(several(2), 'lost', '--lost', 1),
+    }
     return {name: job.wait(code=None) for name, job in jobs.items()}
 
 
@@ -341,9 +421,11 @@ def test_a_process_that_is_killed_takes_the_job_down_by_name_and_leaves_none_beh
     job = ending[name]
     notes = job.notes(rank)
     assert job.process.returncode != 0
-    line, = re.findall(r'^main.py: error: .*', job.text(1 - rank), re.M)
-    assert line == (f"main.py: error: rank {1 - rank} lost rank {rank} (pid {notes['pid']}), which has ended; "
-                    'its own message or its workerlog says why')
+    (line,) = re.findall(r'^main.py: error: .*', job.text(1 - rank), re.M)
+    assert line == (
+        f'main.py: error: rank {1 - rank} lost rank {rank} (pid {notes["pid"]}), which has ended; '
+        'its own message or its workerlog says why'
+    )
     assert 'Traceback' not in job.text(1 - rank)
     assert processes_of(job.logs) == [], 'loader processes either'
     seconds = job.ended - float(notes['time'])
@@ -354,7 +436,7 @@ def test_a_process_that_is_killed_takes_the_job_down_by_name_and_leaves_none_beh
 
 def test_a_process_that_is_turned_down_says_why_and_ends_the_others(ending):
     job = ending['lost']
-    line, = re.findall(r'^main.py: error: .*', job.text(1), re.M)
+    (line,) = re.findall(r'^main.py: error: .*', job.text(1), re.M)
     assert 'set-lost' in line and '--data_path' in line
     assert re.search(r'rank 0 lost rank 1 \(pid|rank=\[(0, )?1\] was aborted', job.console), 'one of them says who'
     assert job.process.returncode != 0 and 'Traceback' not in job.text(0) + job.text(1)
@@ -362,9 +444,10 @@ def test_a_process_that_is_turned_down_says_why_and_ends_the_others(ending):
 
 # ---- two machines
 
+
 def test_two_launchers_of_one_process_train_as_one_launcher_of_two(folder, nodes, two):
     first, second = (job.wait() for job in nodes)
     assert '2 process(es)' in ours(first.text(0))[0]
     assert_same_run(folder / 'out-nodes', folder / 'out-whole')
-    text, = [path.read_text() for path in second.logs.glob('workerlog.*')]
+    (text,) = [path.read_text() for path in second.logs.glob('workerlog.*')]
     assert ours(text) == [], 'one stream of lines from both machines'

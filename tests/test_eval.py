@@ -1,4 +1,5 @@
 """eval.py: accuracy is a property of weights and images, not of batch sizes or processes; and the chain of scripts."""
+
 import ast
 import csv
 import json
@@ -18,8 +19,8 @@ import infer
 import main
 import models
 import predict
-from util import checkpoint
-from util.transforms import EvalTransform
+from util.data.transforms import EvalTransform
+from util.weights import checkpoint
 
 pytestmark = pytest.mark.cross_version
 
@@ -69,8 +70,18 @@ def val(scenes):
 @pytest.mark.parametrize('batch_size', [1, 3, 7, 64])
 def test_accuracy_and_loss_are_those_of_a_plain_loop_whatever_the_batch_size(run, val, scenes, tmp_path, batch_size):
     model = save_random(tmp_path / 'x.pd', 10)
-    result = run(eval_script, *val, '--nb_classes', 10, '--resume', tmp_path / 'x.pd', '--batch_size', batch_size,
-                 '--crop_pct', 0.9)
+    result = run(
+        eval_script,
+        *val,
+        '--nb_classes',
+        10,
+        '--resume',
+        tmp_path / 'x.pd',
+        '--batch_size',
+        batch_size,
+        '--crop_pct',
+        0.9,
+    )
     assert result.code == 0 and result.err == ''
     acc1, acc5, loss, n = counted(model, scenes, 0.9)
     assert 0 < acc5 < 100 and n == 20
@@ -80,7 +91,8 @@ def test_accuracy_and_loss_are_those_of_a_plain_loop_whatever_the_batch_size(run
 
 def test_engine_returns_the_unrounded_numbers(val, scenes, tmp_path, capfd):
     from engine import evaluate
-    from util.loader import build_eval_loader
+    from util.data.loader import build_eval_loader
+
     model = save_random(tmp_path / 'x.pd', 10)
     args = eval_script.parser().parse_args([*map(str, val), '--nb_classes', '10', '--batch_size', '7'])
     stats = evaluate(model, build_eval_loader(args, 1.0))
@@ -92,8 +104,20 @@ def test_fewer_than_5_classes(run, scenes, tmp_path):
     lines = [line.split() for line in (scenes / 'val_list.txt').read_text().splitlines()]
     (tmp_path / 'list.txt').write_text(''.join(f'{path} {int(i) % 3}\n' for path, i in lines))
     model = save_random(tmp_path / 'x.pd', 3)
-    result = run(eval_script, *MODEL, '--data_path', scenes, '--cls_label_path_val', tmp_path / 'list.txt',
-                 '--num_workers', 0, '--nb_classes', 3, '--resume', tmp_path / 'x.pd')
+    result = run(
+        eval_script,
+        *MODEL,
+        '--data_path',
+        scenes,
+        '--cls_label_path_val',
+        tmp_path / 'list.txt',
+        '--num_workers',
+        0,
+        '--nb_classes',
+        3,
+        '--resume',
+        tmp_path / 'x.pd',
+    )
     acc1, acc5, _, _ = counted(model, scenes, 1.0, classes=3)
     assert acc5 == 100 and numbers(result.out)[:2] == (f'{acc1:.3f}', '100.000')
 
@@ -153,8 +177,21 @@ def photos(tmp_path_factory):
             kept.append(logits)
     (folder / 'list.txt').write_text(''.join(lines))
     (folder / 'two.txt').write_text(''.join(lines[:2]))
-    flags = [*MODEL, '--nb_classes', CLASSES, '--data_path', folder, '--cls_label_path_val', folder / 'list.txt',
-             '--resume', folder / 'x.pd', '--crop_pct', 0.9, '--num_workers', 0]
+    flags = [
+        *MODEL,
+        '--nb_classes',
+        CLASSES,
+        '--data_path',
+        folder,
+        '--cls_label_path_val',
+        folder / 'list.txt',
+        '--resume',
+        folder / 'x.pd',
+        '--crop_pct',
+        0.9,
+        '--num_workers',
+        0,
+    ]
     return folder, flags, np.array(kept), np.array([int(line.split()[1]) for line in lines])
 
 
@@ -185,7 +222,8 @@ def test_every_answer_is_the_same_whatever_the_batch_size(run, photos, tmp_path,
 @pytest.mark.parametrize('batch_size', [3, 7, 64, 101])
 def test_logits_of_a_batch_are_those_of_its_images_but_for_rounding(photos, batch_size):
     folder, flags, logits, _ = photos
-    from util.loader import build_eval_loader
+    from util.data.loader import build_eval_loader
+
     args = eval_script.parser().parse_args([*map(str, flags), '--batch_size', str(batch_size)])
     model = models.build_model('lvvit_nano', img_size=32, num_classes=CLASSES)
     model.set_state_dict({k: paddle.to_tensor(v) for k, v in checkpoint.load(str(folder / 'x.pd'))['model'].items()})
@@ -196,7 +234,8 @@ def test_logits_of_a_batch_are_those_of_its_images_but_for_rounding(photos, batc
 
 def test_every_image_is_answered_once_or_it_is_no_evaluation(photos):
     from engine import evaluate
-    from util.loader import build_eval_loader
+    from util.data.loader import build_eval_loader
+
     args = eval_script.parser().parse_args([*map(str, photos[1]), '--batch_size', '64'])
     model = models.build_model('lvvit_nano', img_size=32, num_classes=CLASSES)
     with pytest.raises(RuntimeError, match='every image of the set exactly once'):
@@ -241,9 +280,21 @@ def test_protocols_agree_with_the_predictions(run, photos, tmp_path):
         real[number - 1] = rng.choice(CLASSES, rng.integers(0, 4), replace=False).tolist()
     (tmp_path / 'real.json').write_text(json.dumps(real))
     (tmp_path / 'names.txt').write_text(''.join(f'{i} class {i}, or so\n' for i in range(CLASSES)))
-    result = run(eval_script, *flags, '--topk', 3, 1, '--real_labels', tmp_path / 'real.json', '--label_list',
-                 tmp_path / 'names.txt', '--per_class', tmp_path / 'classes.csv', '--confusion',
-                 tmp_path / 'matrix.csv')
+    result = run(
+        eval_script,
+        *flags,
+        '--topk',
+        3,
+        1,
+        '--real_labels',
+        tmp_path / 'real.json',
+        '--label_list',
+        tmp_path / 'names.txt',
+        '--per_class',
+        tmp_path / 'classes.csv',
+        '--confusion',
+        tmp_path / 'matrix.csv',
+    )
     order = np.argsort(-logits)
     acc = {k: 100 * np.mean([label in row[:k] for label, row in zip(labels, order)]) for k in (1, 3)}
     assert f'* Acc@1 {acc[1]:.3f} Acc@3 {acc[3]:.3f} loss' in result.out
@@ -269,11 +320,16 @@ def test_flags_of_protocols_that_cannot_be_give_one_line(refused, photos, tmp_pa
     assert '--confusion' in refused(eval_script, *flags, '--confusion', tmp_path)
 
 
-@pytest.mark.parametrize('name, size, crop_pct', [
-    ('lvvit_t', 224, 0.9), ('lvvit_s', 224, 0.9), ('lvvit_m', 224, 1.0), ('lvvit_l', 448, 1.0), ('vit', 224, 0.9)])
+@pytest.mark.parametrize(
+    'name, size, crop_pct',
+    [('lvvit_t', 224, 0.9), ('lvvit_s', 224, 0.9), ('lvvit_m', 224, 1.0), ('lvvit_l', 448, 1.0), ('vit', 224, 0.9)],
+)
 def test_input_and_crop_are_the_models_published_ones_and_a_flag_wins(name, size, crop_pct):
-    for flags, expected in ((), (size, crop_pct)), (('--input_size', '64'), (64, crop_pct)), \
-            (('--crop_pct', '0.5'), (size, 0.5)):
+    for flags, expected in (
+        ((), (size, crop_pct)),
+        (('--input_size', '64'), (64, crop_pct)),
+        (('--crop_pct', '0.5'), (size, 0.5)),
+    ):
         args = eval_script.parser().parse_args(['--model', name, *flags])
         models.published_defaults(args)
         assert (args.input_size, args.crop_pct) == expected
@@ -295,14 +351,31 @@ def test_each_script_takes_the_published_size(run, photos, tmp_path, tiny):
 
 # ---- several processes
 
+
 def launch(folder, script, *argv, processes=2):
     """Run a script through `python -m paddle.distributed.launch`; returns the output of each process."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(('OMP_', 'PADDLE_', 'FLAGS_'))}
     done = subprocess.run(
-        [sys.executable, '-m', 'paddle.distributed.launch', '--nproc_per_node', str(processes), '--backend',
-         'gloo',
-         '--log_dir', str(folder / 'log'), os.path.join(ROOT, script), *map(str, argv)],
-        cwd=folder, env=clean, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
+        [
+            sys.executable,
+            '-m',
+            'paddle.distributed.launch',
+            '--nproc_per_node',
+            str(processes),
+            '--backend',
+            'gloo',
+            '--log_dir',
+            str(folder / 'log'),
+            os.path.join(ROOT, script),
+            *map(str, argv),
+        ],
+        cwd=folder,
+        env=clean,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=120,
+    )
     logs = sorted((folder / 'log').glob('workerlog.*'))
     text = '\n'.join(path.read_text() for path in logs)
     assert done.returncode == 0, done.stdout[-2000:] + text[-3000:]
@@ -336,11 +409,36 @@ def test_two_processes_train_as_one_with_a_batch_of_both(run, scenes, tmp_path, 
     (tmp_path / 'work').mkdir()
     (tmp_path / 'shrunk.py').write_text(SHRUNK)  # main.py with the model of `tiny`
     # vit: no batch norm, whose statistics are each process's own
-    flags = ['--model', 'vit', '--input_size', 32, '--nb_classes', 10, '--data_path', scenes, '--epochs', 1,
-             '--warmup_epochs', 0, '--cooldown_epochs', 0, '--num_workers', 0, '--opt', 'momentum', '--lr', 0.1,
-             '--mixup', 0, '--cutmix', 0, '--dist_eval']
-    first, second = launch(tmp_path / 'work', tmp_path / 'shrunk.py', *flags, '--batch_size', 20,
-                           '--output_dir', tmp_path / 'two')
+    flags = [
+        '--model',
+        'vit',
+        '--input_size',
+        32,
+        '--nb_classes',
+        10,
+        '--data_path',
+        scenes,
+        '--epochs',
+        1,
+        '--warmup_epochs',
+        0,
+        '--cooldown_epochs',
+        0,
+        '--num_workers',
+        0,
+        '--opt',
+        'momentum',
+        '--lr',
+        0.1,
+        '--mixup',
+        0,
+        '--cutmix',
+        0,
+        '--dist_eval',
+    ]
+    first, second = launch(
+        tmp_path / 'work', tmp_path / 'shrunk.py', *flags, '--batch_size', 20, '--output_dir', tmp_path / 'two'
+    )
     assert sum('Training time' in line for line in ours(first)) == 1 and ours(second) == []
     one = run(main, *flags, '--batch_size', 40, '--output_dir', tmp_path / 'one')
     assert one.code == 0
@@ -354,26 +452,63 @@ def test_two_processes_train_as_one_with_a_batch_of_both(run, scenes, tmp_path, 
 
 # ---- the chain
 
+
 def test_train_eval_predict_export_infer(run, val, scenes, tmp_path, tiny):
     """The README's commands at a small scale: each script takes what the one before it wrote."""
     flags = [*val, '--nb_classes', 10]
-    trained = run(main, *flags, '--cls_label_path_train', scenes / 'train_list.txt', '--token_label',
-                  '--token_label_data', scenes / 'label_maps', '--token_label_size', 2, '--mixup', 0, '--cutmix', 0,
-                  '--batch_size', 10, '--epochs', 1, '--warmup_epochs', 0, '--cooldown_epochs', 0, '--model_ema',
-                  '--model_ema_eval', '--drop_path', 0.1, '--output_dir', tmp_path)
+    trained = run(
+        main,
+        *flags,
+        '--cls_label_path_train',
+        scenes / 'train_list.txt',
+        '--token_label',
+        '--token_label_data',
+        scenes / 'label_maps',
+        '--token_label_size',
+        2,
+        '--mixup',
+        0,
+        '--cutmix',
+        0,
+        '--batch_size',
+        10,
+        '--epochs',
+        1,
+        '--warmup_epochs',
+        0,
+        '--cooldown_epochs',
+        0,
+        '--model_ema',
+        '--model_ema_eval',
+        '--drop_path',
+        0.1,
+        '--output_dir',
+        tmp_path,
+    )
     assert trained.code == 0, trained.err
     best = tmp_path / 'checkpoint-best.pd'
     evaluated = run(eval_script, *flags, '--resume', best)
     assert re.findall(r'\* Acc@1.*', evaluated.out) == re.findall(r'\* Acc@1.*', trained.out)[:1]
     weights = [*MODEL, '--nb_classes', 10, '--resume', best]
     names = ['--label_list', scenes / 'label_list.txt']
-    read = lambda result: ast.literal_eval(result.out[result.out.index('[{'):].splitlines()[0])  # noqa: E731
+    read = lambda result: ast.literal_eval(result.out[result.out.index('[{') :].splitlines()[0])  # noqa: E731
     predicted = read(run(predict, *weights, *names, '--infer_imgs', scenes / 'val'))
     truth = [name.split('digit')[1][0] for name in (r['file_name'] for r in predicted)]
     right = np.mean([str(r['class_ids'][0]) == c for r, c in zip(predicted, truth)])
     assert len(predicted) == 20 and f'{100 * right:.3f}' == numbers(evaluated.out)[0]
     assert run(export_model, *weights, *names, '--output_dir', tmp_path / 'export').code == 0
-    inferred = read(run(infer, '--model_file', tmp_path / 'export' / 'model.pdmodel', '--params_file',
-                        tmp_path / 'export' / 'model.pdiparams', '--input_file', scenes / 'val', '--use_gpu', 'False'))
+    inferred = read(
+        run(
+            infer,
+            '--model_file',
+            tmp_path / 'export' / 'model.pdmodel',
+            '--params_file',
+            tmp_path / 'export' / 'model.pdiparams',
+            '--input_file',
+            scenes / 'val',
+            '--use_gpu',
+            'False',
+        )
+    )
     assert [r['file_name'] for r in inferred] == [r['file_name'] for r in predicted]
     np.testing.assert_allclose([r['scores'] for r in inferred], [r['scores'] for r in predicted], atol=1e-4)

@@ -1,4 +1,5 @@
 """export_model.py: what it writes computes what the model does, or it fails and leaves what was there."""
+
 import hashlib
 import os
 
@@ -12,9 +13,10 @@ import export_model
 import infer
 import models
 import predict
-from util import checkpoint, export
-from util.predictor import Predictor
-from util.runtime import UserError
+from util.deploy import export
+from util.deploy.predictor import Predictor
+from util.errors import UserError
+from util.weights import checkpoint
 
 pytest_plugins = 'inference_fixtures'
 pytestmark = pytest.mark.cross_version
@@ -31,7 +33,9 @@ def damaged(monkeypatch):
             model.head.weight.set_value(change(kept))
             save(model, prefix, as_json)
             model.head.weight.set_value(kept)
+
         monkeypatch.setattr(export, 'save_graph', changed)
+
     return arm
 
 
@@ -53,7 +57,7 @@ def test_every_model_of_the_family_can_be_exported(run, images, tmp_path, tiny, 
 
 def test_export_says_what_it_wrote_and_writes_the_settings(run, ckpt, tmp_path):
     result = run(export_model, *MODEL, '--resume', ckpt, '--output_dir', tmp_path / 'new' / 'out')
-    assert result.code == 0 and f"Model is saved in {tmp_path / 'new' / 'out'}." in result.out
+    assert result.code == 0 and f'Model is saved in {tmp_path / "new" / "out"}.' in result.out
     assert {'model.pdmodel', 'model.pdiparams', 'inference.yml'} <= set(os.listdir(tmp_path / 'new' / 'out'))
     assert result.out.count('differs from the model by at most') == 1
     settings = yaml.safe_load((tmp_path / 'new' / 'out' / 'inference.yml').read_text())
@@ -61,9 +65,19 @@ def test_export_says_what_it_wrote_and_writes_the_settings(run, ckpt, tmp_path):
     assert set(recorded) == {'pdmodel', 'pdiparams'}
     written = (tmp_path / 'new' / 'out' / 'model.pdiparams').read_bytes()
     assert recorded['pdiparams'] == {'bytes': len(written), 'sha256': hashlib.sha256(written).hexdigest()}
-    assert settings == {'model': 'lvvit_nano', 'input_size': 32, 'nb_classes': 10, 'crop_pct': 1.0,
-                        'interpolation': 'bicubic', 'mean': [0.485, 0.456, 0.406], 'std': [0.229, 0.224, 0.225],
-                        'output': 'logits', 'precision': 'fp32', 'paddle': paddle.__version__, 'label_names': {}}
+    assert settings == {
+        'model': 'lvvit_nano',
+        'input_size': 32,
+        'nb_classes': 10,
+        'crop_pct': 1.0,
+        'interpolation': 'bicubic',
+        'mean': [0.485, 0.456, 0.406],
+        'std': [0.229, 0.224, 0.225],
+        'output': 'logits',
+        'precision': 'fp32',
+        'paddle': paddle.__version__,
+        'label_names': {},
+    }
 
 
 @pytest.mark.parametrize('kind', FORMATS)
@@ -100,14 +114,27 @@ def test_weights_that_give_no_number_are_not_exported(refused, tmp_path):
 
 @pytest.mark.parametrize('kind', FORMATS)
 def test_with_fuse_softmax_the_records_stay_the_same(run, ckpt, images, exported, label_list, tmp_path, kind):
-    flags = arguments(tmp_path, ckpt, '--fuse_softmax', '--format', kind, '--label_list', label_list,
-                      '--crop_pct', 0.8, '--interpolation', 'bilinear')
+    flags = arguments(
+        tmp_path,
+        ckpt,
+        '--fuse_softmax',
+        '--format',
+        kind,
+        '--label_list',
+        label_list,
+        '--crop_pct',
+        0.8,
+        '--interpolation',
+        'bilinear',
+    )
     assert run(export_model, *flags).code == 0
     network = Predictor(str(tmp_path / f'model.{kind}'), str(tmp_path / 'model.pdiparams'))
     scores = network(np.random.default_rng(0).standard_normal((3, 3, 32, 32), dtype='float32'))
     np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-5)
-    assert_agree(records(run(infer, *as_exported(tmp_path, kind), '--input_file', images, '--topk', 10)),
-                 records(run(infer, *as_exported(exported, kind), '--input_file', images, '--topk', 10)))
+    assert_agree(
+        records(run(infer, *as_exported(tmp_path, kind), '--input_file', images, '--topk', 10)),
+        records(run(infer, *as_exported(exported, kind), '--input_file', images, '--topk', 10)),
+    )
 
 
 def test_float16_is_refused_where_it_cannot_be_made(export_with, exported, tmp_path):

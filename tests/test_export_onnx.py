@@ -1,4 +1,5 @@
 """tools/export_onnx.py: the ONNX file computes what the model does, for batches of any size."""
+
 import os
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from inference_helpers import MODEL, PADDLE_3, random_weights
 
 import models
 from tools import export_onnx
-from util import checkpoint, export
+from util.deploy import export
+from util.weights import checkpoint
 
 pytest_plugins = 'inference_fixtures'
 
@@ -42,6 +44,7 @@ def libraries():
 def test_the_onnx_file_is_the_model_for_batches_of_any_size(libraries, run, ckpt, tmp_path, opset, softmax):
     import onnx
     import onnxruntime
+
     path = tmp_path / 'new' / 'm.onnx'
     flags = ['--fuse_softmax'] if softmax else []
     result = run(export_onnx, *MODEL, '--resume', ckpt, '--output', path, '--opset', opset, *flags)
@@ -58,7 +61,7 @@ def test_the_onnx_file_is_the_model_for_batches_of_any_size(libraries, run, ckpt
         images = np.random.default_rng(9).standard_normal((batch, 3, 32, 32), dtype='float32')
         expected = model(paddle.to_tensor(images))
         expected = (paddle.nn.functional.softmax(expected) if softmax else expected).numpy()
-        got, = session.run(None, {'image': images})
+        (got,) = session.run(None, {'image': images})
         assert np.abs(got - expected).max() <= 5e-5 * np.abs(expected).max()
 
 
@@ -69,9 +72,11 @@ def test_what_differs_from_the_model_is_not_written(libraries, refused, ckpt, tm
         model.head.weight.set_value(model.head.weight * 1.001)
         save(model, prefix, as_json)
         model.head.weight.set_value(model.head.weight / 1.001)
+
     monkeypatch.setattr(export, 'save_graph', changed)
-    assert 'differs from the model by' in refused(export_onnx, *MODEL, '--resume', ckpt,
-                                                  '--output', tmp_path / 'out' / 'm.onnx')
+    assert 'differs from the model by' in refused(
+        export_onnx, *MODEL, '--resume', ckpt, '--output', tmp_path / 'out' / 'm.onnx'
+    )
     assert os.listdir(tmp_path / 'out') == []
 
 
@@ -83,10 +88,32 @@ def test_weights_of_another_model_and_operator_sets_that_crash_are_refused(libra
 
 
 def test_the_benchmark_of_engines_runs(libraries, tmp_path):
-    done = subprocess.run([sys.executable, os.path.join(ROOT, 'benchmarks', 'inference.py'), '--model', 'lvvit_nano',
-                           '--input_size', '32', '--batch_size', '2', '--threads', '1', '--rounds', '1',
-                           '--repeat', '2', '--engines', 'onednn', '--json', tmp_path / 'r.json'],
-                          text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+    done = subprocess.run(
+        [
+            sys.executable,
+            os.path.join(ROOT, 'benchmarks', 'inference.py'),
+            '--model',
+            'lvvit_nano',
+            '--input_size',
+            '32',
+            '--batch_size',
+            '2',
+            '--threads',
+            '1',
+            '--rounds',
+            '1',
+            '--repeat',
+            '2',
+            '--engines',
+            'onednn',
+            '--json',
+            tmp_path / 'r.json',
+        ],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stdout
     assert '| 1 | 2 | onnxruntime |' in done.stdout and 'Best of the exact engines' in done.stdout
     assert (tmp_path / 'r.json').exists()

@@ -1,4 +1,5 @@
-"""util/exported.py: files that are missing, damaged, swapped or of another model are named, before Paddle sees them."""
+"""inference_yml.py: files that are missing, damaged, swapped or of another model are named before Paddle sees them."""
+
 import os
 import re
 
@@ -8,7 +9,7 @@ import yaml
 from inference_helpers import FORMATS, PADDLE_3, as_exported
 
 import infer
-from util import exported as files
+from util.deploy import inference_yml as files
 
 pytest_plugins = 'inference_fixtures'
 pytestmark = pytest.mark.cross_version
@@ -30,9 +31,11 @@ def folder(request, exported, tmp_path):
 @pytest.fixture
 def line(refused, folder, images):
     """line(kind, …) -> the one line with which infer.py turns the copy down."""
+
     def call(kind='pdmodel', **flags):
         argv = as_exported(folder, kind) + [w for k, v in flags.items() for w in (f'--{k}', v)]
         return refused(infer, *argv, '--input_file', images / 'a.jpg')
+
     return call
 
 
@@ -42,12 +45,13 @@ def test_a_whole_model_passes(run, folder, images, kind):
 
 
 def test_missing_files_are_named(line, folder):
-    assert '--model_file /nowhere/m.pdmodel: no such file' in line(model_file='/nowhere/m.pdmodel',
-                                                                   config=folder / 'inference.yml')
+    assert '--model_file /nowhere/m.pdmodel: no such file' in line(
+        model_file='/nowhere/m.pdmodel', config=folder / 'inference.yml'
+    )
     assert '--params_file /nowhere/p: no such file' in line(params_file='/nowhere/p')
     assert f'--params_file {folder}: no such file' in line(params_file=folder)
     (folder / 'inference.yml').unlink()
-    assert f"{folder / 'inference.yml'}: no such file" in line()
+    assert f'{folder / "inference.yml"}: no such file' in line()
 
 
 @pytest.mark.parametrize('kind', FORMATS)
@@ -70,16 +74,16 @@ def test_files_of_something_else(line, folder, content):
     for kind in FORMATS:
         kept = (folder / f'model.{kind}').read_bytes()
         (folder / f'model.{kind}').write_bytes(content)
-        assert f"--model_file {folder / f'model.{kind}'}: " in line(kind)
+        assert f'--model_file {folder / f"model.{kind}"}: ' in line(kind)
         (folder / f'model.{kind}').write_bytes(kept)
     (folder / 'model.pdiparams').write_bytes(content)
-    assert f"--params_file {folder / 'model.pdiparams'}: " in line()
+    assert f'--params_file {folder / "model.pdiparams"}: ' in line()
 
 
 def test_parameters_with_something_appended(line, folder):
     with open(folder / 'model.pdiparams', 'ab') as f:
         f.write(b'x' * 100)
-    assert f"--params_file {folder / 'model.pdiparams'}: " in line()
+    assert f'--params_file {folder / "model.pdiparams"}: ' in line()
 
 
 @pytest.mark.parametrize('kind', FORMATS)
@@ -106,7 +110,8 @@ def test_parameters_of_another_model(line, folder):
     import paddle
 
     import models
-    from util import export
+    from util.deploy import export
+
     other = models.build_model('lvvit_nano', img_size=32, num_classes=11)
     other.eval()
     (folder / 'other').mkdir()
@@ -124,6 +129,7 @@ def test_a_model_under_the_ending_of_the_other_format(line, folder):
 
 def test_shapes_are_those_of_the_network(exported):
     import models
+
     own = [list(p.shape) for p in models.build_model('lvvit_nano', img_size=32, num_classes=10).state_dict().values()]
     assert sorted(files.parameter_shapes(str(exported / 'model.pdiparams'))) == sorted(own)
     for kind in FORMATS:

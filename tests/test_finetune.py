@@ -1,4 +1,5 @@
 """Every script takes the weights of other frameworks, and fine-tunes on other sizes, classes and data without maps."""
+
 import ast
 
 import numpy as np
@@ -11,11 +12,26 @@ import generate_label
 import main
 import models
 import predict
-from util import checkpoint, layout, safetensors_file, torch_file
+from util.weights import checkpoint, layout, safetensors_file, torch_file
 
 MODEL = ['--model', 'lvvit_nano', '--nb_classes', 10]
-TRAIN = [*MODEL, '--batch_size', 8, '--epochs', 1, '--warmup_epochs', 0, '--cooldown_epochs', 0, '--num_workers', 0,
-         '--mixup', 0, '--cutmix', 0]
+TRAIN = [
+    *MODEL,
+    '--batch_size',
+    8,
+    '--epochs',
+    1,
+    '--warmup_epochs',
+    0,
+    '--cooldown_epochs',
+    0,
+    '--num_workers',
+    0,
+    '--mixup',
+    0,
+    '--cutmix',
+    0,
+]
 STILL = ['--lr', 0, '--min_lr', 0, '--opt', 'momentum']  # what is saved is what the run started from
 
 pytestmark = [pytest.mark.cross_version, pytest.mark.usefixtures('tiny')]
@@ -35,25 +51,35 @@ def as_torch(weights):
 def files(tmp_path):
     """Files with the same weights, (seed 1), and their average (seed 2) where there is room for it; by suffix."""
     weights, averaged = weights_of(1), weights_of(2)
-    paths = {suffix: str(tmp_path / f'weights{suffix}')
-             for suffix in ('.pd', '.pdparams', '.pth', '.safetensors', '.tar')}
+    paths = {
+        suffix: str(tmp_path / f'weights{suffix}') for suffix in ('.pd', '.pdparams', '.pth', '.safetensors', '.tar')
+    }
     checkpoint.save({'model': weights, 'model_ema': averaged}, paths['.pd'])
     checkpoint.save(weights, paths['.pdparams'])
     torch_file.save(as_torch(weights), paths['.pth'])
     safetensors_file.save(as_torch(weights), paths['.safetensors'])
     wrapped = {f'module.{key}': value for key, value in as_torch(weights).items()}
-    torch_file.save({'epoch': 3, 'state_dict': wrapped, 'optimizer': {'state': {}, 'param_groups': []},
-                     'state_dict_ema': as_torch(averaged)}, paths['.tar'])
+    torch_file.save(
+        {
+            'epoch': 3,
+            'state_dict': wrapped,
+            'optimizer': {'state': {}, 'param_groups': []},
+            'state_dict_ema': as_torch(averaged),
+        },
+        paths['.tar'],
+    )
     return paths
 
 
 @pytest.fixture
 def train(run, scenes, tmp_path):
     """train(*flags) -> (Result, what the run saved last)."""
+
     def call(*flags):
         result = run(main, *TRAIN, '--data_path', scenes, '--output_dir', tmp_path / 'run', *flags)
         assert result.code == 0, result.err
         return result, checkpoint.load(str(tmp_path / 'run' / 'checkpoint-latest.pd'))
+
     return call
 
 
@@ -70,12 +96,24 @@ def assert_same(a, b):
 
 # ---- every script's --resume
 
+
 @pytest.mark.parametrize('ema', [False, True])
 def test_eval_says_the_same_for_every_kind_of_file(run, scenes, files, ema):
     said = set()
     for suffix in ('.pd', '.tar') if ema else files:
-        result = run(eval_script, *MODEL, '--input_size', 32, '--data_path', scenes, '--num_workers', 0, '--resume',
-                     files[suffix], *['--ema'] * ema)
+        result = run(
+            eval_script,
+            *MODEL,
+            '--input_size',
+            32,
+            '--data_path',
+            scenes,
+            '--num_workers',
+            0,
+            '--resume',
+            files[suffix],
+            *['--ema'] * ema,
+        )
         assert result.code == 0 and files[suffix] in result.out
         said.add(next(line.split('] ')[1] for line in result.out.splitlines() if '* Acc@1' in line))
     assert len(said) == 1
@@ -86,13 +124,13 @@ def test_predict_says_the_same_for_every_kind_of_file(run, scenes, files):
     for path in files.values():
         result = run(predict, *MODEL, '--input_size', 32, '--resume', path, '--infer_imgs', scenes / 'val' / 'digit3')
         assert result.code == 0, result.err
-        said.add(str(ast.literal_eval(result.out[result.out.index('[{'):])))
+        said.add(str(ast.literal_eval(result.out[result.out.index('[{') :])))
     assert len(said) == 1
 
 
 def test_export_takes_a_file_of_pytorch(run, files, tmp_path):
     result = run(export_model, *MODEL, '--input_size', 32, '--resume', files['.pth'], '--output_dir', tmp_path / 'out')
-    assert result.code == 0 and f"using plain weights of {files['.pth']}" in result.out
+    assert result.code == 0 and f'using plain weights of {files[".pth"]}' in result.out
 
 
 def test_generate_label_takes_an_annotator_of_pytorch(run, scenes, tmp_path):
@@ -102,8 +140,21 @@ def test_generate_label_takes_an_annotator_of_pytorch(run, scenes, tmp_path):
     torch_file.save(as_torch(weights), str(tmp_path / 'a.pth'))
     maps = []
     for name in ('a.pdparams', 'a.pth'):
-        result = run(generate_label, scenes, tmp_path / name[2:], '--model', 'resnet18', '--nb_classes', 10,
-                     '--pretrained_weights', tmp_path / name, '--img_size', 64, '--num_workers', 0)
+        result = run(
+            generate_label,
+            scenes,
+            tmp_path / name[2:],
+            '--model',
+            'resnet18',
+            '--nb_classes',
+            10,
+            '--pretrained_weights',
+            tmp_path / name,
+            '--img_size',
+            64,
+            '--num_workers',
+            0,
+        )
         assert result.code == 0, result.err
         maps.append(np.load(tmp_path / name[2:] / 'digit3' / 'train_00013.npy'))
     np.testing.assert_array_equal(*maps)
@@ -111,8 +162,18 @@ def test_generate_label_takes_an_annotator_of_pytorch(run, scenes, tmp_path):
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors', '.tar'])
 def test_training_starts_from_the_weights_of_a_file_without_an_optimizer(train, files, suffix):
-    result, state = train('--input_size', 32, '--resume', files[suffix], '--token_label', '--token_label_size', 2,
-                          '--dense_weight', 0, *STILL)
+    result, state = train(
+        '--input_size',
+        32,
+        '--resume',
+        files[suffix],
+        '--token_label',
+        '--token_label_size',
+        2,
+        '--dense_weight',
+        0,
+        *STILL,
+    )
     assert 'resuming from' in result.out and 'epochs 0 to 0' in result.out
     expected = {key: 0 * value if key.startswith('aux_head') else value for key, value in weights_of(1).items()}
     assert_same(learned(state['model']), learned(expected))
@@ -132,8 +193,11 @@ def test_the_moving_average_starts_from_the_averaged_weights_of_a_file(train, fi
 
 # ---- fine-tuning
 
-@pytest.mark.parametrize('suffix, ema, seed', [('.pth', [], 1), ('.tar', [], 1), ('.tar', ['--ema'], 2),
-                                               ('.pd', ['--ema'], 2), ('.safetensors', [], 1)])
+
+@pytest.mark.parametrize(
+    'suffix, ema, seed',
+    [('.pth', [], 1), ('.tar', [], 1), ('.tar', ['--ema'], 2), ('.pd', ['--ema'], 2), ('.safetensors', [], 1)],
+)
 def test_finetune_starts_from_the_chosen_weights_of_a_file(train, files, suffix, ema, seed):
     result, state = train('--input_size', 64, '--finetune', files[suffix], *ema, *STILL)
     assert 'fine-tuning from' in result.out and 'pos_embed: resized from 4 to 16 tokens' in result.out
@@ -144,8 +208,21 @@ def test_finetune_starts_from_the_chosen_weights_of_a_file(train, files, suffix,
 
 def test_data_of_other_classes_without_label_maps_as_the_original_does_it(train, files):
     """Its README: --token-label --token-label-size 14 --dense-weight 0.0 --num-classes N --finetune FILE."""
-    result, state = train('--input_size', 64, '--nb_classes', 12, '--token_label', '--token_label_size', 4,
-                          '--dense_weight', 0.0, '--finetune', files['.pth'], '--lr', 1e-3)
+    result, state = train(
+        '--input_size',
+        64,
+        '--nb_classes',
+        12,
+        '--token_label',
+        '--token_label_size',
+        4,
+        '--dense_weight',
+        0.0,
+        '--finetune',
+        files['.pth'],
+        '--lr',
+        1e-3,
+    )
     for key in ('head.weight', 'head.bias', 'aux_head.weight', 'aux_head.bias'):
         assert f'{key}: initialised anew' in result.out
     assert 'no token targets' in result.out and '"mix_token": true' in result.out

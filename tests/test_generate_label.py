@@ -1,4 +1,5 @@
-"""generate_label.py and util/annotator.py: what a map says, that the set is whole, and what is refused."""
+"""generate_label.py and util/data/annotator.py: what a map says, that the set is whole, and what is refused."""
+
 import json
 import os
 import re
@@ -11,10 +12,12 @@ from PIL import Image
 
 import generate_label
 from models import build_model
-from util import annotator, checkpoint, datasets, dist
-from util.runtime import UserError
-from util.label_maps import LabelMaps
-from util.transforms import EvalTransform
+from util import dist
+from util.data import annotator, datasets
+from util.data.label_maps import LabelMaps
+from util.data.transforms import EvalTransform
+from util.errors import UserError
+from util.weights import checkpoint
 
 pytestmark = pytest.mark.usefixtures('tiny')
 
@@ -24,6 +27,7 @@ NANO = ['--model', 'lvvit_nano', '--img_size', 32, '--nb_classes', 10, '--num_wo
 @pytest.fixture(scope='module')
 def weights(tmp_path_factory):
     """weights(name, **kwargs) -> (file, model): a model in evaluation mode with random weights, and its file."""
+
     def call(name, classes=10, **kwargs):
         paddle.seed(0)
         if name in annotator.CLASSIFIERS:
@@ -34,6 +38,7 @@ def weights(tmp_path_factory):
         path = folder / f'{name}-{classes}.pdparams'
         checkpoint.save(model.state_dict(), str(path))
         return path, model
+
     folder = tmp_path_factory.mktemp('weights')
     return call
 
@@ -41,8 +46,10 @@ def weights(tmp_path_factory):
 @pytest.fixture
 def generate(run, scenes, weights, tmp_path):
     """generate(*flags, out='maps', data=scenes) -> Result, with a tiny LV-ViT at 32 px for annotator."""
+
     def call(*flags, out='maps', data=scenes):
         return run(generate_label, data, tmp_path / out, *NANO, '--resume', call.weights, *flags)
+
     call.weights, call.model = weights('lvvit_nano', img_size=32)
     call.out = tmp_path
     return call
@@ -60,6 +67,7 @@ def image_of(scenes, stem='digit3/train_00013'):
 
 
 # ---- what a map says
+
 
 def test_a_map_per_image_in_the_published_format(generate, scenes):
     result = generate()
@@ -93,8 +101,22 @@ def test_a_map_is_the_dense_forward_of_the_lvvit_and_our_reader_takes_it(generat
 @paddle.no_grad()
 def test_a_map_of_resnet_is_its_last_layer_as_a_1x1_convolution(generate, run, scenes, weights, tmp_path):
     path, model = weights('resnet18', classes=12)
-    result = run(generate_label, scenes, tmp_path / 'maps', '--model', 'resnet18', '--pretrained_weights', path,
-                 '--transfer', '--img_size', 64, '--topk', 12, '--num_workers', 0)
+    result = run(
+        generate_label,
+        scenes,
+        tmp_path / 'maps',
+        '--model',
+        'resnet18',
+        '--pretrained_weights',
+        path,
+        '--transfer',
+        '--img_size',
+        64,
+        '--topk',
+        12,
+        '--num_workers',
+        0,
+    )
     assert result.code == 0 and result.err == ''
     source = str(scenes / 'train' / 'digit3' / 'train_00013.JPEG')
     image = paddle.to_tensor(EvalTransform(64, 1.0)(datasets.open_rgb(source))[None])
@@ -161,15 +183,26 @@ def test_averaged_weights_make_other_maps(generate, weights):
 
 # ---- the set
 
+
 def test_meta_json_holds_the_settings_and_nothing_that_changes_from_run_to_run(generate):
     generate(out='a')
     generate(out='b')
     assert files(generate.out / 'a') == files(generate.out / 'b')
     meta = json.loads((generate.out / 'a' / 'meta.json').read_text())
     assert re.fullmatch('[0-9a-f]{16}', meta.pop('weights_sha256'))
-    assert meta == {'annotator': 'lvvit_nano', 'weights': 'lvvit_nano-10.pdparams', 'coverage': 'center', 'size': 32,
-                    'interpolation': 'bicubic', 'shape': [2, 5, 2, 2], 'dtype': 'float16', 'num_classes': 10,
-                    'complete': True, 'maps': 40, 'undecodable': 0}
+    assert meta == {
+        'annotator': 'lvvit_nano',
+        'weights': 'lvvit_nano-10.pdparams',
+        'coverage': 'center',
+        'size': 32,
+        'interpolation': 'bicubic',
+        'shape': [2, 5, 2, 2],
+        'dtype': 'float16',
+        'num_classes': 10,
+        'complete': True,
+        'maps': 40,
+        'undecodable': 0,
+    }
 
 
 def test_an_interrupted_run_continues_to_the_same_bytes_and_leaves_finished_maps_alone(generate, monkeypatch):
@@ -248,6 +281,7 @@ def test_a_list_and_class_folders_without_train_are_taken_too(generate, scenes):
 
 # ---- top-1
 
+
 def accuracy(out):
     found = re.search(r'\* Acc@1 ([\d.]+) of the mean over the cells, on (\d+) images', out)
     return found and (float(found[1]), int(found[2]))
@@ -265,7 +299,7 @@ def test_top1_is_that_of_the_mean_score_of_all_classes(generate, scenes):
 
 def test_top1_counts_only_classes_the_annotator_has(generate, scenes):
     lines = (scenes / 'train_list.txt').read_text().splitlines()
-    moved = [line.rpartition(' ')[0] + f" {int(line.rpartition(' ')[2]) + 5}" for line in lines]
+    moved = [line.rpartition(' ')[0] + f' {int(line.rpartition(" ")[2]) + 5}' for line in lines]
     (generate.out / 'list.txt').write_text('\n'.join(moved))
     assert accuracy(generate('--cls_label_path', generate.out / 'list.txt').out)[1] == 20
 
@@ -277,6 +311,7 @@ def test_top1_is_not_made_up_where_folders_do_not_tell_the_ids(generate, weights
 
 
 # ---- what goes wrong
+
 
 @pytest.fixture
 def pictures(tmp_path):
@@ -315,8 +350,9 @@ def test_once_mended_the_image_gets_its_map_and_the_others_stay(generate, pictur
 def test_a_folder_that_cannot_be_written_to_is_named(generate, refused, scenes):
     (generate.out / 'file').touch()
     for out in ('file', 'file/below'):
-        assert str(generate.out / out) in refused(generate_label, scenes, generate.out / out, *NANO, '--resume',
-                                                  generate.weights)
+        assert str(generate.out / out) in refused(
+            generate_label, scenes, generate.out / out, *NANO, '--resume', generate.weights
+        )
 
 
 def test_two_images_that_would_share_a_map_are_refused(generate, refused, pictures):
@@ -325,9 +361,15 @@ def test_two_images_that_would_share_a_map_are_refused(generate, refused, pictur
     assert '0.jpg' in line and '0.png' in line and not (generate.out / 'maps').exists()
 
 
-@pytest.mark.parametrize('flags, word', [
-    (['--img_size', 64], "'size' 32, not 64"), (['--topk', 3], "'shape' [2, 5, 2, 2], not [2, 3, 2, 2]"),
-    (['--interpolation', 'bilinear'], "'interpolation' \"bicubic\""), (['--other_weights'], "'weights_sha256'")])
+@pytest.mark.parametrize(
+    'flags, word',
+    [
+        (['--img_size', 64], "'size' 32, not 64"),
+        (['--topk', 3], "'shape' [2, 5, 2, 2], not [2, 3, 2, 2]"),
+        (['--interpolation', 'bilinear'], '\'interpolation\' "bicubic"'),
+        (['--other_weights'], "'weights_sha256'"),
+    ],
+)
 def test_other_settings_than_the_set_was_begun_with_are_refused(generate, refused, scenes, flags, word):
     generate()
     before = files(generate.out / 'maps')
@@ -346,17 +388,27 @@ def test_folders_that_are_no_set_of_ours_are_refused(generate, refused, scenes):
         (generate.out / name / ('some.npy' if text is None else 'meta.json')).write_text(text or '')
         line = refused(generate_label, scenes, generate.out / name, *NANO, '--resume', generate.weights)
         assert str(generate.out / name) in line
-    assert str(scenes / 'label_maps') in refused(generate_label, scenes, scenes / 'label_maps', *NANO, '--resume',
-                                                  generate.weights)
+    assert str(scenes / 'label_maps') in refused(
+        generate_label, scenes, scenes / 'label_maps', *NANO, '--resume', generate.weights
+    )
 
 
-@pytest.mark.parametrize('flags, word', [
-    (['--crop_pct', 0.9], '--crop_pct 0.9'), (['--pretrained_weights', 'x'], 'both name the weights'),
-    (['--resume', ''], '--resume is missing'), (['--nb_classes', 12], '--nb_classes'),
-    (['--model', 'lvvit'], 'does not fit'), (['--model', 'nothing'], '--model nothing'),
-    (['--img_size', 40], 'img_size 40'),
-    (['--resume', '/nowhere.pd'], '/nowhere.pd'), (['--interpolation', 'best'], '--interpolation best'),
-    (['--cls_label_path', '/nowhere.txt'], '/nowhere.txt'), (['--batch_size', 0], 'must be at least 1')])
+@pytest.mark.parametrize(
+    'flags, word',
+    [
+        (['--crop_pct', 0.9], '--crop_pct 0.9'),
+        (['--pretrained_weights', 'x'], 'both name the weights'),
+        (['--resume', ''], '--resume is missing'),
+        (['--nb_classes', 12], '--nb_classes'),
+        (['--model', 'lvvit'], 'does not fit'),
+        (['--model', 'nothing'], '--model nothing'),
+        (['--img_size', 40], 'img_size 40'),
+        (['--resume', '/nowhere.pd'], '/nowhere.pd'),
+        (['--interpolation', 'best'], '--interpolation best'),
+        (['--cls_label_path', '/nowhere.txt'], '/nowhere.txt'),
+        (['--batch_size', 0], 'must be at least 1'),
+    ],
+)
 def test_what_cannot_be_is_refused_in_one_line_before_anything_is_written(generate, refused, scenes, flags, word):
     line = refused(generate_label, scenes, generate.out / 'maps', *NANO, '--resume', generate.weights, *flags)
     assert word in line and not (generate.out / 'maps').exists()
@@ -381,17 +433,24 @@ def test_scores_that_are_not_finite_are_refused(generate, refused, scenes):
 def test_a_failed_download_says_what_to_give_instead(refused, scenes, tmp_path, monkeypatch):
     def offline(pretrained):
         raise RuntimeError('Download from https://… failed. Retry limit reached')
+
     monkeypatch.setattr(annotator.zoo, 'resnet18', offline)
     line = refused(generate_label, scenes, tmp_path / 'maps', '--model', 'resnet18')
     assert 'could not be downloaded' in line and '--pretrained_weights' in line
-    assert '--nb_classes 10' in refused(generate_label, scenes, tmp_path / 'maps', '--model', 'resnet18',
-                                        '--nb_classes', 10)
+    assert '--nb_classes 10' in refused(
+        generate_label, scenes, tmp_path / 'maps', '--model', 'resnet18', '--nb_classes', 10
+    )
 
 
-@pytest.mark.parametrize('name, size, word', [
-    ('mobilenet_v3_small', 64, 'global average pool and one linear layer'),
-    ('squeezenet1_1', 64, 'global average pool and one linear layer'),
-    ('alexnet', 96, 'does not take images of 96 pixels'), ('resnet18', 100, 'do not tile the image')])
+@pytest.mark.parametrize(
+    'name, size, word',
+    [
+        ('mobilenet_v3_small', 64, 'global average pool and one linear layer'),
+        ('squeezenet1_1', 64, 'global average pool and one linear layer'),
+        ('alexnet', 96, 'does not take images of 96 pixels'),
+        ('resnet18', 100, 'do not tile the image'),
+    ],
+)
 @paddle.no_grad()
 def test_models_without_a_linear_head_on_a_global_pool_or_whole_cells_are_refused(name, size, word):
     with pytest.raises(UserError, match=word):

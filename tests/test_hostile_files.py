@@ -1,5 +1,6 @@
 """Hostile and damaged files: each is a plain result or one line that names it, and does nothing. The short form of
 tests/hostile/run.py; and that the watched process would notice if it were otherwise."""
+
 import sys
 from pathlib import Path
 
@@ -9,11 +10,11 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent / 'hostile'))
 
-import corpus  # noqa: E402
-import fuzz  # noqa: E402
-import kinds  # noqa: E402
-import pickles  # noqa: E402
-import run as hostile  # noqa: E402
+import corpus
+import fuzz
+import kinds
+import pickles
+import run as hostile
 
 pytestmark = pytest.mark.cross_version
 
@@ -55,12 +56,27 @@ def test_mutations_are_the_same_every_time_and_differ_from_each_other_and_from_t
 
 # ---- the watched process
 
-@pytest.mark.parametrize('demon, says', [
-    ('executes', 'does os.system'), ('evaluates', 'does '), ('unpickles', 'does pickle.find_class'),
-    ('imports', 'does import'), ('writes', 'does open'), ('deletes', 'does os.remove'), ('prints', 'prints'),
-    ('warns', 'prints'), ('crashes', 'crashes, exit code -11'), ('raises', 'raises KeyError'),
-    ('explodes', 'more memory'), ('computes', 'takes 5.'), ('returns objects', 'not plain'),
-    ('says too much', 'not one readable line'), ('names nothing', 'does not name the file')])
+
+@pytest.mark.parametrize(
+    'demon, says',
+    [
+        ('executes', 'does os.system'),
+        ('evaluates', 'does '),
+        ('unpickles', 'does pickle.find_class'),
+        ('imports', 'does import'),
+        ('writes', 'does open'),
+        ('deletes', 'does os.remove'),
+        ('prints', 'prints'),
+        ('warns', 'prints'),
+        ('crashes', 'crashes, exit code -11'),
+        ('raises', 'raises KeyError'),
+        ('explodes', 'more memory'),
+        ('computes', 'takes 5.'),
+        ('returns objects', 'not plain'),
+        ('says too much', 'not one readable line'),
+        ('names nothing', 'does not name the file'),
+    ],
+)
 def test_the_watched_process_notices_a_reader_that(bench, demon, says):
     outcome = bench.probe.load(demon, bench.paths['png'], 100)
     assert any(says in fault for fault in outcome.faults), outcome
@@ -74,6 +90,7 @@ def test_the_watched_process_measures_the_peak_of_each_file_anew(bench):
 
 # ---- through the scripts
 
+
 def write_images(folder):
     for split in ('train', 'val'):
         (folder / split / 'n01').mkdir(parents=True)
@@ -83,11 +100,23 @@ def write_images(folder):
 @pytest.mark.parametrize('kind', ['pd', 'legacy.pth', 'pth', 'safetensors'])
 def test_eval_turns_a_hostile_checkpoint_down_in_one_line(refused, tmp_path, kind):
     import eval as script
+
     write_images(tmp_path)
     canary = tmp_path / 'canary'
     files = corpus.files(kind, str(canary))
-    names = [name for name in ('os system', 'lists, 400,000 deep', 'keys, tuples', 'tensor, beyond', 'nested',
-                               'huge shape', 'data.pkl twice') if name in files]
+    names = [
+        name
+        for name in (
+            'os system',
+            'lists, 400,000 deep',
+            'keys, tuples',
+            'tensor, beyond',
+            'nested',
+            'huge shape',
+            'data.pkl twice',
+        )
+        if name in files
+    ]
     for name in names:
         path = tmp_path / 'file'
         path.write_bytes(files[name]())
@@ -97,15 +126,40 @@ def test_eval_turns_a_hostile_checkpoint_down_in_one_line(refused, tmp_path, kin
 
 def test_training_turns_a_hostile_label_map_down_in_one_line(refused, tmp_path):
     import main
+
     write_images(tmp_path)
     maps = tmp_path / 'maps'
     (maps / 'n01').mkdir(parents=True)
     for name, make in corpus.files('map.npy', str(tmp_path / 'canary')).items():
         if name in ('header: code', 'header: huge shape', 'data: truncated', 'values: NaN'):
             (maps / 'n01' / 'x.npy').write_bytes(make())
-            line = refused(main, '--model', 'lvvit_nano', '--input_size', 32, '--nb_classes', 10, '--batch_size', 1,
-                           '--epochs', 1, '--token_label', '--token_label_data', maps, '--token_label_size', 2,
-                           '--data_path', tmp_path, '--num_workers', 0, '--mixup', 0, '--cutmix', 0,
-                           '--output_dir', tmp_path / 'out')
+            line = refused(
+                main,
+                '--model',
+                'lvvit_nano',
+                '--input_size',
+                32,
+                '--nb_classes',
+                10,
+                '--batch_size',
+                1,
+                '--epochs',
+                1,
+                '--token_label',
+                '--token_label_data',
+                maps,
+                '--token_label_size',
+                2,
+                '--data_path',
+                tmp_path,
+                '--num_workers',
+                0,
+                '--mixup',
+                0,
+                '--cutmix',
+                0,
+                '--output_dir',
+                tmp_path / 'out',
+            )
             assert str(maps) in line, name
     assert not (tmp_path / 'canary').exists()

@@ -1,4 +1,5 @@
 """infer.py: the records of predict.py, the engine that the flags ask for, and what it refuses."""
+
 import ast
 import json
 import os
@@ -12,7 +13,8 @@ from inference_helpers import AS_EXPORTED, FORMATS, MODEL, PADDLE_3, WORDS, as_e
 
 import infer
 import predict
-from util import calibration, files, predictor
+from util import files
+from util.deploy import calibration, predictor
 
 pytest_plugins = 'inference_fixtures'
 pytestmark = pytest.mark.cross_version
@@ -28,10 +30,27 @@ def engine_used(result):
 @pytest.mark.parametrize('kind', FORMATS)
 @pytest.mark.parametrize('batch_size', [1, 3, 16])
 def test_predict_and_infer_agree(run, ckpt, images, exported, label_list, kind, batch_size):
-    expected = records(run(predict, *MODEL, *AS_EXPORTED, '--resume', ckpt, '--infer_imgs', images, '--topk', 10,
-                           '--label_list', label_list))
-    assert_agree(records(run(infer, *as_exported(exported, kind), '--input_file', images, '--topk', 10,
-                             '--batch_size', batch_size)), expected)
+    expected = records(
+        run(
+            predict,
+            *MODEL,
+            *AS_EXPORTED,
+            '--resume',
+            ckpt,
+            '--infer_imgs',
+            images,
+            '--topk',
+            10,
+            '--label_list',
+            label_list,
+        )
+    )
+    assert_agree(
+        records(
+            run(infer, *as_exported(exported, kind), '--input_file', images, '--topk', 10, '--batch_size', batch_size)
+        ),
+        expected,
+    )
 
 
 def test_settings_travel_with_the_model_and_flags_override_them(run, ckpt, images, exported, tmp_path):
@@ -40,6 +59,7 @@ def test_settings_travel_with_the_model_and_flags_override_them(run, ckpt, image
 
     def predicted(*flags):
         return records(run(predict, *MODEL, '--resume', ckpt, '--infer_imgs', images, '--topk', 10, *flags))
+
     assert {tuple(sorted(r['label_names'])) for r in inferred()} == {tuple(sorted(WORDS))}
     flags = ['--crop_pct', 1, '--interpolation', 'nearest']
     other = tmp_path / 'names.txt'
@@ -55,10 +75,17 @@ def test_settings_travel_with_the_model_and_flags_override_them(run, ckpt, image
 
 # ---- engines
 
-@pytest.mark.parametrize('flags, engine', [
-    (['--enable_mkldnn', 'True'], 'onednn'), (['--enable_mkldnn', 'False'], 'paddle'),
-    (['--ir_optim', 'False'], 'onednn'), (['--engine', 'paddle'], 'paddle'),
-    (['--engine', 'onednn', '--enable_mkldnn', 'False'], 'onednn')])
+
+@pytest.mark.parametrize(
+    'flags, engine',
+    [
+        (['--enable_mkldnn', 'True'], 'onednn'),
+        (['--enable_mkldnn', 'False'], 'paddle'),
+        (['--ir_optim', 'False'], 'onednn'),
+        (['--engine', 'paddle'], 'paddle'),
+        (['--engine', 'onednn', '--enable_mkldnn', 'False'], 'onednn'),
+    ],
+)
 def test_a_given_engine_is_the_one_that_runs(run, images, exported, flags, engine):
     usual = run(infer, *as_exported(exported), '--input_file', images)
     result = run(infer, *as_exported(exported), '--input_file', images, '--cpu_threads', 1, *flags)
@@ -107,7 +134,7 @@ def test_auto_measures_once_and_remembers_beside_the_model(run, images, exported
     engine, why, *_ = engine_used(first)
     assert 'measured now, remembered' in why and engine in why
     memory = json.loads((tmp_path / calibration.MEMORY).read_text())
-    (key, times), = memory['model.pdmodel']['ms'].items()
+    ((key, times),) = memory['model.pdmodel']['ms'].items()
     assert min(times, key=times.get) == engine and 'paddle' in times and 'onednn' in times
     assert 'batch 1' in key and paddle.__version__ in key
 
@@ -122,6 +149,7 @@ def test_auto_believes_the_memory_only_for_the_same_files_batch_and_threads(run,
 
     def remembered():
         return json.loads((tmp_path / calibration.MEMORY).read_text())['model.pdmodel']['ms']
+
     run(infer, *flags, '-b', 2)
     run(infer, *flags, '-b', 3)
     run(infer, *flags, '-b', 3, '--cpu_threads', 2)
@@ -158,18 +186,20 @@ def test_a_damaged_memory_is_measured_anew(run, images, exported, tmp_path, text
 def test_a_folder_that_cannot_be_written_to_costs_the_memory_only(run, images, exported, tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise PermissionError(13, 'Permission denied')
+
     monkeypatch.setattr(files.tempfile, 'mkstemp', refuse)
     result = run(infer, *as_exported(_copy(exported, tmp_path)), '--input_file', images / 'a.jpg')
     assert engine_used(result)[1].endswith('measured now') and not (tmp_path / calibration.MEMORY).exists()
 
 
 def test_an_engine_that_is_fast_but_wrong_or_fails_is_not_picked():
-    from util.runtime import UserError
+    from util.errors import UserError
 
     def make(engine):
         if engine == 'fails':
             raise UserError('does not load')
         return lambda images: images + (1.0 if engine == 'wrong' else 0.0)
+
     times, refused = calibration.measure(make, ['fails', 'right', 'wrong'], np.ones((1, 4), 'float32'), 1e-3)
     assert list(times) == ['right'] and set(refused) == {'fails', 'wrong'}
     assert refused['fails'] == 'does not load' and 'differs by' in refused['wrong']
@@ -183,6 +213,7 @@ def _copy(exported, folder):
 
 # ---- what cannot be
 
+
 @pytest.mark.skipif(not ON_CPU, reason='a GPU')
 def test_a_gpu_that_is_not_there_is_said_once(run, images, exported):
     result = run(infer, *as_exported(exported)[:-2], '--input_file', images)
@@ -192,7 +223,7 @@ def test_a_gpu_that_is_not_there_is_said_once(run, images, exported):
 
 @pytest.mark.skipif(not ON_CPU, reason='a GPU')
 def test_what_this_machine_cannot_do_is_refused(infer_with, exported):
-    assert f"--precision int8: {exported / 'model.pdmodel'} is not calibrated" in infer_with('--precision', 'int8')
+    assert f'--precision int8: {exported / "model.pdmodel"} is not calibrated' in infer_with('--precision', 'int8')
     assert '--precision fp16 needs a GPU' in infer_with('--precision', 'fp16')
     assert '--use_tensorrt needs a GPU' in infer_with('--use_tensorrt', 'True')
 
@@ -203,12 +234,13 @@ def test_a_gpu_build_without_tensorrt_says_so(infer_with, monkeypatch):
     assert 'was built without TensorRT' in infer_with('--use_tensorrt', 'True')
 
 
-@pytest.mark.parametrize('text', ['', 'just text', '- 1\n- 2\n', 'input_size: 32\n', '{',
-                                  'model: !!python/object/apply:os.system [true]\n'])
+@pytest.mark.parametrize(
+    'text', ['', 'just text', '- 1\n- 2\n', 'input_size: 32\n', '{', 'model: !!python/object/apply:os.system [true]\n']
+)
 def test_settings_that_export_did_not_write_are_named(infer_with, tmp_path, text):
     (tmp_path / 'inference.yml').write_text(text)
     line = infer_with('--config', tmp_path / 'inference.yml')
-    assert f"{tmp_path / 'inference.yml'}: not " in line and 'export_model.py writes' in line
+    assert f'{tmp_path / "inference.yml"}: not ' in line and 'export_model.py writes' in line
 
 
 def test_settings_that_do_not_fit_the_model_are_named(infer_with, exported, tmp_path):
@@ -217,6 +249,7 @@ def test_settings_that_do_not_fit_the_model_are_named(infer_with, exported, tmp_
     def line(**changes):
         (tmp_path / 'inference.yml').write_text(yaml.safe_dump({**settings, **changes}))
         return infer_with('--config', tmp_path / 'inference.yml')
+
     assert '10 label_names for 12 classes' in line(nb_classes=12)
     assert 'gives 10 classes, inference.yml says 3' in line(nb_classes=3, label_names={})
     assert 'takes images [3, 32, 32], not [3, 48, 48]' in line(input_size=48)
@@ -233,5 +266,5 @@ def test_paddle_2_refuses_json(refused, exported, images):
 
 def test_results_are_one_line_of_python(run, images, exported):
     lines = run(infer, *as_exported(exported), '--input_file', images / 'a.jpg').out.splitlines()
-    record, = ast.literal_eval(lines[-1])
+    (record,) = ast.literal_eval(lines[-1])
     assert set(record) == {'class_ids', 'scores', 'file_name', 'label_names'}

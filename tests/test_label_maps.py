@@ -1,4 +1,5 @@
-"""util/label_maps.py: maps in folders or packed read the same, and whatever is wrong with a set is said by name."""
+"""label_maps.py: maps in folders or packed read the same, and whatever is wrong with a set is said by name."""
+
 import json
 import os
 import pickle
@@ -6,9 +7,9 @@ import pickle
 import numpy as np
 import pytest
 
-from util import torch_file
-from util.label_maps import ARRAY, META, NAMES, PARTIAL, LabelMaps
-from util.runtime import UserError
+from util.data.label_maps import ARRAY, META, NAMES, PARTIAL, LabelMaps
+from util.errors import UserError
+from util.weights import torch_file
 
 pytestmark = pytest.mark.cross_version
 
@@ -47,8 +48,11 @@ def make_set(**options):
     return {'/'.join(path.rsplit('.', 1)[0].split('/')[-2:]): make_map(i, **options) for i, path in enumerate(IMAGES)}
 
 
-KINDS = pytest.mark.parametrize('write_set', [
-    write_folders, lambda folder, maps: write_folders(folder, maps, '.pt'), write_packed], ids=['npy', 'pt', 'packed'])
+KINDS = pytest.mark.parametrize(
+    'write_set',
+    [write_folders, lambda folder, maps: write_folders(folder, maps, '.pt'), write_packed],
+    ids=['npy', 'pt', 'packed'],
+)
 
 
 def refused(folder, name='n01/x', num_classes=10):
@@ -60,6 +64,7 @@ def refused(folder, name='n01/x', num_classes=10):
 
 
 # ---- both kinds
+
 
 @KINDS
 @pytest.mark.parametrize('options', [{}, {'dtype': 'float32', 'k': 1, 'side': 7}, {'k': 5, 'side': 18}])
@@ -77,8 +82,13 @@ def test_a_map_is_read_as_float32_scores_and_int64_ids(tmp_path, write_set, opti
 def test_images_without_a_map_are_found_without_reading_one(tmp_path, write_set):
     write_set(tmp_path, make_set())
     label_maps = LabelMaps(str(tmp_path), 10)
-    others = ['train/n01/y.JPEG', 'train/n99/z.JPEG', 'train/n01/a.JPEG', 'train/n01/zz.png',
-              f"train/n00/{'long' * 50}.png"]
+    others = [
+        'train/n01/y.JPEG',
+        'train/n99/z.JPEG',
+        'train/n01/a.JPEG',
+        'train/n01/zz.png',
+        f'train/n00/{"long" * 50}.png',
+    ]
     assert label_maps.missing(IMAGES) == [] and label_maps.missing([]) == []
     assert label_maps.missing([IMAGES[0], *others, IMAGES[3]]) == others
     label_maps.require(IMAGES)
@@ -109,6 +119,7 @@ def test_a_set_goes_to_another_process_without_its_data(tmp_path, write_set):
 
 
 # ---- one file per image
+
 
 def test_npy_comes_before_pt(tmp_path):
     first, second = make_map(1), make_map(2)
@@ -146,8 +157,9 @@ def test_a_damaged_file_is_named(tmp_path, name):
 
 
 @pytest.mark.parametrize('name', ['n01/x.npy', 'n01/x.pt'])
-@pytest.mark.parametrize('shape', [(2, 3, 4), (3, 3, 4, 4), (2, 0, 4, 4), (2, 3, 4, 5), (2, 3, 0, 0), (1, 2, 3, 4, 4),
-                                   ()])
+@pytest.mark.parametrize(
+    'shape', [(2, 3, 4), (3, 3, 4, 4), (2, 0, 4, 4), (2, 3, 4, 5), (2, 3, 0, 0), (1, 2, 3, 4, 4), ()]
+)
 def test_a_map_of_another_shape_is_refused(tmp_path, shape, name):
     path = write(tmp_path, np.zeros(shape, 'float16'), name)
     assert f'{path}: a label map has shape [2, K, H, H], this file has {list(shape)}' in refused(tmp_path)
@@ -161,8 +173,9 @@ def test_values_that_are_not_finite_are_refused(tmp_path, value, plane):
     assert str(write(tmp_path, array)) in refused(tmp_path)
 
 
-@pytest.mark.parametrize('wrong, said', [(10, '--nb_classes'), (999, '--nb_classes'), (-1, '--nb_classes'),
-                                         (0.5, 'whole')])
+@pytest.mark.parametrize(
+    'wrong, said', [(10, '--nb_classes'), (999, '--nb_classes'), (-1, '--nb_classes'), (0.5, 'whole')]
+)
 def test_ids_that_are_no_classes_are_refused(tmp_path, wrong, said):
     array = make_map()
     array[1, 0, 0, 0] = wrong
@@ -192,6 +205,7 @@ def test_files_that_ask_for_code_are_refused_and_get_none(tmp_path):
     class Trap:
         def __reduce__(self):
             return open, (str(trace), 'w')
+
     path = tmp_path / 'n01' / 'x.npy'
     path.parent.mkdir()
     np.save(path, np.array([Trap()], dtype=object), allow_pickle=True)
@@ -211,12 +225,18 @@ def test_arrays_of_text_and_archives_of_arrays_are_refused(tmp_path):
 
 # ---- packed
 
+
 def test_an_array_and_names_that_disagree_are_refused(tmp_path):
     write_packed(tmp_path, make_set())
     names = (tmp_path / NAMES).read_bytes()
     lines = names.splitlines(keepends=True)
-    for wrong, said in ((names[:-1], 'names 3 maps'), (names + b'n11/a\n', 'names 5 maps'), (b'', 'names 0 maps'),
-                        (b''.join(lines[::-1]), 'not sorted'), (lines[0] * 2 + lines[2] + lines[3], 'not sorted')):
+    for wrong, said in (
+        (names[:-1], 'names 3 maps'),
+        (names + b'n11/a\n', 'names 5 maps'),
+        (b'', 'names 0 maps'),
+        (b''.join(lines[::-1]), 'not sorted'),
+        (lines[0] * 2 + lines[2] + lines[3], 'not sorted'),
+    ):
         (tmp_path / NAMES).write_bytes(wrong)
         assert f'{tmp_path / NAMES}: {said}' in refused(tmp_path)
     (tmp_path / NAMES).unlink()
@@ -250,14 +270,21 @@ def test_a_set_whose_packing_was_not_finished_is_refused(tmp_path):
 
 # ---- what the set says of itself
 
+
 @pytest.mark.parametrize('source, centre', [((500, 375), (62.5, 0, 375, 375)), ((300, 401), (0, 50.5, 300, 300))])
 def test_a_map_covers_the_centre_square_or_the_full_image(tmp_path, source, centre):
     assert LabelMaps(str(tmp_path), 10, 'center').covered(*source) == centre
     assert LabelMaps(str(tmp_path), 10, 'full').covered(*source) == (0, 0, *source)
 
 
-@pytest.mark.parametrize('flag, meta, expected', [
-    ('center', {'coverage': 'full'}, 'full'), ('full', {'coverage': 'center', 'x': 1}, 'center'), ('full', {}, 'full')])
+@pytest.mark.parametrize(
+    'flag, meta, expected',
+    [
+        ('center', {'coverage': 'full'}, 'full'),
+        ('full', {'coverage': 'center', 'x': 1}, 'center'),
+        ('full', {}, 'full'),
+    ],
+)
 def test_coverage_in_meta_json_wins_over_the_flag(tmp_path, flag, meta, expected):
     (tmp_path / META).write_text(json.dumps(meta))
     assert LabelMaps(str(tmp_path), 10, flag).coverage == expected
@@ -276,9 +303,20 @@ def test_a_meta_json_that_contradicts_the_maps_is_refused_with_the_map(tmp_path,
 @KINDS
 def test_a_meta_json_that_agrees_is_fine_whatever_else_it_says(tmp_path, write_set):
     write_set(tmp_path, make_set())
-    (tmp_path / META).write_text(json.dumps({
-        'annotator': 'someone', 'coverage': 'full', 'size': 576, 'K': 3, 'label_size': 4, 'shape': [2, 3, 4, 4],
-        'dtype': 'float16', 'num_classes': 10}))
+    (tmp_path / META).write_text(
+        json.dumps(
+            {
+                'annotator': 'someone',
+                'coverage': 'full',
+                'size': 576,
+                'K': 3,
+                'label_size': 4,
+                'shape': [2, 3, 4, 4],
+                'dtype': 'float16',
+                'num_classes': 10,
+            }
+        )
+    )
     LabelMaps(str(tmp_path), 10).read(IMAGES[0])
 
 
@@ -287,8 +325,21 @@ def test_maps_of_more_classes_than_the_model_are_refused(tmp_path):
     assert f'{tmp_path / META}: maps of 1000 classes, but --nb_classes is 10' in refused(tmp_path)
 
 
-@pytest.mark.parametrize('text', ['{', '[1]', '{"coverage": "half"}', '{"coverage": []}', '\x00', '[' * 100_000,
-                                  '{"K": "5"}', '{"num_classes": null}', '{"shape": 3}', '\udcff'])
+@pytest.mark.parametrize(
+    'text',
+    [
+        '{',
+        '[1]',
+        '{"coverage": "half"}',
+        '{"coverage": []}',
+        '\x00',
+        '[' * 100_000,
+        '{"K": "5"}',
+        '{"num_classes": null}',
+        '{"shape": 3}',
+        '\udcff',
+    ],
+)
 def test_an_unusable_meta_json_is_refused_by_name(tmp_path, text):
     (tmp_path / META).write_bytes(text.encode('utf-8', 'surrogateescape'))
     assert str(tmp_path / META) in refused(tmp_path)

@@ -1,12 +1,13 @@
-"""util/layout.py: weights between PyTorch's layout and Paddle's, there and back without a bit changed."""
+"""util/weights/layout.py: weights between PyTorch's layout and Paddle's, there and back without a bit changed."""
+
 import numpy as np
 import paddle
 import pytest
 
 import models
-from util import layout
-from util.annotator import CLASSIFIERS
-from util.runtime import UserError
+from util.data.annotator import CLASSIFIERS
+from util.errors import UserError
+from util.weights import layout
 
 pytestmark = pytest.mark.cross_version
 
@@ -17,16 +18,33 @@ def array(*shape):
     return RNG.normal(size=shape).astype('float32')
 
 
-TORCH = {'conv.weight': array(4, 3, 2, 2), 'bn.weight': array(4), 'bn.bias': array(4), 'bn.running_mean': array(4),
-         'bn.running_var': array(4), 'bn.num_batches_tracked': np.array(0), 'pos_embed': array(1, 5, 6),
-         'blocks.0.attn.qkv.weight': array(18, 6), 'blocks.0.attn.proj.weight': array(6, 6),
-         'blocks.0.attn.proj.bias': array(6), 'head.weight': array(10, 6), 'head.bias': array(10)}
-PADDLE = {'conv.weight': TORCH['conv.weight'], 'bn.weight': TORCH['bn.weight'], 'bn.bias': TORCH['bn.bias'],
-          'bn._mean': TORCH['bn.running_mean'], 'bn._variance': TORCH['bn.running_var'],
-          'pos_embed': TORCH['pos_embed'], 'blocks.0.attn.qkv.weight': TORCH['blocks.0.attn.qkv.weight'].T,
-          'blocks.0.attn.proj.weight': TORCH['blocks.0.attn.proj.weight'].T,
-          'blocks.0.attn.proj.bias': TORCH['blocks.0.attn.proj.bias'], 'head.weight': TORCH['head.weight'].T,
-          'head.bias': TORCH['head.bias']}
+TORCH = {
+    'conv.weight': array(4, 3, 2, 2),
+    'bn.weight': array(4),
+    'bn.bias': array(4),
+    'bn.running_mean': array(4),
+    'bn.running_var': array(4),
+    'bn.num_batches_tracked': np.array(0),
+    'pos_embed': array(1, 5, 6),
+    'blocks.0.attn.qkv.weight': array(18, 6),
+    'blocks.0.attn.proj.weight': array(6, 6),
+    'blocks.0.attn.proj.bias': array(6),
+    'head.weight': array(10, 6),
+    'head.bias': array(10),
+}
+PADDLE = {
+    'conv.weight': TORCH['conv.weight'],
+    'bn.weight': TORCH['bn.weight'],
+    'bn.bias': TORCH['bn.bias'],
+    'bn._mean': TORCH['bn.running_mean'],
+    'bn._variance': TORCH['bn.running_var'],
+    'pos_embed': TORCH['pos_embed'],
+    'blocks.0.attn.qkv.weight': TORCH['blocks.0.attn.qkv.weight'].T,
+    'blocks.0.attn.proj.weight': TORCH['blocks.0.attn.proj.weight'].T,
+    'blocks.0.attn.proj.bias': TORCH['blocks.0.attn.proj.bias'],
+    'head.weight': TORCH['head.weight'].T,
+    'head.bias': TORCH['head.bias'],
+}
 
 
 def without(weights, *keys):
@@ -40,6 +58,7 @@ def assert_same(a, b):
 
 
 # ---- which entries are Linear weights
+
 
 def assert_matrices_called_weight_are_linears(model):
     linears = {f'{name}.weight' for name, layer in model.named_sublayers() if isinstance(layer, paddle.nn.Linear)}
@@ -60,6 +79,7 @@ def test_they_are_those_of_every_classifier_of_paddle_vision_too():
 
 # ---- conversion
 
+
 def test_from_pytorch_to_paddle():
     weights, notes = layout.to_paddle(TORCH, 'x')
     assert_same(weights, PADDLE)
@@ -75,7 +95,8 @@ def test_from_paddle_to_pytorch():
 def test_of_many_counters_the_first_are_named():
     many = {f'bn{i}.{key[3:]}': value for i in range(5) for key, value in PADDLE.items() if key.startswith('bn.')}
     assert layout.to_torch(many, 'x')[1] == [
-        'added, for PyTorch has such a counter: num_batches_tracked of bn0, bn1, bn2 and 2 more = 0']
+        'added, for PyTorch has such a counter: num_batches_tracked of bn0, bn1, bn2 and 2 more = 0'
+    ]
 
 
 def test_there_and_back_is_the_same_in_both_directions():
@@ -101,6 +122,7 @@ def test_nothing_is_copied():
 
 # ---- whose layout it is
 
+
 @pytest.mark.parametrize('keys', [['bn.running_mean'], ['bn.num_batches_tracked'], ['head.weight', 'head.bias']])
 def test_any_of_these_tells_pytorchs_layout(keys):
     weights = {key: TORCH[key] for key in keys}
@@ -117,8 +139,10 @@ def test_where_the_layouts_are_equal_nothing_needs_to_be_told():
     assert layout.framework({'conv.weight': TORCH['conv.weight'], 'w': array(3, 4), 'epoch': 3}, 'x') is None
 
 
-@pytest.mark.parametrize('weights, named', [
-    ({**TORCH, 'bn._mean': array(4)}, 'bn._mean'), ({**PADDLE, 'head.weight': TORCH['head.weight']}, 'head.weight')])
+@pytest.mark.parametrize(
+    'weights, named',
+    [({**TORCH, 'bn._mean': array(4)}, 'bn._mean'), ({**PADDLE, 'head.weight': TORCH['head.weight']}, 'head.weight')],
+)
 def test_a_mixture_is_refused_by_name(weights, named):
     with pytest.raises(UserError, match=f'x.pth: mixes .*{named}'):
         layout.to_paddle(weights, 'x.pth')
@@ -131,6 +155,7 @@ def test_what_could_be_either_is_refused_and_not_guessed(weights):
 
 
 # ---- prefixes and counts
+
 
 def test_the_prefix_of_dataparallel_goes_if_all_names_have_it():
     assert layout.unwrapped({'module.a': 1, 'module.b.module.c': 2}) == {'a': 1, 'b.module.c': 2}

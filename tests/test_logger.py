@@ -1,4 +1,5 @@
 """util/logger.py: console lines, statistics that wait for nobody, and optional writers."""
+
 import argparse
 import re
 import sys
@@ -9,7 +10,7 @@ import paddle
 import pytest
 
 from util import logger
-from util.runtime import UserError
+from util.errors import UserError
 
 
 def test_a_smoothed_value_shows_the_median_of_the_window_and_the_mean_of_all():
@@ -24,8 +25,10 @@ def test_lines_have_the_form_that_people_grep_for(capsys):
     for _ in meters.log_every(range(3), 3, 2, 'Epoch: [279]'):
         meters.update(lr=3e-5, loss=paddle.to_tensor(10.13))
     lines = capsys.readouterr().out.splitlines()
-    form = (r'\[\d\d:\d\d:\d\d\.\d{6}\] Epoch: \[279\]  \[%d/3\]  eta: 0:00:00  lr: 0\.000030  '
-            r'loss: 10\.1300 \(10\.1300\)  time: \d+\.\d{4}  data: \d+\.\d{4}')
+    form = (
+        r'\[\d\d:\d\d:\d\d\.\d{6}\] Epoch: \[279\]  \[%d/3\]  eta: 0:00:00  lr: 0\.000030  '
+        r'loss: 10\.1300 \(10\.1300\)  time: \d+\.\d{4}  data: \d+\.\d{4}'
+    )
     assert [bool(re.fullmatch(form % step, line)) for step, line in zip((0, 2), lines)] == [True, True]
     assert len(lines) == 3 and 'Total time' in lines[2]
 
@@ -80,17 +83,26 @@ def test_writers_pass_scalars_on_with_their_step_and_are_closed(monkeypatch):
 
         def close(self):
             seen.append('visualdl closed')
+
     wandb = types.SimpleNamespace(
         init=lambda **kwargs: seen.append(('project', kwargs['project'])) or types.SimpleNamespace(id='run1'),
-        log=lambda scalars, step: seen.append(('wandb', scalars, step)), finish=lambda: seen.append('wandb closed'))
+        log=lambda scalars, step: seen.append(('wandb', scalars, step)),
+        finish=lambda: seen.append('wandb closed'),
+    )
     monkeypatch.setitem(sys.modules, 'visualdl', types.SimpleNamespace(LogWriter=LogWriter))
     monkeypatch.setitem(sys.modules, 'wandb', wandb)
     writers = logger.Writers(arguments(log_visualdl='runs', log_wandb=True, wandb_project='digits'))
     assert writers.run_id == 'run1', 'what a checkpoint keeps so that the run can be continued'
     writers.write({'test_acc1': 97.5}, 80)
     writers.close()
-    assert seen == [('dir', 'runs'), ('project', 'digits'), ('visualdl', 'test_acc1', 97.5, 80),
-                    ('wandb', {'test_acc1': 97.5}, 80), 'visualdl closed', 'wandb closed']
+    assert seen == [
+        ('dir', 'runs'),
+        ('project', 'digits'),
+        ('visualdl', 'test_acc1', 97.5, 80),
+        ('wandb', {'test_acc1': 97.5}, 80),
+        'visualdl closed',
+        'wandb closed',
+    ]
 
 
 def test_without_flags_nothing_is_written_or_imported(monkeypatch):

@@ -1,11 +1,12 @@
-"""util/loss.py: the objective and its gradient, and what a step is trained towards."""
+"""util/train/loss.py: the objective and its gradient, and what a step is trained towards."""
+
 import numpy as np
 import paddle
 import pytest
 
-from util.loss import Targets, TokenLabelLoss, batch_targets, hard_targets, soft_cross_entropy
-from util.mixtoken import EMPTY_BOX
-from util.token_label import stack_targets, sparse_target
+from util.data.token_label import stack_targets, sparse_target
+from util.train.loss import Targets, TokenLabelLoss, batch_targets, hard_targets, soft_cross_entropy
+from util.train.mixtoken import EMPTY_BOX
 
 pytestmark = pytest.mark.cross_version
 
@@ -56,8 +57,12 @@ def test_far_apart_logits_give_a_finite_loss_and_the_right_gradient(gap):
 
 def example(seed=1, batch=3, tokens=16, classes=6):
     rng = np.random.default_rng(seed)
-    return (rng.normal(0, 2, (batch, classes)), rng.normal(0, 2, (batch, tokens, classes)),
-            rows(rng, batch, classes), rows(rng, batch, tokens, classes))
+    return (
+        rng.normal(0, 2, (batch, classes)),
+        rng.normal(0, 2, (batch, tokens, classes)),
+        rows(rng, batch, classes),
+        rows(rng, batch, tokens, classes),
+    )
 
 
 @pytest.mark.parametrize('cls_weight, dense_weight', [(1.0, 1.0), (0.25, 2.0), (1.0, 0.0), (0.0, 1.0)])
@@ -65,7 +70,8 @@ def example(seed=1, batch=3, tokens=16, classes=6):
 def test_the_objective_is_the_weighted_sum_with_the_class_target_mixed_by_the_box(cls_weight, dense_weight, box, kept):
     cls, aux, target_cls, target_tokens = example()
     loss = TokenLabelLoss(cls_weight, dense_weight)(
-        (tensor(cls), tensor(aux), box), Targets(tensor(target_cls), tensor(target_tokens)))
+        (tensor(cls), tensor(aux), box), Targets(tensor(target_cls), tensor(target_tokens))
+    )
     mixed = kept * target_cls + (1 - kept) * target_cls[::-1]
     expected = cls_weight * cross_entropy(cls, mixed) + dense_weight * cross_entropy(aux, target_tokens)
     assert loss.item() == pytest.approx(expected, rel=1e-5)
@@ -75,8 +81,9 @@ def test_the_objective_is_the_weighted_sum_with_the_class_target_mixed_by_the_bo
 def test_without_token_targets_the_class_term_alone_is_left(box, kept):
     cls, aux, target_cls, _ = example()
     loss = TokenLabelLoss(0.5, 3.0)((tensor(cls), tensor(aux), box), Targets(tensor(target_cls), None))
-    assert loss.item() == pytest.approx(0.5 * cross_entropy(cls, kept * target_cls + (1 - kept) * target_cls[::-1]),
-                                        rel=1e-5)
+    assert loss.item() == pytest.approx(
+        0.5 * cross_entropy(cls, kept * target_cls + (1 - kept) * target_cls[::-1]), rel=1e-5
+    )
 
 
 def test_a_model_without_token_scores_is_trained_on_the_class_term():
@@ -87,7 +94,7 @@ def test_a_model_without_token_scores_is_trained_on_the_class_term():
 
 def test_hard_targets_are_smoothed_one_hot_rows_that_sum_to_one():
     target = hard_targets(paddle.to_tensor([2, 0]), 5, 0.1).numpy()
-    assert np.allclose(target, [[.02, .02, .92, .02, .02], [.92, .02, .02, .02, .02]], atol=1e-7)
+    assert np.allclose(target, [[0.02, 0.02, 0.92, 0.02, 0.02], [0.92, 0.02, 0.02, 0.02, 0.02]], atol=1e-7)
     assert np.array_equal(hard_targets(paddle.to_tensor([1]), 3, 0.0).numpy(), [[0, 1, 0]])
 
 
@@ -116,7 +123,7 @@ def labelled_batch(labels, seed=2):
 def test_without_label_maps_the_labels_are_the_target():
     targets = batch_targets({'label': paddle.to_tensor([1, 3])}, 4, 0.2)
     assert targets.tokens is None
-    assert np.allclose(targets.cls.numpy(), [[.05, .85, .05, .05], [.05, .05, .05, .85]], atol=1e-7)
+    assert np.allclose(targets.cls.numpy(), [[0.05, 0.85, 0.05, 0.05], [0.05, 0.05, 0.05, 0.85]], atol=1e-7)
 
 
 @pytest.mark.parametrize('smoothing', [0.0, 0.1])

@@ -1,9 +1,10 @@
-"""util/lr_sched.py: warm-up, cosine, cool-down."""
+"""util/train/lr_sched.py: warm-up, cosine, cool-down."""
+
 import math
 
 import pytest
 
-from util.lr_sched import lr_at
+from util.train.lr_sched import lr_at
 
 RECIPE = dict(lr=1.6e-3, min_lr=1e-5, warmup_lr=1e-6, epochs=300, warmup_epochs=5)
 

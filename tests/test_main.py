@@ -1,4 +1,5 @@
 """main.py: what a run writes and prints, what each flag changes, and that a resumed run is the unbroken one."""
+
 import json
 import re
 
@@ -9,10 +10,26 @@ import pytest
 import main
 import models
 from states import same
-from util import checkpoint
+from util.weights import checkpoint
 
-SMALL = ['--model', 'lvvit_nano', '--input_size', 32, '--nb_classes', 10, '--batch_size', 8, '--epochs', 1,
-         '--warmup_epochs', 0, '--cooldown_epochs', 0, '--num_workers', 0]
+SMALL = [
+    '--model',
+    'lvvit_nano',
+    '--input_size',
+    32,
+    '--nb_classes',
+    10,
+    '--batch_size',
+    8,
+    '--epochs',
+    1,
+    '--warmup_epochs',
+    0,
+    '--cooldown_epochs',
+    0,
+    '--num_workers',
+    0,
+]
 PLAIN = ['--mixup', 0, '--cutmix', 0, '--aa', '', '--color_jitter', 0, '--reprob', 0, '--smoothing', 0]
 
 pytestmark = pytest.mark.usefixtures('tiny')
@@ -21,10 +38,21 @@ pytestmark = pytest.mark.usefixtures('tiny')
 @pytest.fixture
 def train(run, scenes, tmp_path):
     """train(*flags, out='run') -> Result; the folder is tmp_path/out. `token` flags are in train.token."""
+
     def call(*flags, out='run'):
         return run(main, *SMALL, '--data_path', scenes, '--output_dir', tmp_path / out, *flags)
-    call.token = ['--token_label', '--token_label_data', scenes / 'label_maps', '--token_label_size', 2,
-                  '--mixup', 0, '--cutmix', 0]
+
+    call.token = [
+        '--token_label',
+        '--token_label_data',
+        scenes / 'label_maps',
+        '--token_label_size',
+        2,
+        '--mixup',
+        0,
+        '--cutmix',
+        0,
+    ]
     call.folder = tmp_path
     call.log = lambda out='run': [json.loads(line) for line in (tmp_path / out / 'log.txt').read_text().splitlines()]
     call.state = lambda out='run', tag='latest': checkpoint.load(str(tmp_path / out / f'checkpoint-{tag}.pd'))
@@ -39,15 +67,29 @@ def start(train, *flags):
 
 # ---- what a run leaves behind
 
+
 def test_an_epoch_with_token_labels_writes_checkpoints_and_a_log(train):
     result = train(*train.token)
     assert result.code == 0 and result.err == ''
     files = {p.name for p in (train.folder / 'run').iterdir()}
-    assert files == {'checkpoint-latest.pd', 'checkpoint-previous.pd', 'checkpoint-best.pd', 'checkpoint-0.pd',
-                     'log.txt'}
-    record, = train.log()
-    assert set(record) == {'train_loss', 'train_lr', 'test_loss', 'test_acc1', 'test_acc5', 'epoch', 'n_parameters',
-                           'best_acc1'}
+    assert files == {
+        'checkpoint-latest.pd',
+        'checkpoint-previous.pd',
+        'checkpoint-best.pd',
+        'checkpoint-0.pd',
+        'log.txt',
+    }
+    (record,) = train.log()
+    assert set(record) == {
+        'train_loss',
+        'train_lr',
+        'test_loss',
+        'test_acc1',
+        'test_acc5',
+        'epoch',
+        'n_parameters',
+        'best_acc1',
+    }
     learned = [v for k, v in train.state()['model'].items() if not k.endswith(('._mean', '._variance'))]
     assert record['n_parameters'] == sum(v.size for v in learned)
     assert record['epoch'] == 0 and record['best_acc1'] == record['test_acc1'] and 0 <= record['test_acc1'] <= 100
@@ -59,8 +101,18 @@ def test_an_epoch_with_token_labels_writes_checkpoints_and_a_log(train):
 def test_a_checkpoint_holds_what_the_format_says_in_plain_containers(train):
     train(*train.token, '--model_ema')
     state = train.state()
-    assert set(state) == {'model', 'model_ema', 'optimizer', 'scaler', 'epoch', 'step', 'rng', 'best_acc1', 'args',
-                          'progress'}
+    assert set(state) == {
+        'model',
+        'model_ema',
+        'optimizer',
+        'scaler',
+        'epoch',
+        'step',
+        'rng',
+        'best_acc1',
+        'args',
+        'progress',
+    }
     assert state['epoch'] == 0 and state['step'] == 5 and type(state['args']) is dict
     assert state['args']['model'] == 'lvvit_nano' and all(type(v) is np.ndarray for v in state['model'].values())
     assert set(state['model_ema']) == set(state['model'])
@@ -71,8 +123,14 @@ def test_a_checkpoint_of_its_own_every_20_epochs_and_at_the_end(train, monkeypat
     monkeypatch.setattr(main, 'evaluate', lambda *a, **k: {'loss': 1.0, 'acc1': 10.0, 'acc5': 50.0})
     train('--epochs', 41, '--cooldown_epochs', 2)
     names = sorted(p.name for p in (train.folder / 'run').glob('*.pd'))
-    assert names == ['checkpoint-19.pd', 'checkpoint-39.pd', 'checkpoint-42.pd', 'checkpoint-best.pd',
-                     'checkpoint-latest.pd', 'checkpoint-previous.pd']
+    assert names == [
+        'checkpoint-19.pd',
+        'checkpoint-39.pd',
+        'checkpoint-42.pd',
+        'checkpoint-best.pd',
+        'checkpoint-latest.pd',
+        'checkpoint-previous.pd',
+    ]
     assert [r['epoch'] for r in train.log()] == list(range(43)), 'the cool-down follows the schedule'
     assert train.state(tag='best')['epoch'] == 0, 'an equal accuracy is no better'
 
@@ -82,8 +140,11 @@ def test_console_lines_have_the_form_people_grep_for(train):
     stamp = r'\[\d\d:\d\d:\d\d\.\d{6}\] '
     for line in out.splitlines():
         assert re.match(stamp, line), line
-    steps = re.findall(stamp + r'Epoch: \[0\]  \[(\d)/5\]  eta: \d+:\d\d:\d\d  lr: \d\.\d{6}  loss: \d+\.\d{4} '
-                       r'\(\d+\.\d{4}\)  time: \d+\.\d{4}  data: \d+\.\d{4}\n', out)
+    steps = re.findall(
+        stamp + r'Epoch: \[0\]  \[(\d)/5\]  eta: \d+:\d\d:\d\d  lr: \d\.\d{6}  loss: \d+\.\d{4} '
+        r'\(\d+\.\d{4}\)  time: \d+\.\d{4}  data: \d+\.\d{4}\n',
+        out,
+    )
     assert steps == ['0', '2', '4']
     assert re.search(r'\* Acc@1 \d+\.\d{3} Acc@5 \d+\.\d{3} loss \d+\.\d{3} on 20 images', out)
     assert 'Max accuracy: ' in out and 'Training time 0:00:' in out
@@ -103,7 +164,7 @@ def test_nothing_is_saved_without_an_output_folder(run, scenes, tmp_path, monkey
 def test_the_ema_is_evaluated_and_saved_beside_the_weights(train):
     train(*train.token, '--model_ema', '--model_ema_eval', '--model_ema_decay', 0.5)
     assert (train.folder / 'run' / 'checkpoint-best-ema.pd').exists()
-    record, = train.log()
+    (record,) = train.log()
     assert {'test_acc1_ema', 'test_acc5_ema', 'test_loss_ema', 'best_acc1_ema'} <= set(record)
     state, first = train.state(), start(train, *train.token)
     far = lambda a, b: np.abs(a['head.weight'] - b['head.weight']).mean()  # noqa: E731
@@ -111,6 +172,7 @@ def test_the_ema_is_evaluated_and_saved_beside_the_weights(train):
 
 
 # ---- without token labels
+
 
 @pytest.mark.parametrize('flags', [[], ['--mixup', 0, '--cutmix', 0], ['--mixup_mode', 'elem'], ['--smoothing', 0]])
 def test_training_without_token_labels_trains_the_class_output_alone(train, flags):
@@ -142,11 +204,14 @@ def test_every_model_of_the_family_trains(train, name):
 
 # ---- optimizer flags
 
+
 def test_momentum_has_one_slot_for_each_parameter_and_adamw_four(train):
     train('--opt', 'momentum', out='momentum')
     train(out='adamw')
+
     def slots(out):
         return {k.split('/')[1] for k in train.state(out)['optimizer'] if k.startswith('head.weight/')}
+
     assert len(slots('momentum')) == 1 and 'velocity' in slots('momentum').pop()
     assert {s.rsplit('_', 1)[0] for s in slots('adamw')} == {'moment1', 'moment2', 'beta1_pow_acc', 'beta2_pow_acc'}
 
@@ -164,14 +229,29 @@ def test_two_batches_of_8_accumulate_the_gradient_of_one_of_16(train):
 
 
 def test_clip_grad_bounds_the_step(train):
-    flags = [*PLAIN, '--model', 'vit', '--opt', 'momentum', '--momentum', 0, '--lr', 1, '--weight_decay', 0,
-             '--batch_size', 40, '--t_in_epochs']
+    flags = [
+        *PLAIN,
+        '--model',
+        'vit',
+        '--opt',
+        'momentum',
+        '--momentum',
+        0,
+        '--lr',
+        1,
+        '--weight_decay',
+        0,
+        '--batch_size',
+        40,
+        '--t_in_epochs',
+    ]
     first = start(train, *flags)
 
     def moved(*more):
         train(*flags, *more, out='x')
         state = train.state('x')['model']
         return np.sqrt(sum(((state[k] - first[k]) ** 2).sum() for k in first))
+
     assert moved() > 0.1 and moved('--clip_grad', 0.01) == pytest.approx(0.01, rel=1e-3)
 
 
@@ -195,6 +275,7 @@ def test_dense_and_class_weights_scale_their_losses(train):
     def loss(*flags):
         train(*train.token, '--no_mix_token', '--lr', 0, '--min_lr', 0, *flags, out=str(flags))
         return train.log(str(flags))[0]['train_loss']
+
     both, cls = loss(), loss('--dense_weight', 0)
     assert cls < both and loss('--dense_weight', 3) == pytest.approx(cls + 3 * (both - cls), rel=1e-4)
     assert loss('--cls_weight', 2) == pytest.approx(both + cls, rel=1e-4)
@@ -202,14 +283,37 @@ def test_dense_and_class_weights_scale_their_losses(train):
 
 # ---- starting from other weights
 
+
 def test_finetune_says_which_heads_are_new_and_resizes_the_position_embedding(train):
     train(*train.token)
-    result = train('--finetune', train.folder / 'run' / 'checkpoint-best.pd', '--nb_classes', 12, '--input_size', 64,
-                   '--lr', 0, '--min_lr', 0, '--opt', 'momentum', '--token_label',
-                   '--token_label_data', train.token[2], '--token_label_size', 4, out='tuned')
+    result = train(
+        '--finetune',
+        train.folder / 'run' / 'checkpoint-best.pd',
+        '--nb_classes',
+        12,
+        '--input_size',
+        64,
+        '--lr',
+        0,
+        '--min_lr',
+        0,
+        '--opt',
+        'momentum',
+        '--token_label',
+        '--token_label_data',
+        train.token[2],
+        '--token_label_size',
+        4,
+        out='tuned',
+    )
     assert result.code == 0, result.err
-    for note in ('head.weight: initialised anew', 'head.bias: initialised anew', 'aux_head.weight: initialised anew',
-                 'aux_head.bias: initialised anew', 'pos_embed: resized from 4 to 16 tokens'):
+    for note in (
+        'head.weight: initialised anew',
+        'head.bias: initialised anew',
+        'aux_head.weight: initialised anew',
+        'aux_head.bias: initialised anew',
+        'pos_embed: resized from 4 to 16 tokens',
+    ):
         assert f'  {note}\n' in result.out
     old, new = train.state(tag='best')['model'], train.state('tuned')['model']
     assert new['head.weight'].shape == (24, 12) and new['pos_embed'].shape == (1, 17, 24)
@@ -219,8 +323,17 @@ def test_finetune_says_which_heads_are_new_and_resizes_the_position_embedding(tr
 
 def test_finetune_of_the_same_classes_keeps_the_heads_unless_told_otherwise(train):
     train(*train.token, '--lr', 0.01)
-    flags = ['--finetune', train.folder / 'run' / 'checkpoint-best.pd', '--lr', 0, '--min_lr', 0, '--opt', 'momentum',
-             *train.token]
+    flags = [
+        '--finetune',
+        train.folder / 'run' / 'checkpoint-best.pd',
+        '--lr',
+        0,
+        '--min_lr',
+        0,
+        '--opt',
+        'momentum',
+        *train.token,
+    ]
     assert 'initialised anew' not in train(*flags, out='kept').out
     assert 'head.weight: initialised anew' in train(*flags, '--remove_head_from_pretained', out='anew').out
     old, kept, anew = (train.state(name)['model']['head.weight'] for name in ('run', 'kept', 'anew'))
@@ -233,8 +346,23 @@ class Interrupted(Exception):
 
 @pytest.mark.parametrize('token', [True, False])
 def test_an_interrupted_and_resumed_run_ends_bit_identical_to_an_unbroken_one(train, monkeypatch, token):
-    flags = ['--epochs', 4, '--warmup_epochs', 1, '--lr', 0.01, '--drop', 0.1, '--drop_path', 0.2, '--model_ema',
-             '--model_ema_eval', '--model_ema_decay', 0.9, *(train.token if token else [])]
+    flags = [
+        '--epochs',
+        4,
+        '--warmup_epochs',
+        1,
+        '--lr',
+        0.01,
+        '--drop',
+        0.1,
+        '--drop_path',
+        0.2,
+        '--model_ema',
+        '--model_ema_eval',
+        '--model_ema_decay',
+        0.9,
+        *(train.token if token else []),
+    ]
     assert train(*flags, out='whole').code == 0
 
     real = main.train_one_epoch
@@ -244,6 +372,7 @@ def test_an_interrupted_and_resumed_run_ends_bit_identical_to_an_unbroken_one(tr
         if epoch == 2:  # it has trained, and nothing of it has been saved
             raise Interrupted
         return result
+
     monkeypatch.setattr(main, 'train_one_epoch', breaks)
     with pytest.raises(Interrupted):
         train(*flags, out='broken')
@@ -285,8 +414,18 @@ def test_resuming_plain_weights_starts_at_the_first_epoch(train):
 def test_resume_ema_takes_the_average_from_its_own_file(train):
     flags = ['--model_ema', '--model_ema_decay', 0.5]
     train(*flags, '--lr', 0.01)
-    train(*flags, '--resume_ema', train.folder / 'run' / 'checkpoint-latest.pd', '--lr', 0, '--min_lr', 0,
-          '--model_ema_decay', 1, out='next')
+    train(
+        *flags,
+        '--resume_ema',
+        train.folder / 'run' / 'checkpoint-latest.pd',
+        '--lr',
+        0,
+        '--min_lr',
+        0,
+        '--model_ema_decay',
+        1,
+        out='next',
+    )
     assert same(train.state('next')['model_ema']['head.weight'], train.state()['model_ema']['head.weight'])
 
 
@@ -301,6 +440,7 @@ def test_eval_only_evaluates(train):
 
 
 # ---- static graph
+
 
 @pytest.mark.parametrize('flags', [['--drop_path', 0.2], ['--accum_iter', 2, '--batch_size', 4]])
 def test_a_static_graph_trains_as_the_dynamic_one_does_with_a_new_mixtoken_box_in_every_step(train, flags):
@@ -320,6 +460,7 @@ def test_a_static_graph_is_for_models_with_a_token_classifier(train):
 
 # ---- determinism
 
+
 def test_weights_do_not_depend_on_the_number_of_loader_processes(train):
     states = []
     for workers in (0, 1, 2):
@@ -337,11 +478,13 @@ def test_another_seed_is_another_run(train):
 
 # ---- what goes wrong
 
+
 def test_a_loss_that_is_not_finite_stops_the_run_in_one_line_and_keeps_what_was_saved(train, refused, scenes):
     train()
     before = train.state()['model']
-    line = refused(main, *SMALL, '--data_path', scenes, '--output_dir', train.folder / 'run', '--opt', 'momentum',
-                   '--lr', 1e30)
+    line = refused(
+        main, *SMALL, '--data_path', scenes, '--output_dir', train.folder / 'run', '--opt', 'momentum', '--lr', 1e30
+    )
     assert 'epoch 0, step 1, rank 0: loss is' in line and '.JPEG' in line and '--lr' in line
     assert same(train.state()['model'], before)
 

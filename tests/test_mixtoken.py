@@ -1,9 +1,10 @@
-"""util/mixtoken.py: the box, its share, and the exchange of tokens."""
+"""util/train/mixtoken.py: the box, its share, and the exchange of tokens."""
+
 import numpy as np
 import paddle
 import pytest
 
-from util import mixtoken
+from util.train import mixtoken
 
 pytestmark = pytest.mark.cross_version
 
@@ -22,7 +23,7 @@ def expected_share(n, shares):
     uniform, clipped at the border."""
     total = 0.0
     for share in shares:
-        half = int(n * share ** 0.5) // 2
+        half = int(n * share**0.5) // 2
         length = np.mean([min(centre + half, n) - max(centre - half, 0) for centre in range(n)])
         total += (length / n) ** 2  # the two axes are independent
     return total / len(shares)
@@ -33,7 +34,7 @@ def test_the_mean_area_is_that_of_clipped_cutmix_boxes():
     boxes = np.array([mixtoken.rand_box(14, 14, rng) for _ in range(20000)])
     shares = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / 196
     expected = expected_share(14, (np.arange(5000) + 0.5) / 5000)
-    assert abs(shares.mean() - expected) < 5 * shares.std() / 20000 ** 0.5
+    assert abs(shares.mean() - expected) < 5 * shares.std() / 20000**0.5
     assert 0.2 < expected < 0.35  # neither empty nor the whole grid
 
 
@@ -43,6 +44,7 @@ def test_beta_shapes_the_area():
     def area(beta):
         boxes = np.array([mixtoken.rand_box(14, 14, rng, beta) for _ in range(4000)])
         return ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).std()
+
     assert area(50.0) < 0.75 * area(1.0)  # Beta(50, 50) is concentrated at one half
 
 

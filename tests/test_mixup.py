@@ -1,11 +1,12 @@
-"""util/mixup.py: Mixup and CutMix of images, class targets and token targets alike."""
+"""util/train/mixup.py: Mixup and CutMix of images, class targets and token targets alike."""
+
 import numpy as np
 import paddle
 import pytest
 
-from util.loss import Targets
-from util.mixup import Mixup
-from util.runtime import UserError
+from util.errors import UserError
+from util.train.loss import Targets
+from util.train.mixup import Mixup
 
 pytestmark = pytest.mark.cross_version
 
@@ -13,8 +14,9 @@ pytestmark = pytest.mark.cross_version
 def is_box(inside):
     """Whether the True cells of a mask are exactly one rectangle (or none)."""
     ys, xs = np.nonzero(inside)
-    return not ys.size or inside[ys.min():ys.max() + 1, xs.min():xs.max() + 1].sum() == inside.sum() \
-        == (np.ptp(ys) + 1) * (np.ptp(xs) + 1)
+    return not ys.size or inside[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1].sum() == inside.sum() == (
+        np.ptp(ys) + 1
+    ) * (np.ptp(xs) + 1)
 
 
 def share_of(mixup, batch, seed, size=32):
@@ -25,8 +27,11 @@ def share_of(mixup, batch, seed, size=32):
 def step(mixup, batch=4, size=32, tokens=2, seed=0, classes=5):
     """Random inputs of a step, its shares in float64, and what came out."""
     rng = np.random.default_rng(1000 + seed)
-    x, cls, dense = rng.normal(size=(batch, 3, size, size)), rng.random((batch, classes)), \
-        rng.random((batch, tokens ** 2, classes))
+    x, cls, dense = (
+        rng.normal(size=(batch, 3, size, size)),
+        rng.random((batch, classes)),
+        rng.random((batch, tokens**2, classes)),
+    )
     given = Targets(*(paddle.to_tensor(v.astype('float32')) for v in (cls, dense)))
     image, targets = mixup(paddle.to_tensor(x.astype('float32')), given, np.random.default_rng(seed))
     share = share_of(mixup, batch, seed, size).astype('float64')
@@ -34,6 +39,7 @@ def step(mixup, batch=4, size=32, tokens=2, seed=0, classes=5):
 
 
 # ---- what is drawn
+
 
 @pytest.mark.parametrize('batch', [4, 5])
 def test_mode_batch_draws_one_mix_pair_one_for_each_pair_and_elem_one_for_each_image(batch):
@@ -63,9 +69,9 @@ def test_cutmix_boxes_have_the_area_of_the_clipped_beta_draw():
     area = np.array([1 - mixup.draw(1, 32, 32, rng).mean() for _ in range(3000)])
     expected = 0.0
     for u in (np.arange(2000) + 0.5) / 2000:  # Beta(1, 1), square side, centre uniform, clipped
-        half = int(32 * u ** 0.5) // 2
-        expected += np.mean([min(c + half, 32) - max(c - half, 0) for c in range(32)]) ** 2 / 32 ** 2 / 2000
-    assert abs(area.mean() - expected) < 5 * area.std() / 3000 ** 0.5
+        half = int(32 * u**0.5) // 2
+        expected += np.mean([min(c + half, 32) - max(c - half, 0) for c in range(32)]) ** 2 / 32**2 / 2000
+    assert abs(area.mean() - expected) < 5 * area.std() / 3000**0.5
 
 
 def test_minmax_bounds_the_sides_of_the_box_and_keeps_it_inside():
@@ -88,6 +94,7 @@ def test_switch_prob_is_the_share_of_cutmix_and_prob_the_share_of_mixing():
 
 
 # ---- what it does
+
 
 @pytest.mark.parametrize('mode', ['batch', 'pair', 'elem'])
 @pytest.mark.parametrize('batch', [4, 5])
@@ -114,7 +121,7 @@ def test_cutmix_replaces_pixels_blends_classes_by_area_and_tokens_by_their_cover
             assert np.allclose(mixed_cls[i], cls[i] * own.mean() + cls[partner] * (1 - own.mean()), atol=1e-5)
             for token in range(4):
                 top, left = token // 2 * 16, token % 2 * 16
-                kept = own[top:top + 16, left:left + 16].mean()
+                kept = own[top : top + 16, left : left + 16].mean()
                 partial += 0 < kept < 1
                 expected = dense[i, token] * kept + dense[partner, token] * (1 - kept)
                 assert np.allclose(mixed_dense[i, token], expected, atol=1e-5)
@@ -139,8 +146,9 @@ def test_the_same_generator_state_draws_the_same_mix():
     assert any(not np.array_equal(share_of(Mixup(), 3, 5), share_of(Mixup(), 3, seed)) for seed in (6, 7))
 
 
-@pytest.mark.parametrize('wrong, word', [(dict(mode='half'), '--mixup_mode half'),
-                                         (dict(cutmix_minmax=(0.5,)), '--cutmix_minmax')])
+@pytest.mark.parametrize(
+    'wrong, word', [(dict(mode='half'), '--mixup_mode half'), (dict(cutmix_minmax=(0.5,)), '--cutmix_minmax')]
+)
 def test_unusable_settings_are_refused_by_the_name_of_their_flag(wrong, word):
     with pytest.raises(UserError, match=word):
         Mixup(**wrong)

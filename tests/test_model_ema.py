@@ -1,11 +1,12 @@
-"""util/model_ema.py: the moving average of weights and BatchNorm statistics."""
+"""util/train/model_ema.py: the moving average of weights and BatchNorm statistics."""
+
 import numpy as np
 import paddle
 import pytest
 
 from models import LV_ViT
-from util.mixtoken import EMPTY_BOX
-from util.model_ema import ModelEma
+from util.train.mixtoken import EMPTY_BOX
+from util.train.model_ema import ModelEma
 
 pytestmark = pytest.mark.cross_version
 

@@ -1,4 +1,5 @@
 """models.py: sizes, names, the forward pass against a written-out one, MixToken, drop path."""
+
 import math
 
 import numpy as np
@@ -7,8 +8,8 @@ import pytest
 from paddle import nn
 
 from models import FAMILY, LV_ViT, DropPath, build_model, count_parameters
-from util.mixtoken import EMPTY_BOX
-from util.runtime import UserError
+from util.errors import UserError
+from util.train.mixtoken import EMPTY_BOX
 
 pytestmark = pytest.mark.cross_version
 
@@ -63,7 +64,7 @@ def batch_norm(x, w, name):
 
 def layer_norm(x, w, name):
     centred = x - x.mean(-1, keepdims=True)
-    x = centred / np.sqrt((centred ** 2).mean(-1, keepdims=True) + 1e-5)
+    x = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
     return x * w[f'{name}.weight'] + w[f'{name}.bias']
 
 
@@ -76,10 +77,10 @@ def attention(x, w, name, heads):
     qkv, size = x @ w[f'{name}.qkv.weight'], dim // heads
     out = np.empty_like(x)
     for h in range(heads):
-        q, k, v = (qkv[:, :, part * dim + h * size:part * dim + (h + 1) * size] for part in range(3))
+        q, k, v = (qkv[:, :, part * dim + h * size : part * dim + (h + 1) * size] for part in range(3))
         scores = q @ k.transpose(0, 2, 1) / math.sqrt(size)
         scores = np.exp(scores - scores.max(-1, keepdims=True))
-        out[:, :, h * size:(h + 1) * size] = scores / scores.sum(-1, keepdims=True) @ v
+        out[:, :, h * size : (h + 1) * size] = scores / scores.sum(-1, keepdims=True) @ v
     return dense(out, w, f'{name}.proj')
 
 
@@ -107,13 +108,30 @@ def reference(model, x, depth=2, heads=2, skip_lam=2.0, naive=False, patch=16):
     return dense(x[:, 0], w, 'head'), dense(x[:, 1:], w, 'aux_head') if 'aux_head.weight' in w else None
 
 
-@pytest.mark.parametrize('how', [dict(), dict(stem='4_2_128'), dict(stem='naive'), dict(skip_lam=1.0),
-                                 dict(num_heads=4), dict(img_size=48), dict(patch_size=8)], ids=str)
+@pytest.mark.parametrize(
+    'how',
+    [
+        dict(),
+        dict(stem='4_2_128'),
+        dict(stem='naive'),
+        dict(skip_lam=1.0),
+        dict(num_heads=4),
+        dict(img_size=48),
+        dict(patch_size=8),
+    ],
+    ids=str,
+)
 def test_the_forward_pass_equals_the_one_written_out_in_float64(how):
     model, x = randomise(tiny(**how)), images(2, how.get('img_size', 32))
     model.eval()
-    cls, aux = reference(model, x, heads=how.get('num_heads', 2), skip_lam=how.get('skip_lam', 2.0),
-                         naive=how.get('stem') == 'naive', patch=how.get('patch_size', 16))
+    cls, aux = reference(
+        model,
+        x,
+        heads=how.get('num_heads', 2),
+        skip_lam=how.get('skip_lam', 2.0),
+        naive=how.get('stem') == 'naive',
+        patch=how.get('patch_size', 16),
+    )
     own_cls, own_aux = model.forward_dense(paddle.to_tensor(x))
     assert close(own_cls.numpy(), cls) and close(own_aux.numpy(), aux)
     assert close(model(paddle.to_tensor(x)).numpy(), cls + 0.5 * aux.max(axis=1))
@@ -148,9 +166,18 @@ def test_in_training_the_stem_normalises_with_the_statistics_of_the_batch():
 
 # ---- sizes and names
 
-@pytest.mark.parametrize('name, size, millions', [
-    ('lvvit_t', 224, 8.53), ('lvvit_s', 224, 26.15), ('lvvit_m', 224, 55.83), ('lvvit_s', 384, 26.30),
-    ('lvvit_m', 384, 56.03), ('lvvit_l', 448, 150.47)])
+
+@pytest.mark.parametrize(
+    'name, size, millions',
+    [
+        ('lvvit_t', 224, 8.53),
+        ('lvvit_s', 224, 26.15),
+        ('lvvit_m', 224, 55.83),
+        ('lvvit_s', 384, 26.30),
+        ('lvvit_m', 384, 56.03),
+        ('lvvit_l', 448, 150.47),
+    ],
+)
 def test_parameter_count_is_the_published_one(name, size, millions):
     with paddle.LazyGuard():  # shapes only: nothing is allocated
         model = build_model(name, img_size=size)
@@ -164,14 +191,39 @@ def test_the_parameter_count_is_the_sum_over_what_is_trained():
 
 def test_parameters_have_the_names_of_the_original():
     names = {name for name, p in tiny().named_parameters() if not p.stop_gradient}
-    block = ['norm1.weight', 'norm1.bias', 'attn.qkv.weight', 'attn.proj.weight', 'attn.proj.bias', 'norm2.weight',
-             'norm2.bias', 'mlp.fc1.weight', 'mlp.fc1.bias', 'mlp.fc2.weight', 'mlp.fc2.bias']
-    stem = [f'{kind}{i}.{p}' for i in (1, 2, 3) for kind, ps in (('conv', ['weight']), ('bn', ['weight', 'bias']))
-            for p in ps]
+    block = [
+        'norm1.weight',
+        'norm1.bias',
+        'attn.qkv.weight',
+        'attn.proj.weight',
+        'attn.proj.bias',
+        'norm2.weight',
+        'norm2.bias',
+        'mlp.fc1.weight',
+        'mlp.fc1.bias',
+        'mlp.fc2.weight',
+        'mlp.fc2.bias',
+    ]
+    stem = [
+        f'{kind}{i}.{p}'
+        for i in (1, 2, 3)
+        for kind, ps in (('conv', ['weight']), ('bn', ['weight', 'bias']))
+        for p in ps
+    ]
     assert names == {
-        'cls_token', 'pos_embed', 'norm.weight', 'norm.bias', 'head.weight', 'head.bias', 'aux_head.weight',
-        'aux_head.bias', 'patch_embed.proj.weight', 'patch_embed.proj.bias',
-        *(f'patch_embed.{s}' for s in stem), *(f'blocks.{i}.{b}' for i in (0, 1) for b in block)}
+        'cls_token',
+        'pos_embed',
+        'norm.weight',
+        'norm.bias',
+        'head.weight',
+        'head.bias',
+        'aux_head.weight',
+        'aux_head.bias',
+        'patch_embed.proj.weight',
+        'patch_embed.proj.bias',
+        *(f'patch_embed.{s}' for s in stem),
+        *(f'blocks.{i}.{b}' for i in (0, 1) for b in block),
+    }
 
 
 def test_position_embedding_has_one_row_per_token_and_the_class_token_first():
@@ -192,6 +244,7 @@ def test_sizes_that_do_not_divide_are_refused(wrong, word):
 
 
 # ---- initial values
+
 
 def test_linear_weights_start_normal_with_std_002_and_biases_at_zero():
     model = tiny(embed_dim=128, depth=1, num_classes=100, img_size=128)
@@ -220,8 +273,11 @@ def test_convolutions_and_their_bias_start_uniform_within_one_over_root_fan_in()
 
 # ---- drop path
 
+
 def test_drop_path_rates_grow_linearly_from_zero():
-    assert [b.drop_path.rate for b in tiny(depth=5, drop_path_rate=0.2).blocks] == pytest.approx([0, .05, .1, .15, .2])
+    assert [b.drop_path.rate for b in tiny(depth=5, drop_path_rate=0.2).blocks] == pytest.approx(
+        [0, 0.05, 0.1, 0.15, 0.2]
+    )
     assert [b.drop_path.rate for b in tiny(drop_path_rate=None).blocks] == [0.0, 0.0]
 
 
@@ -259,6 +315,7 @@ def test_a_dropped_residual_branch_leaves_the_tokens_as_they_were():
 
 # ---- training forward
 
+
 def test_training_returns_class_scores_token_scores_and_the_box_that_was_passed():
     model = tiny(img_size=64)
     model.train()
@@ -290,7 +347,7 @@ def test_mixing_tokens_equals_mixing_the_patches_and_sorting_the_token_scores_ba
     model.train()
     top, left, bottom, right = box
     mixed = x.copy()
-    area = np.s_[:, :, 16 * top:16 * bottom, 16 * left:16 * right]
+    area = np.s_[:, :, 16 * top : 16 * bottom, 16 * left : 16 * right]
     mixed[area] = x[::-1][area]
     cls, aux, _ = model(paddle.to_tensor(x), box)
     mixed_cls, mixed_aux, _ = model(paddle.to_tensor(mixed), EMPTY_BOX)

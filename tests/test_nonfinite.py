@@ -1,4 +1,5 @@
-"""A loss or gradient that is not finite (util/nonfinite.py), and a loader that fails in the middle of a run."""
+"""A loss or gradient that is not finite (util/train/nonfinite.py), and a loader that fails in the middle of a run."""
+
 import os
 import re
 import shutil
@@ -9,12 +10,28 @@ import paddle
 import pytest
 
 import main
-from util import checkpoint
-from util.datasets import TrainDataset
-from util.loss import TokenLabelLoss
+from util.data.datasets import TrainDataset
+from util.train.loss import TokenLabelLoss
+from util.weights import checkpoint
 
-FLAGS = ['--model', 'lvvit_nano', '--input_size', 32, '--nb_classes', 10, '--batch_size', 8, '--epochs', 1,
-         '--warmup_epochs', 0, '--cooldown_epochs', 0, '--num_workers', 0]  # 40 images: 5 steps an epoch
+FLAGS = [
+    '--model',
+    'lvvit_nano',
+    '--input_size',
+    32,
+    '--nb_classes',
+    10,
+    '--batch_size',
+    8,
+    '--epochs',
+    1,
+    '--warmup_epochs',
+    0,
+    '--cooldown_epochs',
+    0,
+    '--num_workers',
+    0,
+]  # 40 images: 5 steps an epoch
 
 pytestmark = pytest.mark.usefixtures('tiny')
 
@@ -23,6 +40,7 @@ pytestmark = pytest.mark.usefixtures('tiny')
 def train(run, scenes, tmp_path):
     def call(*flags):
         return run(main, *FLAGS, '--data_path', scenes, '--output_dir', tmp_path / 'run', *flags)
+
     call.folder = tmp_path / 'run'
     call.state = lambda: checkpoint.load(str(call.folder / 'checkpoint-latest.pd'))
     return call
@@ -44,7 +62,9 @@ def spoil(monkeypatch):
                 return loss * float('nan')
             zero = (outputs[0] * 0).sum()
             return loss + zero.sqrt()  # 0, of infinite slope
+
         monkeypatch.setattr(TokenLabelLoss, 'forward', forward)
+
     return call
 
 
@@ -60,6 +80,7 @@ def test_the_message_names_epoch_step_rank_and_files_of_the_batch_that_did_it(tr
     def noted(self, index):
         seen.append(self.samples[index][0])
         return real(self, index)
+
     monkeypatch.setattr(TrainDataset, '__getitem__', noted)
     spoil('loss', 3)
     line = one_line(train())
@@ -86,7 +107,7 @@ def test_tolerated_steps_are_left_out_as_if_they_had_not_been(train, spoil, kind
     assert re.search(rf'warning: epoch 0, step 3, rank 0: {reason}; files: .*; step left out, 1 of 1', result.err)
     assert all(np.isfinite(v).all() for v in train.state()['model'].values())
     powers = {v.item() for k, v in train.state()['optimizer'].items() if 'beta1_pow' in k}
-    assert len(powers) == 1 and np.isclose(powers.pop(), 0.9 ** 5), 'beta1 to the steps taken + 1: 4 of 5'
+    assert len(powers) == 1 and np.isclose(powers.pop(), 0.9**5), 'beta1 to the steps taken + 1: 4 of 5'
 
 
 def test_one_more_than_tolerated_ends_the_run(train, spoil):
@@ -111,6 +132,7 @@ def test_a_step_left_out_changes_neither_weights_nor_statistics(train, spoil):
 
 # ---- the loader
 
+
 def test_a_data_folder_that_disappears_is_one_line_and_not_a_hundred_bad_images(train, scenes, tmp_path, monkeypatch):
     data = tmp_path / 'data'
     shutil.copytree(scenes, data)
@@ -120,6 +142,7 @@ def test_a_data_folder_that_disappears_is_one_line_and_not_a_hundred_bad_images(
         if self.epoch == 1 and (data / 'train').exists():
             os.rename(data / 'train', data / 'elsewhere')
         return real(self, index)
+
     monkeypatch.setattr(TrainDataset, '__getitem__', gone)
     line = one_line(train('--data_path', data, '--epochs', 3))
     assert 'No such file' in line and str(data / 'train') in line
@@ -134,6 +157,7 @@ def test_a_loader_process_that_dies_is_one_line(train, monkeypatch):
         if self.epoch == 1 and os.getpid() != parent:
             os.kill(os.getpid(), signal.SIGKILL)
         return real(self, index)
+
     monkeypatch.setattr(TrainDataset, '__getitem__', dies)
     result = train('--num_workers', 1, '--epochs', 3)
     assert result.code == 1 and 'Traceback' not in result.err
@@ -150,6 +174,7 @@ def test_signals_to_the_whole_group_leave_the_loader_processes_alone_until_the_e
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGINT)
         return real(self, index)
+
     monkeypatch.setattr(TrainDataset, '__getitem__', hit)
     result = train('--num_workers', 2)
     assert result.code == 0 and result.err == ''

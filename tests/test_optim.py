@@ -1,18 +1,21 @@
-"""util/optim.py: steps against the written-out formulas, decay groups, clipping."""
+"""util/train/optim.py: steps against the written-out formulas, decay groups, clipping."""
+
 import numpy as np
 import paddle
 import pytest
 
 from models import LV_ViT
-from util import checkpoint
-from util.optim import build_optimizer, decays, lr_scales, restore_by_name, state_by_name
-from util.runtime import UserError
+from util.errors import UserError
+from util.train.optim import build_optimizer, decays, lr_scales, restore_by_name, state_by_name
+from util.weights import checkpoint
 
 pytestmark = pytest.mark.cross_version
 
-DECAYED = {f'patch_embed.{n}.weight' for n in ('conv1', 'conv2', 'conv3', 'proj')} \
-    | {f'blocks.0.{n}.weight' for n in ('attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2')} \
+DECAYED = (
+    {f'patch_embed.{n}.weight' for n in ('conv1', 'conv2', 'conv3', 'proj')}
+    | {f'blocks.0.{n}.weight' for n in ('attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2')}
     | {'head.weight', 'aux_head.weight'}
+)
 
 
 def model_of(seed):
@@ -53,7 +56,7 @@ def adamw(p, grads, lr, decay, beta1=0.9, beta2=0.999, eps=1e-8):
     for t, g in enumerate(grads, 1):
         m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g * g
         p = p - lr * decay * p
-        p = p - lr * (m / (1 - beta1 ** t)) / (np.sqrt(v / (1 - beta2 ** t)) + eps)
+        p = p - lr * (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + eps)
     return p
 
 
@@ -79,16 +82,26 @@ def test_adamw_decays_decoupled_and_only_what_decays(steps):
     model = model_of(1)
     before, grads = values(model), gradients(model, steps)
     after = run(model, build_optimizer(model, 'adamw', lr=0.01, weight_decay=0.5), grads)
-    assert_same(after, {name: adamw(p, [g[name].astype('float64') for g in grads], 0.01,
-                                    0.5 if name in DECAYED else 0.0) for name, p in before.items()})
+    assert_same(
+        after,
+        {
+            name: adamw(p, [g[name].astype('float64') for g in grads], 0.01, 0.5 if name in DECAYED else 0.0)
+            for name, p in before.items()
+        },
+    )
 
 
 def test_adamw_takes_betas_and_eps():
     model = model_of(2)
     before, grads = values(model), gradients(model, 3)
     after = run(model, build_optimizer(model, 'adamw', lr=0.01, weight_decay=0.0, betas=(0.7, 0.9), eps=0.05), grads)
-    assert_same(after, {name: adamw(p, [g[name].astype('float64') for g in grads], 0.01, 0.0, 0.7, 0.9, 0.05)
-                        for name, p in before.items()})
+    assert_same(
+        after,
+        {
+            name: adamw(p, [g[name].astype('float64') for g in grads], 0.01, 0.0, 0.7, 0.9, 0.05)
+            for name, p in before.items()
+        },
+    )
 
 
 @pytest.mark.parametrize('steps', [1, 3])
@@ -96,8 +109,13 @@ def test_momentum_adds_the_decay_to_the_gradient_of_what_decays(steps):
     model = model_of(3)
     before, grads = values(model), gradients(model, steps)
     after = run(model, build_optimizer(model, 'momentum', lr=0.1, weight_decay=0.05, momentum=0.8), grads)
-    assert_same(after, {name: momentum(p, [g[name].astype('float64') for g in grads], 0.1,
-                                       0.05 if name in DECAYED else 0.0, 0.8) for name, p in before.items()})
+    assert_same(
+        after,
+        {
+            name: momentum(p, [g[name].astype('float64') for g in grads], 0.1, 0.05 if name in DECAYED else 0.0, 0.8)
+            for name, p in before.items()
+        },
+    )
 
 
 @pytest.mark.parametrize('share', [0.25, 4.0])
@@ -109,8 +127,10 @@ def test_clipping_scales_all_gradients_by_one_norm_over_all_parameters(share):
     optimizer = build_optimizer(model, 'momentum', lr=0.1, weight_decay=0.0, momentum=0.5, clip_grad=limit)
     after = run(model, optimizer, grads)
     scale = [min(1.0, limit / np.sqrt(sum((g.astype('float64') ** 2).sum() for g in step.values()))) for step in grads]
-    assert_same(after, {name: momentum(p, [g[name] * s for g, s in zip(grads, scale)], 0.1, 0.0, 0.5)
-                        for name, p in before.items()})
+    assert_same(
+        after,
+        {name: momentum(p, [g[name] * s for g, s in zip(grads, scale)], 0.1, 0.0, 0.5) for name, p in before.items()},
+    )
 
 
 def test_adamw_clips_by_the_same_norm():
@@ -120,8 +140,19 @@ def test_adamw_clips_by_the_same_norm():
     limit = float(0.3 * min(norms))
     # with a large eps AdamW's step depends on the scale of the gradient
     after = run(model, build_optimizer(model, 'adamw', lr=0.01, weight_decay=0.5, eps=0.05, clip_grad=limit), grads)
-    assert_same(after, {name: adamw(p, [g[name] * (limit / n) for g, n in zip(grads, norms)], 0.01,
-                                    0.5 if name in DECAYED else 0.0, eps=0.05) for name, p in before.items()})
+    assert_same(
+        after,
+        {
+            name: adamw(
+                p,
+                [g[name] * (limit / n) for g, n in zip(grads, norms)],
+                0.01,
+                0.5 if name in DECAYED else 0.0,
+                eps=0.05,
+            )
+            for name, p in before.items()
+        },
+    )
 
 
 @pytest.mark.parametrize('opt', ['adamw', 'momentum'])
@@ -138,10 +169,18 @@ def test_set_lr_reaches_every_parameter(opt):
 
 # ---- layer-wise decay of the learning rate
 
+
 def expected_scale(name, decay, depth=1):
     """BEiT's table, written out for a model of `depth` blocks: stem and embeddings, blocks, norm and heads."""
-    table = [('patch_embed', 0), ('cls_token', 0), ('pos_embed', 0), ('norm', depth + 1), ('head', depth + 1),
-             ('aux_head', depth + 1), *[(f'blocks.{i}.', i + 1) for i in range(depth)]]
+    table = [
+        ('patch_embed', 0),
+        ('cls_token', 0),
+        ('pos_embed', 0),
+        ('norm', depth + 1),
+        ('head', depth + 1),
+        ('aux_head', depth + 1),
+        *[(f'blocks.{i}.', i + 1) for i in range(depth)],
+    ]
     for prefix, layer in table:
         if name.startswith(prefix):
             return decay ** (depth + 1 - layer)
@@ -152,9 +191,9 @@ def test_the_learning_rate_falls_by_a_factor_from_block_to_block_down_to_the_ste
     paddle.seed(0)
     model = LV_ViT(img_size=32, num_classes=3, embed_dim=8, depth=12, num_heads=2)
     scales = lr_scales([name for name, _ in trained(model)], 0.65)
-    assert scales['patch_embed.conv1.weight'] == scales['cls_token'] == scales['pos_embed'] == 0.65 ** 13
-    assert scales['blocks.0.norm1.weight'] == 0.65 ** 12 and scales['blocks.11.mlp.fc2.bias'] == 0.65
-    assert {scales[name] for name in scales if 'blocks' not in name} == {0.65 ** 13, 1.0}
+    assert scales['patch_embed.conv1.weight'] == scales['cls_token'] == scales['pos_embed'] == 0.65**13
+    assert scales['blocks.0.norm1.weight'] == 0.65**12 and scales['blocks.11.mlp.fc2.bias'] == 0.65
+    assert {scales[name] for name in scales if 'blocks' not in name} == {0.65**13, 1.0}
     assert scales['norm.weight'] == scales['head.weight'] == scales['aux_head.bias'] == 1.0
     assert all(scale == expected_scale(name, 0.65, 12) for name, scale in scales.items())
 
@@ -172,9 +211,19 @@ def test_adamw_scales_step_and_decay_of_each_layer_and_clips_all_by_one_norm():
     limit = float(0.3 * min(norms))
     optimizer = build_optimizer(model, 'adamw', lr=0.01, weight_decay=0.5, eps=0.05, clip_grad=limit, layer_decay=0.5)
     after = run(model, optimizer, grads)
-    assert_same(after, {name: adamw(p, [g[name] * (limit / n) for g, n in zip(grads, norms)],
-                                    0.01 * expected_scale(name, 0.5), 0.5 if name in DECAYED else 0.0, eps=0.05)
-                        for name, p in before.items()})
+    assert_same(
+        after,
+        {
+            name: adamw(
+                p,
+                [g[name] * (limit / n) for g, n in zip(grads, norms)],
+                0.01 * expected_scale(name, 0.5),
+                0.5 if name in DECAYED else 0.0,
+                eps=0.05,
+            )
+            for name, p in before.items()
+        },
+    )
 
 
 def test_momentum_scales_step_and_decay_of_each_layer():
@@ -182,8 +231,19 @@ def test_momentum_scales_step_and_decay_of_each_layer():
     before, grads = values(model), gradients(model, 3)
     optimizer = build_optimizer(model, 'momentum', lr=0.1, weight_decay=0.05, momentum=0.8, layer_decay=0.5)
     after = run(model, optimizer, grads)
-    assert_same(after, {name: momentum(p, [g[name].astype('float64') for g in grads], 0.1 * expected_scale(name, 0.5),
-                                       0.05 if name in DECAYED else 0.0, 0.8) for name, p in before.items()})
+    assert_same(
+        after,
+        {
+            name: momentum(
+                p,
+                [g[name].astype('float64') for g in grads],
+                0.1 * expected_scale(name, 0.5),
+                0.05 if name in DECAYED else 0.0,
+                0.8,
+            )
+            for name, p in before.items()
+        },
+    )
 
 
 @pytest.mark.parametrize('opt', ['adamw', 'momentum'])
@@ -219,6 +279,7 @@ def test_a_factor_that_cannot_be_is_refused(factor):
 
 
 # ---- what is not trained
+
 
 def test_frozen_parameters_stay():
     model = model_of(7)

@@ -1,4 +1,5 @@
 """The flags that users' commands rely on: names, defaults and types, and what is said about flags that cannot be."""
+
 import pytest
 
 import eval as eval_script
@@ -11,19 +12,86 @@ from util import options
 
 # DESIGN section 3: every flag of the port, with its default
 TRAIN = dict(
-    model='lvvit_t', input_size=None, nb_classes=1000, data_path='/datasets/imagenet/', cls_label_path_train=None,
-    cls_label_path_val=None, num_workers=10, crop_pct=None, use_amp=False, resume='', batch_size=64, epochs=300,
-    accum_iter=1, drop=0.0, drop_path=None, model_ema=False, model_ema_decay=0.9999, model_ema_eval=False, seed=0,
-    opt='adamw', opt_eps=1e-8, opt_betas=None, momentum=0.9, clip_grad=None, weight_decay=0.05, blr=8e-4, lr=None,
-    warmup_lr=1e-6, min_lr=1e-5, warmup_epochs=5, cooldown_epochs=10, t_in_epochs=False, color_jitter=0.4,
-    aa='rand-m9-mstd0.5-inc1', train_interpolation='bicubic', reprob=0.25, remode='pixel', recount=1, smoothing=0.1,
-    mixup=0.8, cutmix=1.0, cutmix_minmax=None, mixup_prob=1.0, mixup_switch_prob=0.5, mixup_mode='batch',
-    token_label=False, token_label_data='', token_label_size=1, dense_weight=1.0, cls_weight=1.0, ground_truth=False,
-    finetune='', remove_head_from_pretained=False, resume_ema='', start_epoch=0, eval=False, dist_eval=False,
-    debug=False, output_dir='', log_file='', log_wandb=False, wandb_entity=None, wandb_project=None)
+    model='lvvit_t',
+    input_size=None,
+    nb_classes=1000,
+    data_path='/datasets/imagenet/',
+    cls_label_path_train=None,
+    cls_label_path_val=None,
+    num_workers=10,
+    crop_pct=None,
+    use_amp=False,
+    resume='',
+    batch_size=64,
+    epochs=300,
+    accum_iter=1,
+    drop=0.0,
+    drop_path=None,
+    model_ema=False,
+    model_ema_decay=0.9999,
+    model_ema_eval=False,
+    seed=0,
+    opt='adamw',
+    opt_eps=1e-8,
+    opt_betas=None,
+    momentum=0.9,
+    clip_grad=None,
+    weight_decay=0.05,
+    blr=8e-4,
+    lr=None,
+    warmup_lr=1e-6,
+    min_lr=1e-5,
+    warmup_epochs=5,
+    cooldown_epochs=10,
+    t_in_epochs=False,
+    color_jitter=0.4,
+    aa='rand-m9-mstd0.5-inc1',
+    train_interpolation='bicubic',
+    reprob=0.25,
+    remode='pixel',
+    recount=1,
+    smoothing=0.1,
+    mixup=0.8,
+    cutmix=1.0,
+    cutmix_minmax=None,
+    mixup_prob=1.0,
+    mixup_switch_prob=0.5,
+    mixup_mode='batch',
+    token_label=False,
+    token_label_data='',
+    token_label_size=1,
+    dense_weight=1.0,
+    cls_weight=1.0,
+    ground_truth=False,
+    finetune='',
+    remove_head_from_pretained=False,
+    resume_ema='',
+    start_epoch=0,
+    eval=False,
+    dist_eval=False,
+    debug=False,
+    output_dir='',
+    log_file='',
+    log_wandb=False,
+    wandb_entity=None,
+    wandb_project=None,
+)
 INFER = dict(
-    input_size=None, crop_pct=None, batch_size=1, use_gpu=True, precision='fp32', ir_optim=True, use_tensorrt=False,
-    gpu_mem=8000, enable_benchmark=False, enable_mkldnn=None, cpu_threads=None, topk=5, label_list=None, save_json='')
+    input_size=None,
+    crop_pct=None,
+    batch_size=1,
+    use_gpu=True,
+    precision='fp32',
+    ir_optim=True,
+    use_tensorrt=False,
+    gpu_mem=8000,
+    enable_benchmark=False,
+    enable_mkldnn=None,
+    cpu_threads=None,
+    topk=5,
+    label_list=None,
+    save_json='',
+)
 INFER_NEEDED = ['--model_file', 'm', '--params_file', 'p', '--input_file', 'i']
 
 
@@ -39,35 +107,58 @@ def test_each_flag_of_infer_keeps_its_name_and_default(name, default):
     assert name in args and args[name] == default and type(args[name]) is type(default)
 
 
-@pytest.mark.parametrize('word, value', [
-    ('--lr 1.6e-3', 1.6e-3), ('--drop_path 0.1', 0.1), ('--clip_grad 1', 1.0), ('--crop_pct 0.9', 0.9),
-    ('--opt_betas 0.9 0.95', [0.9, 0.95]), ('--cutmix_minmax 0.2 0.8', [0.2, 0.8]), ('--train_scale 0.5 1', [0.5, 1.0]),
-    ('--epochs 7', 7), ('--token_label_size 14', 14), ('--seed 3', 3), ('--token_label', True),
-    ('--t_in_epochs', True)])
+@pytest.mark.parametrize(
+    'word, value',
+    [
+        ('--lr 1.6e-3', 1.6e-3),
+        ('--drop_path 0.1', 0.1),
+        ('--clip_grad 1', 1.0),
+        ('--crop_pct 0.9', 0.9),
+        ('--opt_betas 0.9 0.95', [0.9, 0.95]),
+        ('--cutmix_minmax 0.2 0.8', [0.2, 0.8]),
+        ('--train_scale 0.5 1', [0.5, 1.0]),
+        ('--epochs 7', 7),
+        ('--token_label_size 14', 14),
+        ('--seed 3', 3),
+        ('--token_label', True),
+        ('--t_in_epochs', True),
+    ],
+)
 def test_values_are_read_as_the_right_type(word, value):
     flag, *values = word.split()
     assert vars(main.parser().parse_args([flag, *values]))[flag[2:]] == value
 
 
-@pytest.mark.parametrize('flag', ['model_ema', 'model_ema_eval', 'use_amp', 't_in_epochs',
-                                  'remove_head_from_pretained'])
+@pytest.mark.parametrize(
+    'flag', ['model_ema', 'model_ema_eval', 'use_amp', 't_in_epochs', 'remove_head_from_pretained']
+)
 def test_switches_have_a_no_form_and_the_last_one_wins(flag):
     read = lambda *words: vars(main.parser().parse_args(words))[flag]  # noqa: E731
     assert read(f'--{flag}') is True and read(f'--no_{flag}') is False
     assert read(f'--{flag}', f'--no_{flag}') is False and read(f'--no_{flag}', f'--{flag}') is True
 
 
-@pytest.mark.parametrize('script, command', [
-    (main, '--model lvvit_t --drop_path 0.1 --use_amp --batch_size 128 --warmup_epochs 5 --cooldown_epochs 10 '
-           '--lr 1.6e-3 --warmup_lr 1e-6 --min_lr 1e-5 --t_in_epochs --mixup 0 --cutmix 0 '
-           '--train_interpolation random --token_label --token_label_data DIR --token_label_size 14 '
-           '--data_path IMAGENET --cls_label_path_train train_list.txt '
-           '--cls_label_path_val val_list.txt --output_dir output/lvvit_t/ --crop_pct 0.9 --dist_eval'),
-    (eval_script, '--model lvvit_t --batch_size 512 --crop_pct 0.9 --data_path IMAGENET --cls_label_path_val LIST '
-                  '--resume CKPT --dist_eval'),
-    (predict, '--model lvvit_t --crop_pct 0.9 --infer_imgs A B --resume CKPT'),
-    (export_model, '--model lvvit_t --output_dir DIR --resume CKPT'),
-    (infer, '--model_file DIR/model.pdmodel --params_file DIR/model.pdiparams --input_file A B')])
+@pytest.mark.parametrize(
+    'script, command',
+    [
+        (
+            main,
+            '--model lvvit_t --drop_path 0.1 --use_amp --batch_size 128 --warmup_epochs 5 --cooldown_epochs 10 '
+            '--lr 1.6e-3 --warmup_lr 1e-6 --min_lr 1e-5 --t_in_epochs --mixup 0 --cutmix 0 '
+            '--train_interpolation random --token_label --token_label_data DIR --token_label_size 14 '
+            '--data_path IMAGENET --cls_label_path_train train_list.txt '
+            '--cls_label_path_val val_list.txt --output_dir output/lvvit_t/ --crop_pct 0.9 --dist_eval',
+        ),
+        (
+            eval_script,
+            '--model lvvit_t --batch_size 512 --crop_pct 0.9 --data_path IMAGENET --cls_label_path_val LIST '
+            '--resume CKPT --dist_eval',
+        ),
+        (predict, '--model lvvit_t --crop_pct 0.9 --infer_imgs A B --resume CKPT'),
+        (export_model, '--model lvvit_t --output_dir DIR --resume CKPT'),
+        (infer, '--model_file DIR/model.pdmodel --params_file DIR/model.pdiparams --input_file A B'),
+    ],
+)
 def test_the_published_commands_are_understood(script, command):
     args = script.parser().parse_args(command.split())
     if script is main:
@@ -91,14 +182,19 @@ def test_booleans_of_infer_are_words(word, value):
 
 # ---- MixToken's default
 
-@pytest.mark.parametrize('flags, used', [
-    ('--token_label --mixup 0 --cutmix 0', True),
-    ('--token_label', False),                                # Mixup and CutMix mix already
-    ('--token_label --mixup 0 --cutmix 0 --cutmix_minmax 0.2 0.8', False),
-    ('--token_label --mix_token', True),                     # unless told so
-    ('--token_label --mixup 0 --cutmix 0 --no_mix_token', False),
-    ('--mixup 0 --cutmix 0', False),                         # without token labels nothing asks for it
-    ('--mixup 0 --cutmix 0 --mix_token', True)])
+
+@pytest.mark.parametrize(
+    'flags, used',
+    [
+        ('--token_label --mixup 0 --cutmix 0', True),
+        ('--token_label', False),  # Mixup and CutMix mix already
+        ('--token_label --mixup 0 --cutmix 0 --cutmix_minmax 0.2 0.8', False),
+        ('--token_label --mix_token', True),  # unless told so
+        ('--token_label --mixup 0 --cutmix 0 --no_mix_token', False),
+        ('--mixup 0 --cutmix 0', False),  # without token labels nothing asks for it
+        ('--mixup 0 --cutmix 0 --mix_token', True),
+    ],
+)
 def test_mix_token_is_on_with_token_labels_when_nothing_else_mixes(flags, used):
     args = main.parser().parse_args([*flags.split(), '--token_label_data', 'DIR', '--token_label_size', '14'])
     published_defaults(args)
@@ -108,42 +204,84 @@ def test_mix_token_is_on_with_token_labels_when_nothing_else_mixes(flags, used):
 
 # ---- what cannot be
 
-@pytest.mark.parametrize('flags, says', [
-    ('--token_label', '--token_label_data'),
-    ('--token_label --token_label_data DIR', '--token_label_size 1: must be --input_size / 16 = 14'),
-    ('--token_label --token_label_data DIR --token_label_size 13', '--token_label_size 13'),
-    ('--token_label --token_label_data DIR --token_label_size 14 --input_size 384', '= 24 tokens'),
-    ('--batch_size 0', '--batch_size'), ('--accum_iter 0', '--accum_iter'), ('--print_freq 0', '--print_freq'),
-    ('--batch_size x', '--batch_size'), ('--seed -1', '--seed'), ('--warmup_epochs many', '--warmup_epochs'),
-    ('--unheard_of', '--unheard_of')])
+
+@pytest.mark.parametrize(
+    'flags, says',
+    [
+        ('--token_label', '--token_label_data'),
+        ('--token_label --token_label_data DIR', '--token_label_size 1: must be --input_size / 16 = 14'),
+        ('--token_label --token_label_data DIR --token_label_size 13', '--token_label_size 13'),
+        ('--token_label --token_label_data DIR --token_label_size 14 --input_size 384', '= 24 tokens'),
+        ('--batch_size 0', '--batch_size'),
+        ('--accum_iter 0', '--accum_iter'),
+        ('--print_freq 0', '--print_freq'),
+        ('--batch_size x', '--batch_size'),
+        ('--seed -1', '--seed'),
+        ('--warmup_epochs many', '--warmup_epochs'),
+        ('--unheard_of', '--unheard_of'),
+    ],
+)
 def test_flags_that_contradict_each_other_give_one_line_before_anything_is_read(refused, flags, says):
     assert says in refused(main, '--data_path', '/nowhere', *flags.split())
 
 
-@pytest.mark.parametrize('flags, says', [
-    ('--opt lion', '--opt lion: use adamw or momentum'), ('--aa augmix-m3', '--aa augmix-m3'),
-    ('--aa rand-x3', '--aa rand-x3'), ('--mixup_mode all', '--mixup_mode all'), ('--remode noise', '--remode noise'),
-    ('--train_interpolation cubic', '--train_interpolation cubic'), ('--interpolation cubic', '--interpolation cubic'),
-    ('--cutmix_minmax 0.5', '--cutmix_minmax'), ('--crop_pct 0', '--crop_pct 0'), ('--crop_pct 1.5', '--crop_pct 1.5'),
-    ('--model lvvit_xxl', 'lvvit_xxl: unknown; use vit, lvvit, lvvit_nano'),
-    ('--input_size 40', 'img_size 40 must be a multiple of patch_size 16'),
-    ('--input_size 0', 'img_size 0'), ('--batch_size 41', '--batch_size 41'),
-    ('--batch_size 16 --accum_iter 3', '--accum_iter 3')])
+@pytest.mark.parametrize(
+    'flags, says',
+    [
+        ('--opt lion', '--opt lion: use adamw or momentum'),
+        ('--aa augmix-m3', '--aa augmix-m3'),
+        ('--aa rand-x3', '--aa rand-x3'),
+        ('--mixup_mode all', '--mixup_mode all'),
+        ('--remode noise', '--remode noise'),
+        ('--train_interpolation cubic', '--train_interpolation cubic'),
+        ('--interpolation cubic', '--interpolation cubic'),
+        ('--cutmix_minmax 0.5', '--cutmix_minmax'),
+        ('--crop_pct 0', '--crop_pct 0'),
+        ('--crop_pct 1.5', '--crop_pct 1.5'),
+        ('--model lvvit_xxl', 'lvvit_xxl: unknown; use vit, lvvit, lvvit_nano'),
+        ('--input_size 40', 'img_size 40 must be a multiple of patch_size 16'),
+        ('--input_size 0', 'img_size 0'),
+        ('--batch_size 41', '--batch_size 41'),
+        ('--batch_size 16 --accum_iter 3', '--accum_iter 3'),
+    ],
+)
 def test_values_no_part_knows_give_one_line(refused, scenes, tiny, flags, says):
-    assert says in refused(main, '--model', 'lvvit_nano', '--input_size', 32, '--nb_classes', 10, '--num_workers', 0,
-                           '--batch_size', 8, '--data_path', scenes, *flags.split())
+    assert says in refused(
+        main,
+        '--model',
+        'lvvit_nano',
+        '--input_size',
+        32,
+        '--nb_classes',
+        10,
+        '--num_workers',
+        0,
+        '--batch_size',
+        8,
+        '--data_path',
+        scenes,
+        *flags.split(),
+    )
 
 
-@pytest.mark.parametrize('script, needed, flag', [
-    (eval_script, '', '--batch_size'), (predict, '--infer_imgs x', '--batch_size'),
-    (predict, '--infer_imgs x', '--topk'), (infer, ' '.join(INFER_NEEDED), '-b'),
-    (infer, ' '.join(INFER_NEEDED), '--topk')])
+@pytest.mark.parametrize(
+    'script, needed, flag',
+    [
+        (eval_script, '', '--batch_size'),
+        (predict, '--infer_imgs x', '--batch_size'),
+        (predict, '--infer_imgs x', '--topk'),
+        (infer, ' '.join(INFER_NEEDED), '-b'),
+        (infer, ' '.join(INFER_NEEDED), '--topk'),
+    ],
+)
 def test_a_count_of_0_is_turned_down(refused, script, needed, flag):
     assert flag in refused(script, *needed.split(), flag, 0)
 
 
-@pytest.mark.parametrize('script, needed', [
-    (main, ''), (eval_script, ''), (predict, '--infer_imgs x'), (export_model, ''), (infer, ' '.join(INFER_NEEDED))])
+@pytest.mark.parametrize(
+    'script, needed',
+    [(main, ''), (eval_script, ''), (predict, '--infer_imgs x'), (export_model, ''), (infer, ' '.join(INFER_NEEDED))],
+)
 def test_help_is_complete_and_an_unknown_flag_exits_with_2(run, script, needed):
     assert '--' in run(script, '--help').out
     result = run(script, *needed.split(), '--no_such_flag')

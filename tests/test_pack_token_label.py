@@ -1,4 +1,5 @@
 """tools/pack_token_label.py: there and back without a changed bit, through interruptions; what is wrong is noticed."""
+
 import json
 import os
 
@@ -6,8 +7,8 @@ import numpy as np
 import pytest
 
 from tools import pack_token_label as tool
-from util import torch_file
-from util.label_maps import ARRAY, META, NAMES, PARTIAL, LabelMaps
+from util.data.label_maps import ARRAY, META, NAMES, PARTIAL, LabelMaps
+from util.weights import torch_file
 
 NAMES_OF_MAPS = [f'n{c:02d}/image{i}' for c in range(3) for i in range(10)]
 
@@ -71,9 +72,11 @@ def test_a_second_run_only_compares(pack, tmp_path):
 
 # ---- interruptions
 
+
 @pytest.fixture
 def interrupted(monkeypatch, pack):
     """interrupted(n): a run that ends while it reads map n; afterwards all is well again."""
+
     def call(n, *flags, error=KeyboardInterrupt, **folders):
         calls = []
 
@@ -82,9 +85,11 @@ def interrupted(monkeypatch, pack):
             if len(calls) > n + 1:  # the first map is read twice
                 raise error
             return original(self, name)
+
         with monkeypatch.context() as patch:
             patch.setattr(tool.label_maps.FolderSet, 'read', read)
             return pack(*flags, **folders)
+
     monkeypatch.setattr(tool, 'STRETCH', 4)
     return call
 
@@ -98,7 +103,7 @@ def test_an_interrupted_run_continues(interrupted, pack, tmp_path, maps):
     assert_packed(tmp_path / 'packed', maps)
 
 
-@pytest.mark.parametrize('lost', [1, 70, 400, 10 ** 6])
+@pytest.mark.parametrize('lost', [1, 70, 400, 10**6])
 @pytest.mark.parametrize('name', [PARTIAL, tool.PROGRESS])
 def test_what_a_crash_cuts_off_is_packed_again(interrupted, pack, tmp_path, maps, name, lost):
     interrupted(10)
@@ -141,6 +146,7 @@ def test_an_interrupted_unpacking_continues(pack, tmp_path, monkeypatch):
         if len(calls) > 7:
             raise KeyboardInterrupt
         replace(*paths)
+
     monkeypatch.setattr(tool.os, 'replace', interrupted)
     assert pack('--unpack', data='packed', out='again').code == 130
     calls.clear()
@@ -150,6 +156,7 @@ def test_an_interrupted_unpacking_continues(pack, tmp_path, monkeypatch):
 
 
 # ---- comparison
+
 
 def test_a_bit_that_changes_on_its_way_to_the_disk_is_noticed(interrupted, pack, tmp_path, maps):
     interrupted(10)
@@ -180,8 +187,12 @@ def test_verify_compares_and_writes_nothing(pack, tmp_path, maps):
 
 # ---- refusals, one line each
 
-@pytest.mark.parametrize('wrong', [np.zeros((2, 5, 4, 4), 'float16'), np.zeros((2, 3, 5, 5), 'float16'),
-                                   np.zeros((2, 3, 4, 4), 'float32')], ids=['K', 'H', 'dtype'])
+
+@pytest.mark.parametrize(
+    'wrong',
+    [np.zeros((2, 5, 4, 4), 'float16'), np.zeros((2, 3, 5, 5), 'float16'), np.zeros((2, 3, 4, 4), 'float32')],
+    ids=['K', 'H', 'dtype'],
+)
 def test_the_first_map_of_another_kind_is_named(refused, tmp_path, maps, wrong):
     for name in ('n01/image5', 'n02/image7'):
         np.save(tmp_path / 'maps' / f'{name}.npy', wrong)

@@ -1,11 +1,12 @@
 """util/plain_files.py: small files are read as they are, and what would be a burden to read is refused by name."""
+
 import os
 
 import numpy as np
 import pytest
 
 from util import plain_files
-from util.runtime import UserError
+from util.errors import UserError
 
 pytestmark = pytest.mark.cross_version
 
@@ -32,9 +33,16 @@ def test_text_lines_json_and_yaml(path):
     assert plain_files.read_yaml(path) == {'label_names': {0: 'name, other', 1: 'yes'}}
 
 
-READERS = pytest.mark.parametrize('read', [plain_files.read_text, plain_files.read_json, plain_files.read_yaml,
-                                           lambda path: list(plain_files.read_lines(path))],
-                                  ids=['text', 'json', 'yaml', 'lines'])
+READERS = pytest.mark.parametrize(
+    'read',
+    [
+        plain_files.read_text,
+        plain_files.read_json,
+        plain_files.read_yaml,
+        lambda path: list(plain_files.read_lines(path)),
+    ],
+    ids=['text', 'json', 'yaml', 'lines'],
+)
 
 
 @READERS
@@ -65,9 +73,18 @@ def test_json_that_is_none(path, text):
     assert f'{path}: not readable JSON' in said(plain_files.read_json, path)
 
 
-@pytest.mark.parametrize('text, word', [
-    ('a: &x 1\nb: *x', 'anchor'), ('!!python/object/apply:os.system ["true"]', 'tag'), ('[' * 50 + ']' * 50, 'deep'),
-    ('a: 1' + ':1' * 10_000, 'characters'), ('a: [', 'YAML'), ('a: 2021-99-99', 'YAML'), ('{[1]: 2}', 'YAML')])
+@pytest.mark.parametrize(
+    'text, word',
+    [
+        ('a: &x 1\nb: *x', 'anchor'),
+        ('!!python/object/apply:os.system ["true"]', 'tag'),
+        ('[' * 50 + ']' * 50, 'deep'),
+        ('a: 1' + ':1' * 10_000, 'characters'),
+        ('a: [', 'YAML'),
+        ('a: 2021-99-99', 'YAML'),
+        ('{[1]: 2}', 'YAML'),
+    ],
+)
 def test_yaml_that_is_more_than_plain_values(path, text, word):
     path.write_text(text)
     assert word in said(plain_files.read_yaml, path)

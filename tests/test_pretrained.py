@@ -1,4 +1,5 @@
-"""util/pretrained.py: which weights of a file are taken, that a misfit is named, and what fine-tuning changes."""
+"""pretrained.py: which weights of a file are taken, that a misfit is named, and what fine-tuning changes."""
+
 import os
 
 import numpy as np
@@ -6,8 +7,8 @@ import paddle
 import pytest
 
 from models import LV_ViT
-from util import checkpoint, layout, pretrained, safetensors_file, torch_file
-from util.runtime import UserError
+from util.errors import UserError
+from util.weights import checkpoint, layout, pretrained, safetensors_file, torch_file
 
 pytestmark = pytest.mark.cross_version
 
@@ -41,6 +42,7 @@ def path(tmp_path):
 
 # ---- which weights
 
+
 def test_a_model_comes_back_from_its_file(path):
     model, other = small(0), small(1)
     checkpoint.save({'model': model.state_dict()}, path)
@@ -73,6 +75,7 @@ def test_a_missing_flag_is_named():
 
 # ---- files of PyTorch, and safetensors
 
+
 def torch_weights(model):
     """A model's weights as the original's state dict."""
     return {key: np.array(value, order='C') for key, value in layout.to_torch(values(model), 'x')[0].items()}
@@ -98,8 +101,15 @@ def test_safetensors_in_paddles_layout_are_not_transposed(path):
 def test_of_a_pytorch_checkpoint_the_weights_are_used_and_the_rest_is_named(path, capfd):
     model, weights = small(0), torch_weights(small(0))
     averaged = {key: np.asarray(value + 1) for key, value in weights.items()}
-    torch_file.save({'epoch': 3, 'state_dict': {f'module.{key}': value for key, value in weights.items()},
-                     'state_dict_ema': averaged, 'optimizer': {'state': {}, 'param_groups': []}}, path)
+    torch_file.save(
+        {
+            'epoch': 3,
+            'state_dict': {f'module.{key}': value for key, value in weights.items()},
+            'state_dict_ema': averaged,
+            'optimizer': {'state': {}, 'param_groups': []},
+        },
+        path,
+    )
     state = pretrained.read(path)
     assert list(state) == ['state_dict', 'state_dict_ema'] and pretrained.holds_average(state)
     assert 'only the weights are used, not epoch, optimizer' in capfd.readouterr().out
@@ -128,8 +138,10 @@ def test_averaged_weights_alone_are_not_taken_without_ema(path):
 
 @pytest.mark.parametrize('dtype', ['float16', 'float64'])
 def test_weights_of_another_precision_are_set_in_the_models(path, dtype):
-    weights, model = {key: value.astype(dtype) for key, value in torch_weights(small(0)).items()
-                      if 'tracked' not in key}, small(1)
+    weights, model = (
+        {key: value.astype(dtype) for key, value in torch_weights(small(0)).items() if 'tracked' not in key},
+        small(1),
+    )
     torch_file.save(weights, path)
     pretrained.load_into(model, path)
     assert_same(values(model), {key: value.astype(dtype).astype('float32') for key, value in values(small(0)).items()})
@@ -155,6 +167,7 @@ def test_what_is_no_state_dict_is_named(path, content):
 
 # ---- into a model
 
+
 def test_weights_of_another_model_name_the_first_keys_and_set_nothing(path):
     model = small()
     before = values(model)
@@ -172,6 +185,7 @@ def test_weights_of_another_model_name_the_first_keys_and_set_nothing(path):
 
 # ---- fine-tuning
 
+
 def test_a_position_embedding_of_the_same_grid_stays_and_a_constant_one_stays_constant():
     rng = np.random.default_rng(0)
     same = rng.normal(size=(1, 17, 8)).astype('float32')
@@ -179,17 +193,19 @@ def test_a_position_embedding_of_the_same_grid_stays_and_a_constant_one_stays_co
     flat = np.concatenate([same[:, :1], np.full((1, 16, 8), 0.5, 'float32')], axis=1)
     for grid in (2, 7, 24):
         resized = pretrained.resize_pos_embed(flat, grid)
-        assert resized.shape == (1, grid ** 2 + 1, 8) and resized.dtype == np.float32
+        assert resized.shape == (1, grid**2 + 1, 8) and resized.dtype == np.float32
         np.testing.assert_array_equal(resized[:, 0], flat[:, 0])
         np.testing.assert_allclose(resized[:, 1:], 0.5, atol=1e-6)
 
 
 def bicubic(row, count):
     """A row of numbers resampled to `count` by Keys' cubic kernel with a = -0.75, edges repeated, in float64."""
+
     def kernel(x):
         x, a = abs(x), -0.75
         near, far = ((a + 2) * x - (a + 3)) * x * x + 1, ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
         return near if x <= 1 else far if x < 2 else 0.0
+
     result = np.zeros([count, *row.shape[1:]])
     for i in range(count):
         center = (i + 0.5) * len(row) / count - 0.5
@@ -200,7 +216,7 @@ def bicubic(row, count):
 
 @pytest.mark.parametrize('old, new', [(14, 24), (14, 28), (14, 32), (3, 4), (24, 14)])
 def test_a_position_embedding_is_resized_by_the_bicubic_formula(old, new):
-    array = np.random.default_rng(0).normal(size=(1, old ** 2 + 1, 6)).astype('float32')
+    array = np.random.default_rng(0).normal(size=(1, old**2 + 1, 6)).astype('float32')
     square = array[0, 1:].astype('float64').reshape(old, old, 6)
     expected = bicubic(bicubic(square, new).transpose(1, 0, 2), new).transpose(1, 0, 2).reshape(new * new, 6)
     resized = pretrained.resize_pos_embed(array, new)
@@ -229,9 +245,13 @@ def test_finetune_at_another_size_and_class_count():
     fresh = values(model)
     weights = values(source)
     notes = pretrained.finetune(model, weights, 'x.pd')
-    assert notes == ['head.weight: initialised anew', 'head.bias: initialised anew',
-                     'aux_head.weight: initialised anew', 'aux_head.bias: initialised anew',
-                     'pos_embed: resized from 4 to 9 tokens']
+    assert notes == [
+        'head.weight: initialised anew',
+        'head.bias: initialised anew',
+        'aux_head.weight: initialised anew',
+        'aux_head.bias: initialised anew',
+        'pos_embed: resized from 4 to 9 tokens',
+    ]
     state = values(model)
     for key in state:
         if 'head' in key:
@@ -256,9 +276,13 @@ def test_finetune_between_models_with_and_without_a_token_classifier():
     dense, plain = small(0), small(1, return_dense=False)
     to_numpy = checkpoint.to_numpy
     assert pretrained.finetune(plain, to_numpy(dense.state_dict()), 'x.pd') == [
-        'aux_head.weight: not used, this model has none', 'aux_head.bias: not used, this model has none']
+        'aux_head.weight: not used, this model has none',
+        'aux_head.bias: not used, this model has none',
+    ]
     assert pretrained.finetune(dense, to_numpy(plain.state_dict()), 'x.pd') == [
-        'aux_head.weight: initialised anew', 'aux_head.bias: initialised anew']
+        'aux_head.weight: initialised anew',
+        'aux_head.bias: initialised anew',
+    ]
 
 
 def test_finetune_from_something_else_entirely_is_refused():

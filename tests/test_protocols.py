@@ -1,4 +1,5 @@
-"""util/protocols.py: what counts as correct, by the set's labels and by ReaL; and the tables that eval.py writes."""
+"""util/metrics.py: what counts as correct, by the set's labels and by ReaL; and the tables that eval.py writes."""
+
 import csv
 import json
 import os
@@ -7,9 +8,9 @@ from argparse import Namespace
 import numpy as np
 import pytest
 
-from util import files, protocols
-from util.protocols import Answers
-from util.runtime import UserError
+from util import files, metrics
+from util.errors import UserError
+from util.metrics import Answers
 
 pytestmark = pytest.mark.cross_version
 
@@ -24,25 +25,26 @@ def answers():
 
 
 def test_accuracy_counts_labels_among_the_k_best(answers, capsys):
-    assert protocols.report(answers, (1, 2, 3)) == {'acc1': 40.0, 'acc2': 60.0, 'acc3': 80.0, 'loss': 1.05}
+    assert metrics.report(answers, (1, 2, 3)) == {'acc1': 40.0, 'acc2': 60.0, 'acc3': 80.0, 'loss': 1.05}
     assert '* Acc@1 40.000 Acc@2 60.000 Acc@3 80.000 loss 1.050 on 5 images' in capsys.readouterr().out
 
 
 def test_fewer_classes_than_k_all_count(answers):
-    assert protocols.report(answers._replace(top=answers.top[:, :2]))['acc5'] == 60.0
+    assert metrics.report(answers._replace(top=answers.top[:, :2]))['acc5'] == 60.0
 
 
 # ---- ReaL
 
+
 def test_real_takes_any_of_an_images_labels_and_leaves_out_images_without(answers, capsys):
     real = [[1, 3], [1], [], [0, 2], [3]]  # wrong, right, does not count, right, right: 3 of 4, not of 5
-    assert protocols.report_real(answers, real, (1, 2)) == {'real1': 75.0, 'real2': 100.0, 'real_images': 4}
+    assert metrics.report_real(answers, real, (1, 2)) == {'real1': 75.0, 'real2': 100.0, 'real_images': 4}
     assert '* ReaL@1 75.000 ReaL@2 100.000 on 4 images (1 without a label do not count)' in capsys.readouterr().out
 
 
 def test_real_with_no_label_at_all_is_an_error(answers):
     with pytest.raises(UserError, match='not one image of the set has a label'):
-        protocols.report_real(answers, [[]] * 5)
+        metrics.report_real(answers, [[]] * 5)
 
 
 @pytest.fixture
@@ -51,64 +53,80 @@ def real(tmp_path):
         path = tmp_path / 'real.json'
         path.write_text(content if isinstance(content, str) else json.dumps(content))
         return str(path)
+
     return write
 
 
 def test_images_find_their_entry_by_the_number_in_their_name(real):
     path = real([[i % 1000] if i % 3 else [] for i in range(50_000)])
-    images = ['val/a/ILSVRC2012_val_00000002.JPEG', 'b/ILSVRC2012_val_00050000.JPEG', 'ILSVRC2012_val_00000001.JPEG',
-              'ILSVRC2012_val_00000009_n01440764.JPEG']
-    assert protocols.read_real(path, images, 1000) == [[1], [999], [], [8]]
+    images = [
+        'val/a/ILSVRC2012_val_00000002.JPEG',
+        'b/ILSVRC2012_val_00050000.JPEG',
+        'ILSVRC2012_val_00000001.JPEG',
+        'ILSVRC2012_val_00000009_n01440764.JPEG',
+    ]
+    assert metrics.read_real(path, images, 1000) == [[1], [999], [], [8]]
 
 
 def test_an_object_goes_by_file_name_or_folder_and_name(real):
     path = real({'x.png': [1], 'cats/y.png': [], 'dogs/y.png': [2, 0], 'never.png': [3]})
-    assert protocols.read_real(path, ['set/cats/x.png', 'set/cats/y.png', 'set/dogs/y.png'], 4) == [[1], [], [2, 0]]
+    assert metrics.read_real(path, ['set/cats/x.png', 'set/cats/y.png', 'set/dogs/y.png'], 4) == [[1], [], [2, 0]]
 
 
 FULL = [[0]] * 50_000
 
 
-@pytest.mark.parametrize('content, image, says', [
-    ('[[0], [1', 'a.png', 'not readable JSON'), ('{"a.png": [0], "a.png": [1]}', 'a.png', 'a name is there twice'),
-    ('\x00\xff', 'a.png', 'not a readable text file'),
-    ('7', 'a.png', 'neither a list nor an object, but 7'),
-    ([[0]] * 49_999, 'ILSVRC2012_val_00000001.JPEG', 'a list of 49999 entries; real.json has 50000'),
-    (FULL, 'val/cat.png', 'val/cat.png has none'),
-    (FULL, 'ILSVRC2012_val_00050001.JPEG', 'has none'), (FULL, 'ILSVRC2012_val_00000000.JPEG', 'has none'),
-    (FULL, 'ILSVRC2012_val_000000012.JPEG', 'has none'), (FULL, 'ILSVRC2012_train_00000001.JPEG', 'has none'),
-    ([[10]] * 50_000, 'ILSVRC2012_val_00000001.JPEG', r'is \[10\], not a list of class ids from 0 to 9'),
-    ([[-1]] * 50_000, 'ILSVRC2012_val_00000001.JPEG', 'not a list of class ids'),
-    ([[True]] * 50_000, 'ILSVRC2012_val_00000001.JPEG', 'not a list of class ids'),
-    ([[1.0]] * 50_000, 'ILSVRC2012_val_00000001.JPEG', 'not a list of class ids'),
-    ([3] * 50_000, 'ILSVRC2012_val_00000001.JPEG', 'the entry of ILSVRC2012_val_00000001.JPEG is 3, not a list'),
-    ({'b.png': [1]}, 'a.png', 'has no entry a.png')])
+@pytest.mark.parametrize(
+    'content, image, says',
+    [
+        ('[[0], [1', 'a.png', 'not readable JSON'),
+        ('{"a.png": [0], "a.png": [1]}', 'a.png', 'a name is there twice'),
+        ('\x00\xff', 'a.png', 'not a readable text file'),
+        ('7', 'a.png', 'neither a list nor an object, but 7'),
+        ([[0]] * 49_999, 'ILSVRC2012_val_00000001.JPEG', 'a list of 49999 entries; real.json has 50000'),
+        (FULL, 'val/cat.png', 'val/cat.png has none'),
+        (FULL, 'ILSVRC2012_val_00050001.JPEG', 'has none'),
+        (FULL, 'ILSVRC2012_val_00000000.JPEG', 'has none'),
+        (FULL, 'ILSVRC2012_val_000000012.JPEG', 'has none'),
+        (FULL, 'ILSVRC2012_train_00000001.JPEG', 'has none'),
+        ([[10]] * 50_000, 'ILSVRC2012_val_00000001.JPEG', r'is \[10\], not a list of class ids from 0 to 9'),
+        ([[-1]] * 50_000, 'ILSVRC2012_val_00000001.JPEG', 'not a list of class ids'),
+        ([[True]] * 50_000, 'ILSVRC2012_val_00000001.JPEG', 'not a list of class ids'),
+        ([[1.0]] * 50_000, 'ILSVRC2012_val_00000001.JPEG', 'not a list of class ids'),
+        ([3] * 50_000, 'ILSVRC2012_val_00000001.JPEG', 'the entry of ILSVRC2012_val_00000001.JPEG is 3, not a list'),
+        ({'b.png': [1]}, 'a.png', 'has no entry a.png'),
+    ],
+)
 def test_a_bad_file_of_real_labels_is_named_with_what_is_wrong(real, content, image, says):
     with pytest.raises(UserError, match=f'real.json: .*{says}'):
-        protocols.read_real(real(content), [image], 10)
+        metrics.read_real(real(content), [image], 10)
 
 
 def test_a_missing_file_and_an_ambiguous_name_are_errors(real, tmp_path):
     with pytest.raises(UserError, match='--real_labels .*none.json: no such file'):
-        protocols.read_real(str(tmp_path / 'none.json'), ['a.png'], 10)
+        metrics.read_real(str(tmp_path / 'none.json'), ['a.png'], 10)
     with pytest.raises(UserError, match="entry y.png could mean cats/y.png and dogs/y.png; use 'folder/name'"):
-        protocols.read_real(real({'y.png': [1]}), ['cats/y.png', 'dogs/y.png'], 10)
+        metrics.read_real(real({'y.png': [1]}), ['cats/y.png', 'dogs/y.png'], 10)
 
 
 # ---- tables
 
+
 def test_each_class_has_its_own_accuracy_and_one_without_images_none(answers):
-    assert protocols.per_class(answers, 4, {0: 'cat', 2: 'dog, hound'}, (1, 2)) == [
+    assert metrics.per_class(answers, 4, {0: 'cat', 2: 'dog, hound'}, (1, 2)) == [
         ['class_id', 'name', 'images', 'correct@1', 'acc@1', 'correct@2', 'acc@2'],
-        [0, 'cat', 2, 1, '50.000', 2, '100.000'], [1, '', 1, 1, '100.000', 1, '100.000'],
-        [2, 'dog, hound', 2, 0, '0.000', 0, '0.000'], [3, '', 0, 0, '', 0, '']]
+        [0, 'cat', 2, 1, '50.000', 2, '100.000'],
+        [1, '', 1, 1, '100.000', 1, '100.000'],
+        [2, 'dog, hound', 2, 0, '0.000', 0, '0.000'],
+        [3, '', 0, 0, '', 0, ''],
+    ]
 
 
 def test_confusion_has_true_classes_as_rows_as_in_scikit_learn(answers):
-    matrix = protocols.confusion(answers, 4)
+    matrix = metrics.confusion(answers, 4)
     assert matrix.tolist() == [[1, 1, 0, 0], [0, 1, 0, 0], [1, 0, 0, 1], [0, 0, 0, 0]]
-    metrics = pytest.importorskip('sklearn.metrics')
-    assert np.array_equal(matrix, metrics.confusion_matrix(LABELS, [row[0] for row in TOP], labels=range(4)))
+    sklearn_metrics = pytest.importorskip('sklearn.metrics')
+    assert np.array_equal(matrix, sklearn_metrics.confusion_matrix(LABELS, [row[0] for row in TOP], labels=range(4)))
 
 
 def read(path):
@@ -117,16 +135,24 @@ def read(path):
 
 
 def test_tables_are_written_as_csv(answers, tmp_path):
-    paths = {name: str(tmp_path / f'{name}.csv') for name in protocols.OUTPUTS}
+    paths = {name: str(tmp_path / f'{name}.csv') for name in metrics.OUTPUTS}
     images = ['a.png', 'b, c.png', 'd.png', 'e.png', 'caf\udce9.png']  # the last in Latin-1
-    protocols.write_tables(Namespace(nb_classes=4, **paths), answers, images, {2: 'dog, hound'}, (1, 2))
+    metrics.write_tables(Namespace(nb_classes=4, **paths), answers, images, {2: 'dog, hound'}, (1, 2))
     assert read(paths['per_class'])[3] == ['2', 'dog, hound', '2', '0', '0.000', '0', '0.000']
-    assert read(paths['confusion']) == [['true\\predicted', '0', '1', '2', '3'], ['0', '1', '1', '0', '0'],
-                                        ['1', '0', '1', '0', '0'], ['2', '1', '0', '0', '1'], ['3', *'0000']]
-    assert read(paths['save_predictions'])[:3] == [['file_name', 'label', 'loss', 'top1', 'top2'],
-                                                   ['a.png', '0', '0.5', '0', '1'], ['b, c.png', '0', '1', '1', '0']]
+    assert read(paths['confusion']) == [
+        ['true\\predicted', '0', '1', '2', '3'],
+        ['0', '1', '1', '0', '0'],
+        ['1', '0', '1', '0', '0'],
+        ['2', '1', '0', '0', '1'],
+        ['3', *'0000'],
+    ]
+    assert read(paths['save_predictions'])[:3] == [
+        ['file_name', 'label', 'loss', 'top1', 'top2'],
+        ['a.png', '0', '0.5', '0', '1'],
+        ['b, c.png', '0', '1', '1', '0'],
+    ]
     assert read(paths['save_predictions'])[5] == ['caf\udce9.png', '2', '1.5', '3', '0']
-    assert sorted(os.listdir(tmp_path)) == sorted(f'{name}.csv' for name in protocols.OUTPUTS)
+    assert sorted(os.listdir(tmp_path)) == sorted(f'{name}.csv' for name in metrics.OUTPUTS)
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -135,6 +161,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
 
     def full(*_):
         raise OSError(28, 'No space left on device')
+
     monkeypatch.setattr(os, 'fsync', full)
     with pytest.raises(UserError, match='x.csv: could not be written .No space left'):
         files.write(str(path), b'new')
@@ -145,14 +172,16 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 def flags(**given):
-    return Namespace(**{'topk': None, 'nb_classes': 10, **dict.fromkeys(protocols.OUTPUTS, ''), **given})
+    return Namespace(**{'topk': None, 'nb_classes': 10, **dict.fromkeys(metrics.OUTPUTS, ''), **given})
 
 
 def test_what_cannot_be_is_said_before_anything_is_read(tmp_path):
-    protocols.check(flags(topk=[1, 10], per_class=str(tmp_path / 'new' / 'a.csv')))
-    for given, says in ((dict(topk=[1, 11]), '--topk 11: there are 10 classes only'),
-                        (dict(confusion=str(tmp_path)), '--confusion .*: cannot be written to .it is a folder'),
-                        (dict(per_class='/proc/nowhere/a.csv'), '--per_class /proc/nowhere/a.csv: cannot be written'),
-                        (dict(per_class='a.csv', confusion='./a.csv'), '--per_class and --confusion: name different')):
+    metrics.check(flags(topk=[1, 10], per_class=str(tmp_path / 'new' / 'a.csv')))
+    for given, says in (
+        (dict(topk=[1, 11]), '--topk 11: there are 10 classes only'),
+        (dict(confusion=str(tmp_path)), '--confusion .*: cannot be written to .it is a folder'),
+        (dict(per_class='/proc/nowhere/a.csv'), '--per_class /proc/nowhere/a.csv: cannot be written'),
+        (dict(per_class='a.csv', confusion='./a.csv'), '--per_class and --confusion: name different'),
+    ):
         with pytest.raises(UserError, match=says):
-            protocols.check(flags(**given))
+            metrics.check(flags(**given))

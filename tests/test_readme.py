@@ -1,4 +1,5 @@
 """The README's commands are tests: every bash block below `<!-- run: … -->` runs as it stands, in a fresh clone."""
+
 import os
 import re
 import subprocess
@@ -33,8 +34,14 @@ def test_paths_named_in_the_readmes_exist():
 
 
 def run(script, folder):
-    done = subprocess.run(['bash', '-euo', 'pipefail', '-c', script], cwd=folder, text=True, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, timeout=1500)
+    done = subprocess.run(
+        ['bash', '-euo', 'pipefail', '-c', script],
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=1500,
+    )
     print(done.stdout)
     assert done.returncode == 0, done.stdout[-3000:]
     return done.stdout
@@ -42,7 +49,7 @@ def run(script, folder):
 
 @pytest.mark.readme
 def test_demo_reaches_90_percent_and_the_predictors_agree(clone):
-    (_, script), = blocks('README.md', 'demo')
+    ((_, script),) = blocks('README.md', 'demo')
     out = run(script, clone)
     accuracy = float(re.search(r'top-1 on digits no training image holds\s+([\d.]+) %', out).group(1))
     assert accuracy >= 90.0

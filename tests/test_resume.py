@@ -1,4 +1,5 @@
-"""util/train_state.py, util/interrupt.py: a run that was stopped anywhere and resumed ends as if it never had been."""
+"""train_state.py, interrupt.py: a run that was stopped anywhere and resumed ends as if it never had been."""
+
 import json
 import os
 import shutil
@@ -9,13 +10,39 @@ import pytest
 
 import main
 from states import same
-from util import checkpoint, interrupt, train_state
-from util.loader import TrainSampler
-from util.train_state import TrainState
+from util.data.loader import TrainSampler
+from util.train import interrupt, train_state
+from util.train.train_state import TrainState
+from util.weights import checkpoint
 
-FLAGS = ['--model', 'lvvit_nano', '--input_size', 32, '--nb_classes', 10, '--batch_size', 8, '--epochs', 3,
-         '--warmup_epochs', 1, '--cooldown_epochs', 0, '--lr', 0.01, '--drop', 0.1, '--drop_path', 0.2, '--model_ema',
-         '--model_ema_eval', '--model_ema_decay', 0.9, '--num_workers', 0]  # 40 images: 5 steps an epoch
+FLAGS = [
+    '--model',
+    'lvvit_nano',
+    '--input_size',
+    32,
+    '--nb_classes',
+    10,
+    '--batch_size',
+    8,
+    '--epochs',
+    3,
+    '--warmup_epochs',
+    1,
+    '--cooldown_epochs',
+    0,
+    '--lr',
+    0.01,
+    '--drop',
+    0.1,
+    '--drop_path',
+    0.2,
+    '--model_ema',
+    '--model_ema_eval',
+    '--model_ema_decay',
+    0.9,
+    '--num_workers',
+    0,
+]  # 40 images: 5 steps an epoch
 
 pytestmark = pytest.mark.usefixtures('tiny')
 
@@ -27,11 +54,23 @@ class Killed(BaseException):
 @pytest.fixture
 def train(run, scenes, tmp_path):
     """train(*flags, out='run') -> Result, always with --resume auto."""
+
     def call(*flags, out='run'):
-        return run(main, *FLAGS, *call.token, '--data_path', scenes, '--output_dir', tmp_path / out, '--resume', 'auto',
-                   *flags)
-    call.token = ['--token_label', '--token_label_data', scenes / 'label_maps', '--token_label_size', 2,
-                  '--mixup', 0, '--cutmix', 0]
+        return run(
+            main, *FLAGS, *call.token, '--data_path', scenes, '--output_dir', tmp_path / out, '--resume', 'auto', *flags
+        )
+
+    call.token = [
+        '--token_label',
+        '--token_label_data',
+        scenes / 'label_maps',
+        '--token_label_size',
+        2,
+        '--mixup',
+        0,
+        '--cutmix',
+        0,
+    ]
     call.folder = tmp_path
     call.state = lambda out='run', tag='latest': checkpoint.load(str(tmp_path / out / f'checkpoint-{tag}.pd'))
     call.log = lambda out='run': (tmp_path / out / 'log.txt').read_text()
@@ -50,7 +89,9 @@ def kill_after(monkeypatch):
             if next(count, None) is None:
                 raise Killed
             real(self, done)
+
         monkeypatch.setattr(TrainState, 'after_update', counted)
+
     call.never = lambda: monkeypatch.setattr(TrainState, 'after_update', real)
     return call
 
@@ -62,11 +103,18 @@ def assert_same_end(train, out, whole='whole'):
     assert train.log(whole) == train.log(out)
 
 
-@pytest.mark.parametrize('flags, first, second', [
-    (['--save_freq_steps', 1], 2, 4), (['--save_freq_steps', 2], 4, 3), (['--save_freq_steps', 3], 8, 6),
-    ([], 7, 2), (['--save_freq_steps', 1, '--accum_iter', 2, '--batch_size', 4], 2, 5),
-    (['--save_freq_steps', 2, '--num_workers', 2], 4, 3),
-    (['--save_freq_steps', 2, '--opt', 'momentum', '--clip_grad', 1], 4, 3)])
+@pytest.mark.parametrize(
+    'flags, first, second',
+    [
+        (['--save_freq_steps', 1], 2, 4),
+        (['--save_freq_steps', 2], 4, 3),
+        (['--save_freq_steps', 3], 8, 6),
+        ([], 7, 2),
+        (['--save_freq_steps', 1, '--accum_iter', 2, '--batch_size', 4], 2, 5),
+        (['--save_freq_steps', 2, '--num_workers', 2], 4, 3),
+        (['--save_freq_steps', 2, '--opt', 'momentum', '--clip_grad', 1], 4, 3),
+    ],
+)
 def test_a_run_killed_twice_within_its_epochs_ends_bit_identical(train, kill_after, flags, first, second):
     assert train(*flags, out='whole').code == 0
     for steps in (first, second):
@@ -114,14 +162,16 @@ def test_a_signal_saves_after_the_step_and_exits_0_with_one_line(train, monkeypa
                     if i == 2:
                         os.kill(os.getpid(), number)
                     yield batch
+
             with monkeypatch.context() as patch:
                 patch.setattr(loader_type, '__iter__', batches)
                 return real(model, criterion, loader, *rest)
         return real(model, criterion, loader, *rest)
+
     monkeypatch.setattr(main, 'train_one_epoch', signalled)
     result = train()
     assert result.code == 0 and result.err == ''
-    line, = [line for line in result.out.splitlines() if 'stopped' in line]
+    (line,) = [line for line in result.out.splitlines() if 'stopped' in line]
     assert f'stopped by {number.name} in epoch 0 after 3 of 5 steps; --resume auto continues from' in line
     assert train.state()['progress']['done'] == 3 and train.state()['step'] == 3
     assert train().code == 0
@@ -135,6 +185,7 @@ def test_a_signal_during_evaluation_stops_at_once_and_only_the_evaluation_is_don
     def signalled(*args, **kwargs):
         os.kill(os.getpid(), signal.SIGTERM)
         raise AssertionError('the signal comes first')
+
     monkeypatch.setattr(main, 'evaluate', signalled)
     result = train()
     assert result.code == 0 and 'stopped by SIGTERM in epoch 0 after 5 of 5 steps' in result.out
@@ -147,6 +198,7 @@ def test_a_signal_during_evaluation_stops_at_once_and_only_the_evaluation_is_don
 def test_a_signal_without_an_output_folder_says_that_nothing_is_saved(run, scenes, monkeypatch):
     def signalled(*args, **kwargs):
         os.kill(os.getpid(), signal.SIGTERM)
+
     monkeypatch.setattr(main, 'evaluate', signalled)
     result = run(main, *FLAGS, '--data_path', scenes)
     assert result.code == 143 and 'nothing saved for want of --output_dir' in result.err
@@ -164,6 +216,7 @@ def test_a_second_ctrl_c_ends_the_program(monkeypatch):
 
 
 # ---- which checkpoint
+
 
 def test_auto_without_a_checkpoint_is_a_new_run_and_says_so(train):
     result = train('--epochs', 1)
@@ -194,8 +247,12 @@ def flip(path):
     path.write_bytes(data)  # a new file: the hard links keep theirs
 
 
-DAMAGE = {'a flipped bit': flip, 'cut short': lambda p: p.write_bytes(p.read_bytes()[:-5000]),
-          'empty': lambda p: p.write_bytes(b''), 'gone': lambda p: None}
+DAMAGE = {
+    'a flipped bit': flip,
+    'cut short': lambda p: p.write_bytes(p.read_bytes()[:-5000]),
+    'empty': lambda p: p.write_bytes(b''),
+    'gone': lambda p: None,
+}
 
 
 @pytest.mark.parametrize('damage', DAMAGE)
@@ -241,12 +298,14 @@ def test_there_is_a_good_checkpoint_at_every_moment_of_a_save(train, monkeypatch
             result = real(*args, **kwargs)
             look()
             return result
+
         monkeypatch.setattr(os, name, call)
 
     def look():
         if any(folder.glob('checkpoint-*.pd')):
             state, _ = checkpoint.load_newest(str(folder), pytest.fail)
             seen.append(state['step'])
+
     for name in ('link', 'replace', 'unlink'):
         watched(name)
     train('--epochs', 2, '--save_freq_steps', 2)
@@ -265,8 +324,14 @@ def test_keep_checkpoints_keeps_the_newest_numbered_ones(train, monkeypatch):
     monkeypatch.setattr(main, 'evaluate', lambda *a, **k: {'loss': 1.0, 'acc1': 10.0, 'acc5': 50.0})
     train('--epochs', 81, '--keep_checkpoints', 2)
     names = sorted(p.name for p in (train.folder / 'run').glob('*.pd'))
-    assert names == ['checkpoint-79.pd', 'checkpoint-80.pd', 'checkpoint-best-ema.pd', 'checkpoint-best.pd',
-                     'checkpoint-latest.pd', 'checkpoint-previous.pd']
+    assert names == [
+        'checkpoint-79.pd',
+        'checkpoint-80.pd',
+        'checkpoint-best-ema.pd',
+        'checkpoint-best.pd',
+        'checkpoint-latest.pd',
+        'checkpoint-previous.pd',
+    ]
 
 
 def test_what_a_killed_save_left_behind_is_removed(train):
@@ -288,6 +353,7 @@ def test_an_epoch_that_is_done_again_has_one_line_in_the_log(train, monkeypatch)
                 f.write('{"epoch": 1, "torn')
             raise Killed
         real(self, *tags)
+
     monkeypatch.setattr(TrainState, 'save', dies)
     with pytest.raises(Killed):
         train()
@@ -300,13 +366,16 @@ def test_an_epoch_that_is_done_again_has_one_line_in_the_log(train, monkeypatch)
 
 # ---- another shape of the run
 
+
 def images_of_updates(length, batch, world, accum, epoch=3):
     samplers = [TrainSampler(length, batch, rank, world, seed=5, accum_iter=accum) for rank in range(world)]
     for sampler in samplers:
         sampler.set_epoch(epoch)
     parts = [list(sampler) for sampler in samplers]
-    return [sorted(i for part in parts for step in part[k:k + accum] for i in step)
-            for k in range(0, len(parts[0]), accum)]
+    return [
+        sorted(i for part in parts for step in part[k : k + accum] for i in step)
+        for k in range(0, len(parts[0]), accum)
+    ]
 
 
 def test_the_images_of_an_update_depend_on_the_total_batch_alone():
@@ -346,7 +415,7 @@ def test_within_an_epoch_another_total_batch_is_refused_with_the_remedy(train, k
 def test_flags_that_changed_are_named(train):
     train('--epochs', 1)
     result = train('--epochs', 2, '--seed', 7)
-    line, = [line for line in result.out.splitlines() if 'flags that differ' in line]
+    (line,) = [line for line in result.out.splitlines() if 'flags that differ' in line]
     assert 'seed 0 -> 7' in line and 'epochs 1 -> 2' in line and 'num_workers' not in line and 'train_scale' not in line
 
 
@@ -370,9 +439,13 @@ def test_bad_images_are_counted_once_over_a_resume(train, scenes, kill_after, tm
 def test_wandb_goes_on_with_the_same_run(train, monkeypatch):
     import sys
     import types
+
     asked = []
-    wandb = types.SimpleNamespace(init=lambda **kwargs: asked.append(kwargs['id']) or types.SimpleNamespace(id='abc'),
-                                  log=lambda *a, **k: None, finish=lambda: None)
+    wandb = types.SimpleNamespace(
+        init=lambda **kwargs: asked.append(kwargs['id']) or types.SimpleNamespace(id='abc'),
+        log=lambda *a, **k: None,
+        finish=lambda: None,
+    )
     monkeypatch.setitem(sys.modules, 'wandb', wandb)
     train('--epochs', 1, '--log_wandb')
     train('--epochs', 2, '--log_wandb')
@@ -387,6 +460,7 @@ def test_weights_that_are_not_finite_are_not_saved(train, monkeypatch):
     def poison(self, done):
         self.model.head.bias.set_value(np.full([10], np.nan, 'float32'))
         real(self, done)
+
     monkeypatch.setattr(train_state.TrainState, 'after_update', poison)
     result = train('--epochs', 2, '--save_freq_steps', 1)
     assert result.code == 1 and 'not finite' in result.err and 'head.bias' in result.err and result.err.count('\n') == 1

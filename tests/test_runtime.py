@@ -1,4 +1,5 @@
 """util/runtime.py: what is set before paddle is imported, how scripts end, and that nothing of them stays behind."""
+
 import os
 import signal
 import subprocess
@@ -7,8 +8,10 @@ import time
 
 import pytest
 
-from util import runtime
-from util.runtime import Parser, UserError, worker_count
+from util import processes, runtime
+from util.errors import UserError
+from util.processes import worker_count
+from util.runtime import Parser
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CORES = len(os.sched_getaffinity(0))
@@ -16,34 +19,48 @@ CORES = len(os.sched_getaffinity(0))
 
 @pytest.fixture
 def prepared(tmp_path):
-    """prepared(vendor, flags, **environment) -> what runtime.prepare() says and sets, in a fresh process.
+    """prepared(vendor, flags, **environment) -> what runtime says and sets, in a fresh process.
 
     A stand-in for paddle shows the environment at the moment of its import; the real one takes 2 s to load.
     """
     (tmp_path / 'paddle.py').write_text(
-        "import os, sys\n"
+        'import os, sys\n'
         "print('OMP', os.environ.get('OMP_NUM_THREADS'))\n"
         "print('MKL', os.environ.get('MKL_DEBUG_CPU_TYPE'))\n"
         "print('a note on OMP_NUM_THREADS', file=sys.stderr)\n"
-        "print('a warning of another kind', file=sys.stderr)\n")
+        "print('a warning of another kind', file=sys.stderr)\n"
+    )
 
     def call(vendor='AuthenticAMD', flags='sse2 avx2', machine='x86_64', **environment):
-        code = ("from util import runtime; import platform\n"
-                f"runtime._cpu_flags = lambda: ({vendor!r}, {flags.split()!r})\n"
-                f"platform.machine = lambda: {machine!r}\n"
-                "print('SAID', runtime.prepare())")
+        (tmp_path / 'cpuinfo').write_text(f'vendor_id : {vendor}\nflags : {flags}\n')
+        code = (
+            'import builtins, platform\n'
+            'real_open = builtins.open\n'
+            f"builtins.open = lambda path, *args: real_open({str(tmp_path / 'cpuinfo')!r} if path == '/proc/cpuinfo' "
+            'else path, *args)\n'
+            f'platform.machine = lambda: {machine!r}\n'
+            'from util import runtime\n'
+            "print('SAID', runtime.CPU)"
+        )
         clean = {k: v for k, v in os.environ.items() if not k.startswith(('OMP_', 'MKL_', 'PADDLE_'))}
-        done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, text=True, capture_output=True,
-                              env={**clean, 'PYTHONPATH': str(tmp_path), **environment})
+        done = subprocess.run(
+            [sys.executable, '-c', code],
+            cwd=ROOT,
+            text=True,
+            capture_output=True,
+            env={**clean, 'PYTHONPATH': str(tmp_path), **environment},
+        )
         assert done.returncode == 0, done.stderr
-        assert done.stderr == 'a warning of another kind\n', "only the note on threads is dropped"
+        assert done.stderr == 'a warning of another kind\n', 'only the note on threads is dropped'
         lines = dict(line.split(' ', 1) for line in done.stdout.splitlines())
         assert set(lines) == {'OMP', 'MKL', 'SAID'} and lines['SAID'].startswith('CPU: ')
         return lines
+
     return call
 
 
 # ---- before the import
+
 
 def test_threads_are_the_cores_unless_set(prepared):
     lines = prepared()
@@ -70,8 +87,12 @@ def test_a_1_that_paddles_launcher_set_is_not_the_users(prepared):
 def test_mkl_takes_its_avx2_path_on_amd_only_where_there_is_avx2_and_never_against_the_user(prepared):
     lines = prepared('AuthenticAMD', 'sse2 avx2')
     assert lines['MKL'] == '5' and 'MKL on AVX2 (AMD)' in lines['SAID']
-    for other in (dict(flags='sse2 avx'), dict(vendor='GenuineIntel'), dict(vendor='', flags=''),
-                  dict(machine='aarch64')):
+    for other in (
+        dict(flags='sse2 avx'),
+        dict(vendor='GenuineIntel'),
+        dict(vendor='', flags=''),
+        dict(machine='aarch64'),
+    ):
         lines = prepared(**other)
         assert lines['MKL'] == 'None' and 'MKL' not in lines['SAID']
     for vendor in ('AuthenticAMD', 'GenuineIntel'):
@@ -84,17 +105,18 @@ def test_every_script_prepares_before_it_imports_paddle(script):
     with open(os.path.join(ROOT, f'{script}.py'), encoding='utf-8') as f:
         lines = f.read().splitlines()
     first = min(i for i, line in enumerate(lines) if line.startswith(('import paddle', 'from paddle')))
-    assert 'CPU = runtime.prepare()' in lines[:first]
+    assert 'from util import runtime' in lines[:first]
 
 
 def test_loader_processes_are_capped_by_the_machine(monkeypatch):
-    monkeypatch.setattr(runtime.os, 'cpu_count', lambda: 4)
+    monkeypatch.setattr(processes.os, 'cpu_count', lambda: 4)
     assert [worker_count(n) for n in (-1, 0, 1, 4, 5, 100)] == [0, 0, 1, 4, 4, 4]
-    monkeypatch.setattr(runtime.os, 'cpu_count', lambda: None)
+    monkeypatch.setattr(processes.os, 'cpu_count', lambda: None)
     assert worker_count(10) == 1
 
 
 # ---- how a script ends
+
 
 class Script:
     """A script whose main is the given function."""
@@ -109,13 +131,14 @@ class Script:
 def fails(error):
     def main(args):
         raise error
+
     return Script(main)
 
 
 def test_a_user_error_is_one_line_and_exit_code_1(run):
     result = run(fails(UserError('list.txt, line 3: no such image')))
     assert result == (1, '', 'script.py: error: list.txt, line 3: no such image\n')
-    result = run(fails(UserError("a  b.yml: not YAML (while scanning\n    a token\n  in line 1)")))
+    result = run(fails(UserError('a  b.yml: not YAML (while scanning\n    a token\n  in line 1)')))
     assert result.err == 'script.py: error: a  b.yml: not YAML (while scanning a token in line 1)\n'
 
 
@@ -127,10 +150,14 @@ def test_an_interrupt_is_quiet_and_a_defect_keeps_its_traceback(run):
 
 def test_a_bad_flag_is_one_line_and_exit_code_2(run):
     assert run(fails(None), '--no_such') == (
-        2, '', 'script.py: error: unrecognized arguments: --no_such (see script.py --help)\n')
+        2,
+        '',
+        'script.py: error: unrecognized arguments: --no_such (see script.py --help)\n',
+    )
 
 
 # ---- what stays behind
+
 
 def status(pid):
     """(state, parent) of a process as the kernel tells them; None if there is none."""
@@ -162,16 +189,31 @@ def gone(pids, seconds=10):
 def test_a_main_that_fails_in_the_middle_of_an_epoch_leaves_no_loader_process(run, scenes, tiny, monkeypatch, error):
     import engine
     import main
+
     seen = []
 
     def breaks(*args, **kwargs):
         seen.extend(children(os.getpid()))
         raise error
+
     monkeypatch.setattr(engine, 'batch_targets', breaks)
     before = set(children(os.getpid()))
     try:
-        run(main, '--model', 'lvvit_nano', '--input_size', 32, '--nb_classes', 10, '--batch_size', 2,
-            '--data_path', scenes, '--num_workers', 2)
+        run(
+            main,
+            '--model',
+            'lvvit_nano',
+            '--input_size',
+            32,
+            '--nb_classes',
+            10,
+            '--batch_size',
+            2,
+            '--data_path',
+            scenes,
+            '--num_workers',
+            2,
+        )
     except RuntimeError:
         pass
     workers = set(seen) - before
@@ -180,9 +222,24 @@ def test_a_main_that_fails_in_the_middle_of_an_epoch_leaves_no_loader_process(ru
 
 @pytest.mark.parametrize('how', [signal.SIGTERM, signal.SIGINT])
 def test_a_script_that_is_stopped_from_outside_takes_its_loader_processes_along(scenes, how):
-    argv = [sys.executable, os.path.join(ROOT, 'main.py'), '--model', 'lvvit_nano', '--input_size', '32',
-            '--nb_classes', '10', '--batch_size', '2', '--data_path', str(scenes), '--num_workers', '2',
-            '--epochs', '100000']
+    argv = [
+        sys.executable,
+        os.path.join(ROOT, 'main.py'),
+        '--model',
+        'lvvit_nano',
+        '--input_size',
+        '32',
+        '--nb_classes',
+        '10',
+        '--batch_size',
+        '2',
+        '--data_path',
+        str(scenes),
+        '--num_workers',
+        '2',
+        '--epochs',
+        '100000',
+    ]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
         try:
             for line in process.stdout:

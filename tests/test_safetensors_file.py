@@ -1,4 +1,5 @@
-"""util/safetensors_file.py: what is saved is loaded, the package's files too, and damage is one line."""
+"""util/weights/safetensors_file.py: what is saved is loaded, the package's files too, and damage is one line."""
+
 import json
 import os
 import struct
@@ -6,15 +7,23 @@ import struct
 import numpy as np
 import pytest
 
-from util import safetensors_file
-from util.runtime import UserError
+from util.errors import UserError
+from util.weights import safetensors_file
 
 pytestmark = pytest.mark.cross_version
 
-ARRAYS = {'w': np.arange(6, dtype='float32').reshape(2, 3), 'half': np.ones(3, 'float16'), 'double': np.array(3.5),
-          'ids': np.array([-1, 2 ** 40]), 'bytes': np.array([0, 255], 'uint8'), 'mask': np.array([True, False]),
-          'empty': np.zeros([0, 3], 'float32'), 'counter': np.array(7),
-          'u2': np.array([65535], 'uint16'), 'µ': np.ones(1)}
+ARRAYS = {
+    'w': np.arange(6, dtype='float32').reshape(2, 3),
+    'half': np.ones(3, 'float16'),
+    'double': np.array(3.5),
+    'ids': np.array([-1, 2**40]),
+    'bytes': np.array([0, 255], 'uint8'),
+    'mask': np.array([True, False]),
+    'empty': np.zeros([0, 3], 'float32'),
+    'counter': np.array(7),
+    'u2': np.array([65535], 'uint16'),
+    'µ': np.ones(1),
+}
 
 
 @pytest.fixture
@@ -85,6 +94,7 @@ def test_a_failed_save_leaves_the_old_file(path, monkeypatch, tmp_path):
 
     def full(*_):
         raise OSError(28, 'No space left on device')
+
     monkeypatch.setattr(os, 'fsync', full)
     with pytest.raises(UserError, match=f'{path}: could not be written .No space left'):
         safetensors_file.save({'a': np.zeros(1)}, path)
@@ -95,20 +105,36 @@ def test_a_failed_save_leaves_the_old_file(path, monkeypatch, tmp_path):
         safetensors_file.save({'a': np.zeros(1, 'complex64')}, path)
 
 
-@pytest.mark.parametrize('header, data', [
-    ({'a': entry(offsets=(0, 8))}, b''), ({'a': entry(shape=(3,))}, bytes(8)), ({'a': entry()}, bytes(9)),
-    ({'a': entry(offsets=(1, 9))}, bytes(9)), ({'a': entry(), 'b': entry(offsets=(4, 12))}, bytes(12)),
-    ({'a': entry(dtype='F31')}, bytes(8)), ({'a': entry(dtype='O')}, bytes(8)), ({'a': entry(shape=(-2,))}, bytes(8)),
-    ({'a': entry(shape=(2.0,))}, bytes(8)), ({'a': entry(shape='2')}, bytes(8)),
-    ({'a': entry(offsets=(0, 2 ** 62))}, b''),
-    ({'a': entry(shape=(2 ** 62,), offsets=(0, 2 ** 64))}, b''), ({'a': entry(offsets=(8, 0))}, bytes(8)),
-    ({'a': {}}, b''), ({'a': 1}, b''), ([1], b''), (b'{"a"', b''), (b'{\xff}', b''), (b'{"a":' * 9000, b'')])
+@pytest.mark.parametrize(
+    'header, data',
+    [
+        ({'a': entry(offsets=(0, 8))}, b''),
+        ({'a': entry(shape=(3,))}, bytes(8)),
+        ({'a': entry()}, bytes(9)),
+        ({'a': entry(offsets=(1, 9))}, bytes(9)),
+        ({'a': entry(), 'b': entry(offsets=(4, 12))}, bytes(12)),
+        ({'a': entry(dtype='F31')}, bytes(8)),
+        ({'a': entry(dtype='O')}, bytes(8)),
+        ({'a': entry(shape=(-2,))}, bytes(8)),
+        ({'a': entry(shape=(2.0,))}, bytes(8)),
+        ({'a': entry(shape='2')}, bytes(8)),
+        ({'a': entry(offsets=(0, 2**62))}, b''),
+        ({'a': entry(shape=(2**62,), offsets=(0, 2**64))}, b''),
+        ({'a': entry(offsets=(8, 0))}, bytes(8)),
+        ({'a': {}}, b''),
+        ({'a': 1}, b''),
+        ([1], b''),
+        (b'{"a"', b''),
+        (b'{\xff}', b''),
+        (b'{"a":' * 9000, b''),
+    ],
+)
 def test_headers_that_lie_are_one_line(path, header, data):
     write(path, header, data)
     said(path)
 
 
-@pytest.mark.parametrize('length', [2 ** 63, 10 ** 6, 0, 1])
+@pytest.mark.parametrize('length', [2**63, 10**6, 0, 1])
 def test_a_length_that_lies_is_one_line(path, length):
     write(path, {'a': entry()}, bytes(8), length)
     said(path)
@@ -132,6 +158,7 @@ def test_what_is_no_such_file_is_known_by_its_beginning(path, tmp_path):
 
 # ---- the package itself, where it is installed
 
+
 def test_the_package_reads_what_is_saved(path):
     package = pytest.importorskip('safetensors')
     pytest.importorskip('safetensors.numpy')
@@ -144,6 +171,7 @@ def test_the_package_reads_what_is_saved(path):
 def test_what_the_package_saves_is_read(path):
     pytest.importorskip('safetensors')
     from safetensors.numpy import save_file
+
     save_file(ARRAYS, path, {'who': 'the package'})
     assert safetensors_file.is_safetensors_file(path)
     assert_same(safetensors_file.load(path), ARRAYS)

@@ -1,5 +1,6 @@
 """test_tipc/: its configs fit the scripts, a step that fails or leaves nothing fails the chain, and (with the README's
 commands) the chain runs in a fresh clone on a CPU. See also test_tipc_prepare.py and test_compare_results.py."""
+
 import glob
 import importlib
 import os
@@ -23,6 +24,7 @@ def read(path):
 
 # -- configs -----------------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize('path', CONFIGS, ids=NAMES)
 def test_a_config_has_the_51_lines_of_tipc_in_their_order(path):
     lines = read(path)
@@ -30,12 +32,23 @@ def test_a_config_has_the_51_lines_of_tipc_in_their_order(path):
     keys = [line.split(':')[0] for line in lines]
     assert keys[1:4] == ['model_name', 'python', 'gpu_list']
     assert keys[10:12] == ['train_model_name', 'train_infer_img_dir']
-    assert [keys[n] for n in (13, 21, 25)] == ['##'] * 3 and [keys[n].strip('=') for n in (0, 22, 26)] == \
-        ['train_params', 'eval_params', 'infer_params']
+    assert [keys[n] for n in (13, 21, 25)] == ['##'] * 3 and [keys[n].strip('=') for n in (0, 22, 26)] == [
+        'train_params',
+        'eval_params',
+        'infer_params',
+    ]
     assert keys[14:19] == ['trainer', 'norm_train', 'pact_train', 'fpgm_train', 'distill_train']
     assert (keys[23], keys[29], keys[39]) == ('eval', 'norm_export', 'inference')
-    assert keys[40:48] == ['--use_gpu', '--enable_mkldnn', '--cpu_threads', '--batch_size', '--use_tensorrt',
-                           '--precision', '--model_file', '--input_file']
+    assert keys[40:48] == [
+        '--use_gpu',
+        '--enable_mkldnn',
+        '--cpu_threads',
+        '--batch_size',
+        '--use_tensorrt',
+        '--precision',
+        '--model_file',
+        '--input_file',
+    ]
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=NAMES)
@@ -51,8 +64,9 @@ def test_every_command_of_a_config_is_one_that_its_script_understands(path):
 
     norm = field[15][1]
     commands = [norm + f' {field[19][1]}' * (field[14][1] == 'to_static_train')]
-    commands[0] += ' ' + ' '.join(flags(6, 7, 8, 12)) + f' {of_cpu.get("train", "")}' + \
-        f' {field[5][0]}' * (field[5][0] != 'null')
+    commands[0] += (
+        ' ' + ' '.join(flags(6, 7, 8, 12)) + f' {of_cpu.get("train", "")}' + f' {field[5][0]}' * (field[5][0] != 'null')
+    )
     commands.append(f'{field[23][1]} --resume=x {of_cpu.get("eval", "")}')
     commands.append(f'{field[29][1]} --resume=x {field[27][0]}=x {of_cpu.get("export", "")}')
     commands.append(f'{field[37][1]} --resume=x {field[27][0]}=x')
@@ -80,7 +94,7 @@ def test_the_configs_of_lvvit_s_are_those_of_lvvit_t():
 
 # -- the chain, with a stub for Python ---------------------------------------------------------------------------------
 
-STUB = r'''#!/bin/sh
+STUB = r"""#!/bin/sh
 # Plays python: writes what the real commands leave, unless told to break.
 for word; do
     case $word in --output_dir=*) out=${word#*=} ;; --log_file=*) log=${word#*=} ;; esac
@@ -103,7 +117,7 @@ case "$*" in
  {'class_ids': [1], 'scores': [$score], 'file_name': 'b.JPEG'}]" ;;
     *compare_results.py*) exec "$REAL_PYTHON" "$@" ;;
 esac
-'''
+"""
 
 
 @pytest.fixture
@@ -130,12 +144,25 @@ def chain(tmp_path):
         if not images_there:
             for file in images.iterdir():
                 file.unlink()
-        done = subprocess.run(['bash', str(root / 'test_tipc/test_train_inference_python.sh'), str(config), mode],
-                              cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                              env={**os.environ, 'PYTHON': str(stub), 'REAL_PYTHON': sys.executable, 'BREAK': fault,
-                                   'TIPC_DEVICE': '', 'TIPC_GPU_LIST': '', **env})
+        done = subprocess.run(
+            ['bash', str(root / 'test_tipc/test_train_inference_python.sh'), str(config), mode],
+            cwd=tmp_path,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={
+                **os.environ,
+                'PYTHON': str(stub),
+                'REAL_PYTHON': sys.executable,
+                'BREAK': fault,
+                'TIPC_DEVICE': '',
+                'TIPC_GPU_LIST': '',
+                **env,
+            },
+        )
         log = root / f'test_tipc/output/config/tiny/{mode}/results_python.log'
         return done.returncode, done.stdout, log.read_text().splitlines() if log.exists() else []
+
     return call
 
 
@@ -147,14 +174,17 @@ def test_a_chain_in_which_all_goes_well_exits_with_0(chain):
     assert out.count('\nok ') == len(status) and '12 steps, 0 failed' in out
 
 
-@pytest.mark.parametrize('fault, failed, said', [
-    ('train', 'main.py', 'exit code 3'),
-    ('no-checkpoint', 'main.py', 'checkpoint-latest.pd'),
-    ('eval', 'eval.py', "no line 'Acc@1'"),
-    ('export', 'export_model.py', 'model.pdiparams'),
-    ('no-records', 'infer.py', 'predictions for 0 of the 2 images'),
-    ('disagree', 'compare_results.py', 'b.JPEG: score 1 is 0.5, the reference has 0.51'),
-])
+@pytest.mark.parametrize(
+    'fault, failed, said',
+    [
+        ('train', 'main.py', 'exit code 3'),
+        ('no-checkpoint', 'main.py', 'checkpoint-latest.pd'),
+        ('eval', 'eval.py', "no line 'Acc@1'"),
+        ('export', 'export_model.py', 'model.pdiparams'),
+        ('no-records', 'infer.py', 'predictions for 0 of the 2 images'),
+        ('disagree', 'compare_results.py', 'b.JPEG: score 1 is 0.5, the reference has 0.51'),
+    ],
+)
 def test_a_step_that_fails_or_leaves_nothing_fails_the_chain(chain, fault, failed, said):
     code, out, status = chain(fault=fault)
     assert code == 1 and said in out
@@ -219,9 +249,11 @@ def test_an_unknown_mode_or_config_is_one_line():
 
 # -- the chain itself, on a CPU ----------------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def tipc(clone):
     """tipc(config, mode, quick) -> (output, status lines) of the two commands; quick: one run of infer.py, not 8."""
+
     def call(name, mode, quick=True):
         config = f'test_tipc/config/TokenLabeling/{name}.txt'
         path = clone / config
@@ -232,13 +264,21 @@ def tipc(clone):
                 key = lines[n].split(':')[0]
                 lines[n] = f'{key}:{once[key]}'
             path.write_text('\n'.join(lines) + '\n')
-        done = subprocess.run(f"bash test_tipc/prepare.sh {config} '{mode}' && "
-                              f"bash test_tipc/test_train_inference_python.sh {config} '{mode}'", shell=True, cwd=clone,
-                              text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900,
-                              env={**os.environ, 'PYTHON': sys.executable, 'TIPC_DEVICE': 'cpu', 'TIPC_DATA': ''})
+        done = subprocess.run(
+            f"bash test_tipc/prepare.sh {config} '{mode}' && "
+            f"bash test_tipc/test_train_inference_python.sh {config} '{mode}'",
+            shell=True,
+            cwd=clone,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=900,
+            env={**os.environ, 'PYTHON': sys.executable, 'TIPC_DEVICE': 'cpu', 'TIPC_DATA': ''},
+        )
         print(done.stdout)
         assert done.returncode == 0, done.stdout[-3000:]
         return done.stdout, (clone / f'test_tipc/output/TokenLabeling/{name}/{mode}/results_python.log').read_text()
+
     return call
 
 

@@ -1,4 +1,5 @@
 """test_tipc/prepare.sh: which of a user's images each mode takes, and that it deletes none."""
+
 import os
 import subprocess
 import sys
@@ -34,9 +35,11 @@ def prepare(tmp_path):
 
     def call(mode, **env):
         words = [root / 'test_tipc/prepare.sh', CONFIG, mode]
-        done = subprocess.run(['bash', *words], text=True, capture_output=True,
-                              env={**os.environ, 'PYTHON': sys.executable, **env})
+        done = subprocess.run(
+            ['bash', *words], text=True, capture_output=True, env={**os.environ, 'PYTHON': sys.executable, **env}
+        )
         return done, root / 'dataset/ILSVRC2012'
+
     return call
 
 
@@ -79,6 +82,7 @@ def test_an_incomplete_imagenet_is_one_line(prepare, imagenet, missing, said):
 
 def test_whole_training_asks_for_the_users_imagenet():
     words = [TIPC / 'prepare.sh', CONFIG, 'whole_train_whole_infer']
-    done = subprocess.run(['bash', *words], capture_output=True, text=True,
-                          env={**os.environ, 'PYTHON': sys.executable, 'TIPC_DATA': ''})
+    done = subprocess.run(
+        ['bash', *words], capture_output=True, text=True, env={**os.environ, 'PYTHON': sys.executable, 'TIPC_DATA': ''}
+    )
     assert done.returncode == 2 and 'set TIPC_DATA=DIR' in done.stderr and len(done.stderr.splitlines()) == 1

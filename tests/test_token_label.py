@@ -1,4 +1,5 @@
-"""util/token_label.py: what a token's target reads from a label map, the targets, and the files."""
+"""util/data/token_label.py: what a token's target reads from a label map, the targets, and the files."""
+
 import math
 
 import numpy as np
@@ -6,15 +7,16 @@ import paddle
 import pytest
 from PIL import Image
 
-from util import auto_augment
-from util.label_maps import LabelMaps
-from util.token_label import dense_target, stack_targets, sampling_matrix, sparse_target
-from util.transforms import TrainTransform
+from util.data import auto_augment
+from util.data.label_maps import LabelMaps
+from util.data.token_label import dense_target, stack_targets, sampling_matrix, sparse_target
+from util.data.transforms import TrainTransform
 
 pytestmark = pytest.mark.cross_version
 
 
 # ---- the sampling matrix
+
 
 def read_point(u, v, height, width):
     """{cell: weight} of bilinear interpolation at (u, v) in units of cells, cell centres at whole numbers; RoIAlign's
@@ -59,8 +61,11 @@ def brute_force(matrix, side, tokens, covered, shape):
 def random_affine(rng, side, width, height):
     """Input pixels to source pixels: a scaled, rotated and sheared view, partly outside the source at times."""
     angle = rng.uniform(-math.pi, math.pi)
-    linear = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]) \
-        @ np.diag(rng.uniform(0.2, 1.0, 2) * (width, height) / side) @ [[1, rng.uniform(-0.3, 0.3)], [0, 1]]
+    linear = (
+        np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        @ np.diag(rng.uniform(0.2, 1.0, 2) * (width, height) / side)
+        @ [[1, rng.uniform(-0.3, 0.3)], [0, 1]]
+    )
     matrix = np.eye(3)
     matrix[:2, :2] = linear
     matrix[:2, 2] = (rng.uniform(0, width), rng.uniform(0, height)) - linear @ [side / 2, side / 2]
@@ -76,7 +81,7 @@ def test_the_sampling_matrix_equals_a_written_out_loop_for_any_affine_view():
         matrix = random_affine(rng, side, width, height)
         own = sampling_matrix(matrix, side, tokens, covered, shape)
         expected = brute_force(matrix, side, tokens, covered, shape)
-        assert own.shape == (1 + tokens ** 2, shape[0] * shape[1]) and own.dtype == np.float32
+        assert own.shape == (1 + tokens**2, shape[0] * shape[1]) and own.dtype == np.float32
         assert np.abs(own - expected).max() < 1e-6
         outside += (expected.sum(axis=1) < 0.999).sum()
     assert outside > 20  # views beyond the covered part were among them
@@ -96,8 +101,9 @@ def test_for_a_crop_it_is_roi_align():
             own = sampling_matrix(crop_matrix(x, y, w, h, 64), 64, tokens, (0, 0, 100, 100), (size, size))
             box = paddle.to_tensor(np.array([[x, y, x + w, y + h]], 'float32') * (size / 100))
             for n, rows in ((1, own[:1]), (tokens, own[1:])):
-                pooled = paddle.vision.ops.roi_align(paddle.to_tensor(dense), box, paddle.to_tensor([1], 'int32'), n,
-                                                     sampling_ratio=-1, aligned=True).numpy()
+                pooled = paddle.vision.ops.roi_align(
+                    paddle.to_tensor(dense), box, paddle.to_tensor([1], 'int32'), n, sampling_ratio=-1, aligned=True
+                ).numpy()
                 mine = (rows @ dense.reshape(6, -1).T).reshape(n, n, 6).transpose(2, 0, 1)
                 assert np.abs(mine - pooled[0]).max() <= 1e-4
 
@@ -118,6 +124,7 @@ def test_the_whole_image_on_a_map_of_the_same_size_is_the_map_itself():
 
 
 # ---- targets
+
 
 def label_map(rng, classes, cells=6, best=5):
     """(scores [K, H, W], ids [K, H, W]) with different ids in each cell, and the scattered map [H·W, C] in float64."""
@@ -189,6 +196,7 @@ def test_padding_a_batch_changes_no_target():
 
 # ---- geometry: what a token's target reads is where its pixels come from
 
+
 def position_image(width, height):
     """Pixel (x, y) holds (x, y, 255): red and green say where it is, blue that it is the image and no filling."""
     xs, ys = np.meshgrid(np.arange(width), np.arange(height))
@@ -221,16 +229,22 @@ def test_every_token_reads_its_label_where_its_pixels_come_from(size, tokens, co
         left, top, w, h = maps.covered(width, height)
         sampling = sampling_matrix(matrix, size, tokens, (left, top, w, h), (cells, cells)).astype('float64')
         middle = np.arange(cells) + 0.5
-        centres = np.stack([np.tile(middle, cells) * w / cells + left,
-                            np.repeat(middle, cells) * h / cells + top], axis=1)
+        centres = np.stack(
+            [np.tile(middle, cells) * w / cells + left, np.repeat(middle, cells) * h / cells + top], axis=1
+        )
         read, mass = sampling @ centres, sampling.sum(axis=1)
 
         patch = size // tokens
         values = np.asarray(image).astype('float64').reshape(tokens, patch, tokens, patch, 3).transpose(0, 2, 1, 3, 4)
         values = values.reshape(tokens * tokens, patch * patch, 3)
         x, y = values[..., 0] + 0.5, values[..., 1] + 0.5
-        seen = (values[..., 2] == 255).all(axis=1) & (x.min(1) > left) & (x.max(1) < left + w) \
-            & (y.min(1) > top) & (y.max(1) < top + h)
+        seen = (
+            (values[..., 2] == 255).all(axis=1)
+            & (x.min(1) > left)
+            & (x.max(1) < left + w)
+            & (y.min(1) > top)
+            & (y.max(1) < top + h)
+        )
         assert np.allclose(mass[1:][seen], 1.0, atol=1e-6)
         seen_at = np.stack([x.mean(1), y.mean(1)], axis=1)
         error = ((read[1:] - seen_at) * cells / (w, h))[seen]

@@ -1,7 +1,8 @@
-"""util/torch_file.py: PyTorch's files are read without PyTorch, to the bit, and no file does harm.
+"""util/weights/torch_file.py: PyTorch's files are read without PyTorch, to the bit, and no file does harm.
 
 The files are made by hand here, as PyTorch makes them; the last tests ask PyTorch itself where it is installed.
 """
+
 import collections
 import os
 import pickle
@@ -11,15 +12,22 @@ import zipfile
 import numpy as np
 import pytest
 
-from util import torch_file
-from util.runtime import UserError
+from util.errors import UserError
+from util.weights import torch_file
 
 pytestmark = pytest.mark.cross_version
 
-STATE = {'w': np.arange(6, dtype='float32').reshape(2, 3), 'half': np.ones(2, 'float16'), 'double': np.array(3.5),
-         'ids': np.array([-1, 2 ** 40]), 'bytes': np.array([0, 255], 'uint8'), 'mask': np.array([True, False]),
-         'empty': np.zeros([0, 3], 'float32'), 'complex': np.array([1j], 'complex64'),
-         'more': {'lr': 0.1, 'epoch': 7, 'big': 2 ** 70, 'name': 'µ', 'list': [1, None, True], 'pair': (1, -2)}}
+STATE = {
+    'w': np.arange(6, dtype='float32').reshape(2, 3),
+    'half': np.ones(2, 'float16'),
+    'double': np.array(3.5),
+    'ids': np.array([-1, 2**40]),
+    'bytes': np.array([0, 255], 'uint8'),
+    'mask': np.array([True, False]),
+    'empty': np.zeros([0, 3], 'float32'),
+    'complex': np.array([1j], 'complex64'),
+    'more': {'lr': 0.1, 'epoch': 7, 'big': 2**70, 'name': 'µ', 'list': [1, None, True], 'pair': (1, -2)},
+}
 
 
 @pytest.fixture
@@ -33,7 +41,7 @@ def said(path):
         torch_file.load(path)
     message = str(error.value)
     assert message.startswith(f'{path}: ') and '\n' not in message and len(message) < 500 + len(path)
-    return message[len(path) + 2:]
+    return message[len(path) + 2 :]
 
 
 def assert_same(a, b):
@@ -50,6 +58,7 @@ def assert_same(a, b):
 
 # ---- a small assembler
 
+
 def op(value):
     """The instructions of a plain value, of protocol 2."""
     return pickle.dumps(value, 2)[2:-1]
@@ -59,10 +68,28 @@ def reference(storage, key='0', count=6, more=b''):
     return b'(' + op('storage') + storage + op(key) + op('cpu') + op(count) + more + b'tQ'
 
 
-def tensor(size=(2, 3), stride=(3, 1), offset=0, storage=b'ctorch\nFloatStorage\n', function=b'_rebuild_tensor_v2',
-           key='0', count=6, more=b'', extra=b'\x89ccollections\nOrderedDict\n)R'):
-    return b'ctorch._utils\n' + function + b'\n(' + reference(storage, key, count, more) \
-        + op(offset) + op(size) + op(stride) + extra + b'tR'
+def tensor(
+    size=(2, 3),
+    stride=(3, 1),
+    offset=0,
+    storage=b'ctorch\nFloatStorage\n',
+    function=b'_rebuild_tensor_v2',
+    key='0',
+    count=6,
+    more=b'',
+    extra=b'\x89ccollections\nOrderedDict\n)R',
+):
+    return (
+        b'ctorch._utils\n'
+        + function
+        + b'\n('
+        + reference(storage, key, count, more)
+        + op(offset)
+        + op(size)
+        + op(stride)
+        + extra
+        + b'tR'
+    )
 
 
 def write_zip(path, instructions, storages=None, root='archive', compression=zipfile.ZIP_STORED, **members):
@@ -91,6 +118,7 @@ VALUES = np.arange(6, dtype='float32').reshape(2, 3)
 
 # ---- reading
 
+
 @WRITERS
 def test_a_tensor(path, write):
     write(path, tensor())
@@ -99,32 +127,58 @@ def test_a_tensor(path, write):
 
 
 @WRITERS
-@pytest.mark.parametrize('size, stride, offset, expected', [
-    ((3, 2), (1, 3), 0, VALUES.T), ((2, 2), (3, 2), 0, VALUES[:, ::2]), ((3,), (1,), 3, VALUES[1]),
-    ((), (), 5, VALUES[1, 2]), ((4, 2), (0, 1), 1, np.tile(VALUES[0, 1:], (4, 1))),
-    ((0, 7), (7, 1), 0, np.zeros([0, 7]))])
+@pytest.mark.parametrize(
+    'size, stride, offset, expected',
+    [
+        ((3, 2), (1, 3), 0, VALUES.T),
+        ((2, 2), (3, 2), 0, VALUES[:, ::2]),
+        ((3,), (1,), 3, VALUES[1]),
+        ((), (), 5, VALUES[1, 2]),
+        ((4, 2), (0, 1), 1, np.tile(VALUES[0, 1:], (4, 1))),
+        ((0, 7), (7, 1), 0, np.zeros([0, 7])),
+    ],
+)
 def test_views_of_a_storage_become_contiguous(path, write, size, stride, offset, expected):
     write(path, tensor(size, stride, offset))
     assert_same(torch_file.load(path), np.array(expected, 'float32'))
 
 
 @WRITERS
-@pytest.mark.parametrize('storage, dtype', [
-    ('Float', 'f4'), ('Half', 'f2'), ('Double', 'f8'), ('Long', 'i8'), ('Int', 'i4'), ('Short', 'i2'), ('Char', 'i1'),
-    ('Byte', 'u1'), ('Bool', 'b1'), ('ComplexFloat', 'c8'), ('ComplexDouble', 'c16')])
+@pytest.mark.parametrize(
+    'storage, dtype',
+    [
+        ('Float', 'f4'),
+        ('Half', 'f2'),
+        ('Double', 'f8'),
+        ('Long', 'i8'),
+        ('Int', 'i4'),
+        ('Short', 'i2'),
+        ('Char', 'i1'),
+        ('Byte', 'u1'),
+        ('Bool', 'b1'),
+        ('ComplexFloat', 'c8'),
+        ('ComplexDouble', 'c16'),
+    ],
+)
 def test_every_type_of_storage(path, write, storage, dtype):
     array = np.array([1, 0, 1], dtype)
     data = array.tobytes()
-    write(path, tensor((3,), (1,), storage=f'ctorch\n{storage}Storage\n'.encode(), count=3),
-          {'0': data if write is write_zip else (3, data)})
+    write(
+        path,
+        tensor((3,), (1,), storage=f'ctorch\n{storage}Storage\n'.encode(), count=3),
+        {'0': data if write is write_zip else (3, data)},
+    )
     assert_same(torch_file.load(path), array)
 
 
 @WRITERS
 def test_bfloat16_is_read_as_float32_and_that_is_said(path, write):
     data = np.array([1.0, -2.5, 3e38], 'f4').view('u2')[1::2].tobytes()  # the upper halves
-    write(path, tensor((2,), (1,), storage=b'ctorch\nBFloat16Storage\n', count=3),
-          {'0': data if write is write_zip else (3, data)})
+    write(
+        path,
+        tensor((2,), (1,), storage=b'ctorch\nBFloat16Storage\n', count=3),
+        {'0': data if write is write_zip else (3, data)},
+    )
     lines = []
     assert_same(torch_file.load(path, lines.append), np.array([1, -2.5], 'f4'))
     assert lines == [f'{path}: what is bfloat16 in it is read as float32']
@@ -137,8 +191,17 @@ def test_nothing_is_said_without_bfloat16(path, write):
 
 
 def test_unsigned_types_are_on_untyped_storages(path):
-    write_zip(path, tensor((3,), (1,), storage=b'ctorch.storage\nUntypedStorage\n', function=b'_rebuild_tensor_v3',
-                           extra=b'\x89)ctorch\nuint16\n'), {'0': np.array([1, 2, 65535], '<u2').tobytes()})
+    write_zip(
+        path,
+        tensor(
+            (3,),
+            (1,),
+            storage=b'ctorch.storage\nUntypedStorage\n',
+            function=b'_rebuild_tensor_v3',
+            extra=b'\x89)ctorch\nuint16\n',
+        ),
+        {'0': np.array([1, 2, 65535], '<u2').tobytes()},
+    )
     assert_same(torch_file.load(path), np.array([1, 2, 65535], 'u2'))
 
 
@@ -156,10 +219,30 @@ def test_a_view_of_a_storage_in_a_file_of_old(path):
 def test_the_other_things_in_a_checkpoint(path, write):
     parameter = b'ctorch._utils\n_rebuild_parameter\n(' + tensor() + b'\x88ccollections\nOrderedDict\n)RtR'
     state = b'ccollections\nOrderedDict\n)R(' + op('w') + parameter + b'u}' + op('_metadata') + b'Nsb'
-    write(path, b'}(' + op('state') + state + op('size') + b'ctorch\nSize\n' + op(((1, 2),)) + b'R'
-          + op('device') + b'ctorch\ndevice\n' + op(('cuda', 0)) + b'R' + op('dtype') + b'ctorch\nfloat16\n'
-          + op('args') + b'cargparse\nNamespace\n)\x81}' + op('lr') + op(0.1) + b'sb' + op('storage')
-          + reference(b'ctorch\nFloatStorage\n') + b'u')
+    write(
+        path,
+        b'}('
+        + op('state')
+        + state
+        + op('size')
+        + b'ctorch\nSize\n'
+        + op(((1, 2),))
+        + b'R'
+        + op('device')
+        + b'ctorch\ndevice\n'
+        + op(('cuda', 0))
+        + b'R'
+        + op('dtype')
+        + b'ctorch\nfloat16\n'
+        + op('args')
+        + b'cargparse\nNamespace\n)\x81}'
+        + op('lr')
+        + op(0.1)
+        + b'sb'
+        + op('storage')
+        + reference(b'ctorch\nFloatStorage\n')
+        + b'u',
+    )
     assert_same(torch_file.load(path)['state'], {'w': VALUES})
     result = torch_file.load(path)
     assert [result[key] for key in ('size', 'device', 'dtype', 'args')] == [(1, 2), 'cuda', 'float16', {'lr': 0.1}]
@@ -178,6 +261,7 @@ def test_which_files_are_pytorchs(path, tmp_path):
 
 # ---- writing
 
+
 def test_what_is_saved_is_loaded(path):
     torch_file.save(STATE, path)
     assert torch_file.is_torch_file(path)
@@ -185,10 +269,13 @@ def test_what_is_saved_is_loaded(path):
 
 
 def test_other_layouts_are_saved_by_value(path):
-    torch_file.save({'t': VALUES.T, 'big': np.arange(3, dtype='>i4'), 'n': np.float32(2),
-                     'o': collections.OrderedDict(a=1)}, path)
-    assert_same(torch_file.load(path), {'t': np.ascontiguousarray(VALUES.T), 'big': np.arange(3, dtype='i4'), 'n': 2.0,
-                                        'o': {'a': 1}})
+    torch_file.save(
+        {'t': VALUES.T, 'big': np.arange(3, dtype='>i4'), 'n': np.float32(2), 'o': collections.OrderedDict(a=1)}, path
+    )
+    assert_same(
+        torch_file.load(path),
+        {'t': np.ascontiguousarray(VALUES.T), 'big': np.arange(3, dtype='i4'), 'n': 2.0, 'o': {'a': 1}},
+    )
 
 
 def test_two_saves_write_the_same_bytes_and_nothing_else(path):
@@ -203,6 +290,7 @@ def test_a_failed_save_leaves_the_old_file(path, monkeypatch, tmp_path):
 
     def full(*_):
         raise OSError(28, 'No space left on device')
+
     monkeypatch.setattr(torch_file.os, 'fsync', full)
     with pytest.raises(UserError, match=f'{path}: could not be written .No space left'):
         torch_file.save({'epoch': 2}, path)
@@ -221,10 +309,24 @@ def test_what_pytorch_has_no_word_for_is_not_saved(path, value):
 
 # ---- hostile and damaged files
 
+
 @WRITERS
-@pytest.mark.parametrize('name', ['os system', 'posix system', 'builtins eval', '__builtin__ getattr', 'torch load',
-                                  'torch.hub load', 'torch.jit load', 'torch._utils _rebuild_wrapper_subclass',
-                                  'torch.nn.modules.linear Linear', 'torch.storage _load_from_bytes', 'torch _C'])
+@pytest.mark.parametrize(
+    'name',
+    [
+        'os system',
+        'posix system',
+        'builtins eval',
+        '__builtin__ getattr',
+        'torch load',
+        'torch.hub load',
+        'torch.jit load',
+        'torch._utils _rebuild_wrapper_subclass',
+        'torch.nn.modules.linear Linear',
+        'torch.storage _load_from_bytes',
+        'torch _C',
+    ],
+)
 def test_a_name_that_executes_is_refused(path, tmp_path, name, write):
     victim = tmp_path / 'victim'
     module, name = name.split()
@@ -233,23 +335,57 @@ def test_a_name_that_executes_is_refused(path, tmp_path, name, write):
 
 
 @WRITERS
-@pytest.mark.parametrize('size, stride, offset', [
-    ((2, 3), (3, 1), 1), ((7,), (1,), 0), ((2,), (6,), 0), ((1,), (1,), 6), ((1,), (1,), -1), ((2, 3), (-3, 1), 3),
-    ((-2,), (1,), 0), ((2, 3), (3,), 0), ((2 ** 62,), (2 ** 62,), 0), ((1.0,), (1,), 0), ((1,) * 70, (1,) * 70, 0),
-    ((2 ** 40,), (0,), 0), ((2 ** 62, 2 ** 62), (0, 0), 0), ((0, 2 ** 62, 2 ** 62), (0, 0, 0), 0), (3, 1, 0),
-    (None, (), 0)])
+@pytest.mark.parametrize(
+    'size, stride, offset',
+    [
+        ((2, 3), (3, 1), 1),
+        ((7,), (1,), 0),
+        ((2,), (6,), 0),
+        ((1,), (1,), 6),
+        ((1,), (1,), -1),
+        ((2, 3), (-3, 1), 3),
+        ((-2,), (1,), 0),
+        ((2, 3), (3,), 0),
+        ((2**62,), (2**62,), 0),
+        ((1.0,), (1,), 0),
+        ((1,) * 70, (1,) * 70, 0),
+        ((2**40,), (0,), 0),
+        ((2**62, 2**62), (0, 0), 0),
+        ((0, 2**62, 2**62), (0, 0, 0), 0),
+        (3, 1, 0),
+        (None, (), 0),
+    ],
+)
 def test_a_tensor_never_leaves_its_storage_nor_outgrows_it(path, write, size, stride, offset):
     write(path, tensor(size, stride, offset))
     said(path)
 
 
 @WRITERS
-@pytest.mark.parametrize('instructions', [
-    tensor(count=7), tensor(count=-1), tensor(count=2 ** 62), tensor(count=None), tensor(key='1'), tensor(key=0),
-    tensor(key='../../etc/passwd'), tensor(storage=op('O')), tensor(storage=op('f4,O')), tensor(storage=b'N'),
-    tensor(storage=b'ctorch\nSize\n'), b')Q', op('text') + b'Q', b'ctorch._utils\n_rebuild_tensor_v2\n)R',
-    b'ctorch._utils\n_rebuild_tensor_v2\n(NNNNttR', b'ctorch\nFloatStorage\n}b', b'ctorch\nFloatStorage\n)R',
-    tensor(function=b'_rebuild_tensor_v3'), b'ctorch\nSize\n'])
+@pytest.mark.parametrize(
+    'instructions',
+    [
+        tensor(count=7),
+        tensor(count=-1),
+        tensor(count=2**62),
+        tensor(count=None),
+        tensor(key='1'),
+        tensor(key=0),
+        tensor(key='../../etc/passwd'),
+        tensor(storage=op('O')),
+        tensor(storage=op('f4,O')),
+        tensor(storage=b'N'),
+        tensor(storage=b'ctorch\nSize\n'),
+        b')Q',
+        op('text') + b'Q',
+        b'ctorch._utils\n_rebuild_tensor_v2\n)R',
+        b'ctorch._utils\n_rebuild_tensor_v2\n(NNNNttR',
+        b'ctorch\nFloatStorage\n}b',
+        b'ctorch\nFloatStorage\n)R',
+        tensor(function=b'_rebuild_tensor_v3'),
+        b'ctorch\nSize\n',
+    ],
+)
 def test_references_that_lie(path, write, instructions):
     write(path, instructions)
     said(path)
@@ -265,7 +401,7 @@ def test_keys_and_types_too_deep_to_hash(path, write):
 
 
 def test_a_storage_of_an_old_file_that_claims_too_much(path):
-    for count in (7, 2 ** 60, -1):
+    for count in (7, 2**60, -1):
         write_legacy(path, tensor(), {'0': (count, VALUES.tobytes())})
         said(path)
     write_legacy(path, tensor(), {'other': (6, VALUES.tobytes())})
@@ -276,8 +412,7 @@ def test_compressed_members_are_read_but_not_if_they_inflate_beyond_the_file(pat
     noise = np.random.default_rng(0).normal(size=6).astype('f4')
     write_zip(path, tensor(), {'0': noise.tobytes()}, compression=zipfile.ZIP_DEFLATED)
     assert_same(torch_file.load(path), noise.reshape(2, 3))
-    write_zip(path, tensor((10 ** 7,), (1,), count=10 ** 7), {'0': bytes(4 * 10 ** 7)},
-              compression=zipfile.ZIP_DEFLATED)
+    write_zip(path, tensor((10**7,), (1,), count=10**7), {'0': bytes(4 * 10**7)}, compression=zipfile.ZIP_DEFLATED)
     assert 'does not compress' in said(path) and os.path.getsize(path) < 100_000
 
 
@@ -318,11 +453,14 @@ def test_what_is_no_such_file_is_named(path, tmp_path, content):
 
 # ---- PyTorch itself, where it is installed
 
+
 @pytest.mark.parametrize('zipped', [True, False])
 def test_files_of_pytorch(path, zipped):
     torch = pytest.importorskip('torch')
-    tensors = {name: (torch.arange(15) * 7).to(getattr(torch, name)).reshape(3, 5)[:, ::2]
-               for name in ('float32', 'float16', 'bfloat16', 'int64', 'uint8', 'bool', 'uint16')}
+    tensors = {
+        name: (torch.arange(15) * 7).to(getattr(torch, name)).reshape(3, 5)[:, ::2]
+        for name in ('float32', 'float16', 'bfloat16', 'int64', 'uint8', 'bool', 'uint16')
+    }
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
     torch.save({'tensors': tensors, 'model': model.state_dict()}, path, _use_new_zipfile_serialization=zipped)
     result = torch_file.load(path)

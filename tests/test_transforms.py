@@ -1,11 +1,20 @@
-"""util/transforms.py: crops, flips and their matrices, evaluation's geometry, normalisation, random erasing."""
+"""util/data/transforms.py: crops, flips and their matrices, evaluation's geometry, normalisation, random erasing."""
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from util.runtime import UserError
-from util.transforms import (INTERPOLATIONS, EvalTransform, TrainTransform, color_jitter, random_crop_box, random_erase,
-                             resize, to_input)
+from util.errors import UserError
+from util.data.transforms import (
+    INTERPOLATIONS,
+    EvalTransform,
+    TrainTransform,
+    color_jitter,
+    random_crop_box,
+    random_erase,
+    resize,
+    to_input,
+)
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
@@ -26,6 +35,7 @@ def apply(matrix, x, y):
 
 # ---- to the network's input
 
+
 def test_input_is_normalised_float32_channels_first():
     array = to_input(noise(7, 5))
     expected = ((np.asarray(noise(7, 5)).astype('float64') / 255 - MEAN) / STD).transpose(2, 0, 1)
@@ -35,14 +45,28 @@ def test_input_is_normalised_float32_channels_first():
 
 # ---- resizing
 
+
 def row_by_row(image, width, interpolation):
-    return np.concatenate([np.asarray(image.crop((0, y, image.width, y + 1)).resize((width, 1), interpolation))
-                           for y in range(image.height)])
+    return np.concatenate(
+        [
+            np.asarray(image.crop((0, y, image.width, y + 1)).resize((width, 1), interpolation))
+            for y in range(image.height)
+        ]
+    )
 
 
 @pytest.mark.parametrize('name', INTERPOLATIONS)
-@pytest.mark.parametrize('source, target', [((60, 40), (33, 22)), ((40, 60), (22, 33)), ((30, 120), (24, 96)),
-                                            ((20, 50), (32, 32)), ((50, 20), (32, 32)), ((24, 60), (24, 24))])
+@pytest.mark.parametrize(
+    'source, target',
+    [
+        ((60, 40), (33, 22)),
+        ((40, 60), (22, 33)),
+        ((30, 120), (24, 96)),
+        ((20, 50), (32, 32)),
+        ((50, 20), (32, 32)),
+        ((24, 60), (24, 24)),
+    ],
+)
 def test_rows_are_resized_before_columns_whatever_pillow_prefers(source, target, name):
     """With black and white pixels, bicubic and Lanczos overshoot between the passes: the order makes a difference."""
     image = noise(*source).point(([0] * 128 + [255] * 128) * 3)
@@ -53,13 +77,17 @@ def test_rows_are_resized_before_columns_whatever_pillow_prefers(source, target,
 
 # ---- evaluation
 
-@pytest.mark.parametrize('size, crop_pct, source, resized, corner', [
-    (32, 0.8, (100, 60), (66, 40), (17, 4)),     # short side 32 / 0.8 = 40; 40·100/60 = 66.7 floors to 66
-    (32, 0.8, (60, 100), (40, 66), (4, 17)),
-    (224, 0.9, (500, 375), (330, 248), (53, 12)),  # 248.9 floors to 248; 248·500/375 = 330.7
-    (224, 1.0, (500, 375), (298, 224), (37, 0)),
-    (31, 1.0, (90, 60), (46, 31), (8, 0)),       # half of an odd rest: 7.5 rounds to even
-])
+
+@pytest.mark.parametrize(
+    'size, crop_pct, source, resized, corner',
+    [
+        (32, 0.8, (100, 60), (66, 40), (17, 4)),  # short side 32 / 0.8 = 40; 40·100/60 = 66.7 floors to 66
+        (32, 0.8, (60, 100), (40, 66), (4, 17)),
+        (224, 0.9, (500, 375), (330, 248), (53, 12)),  # 248.9 floors to 248; 248·500/375 = 330.7
+        (224, 1.0, (500, 375), (298, 224), (37, 0)),
+        (31, 1.0, (90, 60), (46, 31), (8, 0)),  # half of an odd rest: 7.5 rounds to even
+    ],
+)
 def test_eval_resizes_the_short_side_and_cuts_the_centre_square(size, crop_pct, source, resized, corner):
     image = noise(*source)
     x, y = corner
@@ -88,18 +116,24 @@ def test_eval_output_has_the_input_size_whatever_the_source(source, crop_pct):
     assert EvalTransform(32, crop_pct)(noise(*source)).shape == (3, 32, 32)
 
 
-@pytest.mark.parametrize('wrong, word', [
-    (lambda: EvalTransform(32, 0.0), '--crop_pct'), (lambda: EvalTransform(32, 1.5), '--crop_pct'),
-    (lambda: EvalTransform(32, 0.9, 'cubic'), '--interpolation cubic'),
-    (lambda: TrainTransform(32, interpolation='cubic'), '--train_interpolation cubic'),
-    (lambda: TrainTransform(32, remode='noise'), '--remode noise'),
-    (lambda: TrainTransform(32, aa='autoaugment'), '--aa autoaugment')])
+@pytest.mark.parametrize(
+    'wrong, word',
+    [
+        (lambda: EvalTransform(32, 0.0), '--crop_pct'),
+        (lambda: EvalTransform(32, 1.5), '--crop_pct'),
+        (lambda: EvalTransform(32, 0.9, 'cubic'), '--interpolation cubic'),
+        (lambda: TrainTransform(32, interpolation='cubic'), '--train_interpolation cubic'),
+        (lambda: TrainTransform(32, remode='noise'), '--remode noise'),
+        (lambda: TrainTransform(32, aa='autoaugment'), '--aa autoaugment'),
+    ],
+)
 def test_unusable_settings_are_refused_by_the_name_of_their_flag(wrong, word):
     with pytest.raises(UserError, match=word):
         wrong()
 
 
 # ---- random crop
+
 
 @pytest.mark.parametrize('width, height', [(100, 60), (60, 100), (1, 1), (2, 3), (500, 5), (5, 500)])
 def test_crop_boxes_lie_inside_the_image(width, height):
@@ -113,7 +147,7 @@ def test_crop_boxes_lie_inside_the_image(width, height):
 def test_crop_boxes_cover_the_permitted_areas_and_shapes_and_all_places():
     rng = np.random.default_rng(1)
     x, y, w, h = np.array([random_crop_box(400, 400, rng) for _ in range(6000)]).T
-    area, aspect = w * h / 400 ** 2, w / h
+    area, aspect = w * h / 400**2, w / h
     assert 0.075 < area.min() < 0.09 and area.max() > 0.97
     assert 0.74 < aspect.min() < 0.77 and 1.3 < aspect.max() < 1.35
     small = area < 0.5  # hardly ever rejected: the draws are as they were made
@@ -126,18 +160,20 @@ def test_crop_boxes_cover_the_permitted_areas_and_shapes_and_all_places():
 
 def test_crop_scale_bounds_the_area():
     rng = np.random.default_rng(2)
-    area = np.array([np.prod(random_crop_box(300, 300, rng, scale=(0.25, 0.3))[2:]) for _ in range(300)]) / 300 ** 2
+    area = np.array([np.prod(random_crop_box(300, 300, rng, scale=(0.25, 0.3))[2:]) for _ in range(300)]) / 300**2
     assert area.min() > 0.245 and area.max() < 0.305
 
 
-@pytest.mark.parametrize('source, box', [((500, 5), (246, 0, 7, 5)), ((5, 500), (0, 246, 5, 7)),
-                                         ((100, 100), (0, 0, 100, 100))])
+@pytest.mark.parametrize(
+    'source, box', [((500, 5), (246, 0, 7, 5)), ((5, 500), (0, 246, 5, 7)), ((100, 100), (0, 0, 100, 100))]
+)
 def test_after_ten_misses_it_is_the_largest_centred_crop_of_a_permitted_shape(source, box):
     # an area of ten images never fits
     assert random_crop_box(*source, np.random.default_rng(0), scale=(10.0, 10.0)) == box
 
 
 # ---- the train transform
+
 
 def quiet(size, **kwargs):
     return TrainTransform(size, **{**dict(aa='', jitter=0.0, reprob=0.0, interpolation='bilinear'), **kwargs})
@@ -177,13 +213,24 @@ def test_the_flip_has_its_probability():
     assert abs(np.mean(flipped) - 0.3) < 5 * (0.21 / 1500) ** 0.5
 
 
-@pytest.mark.parametrize('kwargs', [dict(), dict(aa=''), dict(interpolation='random'), dict(interpolation='lanczos'),
-                                    dict(interpolation='nearest'), dict(reprob=1.0, remode='rand', recount=3)], ids=str)
+@pytest.mark.parametrize(
+    'kwargs',
+    [
+        dict(),
+        dict(aa=''),
+        dict(interpolation='random'),
+        dict(interpolation='lanczos'),
+        dict(interpolation='nearest'),
+        dict(reprob=1.0, remode='rand', recount=3),
+    ],
+    ids=str,
+)
 def test_a_sample_is_a_function_of_the_generator(kwargs):
     transform = TrainTransform(32, **kwargs)
     for seed in range(8):
-        (a, ma), (b, mb), (c, mc) = (transform(noise(50, 40), np.random.default_rng(s))
-                                     for s in (seed, seed, seed + 100))
+        (a, ma), (b, mb), (c, mc) = (
+            transform(noise(50, 40), np.random.default_rng(s)) for s in (seed, seed, seed + 100)
+        )
         assert a.shape == (3, 32, 32) and a.dtype == np.float32 and ma.shape == (3, 3) and ma.dtype == np.float64
         assert np.array_equal(a, b) and np.array_equal(ma, mb)
         assert not np.array_equal(a, c) and not np.array_equal(ma, mc)
@@ -212,6 +259,7 @@ def test_colour_jitter_stays_within_its_strength():
 
 # ---- random erasing
 
+
 def erased(seed, **kwargs):
     """Mask of the values that random erasing changed in an array of sevens, and the array."""
     array = random_erase(np.full((3, 40, 60), 7.0, 'float32'), np.random.default_rng(seed), **kwargs)
@@ -231,7 +279,7 @@ def test_erasing_fills_one_box_of_the_permitted_area_and_nothing_else(mode):
         mask, array = erased(seed, probability=1.0, mode=mode)
         ys, xs = np.nonzero(mask[0])
         box = np.zeros((40, 60), bool)
-        box[ys.min():ys.max() + 1, xs.min():xs.max() + 1] = True
+        box[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1] = True
         assert all(np.array_equal(channel, box) for channel in mask)
         areas.append(box.mean())
         inside = array[:, box]

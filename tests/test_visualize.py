@@ -1,4 +1,5 @@
 """tools/visualize.py: the pictures show what they say, and its refusals are one line."""
+
 import numpy as np
 import paddle
 import pytest
@@ -6,8 +7,8 @@ from PIL import Image
 
 from models import build_model
 from tools import visualize
-from util import checkpoint
-from util.token_label import SparseTarget
+from util.data.token_label import SparseTarget
+from util.weights import checkpoint
 
 NAMES = {0: 'zero', 1: 'one', 2: 'two'}
 
@@ -53,9 +54,9 @@ def test_tokens_are_washed_in_the_colour_of_their_class_and_those_that_know_noth
 
 
 def test_a_sparse_target_is_shown_as_it_is():
-    listed = np.array([[.5, .25], [.25, .25]], 'float32')
-    target = SparseTarget(np.array([2, 0]), listed, np.array([.25, .5], 'float32'))
-    assert np.allclose(visualize.dense(target, 3), [[.25, .25, .5], [.25, .5, .25]])
+    listed = np.array([[0.5, 0.25], [0.25, 0.25]], 'float32')
+    target = SparseTarget(np.array([2, 0]), listed, np.array([0.25, 0.5], 'float32'))
+    assert np.allclose(visualize.dense(target, 3), [[0.25, 0.25, 0.5], [0.25, 0.5, 0.25]])
 
 
 def test_the_map_lies_on_its_side_of_the_picture(run, photo, maps, tmp_path):
@@ -65,16 +66,19 @@ def test_the_map_lies_on_its_side_of_the_picture(run, photo, maps, tmp_path):
     assert done.code == 0, done.err
     image = np.asarray(Image.open(out)).astype('float64')
     side, margin = visualize.SIDE, visualize.MARGIN
-    tile = image[margin:margin + side, margin + side + 4:margin + 2 * side + 4]
-    for half, c in ((tile[:, :side // 2], 0), (tile[:, side // 2:], 1)):
+    tile = image[margin : margin + side, margin + side + 4 : margin + 2 * side + 4]
+    for half, c in ((tile[:, : side // 2], 0), (tile[:, side // 2 :], 1)):
         toward = np.array(visualize.colour(c), float) - 128
         assert np.dot(half.mean(axis=(0, 1)) - 128, toward) > 0.5 * np.dot(toward, toward)
 
 
 def test_predictions_and_maps_go_into_one_picture(run, photo, maps, weights, tmp_path):
     widths = {}
-    for name, flags in (('model', ['--resume', weights]), ('maps', ['--token_label_data', maps, '--draws', 2]),
-                        ('both', ['--resume', weights, '--token_label_data', maps, '--draws', 2])):
+    for name, flags in (
+        ('model', ['--resume', weights]),
+        ('maps', ['--token_label_data', maps, '--draws', 2]),
+        ('both', ['--resume', weights, '--token_label_data', maps, '--draws', 2]),
+    ):
         out = tmp_path / f'{name}.png'
         done = run(visualize, *MODEL, *flags, '--input', photo, '--output', out)
         assert done.code == 0, done.err
@@ -82,9 +86,13 @@ def test_predictions_and_maps_go_into_one_picture(run, photo, maps, weights, tmp
     assert widths == {'model': 2, 'maps': 4, 'both': 6}
 
 
-@pytest.mark.parametrize('flags, says', [
-    ([], 'nothing to show'),
-    (['--token_label_data', '/nowhere'], '/nowhere'),
-    (['--resume', '/nowhere.pd'], '/nowhere.pd')])
+@pytest.mark.parametrize(
+    'flags, says',
+    [
+        ([], 'nothing to show'),
+        (['--token_label_data', '/nowhere'], '/nowhere'),
+        (['--resume', '/nowhere.pd'], '/nowhere.pd'),
+    ],
+)
 def test_refusals_are_one_line(refused, photo, tmp_path, flags, says):
     assert says in refused(visualize, *MODEL, *flags, '--input', photo, '--output', tmp_path / 'x.png')

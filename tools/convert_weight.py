@@ -9,28 +9,29 @@ what its name says: .pdparams in Paddle's layout; .pth, .pt, .pth.tar and .safet
 load_state_dict takes them. Linear weights are transposed and BatchNorm's statistics renamed where the layouts differ;
 numbers are never changed. Scripts take any of these files with --resume and --finetune as well.
 """
+
 import argparse
 import os
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from util import runtime  # noqa: E402
+from util import runtime
 
-runtime.prepare()
-import numpy as np  # noqa: E402
-import paddle  # noqa: E402
+import numpy as np
+import paddle
 
-import models  # noqa: E402
-from util import checkpoint, layout, pretrained, safetensors_file, torch_file  # noqa: E402
-from util.logger import log  # noqa: E402
-from util.runtime import UserError  # noqa: E402
+import models
+from util.errors import UserError
+from util.logger import log
+from util.weights import checkpoint, layout, pretrained, safetensors_file, torch_file
 
 SHOWN = 20  # keys that are named one by one
 
 
 def parser():
-    parser = runtime.Parser('convert_weight.py', description=__doc__,
-                            formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = runtime.Parser(
+        'convert_weight.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('input', metavar='IN', help='weights or a checkpoint of PyTorch, Paddle or this project')
     parser.add_argument('output', metavar='OUT', help='.pdparams, .pth, .pt, .pth.tar or .safetensors')
     parser.add_argument('--ema', action='store_true', help="the checkpoint's averaged weights")
@@ -46,18 +47,25 @@ def write_safetensors(weights, path):
 
 
 # suffix: (conversion to the layout of such files, writer)
-FORMATS = {'.pdparams': (layout.to_paddle, checkpoint.save), '.safetensors': (layout.to_torch, write_safetensors),
-           **dict.fromkeys(('.pth', '.pt', '.pth.tar'), (layout.to_torch, write_torch))}
+FORMATS = {
+    '.pdparams': (layout.to_paddle, checkpoint.save),
+    '.safetensors': (layout.to_torch, write_safetensors),
+    **dict.fromkeys(('.pth', '.pt', '.pth.tar'), (layout.to_torch, write_torch)),
+}
 
 
 def check_arrays(weights, path):
     """Raises UserError that names what is no array of numbers: every entry goes into the new file, or none does."""
-    strange = [str(key) for key, value in weights.items()
-               if not isinstance(key, str) or not isinstance(value, np.ndarray) or value.dtype.kind not in 'fiub']
+    strange = [
+        str(key)
+        for key, value in weights.items()
+        if not isinstance(key, str) or not isinstance(value, np.ndarray) or value.dtype.kind not in 'fiub'
+    ]
     if strange or not weights:
         more = f' and {len(strange) - SHOWN} more' if len(strange) > SHOWN else ''
-        raise UserError(f"{path}: not a state dict; no arrays of numbers: {', '.join(strange[:SHOWN]) or 'it is empty'}"
-                        f'{more}')
+        raise UserError(
+            f'{path}: not a state dict; no arrays of numbers: {", ".join(strange[:SHOWN]) or "it is empty"}{more}'
+        )
 
 
 def describe(weights):
@@ -82,21 +90,23 @@ def describe(weights):
 def main(args):
     suffix = next((suffix for suffix in FORMATS if args.output.endswith(suffix)), None)
     if suffix is None:
-        raise UserError(f"{args.output}: the name must end in one of {', '.join(FORMATS)}, which says the format")
+        raise UserError(f'{args.output}: the name must end in one of {", ".join(FORMATS)}, which says the format')
     convert, write = FORMATS[suffix]
     state = pretrained.read(args.input)
     key, weights, source = pretrained.choose(state, args.input, args.ema)
     log(source)
     if key and len(state) > 1:
-        log(f"left out: {', '.join(str(other) for other in state if other != key)}")
+        log(f'left out: {", ".join(str(other) for other in state if other != key)}')
     check_arrays(weights, args.input)
     weights, notes = convert(weights, args.input)
     for note in notes:
         log(note)
     write(weights, args.output)
     dtypes = sorted({str(value.dtype) for value in weights.values()})
-    log(f'{args.output}: {len(weights)} tensors, {layout.count_parameters(weights) / 1e6:.2f} M parameters, '
-        f"{', '.join(dtypes)}, {os.path.getsize(args.output) / 1e6:.1f} MB")
+    log(
+        f'{args.output}: {len(weights)} tensors, {layout.count_parameters(weights) / 1e6:.2f} M parameters, '
+        f'{", ".join(dtypes)}, {os.path.getsize(args.output) / 1e6:.1f} MB'
+    )
     for line in describe(layout.to_paddle(weights, args.output)[0]):
         log(line)
 

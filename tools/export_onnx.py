@@ -3,23 +3,25 @@
     python tools/export_onnx.py --model lvvit_t --resume CKPT --output lvvit_t.onnx
 
 Needs Paddle 3 and `pip install paddle2onnx==2.1.0 onnx onnxruntime`. The file's input is `image` [batch, 3, S, S],
-normalised as util/transforms.py does, its output `logits` (or `scores`) [batch, C].
+normalised as util/data/transforms.py does, its output `logits` (or `scores`) [batch, C].
 """
+
 import contextlib
 import os
 import sys
 import tempfile
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from util import runtime  # noqa: E402
+from util import runtime
 
-CPU = runtime.prepare()
-import paddle  # noqa: E402
+import paddle
 
-from models import build_model, published_defaults  # noqa: E402
-from util import checkpoint, export, exported, options, pretrained  # noqa: E402
-from util.logger import log  # noqa: E402
-from util.runtime import UserError  # noqa: E402
+from models import build_model, published_defaults
+from util import options
+from util.deploy import export, inference_yml
+from util.errors import UserError
+from util.logger import log
+from util.weights import checkpoint, pretrained
 
 INSTALL = 'pip install paddle2onnx==2.1.0 onnx onnxruntime'
 
@@ -29,15 +31,21 @@ def parser():
     options.add_model(parser)
     options.add_weights(parser)
     parser.add_argument('--output', required=True, metavar='FILE', help='the ONNX file to write')
-    parser.add_argument('--opset', default=17, type=int, choices=range(13, 20), metavar='N',
-                        help='operator set, 13 to 19 (default: 17); paddle2onnx crashes on others')
+    parser.add_argument(
+        '--opset',
+        default=17,
+        type=int,
+        choices=range(13, 20),
+        metavar='N',
+        help='operator set, 13 to 19 (default: 17); paddle2onnx crashes on others',
+    )
     parser.add_argument('--fuse_softmax', action='store_true', help='let the network end in a softmax')
     return parser
 
 
 def libraries():
     """The modules paddle2onnx, onnx and onnxruntime. Raises UserError that says what to install."""
-    if not exported.PADDLE_3:
+    if not inference_yml.PADDLE_3:
         raise UserError(f'ONNX export needs Paddle 3, this is {paddle.__version__}: paddle2onnx crashes on .pdmodel')
     try:
         with captured():
@@ -63,6 +71,7 @@ def captured():
         def text():
             file.seek(0)
             return file.read().decode(errors='replace')
+
         try:
             yield text
         finally:
@@ -77,8 +86,15 @@ def convert(paddle2onnx, prefix, path, opset):
     """Write path from <prefix>.json. Raises UserError with paddle2onnx's last line if it cannot."""
     with captured() as text:
         try:
-            paddle2onnx.export(f'{prefix}.json', f'{prefix}.pdiparams', path, opset_version=opset,
-                               auto_upgrade_opset=False, enable_onnx_checker=True, optimize_tool='None')
+            paddle2onnx.export(
+                f'{prefix}.json',
+                f'{prefix}.pdiparams',
+                path,
+                opset_version=opset,
+                auto_upgrade_opset=False,
+                enable_onnx_checker=True,
+                optimize_tool='None',
+            )
             error = None
         except Exception as exception:  # of its C++ part: RuntimeError and others
             error = exception
@@ -135,8 +151,10 @@ def main(args):
         run = session(onnxruntime, path, int(os.environ['OMP_NUM_THREADS']))
         worst = export.check(export.references(model), run, args.output)
         os.replace(path, args.output)
-    log(f'{args.output}: opset {args.opset}, differs from the model by at most {worst:.1e} of the largest output '
-        f'(ONNX Runtime {onnxruntime.__version__}, batches of {", ".join(map(str, export.CHECKED_BATCHES))})')
+    log(
+        f'{args.output}: opset {args.opset}, differs from the model by at most {worst:.1e} of the largest output '
+        f'(ONNX Runtime {onnxruntime.__version__}, batches of {", ".join(map(str, export.CHECKED_BATCHES))})'
+    )
 
 
 if __name__ == '__main__':

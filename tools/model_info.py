@@ -10,25 +10,32 @@ convolutions, linear layers, and the two matrix products of attention; no biases
 The published figures (2.9, 6.6, 12.7, 157 G) are by the original's count, a column of the table: it adds these, as
 1 to 8 operations a value, and dropout, but leaves out the heads (tests/parity/test_weights.py).
 """
+
 import argparse
 import math
 import os
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from util import runtime  # noqa: E402
+from util import runtime
 
-runtime.prepare()
-import paddle  # noqa: E402
-from paddle import nn  # noqa: E402
+import paddle
+from paddle import nn
 
-import models  # noqa: E402
-from util import options  # noqa: E402
+import models
+from util import options
 
 # (model, size): (M parameters, top-1) as the original and the port publish them
-PUBLISHED = {('lvvit_t', 224): (8.53, 79.1), ('lvvit_s', 224): (26.15, 83.3), ('lvvit_s', 384): (26.30, 84.4),
-             ('lvvit_m', 224): (55.83, 84.0), ('lvvit_m', 384): (56.03, 85.4), ('lvvit_m', 448): (56.13, 85.5),
-             ('lvvit_l', 448): (150.47, 86.2), ('lvvit_l', 512): (150.66, 86.4)}
+PUBLISHED = {
+    ('lvvit_t', 224): (8.53, 79.1),
+    ('lvvit_s', 224): (26.15, 83.3),
+    ('lvvit_s', 384): (26.30, 84.4),
+    ('lvvit_m', 224): (55.83, 84.0),
+    ('lvvit_m', 384): (56.03, 85.4),
+    ('lvvit_m', 448): (56.13, 85.5),
+    ('lvvit_l', 448): (150.47, 86.2),
+    ('lvvit_l', 512): (150.66, 86.4),
+}
 BASELINES = [('vit', 224), ('lvvit', 224), ('lvvit_nano', 48)]
 HEADER = ('model', 'size', 'params (M)', 'GMACs', "by the original's count", 'published params', 'published top-1')
 
@@ -36,8 +43,12 @@ HEADER = ('model', 'size', 'params (M)', 'GMACs', "by the original's count", 'pu
 def parser():
     parser = runtime.Parser('model_info.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--model', default=None, metavar='NAME', help='one model (default: all)')
-    parser.add_argument('--input_size', default=None, type=options.count,
-                        help="side of its input (default: the published sizes; of others the training's)")
+    parser.add_argument(
+        '--input_size',
+        default=None,
+        type=options.count,
+        help="side of its input (default: the published sizes; of others the training's)",
+    )
     parser.add_argument('--nb_classes', default=1000, type=options.count)
     parser.add_argument('--markdown', action='store_true', help='print a Markdown table')
     parser.add_argument('--parts', action='store_true', help='print the MACs of stem, blocks and heads')
@@ -52,13 +63,13 @@ def build(name, size, classes=1000):
 
 def count_macs(model):
     """{'stem', 'linear layers', 'attention', 'heads': MACs of one image in evaluation} of an LV_ViT."""
-    patches, macs = model.grid ** 2, dict.fromkeys(('stem', 'linear layers', 'attention', 'heads'), 0)
+    patches, macs = model.grid**2, dict.fromkeys(('stem', 'linear layers', 'attention', 'heads'), 0)
     side = model.img_size
     for layer in model.patch_embed.sublayers():  # in the order in which they run
         if isinstance(layer, nn.Conv2D):
             out, fan_in, *kernel = layer.weight.shape
             side = (side + 2 * layer._padding - kernel[0]) // layer._stride[0] + 1
-            macs['stem'] += side ** 2 * out * fan_in * math.prod(kernel)
+            macs['stem'] += side**2 * out * fan_in * math.prod(kernel)
     for layer in model.blocks.sublayers():
         if isinstance(layer, nn.Linear):
             macs['linear layers'] += (patches + 1) * math.prod(layer.weight.shape)
@@ -72,13 +83,13 @@ def count_macs(model):
 
 def original_count(model):
     """The original's figure for count_macs: its `flops()` of the stem and of all blocks."""
-    macs, tokens = count_macs(model), model.grid ** 2 + 1
+    macs, tokens = count_macs(model), model.grid**2 + 1
     operations = 0
     for block in model.blocks:
         dim, hidden = block.mlp.fc1.weight.shape
         operations += tokens * block.attn.num_heads * (5 + 4 + 1)  # softmax, dropout and scale of the scores
-        operations += 2 * dim * (5 + 1 + 4 + 1)                    # of each branch: norm, bias, dropout, residual
-        operations += hidden * (8 + 1)                             # GELU and bias
+        operations += 2 * dim * (5 + 1 + 4 + 1)  # of each branch: norm, bias, dropout, residual
+        operations += hidden * (8 + 1)  # GELU and bias
     return macs['stem'] + macs['linear layers'] + macs['attention'] + tokens * operations
 
 
@@ -86,16 +97,23 @@ def row(name, size, classes=1000):
     """The cells of HEADER for a model."""
     model = build(name, size, classes)
     params, top1 = PUBLISHED.get((name, size), ('', '')) if classes == 1000 else ('', '')
-    return (name, str(size), f'{models.count_parameters(model) / 1e6:.2f}',
-            f'{sum(count_macs(model).values()) / 1e9:.2f}', f'{original_count(model) / 1e9:.2f}',
-            f'{params:.2f}' if params else '', str(top1))
+    return (
+        name,
+        str(size),
+        f'{models.count_parameters(model) / 1e6:.2f}',
+        f'{sum(count_macs(model).values()) / 1e9:.2f}',
+        f'{original_count(model) / 1e9:.2f}',
+        f'{params:.2f}' if params else '',
+        str(top1),
+    )
 
 
 def pairs(name=None, size=None):
     """The (model, size) to show."""
     if name is None:
-        return [pair for pair in (*PUBLISHED, *BASELINES) if size in (None, pair[1])] or \
-            [(other, size) for other in models.FAMILY]
+        return [pair for pair in (*PUBLISHED, *BASELINES) if size in (None, pair[1])] or [
+            (other, size) for other in models.FAMILY
+        ]
     if size is not None:
         return [(name, size)]
     return [pair for pair in (*PUBLISHED, *BASELINES) if pair[0] == name] or [(name, 224)]
@@ -104,11 +122,18 @@ def pairs(name=None, size=None):
 def table(rows, markdown=False):
     """Lines of a table of HEADER and rows."""
     if markdown:
-        return ['| ' + ' | '.join(HEADER) + ' |', '|---' + '|---:' * (len(HEADER) - 1) + '|',
-                *('| ' + ' | '.join(row) + ' |' for row in rows)]
+        return [
+            '| ' + ' | '.join(HEADER) + ' |',
+            '|---' + '|---:' * (len(HEADER) - 1) + '|',
+            *('| ' + ' | '.join(row) + ' |' for row in rows),
+        ]
     widths = [max(len(row[i]) for row in [HEADER, *rows]) for i in range(len(HEADER))]
-    return ['  '.join(cell.ljust(width) if i == 0 else cell.rjust(width)
-                      for i, (cell, width) in enumerate(zip(row, widths))).rstrip() for row in [HEADER, *rows]]
+    return [
+        '  '.join(
+            cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths))
+        ).rstrip()
+        for row in [HEADER, *rows]
+    ]
 
 
 def main(args):

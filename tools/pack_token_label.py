@@ -6,6 +6,7 @@ unpack it again. Training reads either kind: --token_label_data OUT.
 
 Whatever was written is read back and compared at the end. An interrupted run continues where it was.
 """
+
 import argparse
 import io
 import json
@@ -16,23 +17,23 @@ import sys
 import zlib
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from util import runtime  # noqa: E402
+from util import runtime
 
-runtime.prepare()
-import numpy as np  # noqa: E402
+import numpy as np
 
-from util import label_maps  # noqa: E402
-from util.label_maps import ARRAY, META, NAMES, PARTIAL  # noqa: E402
-from util.logger import log, progress  # noqa: E402
-from util.runtime import UserError  # noqa: E402
+from util.data import label_maps
+from util.data.label_maps import ARRAY, META, NAMES, PARTIAL
+from util.errors import UserError
+from util.logger import log, progress
 
 PROGRESS = 'label_maps.npy.progress'  # a line that says what is packed, then 4 bytes per finished map: its checksum
 STRETCH = 256  # maps from one note of progress to the next
 
 
 def parser():
-    parser = runtime.Parser('tools/pack_token_label.py', description=__doc__,
-                            formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = runtime.Parser(
+        'tools/pack_token_label.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('data', metavar='DIR', help='a set of label maps')
     parser.add_argument('out', metavar='OUT', help='folder for the set of the other kind')
     parser.add_argument('--unpack', action='store_true', help='from the packed set DIR to a file per image')
@@ -68,8 +69,9 @@ def copy_meta(data, out):
 def npy_header(shape, dtype):
     """What precedes the data in a .npy file."""
     buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, {'descr': np.lib.format.dtype_to_descr(dtype), 'fortran_order': False,
-                                                  'shape': shape})
+    np.lib.format.write_array_header_1_0(
+        buffer, {'descr': np.lib.format.dtype_to_descr(dtype), 'fortran_order': False, 'shape': shape}
+    )
     return buffer.getvalue()
 
 
@@ -100,7 +102,7 @@ def pack(data, out):
     sums = noted(record, task)
     whole = (os.path.getsize(partial) - len(header)) // first.nbytes if os.path.exists(partial) else 0
     done = max(0, min(len(sums) // 4, whole, len(names)))
-    del sums[4 * done:]
+    del sums[4 * done :]
     if done:
         log(f'{done} of {len(names)} maps were packed before')
     with open(partial, 'r+b' if done else 'wb') as array, open(record, 'r+b' if done else 'wb') as notes:
@@ -111,13 +113,15 @@ def pack(data, out):
         for number in progress(range(done, len(names)), 'pack'):
             one, path = maps.read(names[number])
             if (one.shape, one.dtype) != (first.shape, first.dtype):
-                raise UserError(f'{path}: is {one.dtype} {list(one.shape)}, but {first_path} is {first.dtype} '
-                                f'{list(first.shape)}; a packed set holds maps of one kind')
+                raise UserError(
+                    f'{path}: is {one.dtype} {list(one.shape)}, but {first_path} is {first.dtype} '
+                    f'{list(first.shape)}; a packed set holds maps of one kind'
+                )
             array.write(np.ascontiguousarray(one))
             sums += checksum(one)
             if (number + 1) % STRETCH == 0 or number + 1 == len(names):
                 array.flush()  # first the maps, then the note that they are there
-                notes.write(sums[4 * done:])
+                notes.write(sums[4 * done :])
                 notes.flush()
                 done = number + 1
         os.fsync(array.fileno())
@@ -135,10 +139,12 @@ def read_back(partial, record, names, sums):
     """Raises UserError for a map that does not come back from the disk as it was; the next run then starts anew."""
     packed = np.load(partial, mmap_mode='r')
     for number in progress(range(len(names)), 'verify'):
-        if checksum(packed[number]) != sums[4 * number:4 * number + 4]:
+        if checksum(packed[number]) != sums[4 * number : 4 * number + 4]:
             os.unlink(record)
-            raise UserError(f'{partial}: {names[number]} was not read back as it was written; the disk may be failing. '
-                            'Run this again to start anew')
+            raise UserError(
+                f'{partial}: {names[number]} was not read back as it was written; the disk may be failing. '
+                'Run this again to start anew'
+            )
 
 
 def unpack(data, out):
@@ -180,8 +186,10 @@ def main(args):
     try:
         (verify if args.verify else unpack if args.unpack else pack)(args.data, args.out)
     except OSError as error:
-        raise UserError(f'{error.filename or args.out}: {error.strerror or error}; what was finished is kept, '
-                        'the same command continues')
+        raise UserError(
+            f'{error.filename or args.out}: {error.strerror or error}; what was finished is kept, '
+            'the same command continues'
+        )
 
 
 if __name__ == '__main__':

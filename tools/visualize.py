@@ -1,29 +1,31 @@
 """A PNG of what tokens say: a model's classes for every token, label maps, and the targets made from them.
 
-    tools/visualize.py --resume CKPT --input IMG …                            predictions, token by token
-    tools/visualize.py --token_label_data DIR --input TRAIN_IMG …             map, and draws of the train transform
+tools/visualize.py --resume CKPT --input IMG …                            predictions, token by token
+tools/visualize.py --token_label_data DIR --input TRAIN_IMG …             map, and draws of the train transform
 """
+
 import colorsys
 import os
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from util import runtime  # noqa: E402
+from util import runtime
 
-CPU = runtime.prepare()
-import numpy as np  # noqa: E402
-import paddle  # noqa: E402
-import paddle.nn.functional as F  # noqa: E402
-from PIL import Image, ImageDraw, ImageFont  # noqa: E402
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
 
-from models import build_model, published_defaults  # noqa: E402
-from util import classify, options, pretrained  # noqa: E402
-from util.datasets import open_rgb  # noqa: E402
-from util.label_maps import LabelMaps  # noqa: E402
-from util.logger import log  # noqa: E402
-from util.runtime import UserError  # noqa: E402
-from util.token_label import sampling_matrix, sparse_target  # noqa: E402
-from util.transforms import EvalTransform, TrainTransform, to_input  # noqa: E402
+from models import build_model, published_defaults
+from util import options
+from util.data.datasets import open_rgb
+from util.data.label_maps import LabelMaps
+from util.data.token_label import sampling_matrix, sparse_target
+from util.data.transforms import EvalTransform, TrainTransform, to_input
+from util.deploy import records
+from util.errors import UserError
+from util.logger import log
+from util.weights import pretrained
 
 SIDE, MARGIN, CAPTION = 224, 12, 44
 INK, PAPER = (30, 30, 30), (255, 255, 255)
@@ -76,8 +78,16 @@ def overlay(image, probabilities, names):
         x, y = i % n * cell, i // n * cell
         draw.rectangle((x, y, x + cell - 1, y + cell - 1), fill=(*colour(c), int(20 + 170 * p)))
         if cell >= 40:
-            draw.text((x + cell / 2, y + cell / 2), f'{names.get(int(c), str(c))[:7]}\n{p:.0%}', fill='white',
-                      font=font(12), anchor='mm', align='center', stroke_width=2, stroke_fill=INK)
+            draw.text(
+                (x + cell / 2, y + cell / 2),
+                f'{names.get(int(c), str(c))[:7]}\n{p:.0%}',
+                fill='white',
+                font=font(12),
+                anchor='mm',
+                align='center',
+                stroke_width=2,
+                stroke_fill=INK,
+            )
     return Image.alpha_composite(image.convert('RGBA'), wash).convert('RGB')
 
 
@@ -135,8 +145,9 @@ def map_tiles(path, maps, args, names):
     transform = TrainTransform(args.input_size, 'bicubic', args.aa, reprob=0.0, geometry=args.token_label_geometry)
     for draw in range(args.draws):
         image, matrix = transform.geometry(source, np.random.default_rng([args.seed, draw]))
-        sampling = sampling_matrix(matrix, args.input_size, args.input_size // 16, maps.covered(*source.size),
-                                   scores.shape[1:])
+        sampling = sampling_matrix(
+            matrix, args.input_size, args.input_size // 16, maps.covered(*source.size), scores.shape[1:]
+        )
         target = dense(sparse_target(scores, ids, sampling, args.nb_classes), args.nb_classes)
         tiles.append(tile(image, target[1:], f'draw {draw}: token targets', names))
     return tiles
@@ -163,8 +174,10 @@ def prediction_tiles(path, model, transform, names):
     cls, aux = model.forward_dense(paddle.to_tensor(to_input(image)[None]))
     scores = F.softmax(cls + 0.5 * aux.max(axis=1)).numpy()[0]
     best = int(scores.argmax())
-    return [tile(image, title=f'{names.get(best, str(best))[:24]}  {scores[best]:.1%}'),
-            tile(image, F.softmax(aux[0]).numpy(), 'the model, token by token', names)]
+    return [
+        tile(image, title=f'{names.get(best, str(best))[:24]}  {scores[best]:.1%}'),
+        tile(image, F.softmax(aux[0]).numpy(), 'the model, token by token', names),
+    ]
 
 
 @paddle.no_grad()
@@ -172,9 +185,9 @@ def main(args):
     published_defaults(args)
     if not (args.resume or args.token_label_data):
         raise UserError('nothing to show: give --resume (a checkpoint), --token_label_data (label maps), or both')
-    files = classify.find_images(args.input)
+    files = records.find_images(args.input)
     files = [files[i] for i in np.linspace(0, len(files) - 1, min(args.count, len(files))).round().astype(int)]
-    names = classify.label_names(args.label_list, args.nb_classes)
+    names = records.label_names(args.label_list, args.nb_classes)
     transform = EvalTransform(args.input_size, args.crop_pct, args.interpolation)
     maps = model = None
     if args.token_label_data:

@@ -3,8 +3,8 @@
 Start them with `python -m paddle.distributed.launch --gpus "0,1" main.py …` on GPUs or with
 `--nproc_per_node N --backend gloo` on CPUs.
 """
+
 import contextlib
-import ctypes
 import os
 import signal
 import socket
@@ -15,7 +15,8 @@ import numpy as np
 import paddle
 import paddle.distributed as pd
 
-from util.runtime import UserError
+from util.errors import UserError
+from util.processes import follow_parent
 
 _processes = []  # of each rank: (number of its host, pid)
 
@@ -70,14 +71,6 @@ def share_statistics(model):
 def barrier():
     if world_size() > 1:
         pd.barrier()
-
-
-def follow_parent(number):
-    """Have the kernel send this process a signal when the process that started it ends (Linux; elsewhere nothing)."""
-    try:
-        ctypes.CDLL(None).prctl(1, int(number))  # PR_SET_PDEATHSIG
-    except (OSError, AttributeError):
-        pass
 
 
 @contextlib.contextmanager

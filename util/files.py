@@ -1,10 +1,11 @@
 """Result files: all of a file or none."""
+
 import contextlib
 import os
 import shutil
 import tempfile
 
-from util.runtime import UserError
+from util.errors import UserError
 
 
 def check_folder(folder, named):

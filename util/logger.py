@@ -1,4 +1,5 @@
 """Console lines, running statistics, and writers for VisualDL and wandb."""
+
 import datetime
 import time
 from collections import deque
@@ -7,7 +8,7 @@ import numpy as np
 import paddle
 
 from util import dist
-from util.runtime import UserError
+from util.errors import UserError
 
 
 _copy = None  # the file of --log_file
@@ -124,8 +125,10 @@ class MetricLogger:
             if i % freq == 0 or i == total - 1:
                 eta = datetime.timedelta(seconds=int((end - start) / (i + 1 - first) * (total - i - 1)))
                 meters = ''.join(f'  {name}: {meter}' for name, meter in self.meters.items())
-                log(f'{header}  [{i:>{len(str(total))}}/{total}]  eta: {eta}{meters}'
-                    f'  time: {step_time}  data: {data_time}')
+                log(
+                    f'{header}  [{i:>{len(str(total))}}/{total}]  eta: {eta}{meters}'
+                    f'  time: {step_time}  data: {data_time}'
+                )
         log(f'{header} Total time: {datetime.timedelta(seconds=int(time.time() - start))}')
 
 
@@ -162,8 +165,9 @@ class Writers:
                 import wandb
             except ImportError:
                 raise UserError('--log_wandb: wandb is not installed; run `pip install wandb`')
-            run = wandb.init(entity=args.wandb_entity, project=args.wandb_project, config=vars(args), id=run_id,
-                             resume='allow')
+            run = wandb.init(
+                entity=args.wandb_entity, project=args.wandb_project, config=vars(args), id=run_id, resume='allow'
+            )
             self.wandb, self.run_id = wandb, getattr(run, 'id', None)
 
     def write(self, scalars, step):

@@ -1,7 +1,8 @@
 """Command-line flags that scripts share: one definition per flag, grouped by what they are about."""
+
 import argparse
 
-from util.runtime import UserError
+from util.errors import UserError
 
 
 def switch(group, name, help, default=False):
@@ -30,8 +31,12 @@ def count(word):
 def add_model(parser):
     group = parser.add_argument_group('model')
     group.add_argument('--model', default='lvvit_t', metavar='NAME', help='name of the model (default: lvvit_t)')
-    group.add_argument('--input_size', default=None, type=int,
-                       help='side of the input image in pixels (default: as published, 448 for lvvit_l, else 224)')
+    group.add_argument(
+        '--input_size',
+        default=None,
+        type=int,
+        help='side of the input image in pixels (default: as published, 448 for lvvit_l, else 224)',
+    )
     group.add_argument('--nb_classes', default=1000, type=int, help='number of classes')
     return group
 
@@ -39,19 +44,31 @@ def add_model(parser):
 def add_weights(parser, also=''):
     """also: what else than a file --resume takes, for its help."""
     group = parser.add_argument_group('weights')
-    group.add_argument('--resume', default='', metavar='FILE', help='checkpoint or state dict to load: .pd, .pdparams, '
-                       '.pth, .safetensors' + (also and f'; {also}'))
+    group.add_argument(
+        '--resume',
+        default='',
+        metavar='FILE',
+        help='checkpoint or state dict to load: .pd, .pdparams, .pth, .safetensors' + (also and f'; {also}'),
+    )
     group.add_argument('--ema', action='store_true', help="use the checkpoint's averaged weights")
     return group
 
 
 def add_eval_transform(parser, *interpolation_aliases):
     group = parser.add_argument_group('evaluation transform')
-    group.add_argument('--crop_pct', default=None, type=float,
-                       help="side of the centre crop over the resized image's short side "
-                            "(default: as published, 1.0 for lvvit_m, lvvit_l and lvvit_nano, else 0.9)")
-    group.add_argument('--interpolation', *interpolation_aliases, default='bicubic',
-                       help='filter of the resize: bicubic (default), bilinear, nearest, lanczos')
+    group.add_argument(
+        '--crop_pct',
+        default=None,
+        type=float,
+        help="side of the centre crop over the resized image's short side "
+        '(default: as published, 1.0 for lvvit_m, lvvit_l and lvvit_nano, else 0.9)',
+    )
+    group.add_argument(
+        '--interpolation',
+        *interpolation_aliases,
+        default='bicubic',
+        help='filter of the resize: bicubic (default), bilinear, nearest, lanczos',
+    )
     return group
 
 
@@ -59,10 +76,18 @@ def add_data(parser, train=False):
     group = parser.add_argument_group('data')
     group.add_argument('--data_path', default='/datasets/imagenet/', help='folder with train/ and val/')
     if train:
-        group.add_argument('--cls_label_path_train', default=None, metavar='FILE',
-                           help="list file 'path class_id' of the training set (default: the folders of train/)")
-    group.add_argument('--cls_label_path_val', default=None, metavar='FILE',
-                       help="list file of the validation set (default: the folders of val/)")
+        group.add_argument(
+            '--cls_label_path_train',
+            default=None,
+            metavar='FILE',
+            help="list file 'path class_id' of the training set (default: the folders of train/)",
+        )
+    group.add_argument(
+        '--cls_label_path_val',
+        default=None,
+        metavar='FILE',
+        help='list file of the validation set (default: the folders of val/)',
+    )
     group.add_argument('--num_workers', default=10, type=int, help='loader processes, at most the cores of the machine')
     return group
 
@@ -81,20 +106,31 @@ def add_records(parser):
     group.add_argument('--topk', default=5, type=count, help='classes per image')
     group.add_argument('--label_list', default=None, metavar='FILE', help="names of the classes, lines 'id name'")
     group.add_argument('--save_json', default='', metavar='FILE', help='write the records to a JSON file as well')
-    group.add_argument('--skip_bad', action='store_true',
-                       help='images that cannot be decoded are no error (they are left out and listed anyway)')
+    group.add_argument(
+        '--skip_bad',
+        action='store_true',
+        help='images that cannot be decoded are no error (they are left out and listed anyway)',
+    )
     return group
 
 
 def add_protocols(parser):
-    """What eval.py counts and writes beside top-1 and top-5 (util/protocols.py)."""
+    """What eval.py counts and writes beside top-1 and top-5 (util/metrics.py)."""
     group = parser.add_argument_group('protocols')
     group.add_argument('--topk', default=None, type=count, nargs='+', metavar='K', help='accuracies (default: 1 5)')
-    group.add_argument('--real_labels', default='', metavar='FILE',
-                       help='accuracy by ReaL labels too: real.json, or {file name: [class ids]} for other sets')
+    group.add_argument(
+        '--real_labels',
+        default='',
+        metavar='FILE',
+        help='accuracy by ReaL labels too: real.json, or {file name: [class ids]} for other sets',
+    )
     group.add_argument('--per_class', default='', metavar='CSV', help='write the accuracy of each class')
-    group.add_argument('--confusion', default='', metavar='CSV',
-                       help='write how many images of each class (rows) were taken for each class (columns)')
+    group.add_argument(
+        '--confusion',
+        default='',
+        metavar='CSV',
+        help='write how many images of each class (rows) were taken for each class (columns)',
+    )
     group.add_argument('--save_predictions', default='', metavar='CSV', help='write the best classes of each image')
     group.add_argument('--label_list', default=None, metavar='FILE', help="names for --per_class, lines 'id name'")
     return group
@@ -103,18 +139,27 @@ def add_protocols(parser):
 def add_label_maps(parser):
     group = parser.add_argument_group('token labels')
     group.add_argument('--token_label_data', default='', metavar='DIR', help='folder of the label maps')
-    group.add_argument('--token_label_coverage', default='center', choices=('center', 'full'),
-                       help="what a map covers when the set's meta.json does not say")
-    group.add_argument('--token_label_geometry', default='exact', choices=('exact', 'reference'),
-                       help="exact: labels where the pixels are; reference: the original's exchanged axes and coverage")
+    group.add_argument(
+        '--token_label_coverage',
+        default='center',
+        choices=('center', 'full'),
+        help="what a map covers when the set's meta.json does not say",
+    )
+    group.add_argument(
+        '--token_label_geometry',
+        default='exact',
+        choices=('exact', 'reference'),
+        help="exact: labels where the pixels are; reference: the original's exchanged axes and coverage",
+    )
     return group
 
 
 def add_recipe(parser):
     """The training recipe: everything of main.py that no other script has."""
     group = parser.add_argument_group('training')
-    group.add_argument('--batch_size', default=64, type=count,
-                       help='per process; total = batch_size · accum_iter · processes')
+    group.add_argument(
+        '--batch_size', default=64, type=count, help='per process; total = batch_size · accum_iter · processes'
+    )
     group.add_argument('--epochs', default=300, type=int, help='epochs of the schedule, before the cool-down')
     group.add_argument('--accum_iter', default=1, type=count, help='batches whose gradients make one optimizer step')
     group.add_argument('--drop', default=0.0, type=float, help='dropout')
@@ -123,8 +168,12 @@ def add_recipe(parser):
     group.add_argument('--model_ema_decay', default=0.9999, type=float)
     switch(group, 'model_ema_eval', 'evaluate the averaged weights after every epoch too')
     group.add_argument('--seed', default=0, type=int)
-    group.add_argument('--max_bad_images', default=100, type=int,
-                       help='training images per process that may be undecodable before the run stops')
+    group.add_argument(
+        '--max_bad_images',
+        default=100,
+        type=int,
+        help='training images per process that may be undecodable before the run stops',
+    )
 
     group = parser.add_argument_group('optimizer')
     group.add_argument('--opt', default='adamw', help='adamw or momentum')
@@ -133,8 +182,13 @@ def add_recipe(parser):
     group.add_argument('--momentum', default=0.9, type=float)
     group.add_argument('--clip_grad', default=None, type=float, metavar='NORM', help='clip the global gradient norm')
     group.add_argument('--weight_decay', default=0.05, type=float)
-    group.add_argument('--layer_decay', default=None, type=float, metavar='FACTOR',
-                       help='learning rate of each block over that of the next, for fine-tuning (default: 1)')
+    group.add_argument(
+        '--layer_decay',
+        default=None,
+        type=float,
+        metavar='FACTOR',
+        help='learning rate of each block over that of the next, for fine-tuning (default: 1)',
+    )
 
     group = parser.add_argument_group('learning rate')
     group.add_argument('--blr', default=8e-4, type=float, help='lr = blr · total batch / 512 when --lr is absent')
@@ -149,8 +203,14 @@ def add_recipe(parser):
     group.add_argument('--color_jitter', default=0.4, type=float, help="used when --aa is ''")
     group.add_argument('--aa', default='rand-m9-mstd0.5-inc1', metavar='POLICY', help="RandAugment, '' for none")
     group.add_argument('--train_interpolation', default='bicubic', help='random, bilinear, bicubic, nearest, lanczos')
-    group.add_argument('--train_scale', default=(0.08, 1.0), type=float, nargs=2, metavar=('MIN', 'MAX'),
-                       help='area of the random crop as a share of the image')
+    group.add_argument(
+        '--train_scale',
+        default=(0.08, 1.0),
+        type=float,
+        nargs=2,
+        metavar=('MIN', 'MAX'),
+        help='area of the random crop as a share of the image',
+    )
     group.add_argument('--hflip', default=0.5, type=float, help='probability of the horizontal flip')
     group.add_argument('--reprob', default=0.25, type=float, help='probability of random erasing')
     group.add_argument('--remode', default='pixel', help='pixel, rand or const')
@@ -166,13 +226,20 @@ def add_recipe(parser):
     group = add_label_maps(parser)
     group.add_argument('--token_label', action='store_true', help='train with a label for every token')
     group.add_argument('--token_label_size', default=1, type=int, metavar='N', help='token grid: input_size / 16')
-    group.add_argument('--allow_missing_token_label', action='store_true',
-                       help='images without a label map train with their label alone (default: an error)')
+    group.add_argument(
+        '--allow_missing_token_label',
+        action='store_true',
+        help='images without a label map train with their label alone (default: an error)',
+    )
     group.add_argument('--dense_weight', default=1.0, type=float, help='weight of the token loss')
     group.add_argument('--cls_weight', default=1.0, type=float, help='weight of the class loss')
     group.add_argument('--ground_truth', action='store_true', help="blend the class target with the image's true label")
-    group.add_argument('--mix_token', action='store_true', default=None,
-                       help='MixToken (default: with token labels, unless Mixup or CutMix is on)')
+    group.add_argument(
+        '--mix_token',
+        action='store_true',
+        default=None,
+        help='MixToken (default: with token labels, unless Mixup or CutMix is on)',
+    )
     group.add_argument('--no_mix_token', action='store_false', dest='mix_token')
 
     group = parser.add_argument_group('run')
@@ -180,13 +247,28 @@ def add_recipe(parser):
     switch(group, 'remove_head_from_pretained', 'with --finetune: initialise the heads anew')
     group.add_argument('--resume_ema', default='', metavar='FILE', help='take the averaged weights from this file')
     group.add_argument('--start_epoch', default=0, type=int, help='first epoch when nothing is resumed')
-    group.add_argument('--save_freq_steps', default=0, type=int, metavar='N',
-                       help='save checkpoint-latest.pd every N optimizer steps too (default: around evaluation only)')
-    group.add_argument('--keep_checkpoints', default=None, type=count, metavar='K',
-                       help='keep the newest K of the numbered checkpoints (default: all)')
-    group.add_argument('--skip_nonfinite', default=0, type=int, metavar='N',
-                       help='leave out up to N optimizer steps with a loss or gradient that is not finite (default: '
-                            'stop at the first); costs a wait for the device in every step')
+    group.add_argument(
+        '--save_freq_steps',
+        default=0,
+        type=int,
+        metavar='N',
+        help='save checkpoint-latest.pd every N optimizer steps too (default: around evaluation only)',
+    )
+    group.add_argument(
+        '--keep_checkpoints',
+        default=None,
+        type=count,
+        metavar='K',
+        help='keep the newest K of the numbered checkpoints (default: all)',
+    )
+    group.add_argument(
+        '--skip_nonfinite',
+        default=0,
+        type=int,
+        metavar='N',
+        help='leave out up to N optimizer steps with a loss or gradient that is not finite (default: '
+        'stop at the first); costs a wait for the device in every step',
+    )
     switch(group, 'sync_bn', 'batch statistics over all processes (GPU)')
     group.add_argument('--eval', action='store_true', help='evaluate and stop')
     group.add_argument('--dist_eval', action='store_true', help='share the evaluation among the processes')
@@ -207,11 +289,15 @@ def check_recipe(args):
     """Raise UserError for flags of add_recipe that contradict each other."""
     if args.token_label:
         if not args.token_label_data and args.dense_weight:
-            raise UserError('--token_label needs --token_label_data, the folder of the label maps; for data without '
-                            'maps add --dense_weight 0')
+            raise UserError(
+                '--token_label needs --token_label_data, the folder of the label maps; for data without '
+                'maps add --dense_weight 0'
+            )
         if args.token_label_size < 2 or args.token_label_size * 16 != args.input_size:
-            raise UserError(f'--token_label_size {args.token_label_size}: must be --input_size / 16 = '
-                            f'{args.input_size / 16:g} tokens a side')
+            raise UserError(
+                f'--token_label_size {args.token_label_size}: must be --input_size / 16 = '
+                f'{args.input_size / 16:g} tokens a side'
+            )
     if args.seed < 0:
         raise UserError(f'--seed {args.seed}: must not be negative')
     if args.save_freq_steps < 0 or args.skip_nonfinite < 0:

@@ -1,15 +1,15 @@
 """Small files of text, JSON and YAML: bounded in size, nesting and numbers, so that none is a burden to read."""
+
 import json
 import os
 import stat
 
 import numpy as np
 
-from util.runtime import UserError
-from util.safe_pickle import one_line
+from util.errors import UserError, one_line
 
 MAX_BYTES = 4 << 20  # of JSON
-MAX_YAML = 3 << 19   # 20,000 class names have 1 MB; numbers as keys can be chosen so that they collide in a dict
+MAX_YAML = 3 << 19  # 20,000 class names have 1 MB; numbers as keys can be chosen so that they collide in a dict
 MAX_LINE = 10_000  # characters
 MAX_DEPTH, MAX_SCALAR = 20, 10_000  # of YAML: levels, and characters of one value
 
@@ -58,8 +58,11 @@ def read_lines(path):
             while line := f.readline(MAX_LINE):
                 number += 1
                 if len(line) == MAX_LINE or '\0' in line:
-                    raise ValueError(f'line {number} is longer than {MAX_LINE} characters' if len(line) == MAX_LINE
-                                     else f'line {number} has a null byte')
+                    raise ValueError(
+                        f'line {number} is longer than {MAX_LINE} characters'
+                        if len(line) == MAX_LINE
+                        else f'line {number} has a null byte'
+                    )
                 if line.strip():
                     yield number, line.strip()
     except (OSError, ValueError) as error:  # of which UnicodeDecodeError is one
@@ -86,11 +89,13 @@ def array_of_lines(data, path):
 
 def read_json(path, max_bytes=MAX_BYTES, hint=''):
     """What a JSON file holds. Raises as read_text, and for a name that is there twice."""
+
     def unique(pairs):
         result = dict(pairs)
         if len(result) < len(pairs):
             raise ValueError('a name is there twice in one object')
         return result
+
     text = read_text(path, max_bytes, hint)
     try:
         return json.loads(text, object_pairs_hook=unique)
@@ -105,6 +110,7 @@ def read_yaml(path, max_bytes=MAX_YAML, hint=''):
     file is nested, and takes minutes for a number of a megabyte.
     """
     import yaml
+
     loader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
     text, depth = read_text(path, max_bytes, hint), 0
     try:

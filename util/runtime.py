@@ -1,14 +1,16 @@
-"""Process set-up that must come before `import paddle`, and the frame in which every script runs.
+"""Sets the process up for Paddle when it is imported, and runs a script's main.
 
-    from util import runtime
-    CPU = runtime.prepare()
-    import paddle
+    from util import runtime        before `import paddle`, which reads the environment that this sets
+
+Two variables are set unless the user has set them: OMP_NUM_THREADS, and on AMD processors MKL_DEBUG_CPU_TYPE=5, with
+which the old MKL inside Paddle's wheels uses AVX2 (about 3 times the speed of a matrix product). `runtime.CPU` is a
+line that says what was chosen.
 """
+
 import argparse
 import contextlib
-import glob
+import importlib
 import io
-import multiprocessing
 import os
 import platform
 import re
@@ -16,18 +18,8 @@ import signal
 import sys
 import warnings
 
-# numpy works on one sample at a time, often in several loader processes: threads of its BLAS would fight each other.
-# The variable is taken back because Paddle's BLAS on other processors than x86 reads it too.
-_numpy_threads_free = 'OPENBLAS_NUM_THREADS' not in os.environ
-os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
-# Paddle 2.6 carries a zlib of its own; whatever needs the system's must be loaded before it (numpy 2 loads lazily).
-import numpy.random  # noqa: E402,F401
-if _numpy_threads_free:
-    del os.environ['OPENBLAS_NUM_THREADS']
-
-
-class UserError(Exception):
-    """Something the user can mend: shown as one line, without a traceback. The message names the file or flag."""
+from util.errors import UserError
+from util.processes import kill_workers
 
 
 def cpu_fields():
@@ -38,11 +30,6 @@ def cpu_fields():
     except OSError:
         return {}
     return dict(map(str.strip, line.split(':', 1)) for line in text.splitlines() if ':' in line)
-
-
-def _cpu_flags():
-    fields = cpu_fields()
-    return fields.get('vendor_id', ''), fields.get('flags', '').split()
 
 
 def _threads_set_by_user():
@@ -62,62 +49,55 @@ def _threads_set_by_user():
     return value
 
 
-def prepare():
-    """Choose CPU threads and MKL's code path, then import paddle; returns one line that says what was chosen.
-
-    Must run before paddle is imported elsewhere; what the user set in the environment stays. MKL_DEBUG_CPU_TYPE=5
-    lets the old MKL inside Paddle's wheels use AVX2 on AMD processors (about 3 times the speed of a matrix product).
-    """
-    chosen = []
+def _set_environment():
+    """Choose CPU threads and MKL's code path; returns one line that says what was chosen."""
     local_processes = int(os.environ.get('PADDLE_LOCAL_SIZE') or os.environ.get('PADDLE_TRAINERS_NUM') or 1)
     threads = _threads_set_by_user()
     if threads is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
         threads = str(max(1, cores // local_processes))
         os.environ['OMP_NUM_THREADS'] = threads
-        chosen.append(f'{threads} thread(s) per process')
+        chosen = f'CPU: {threads} thread(s) per process'
     else:
-        chosen.append(f'{threads} thread(s) per process (OMP_NUM_THREADS as set)')
-    vendor, flags = _cpu_flags()
+        chosen = f'CPU: {threads} thread(s) per process (OMP_NUM_THREADS as set)'
+    cpu = cpu_fields()
+    has_avx2 = 'avx2' in cpu.get('flags', '').split()
     if 'MKL_DEBUG_CPU_TYPE' in os.environ:
-        chosen.append(f"MKL_DEBUG_CPU_TYPE={os.environ['MKL_DEBUG_CPU_TYPE']} as set")
-    elif platform.machine() == 'x86_64' and vendor == 'AuthenticAMD' and 'avx2' in flags:
+        chosen += f', MKL_DEBUG_CPU_TYPE={os.environ["MKL_DEBUG_CPU_TYPE"]} as set'
+    elif platform.machine() == 'x86_64' and cpu.get('vendor_id') == 'AuthenticAMD' and has_avx2:
         os.environ['MKL_DEBUG_CPU_TYPE'] = '5'
-        chosen.append('MKL on AVX2 (AMD)')
-    _import_quietly()
-    return 'CPU: ' + ', '.join(chosen)
+        chosen += ', MKL on AVX2 (AMD)'
+    return chosen
 
 
-def _import_quietly():
-    """Import paddle without its notes on ccache, on the threads just chosen and on batch norm; others are shown."""
+def _import_numpy():
+    """Load numpy with one thread: it works on one sample at a time, often in several loader processes.
+
+    The variable is taken back because Paddle's BLAS on other processors than x86 reads it too. And numpy must come
+    before Paddle 2.6, which carries a zlib of its own: whatever needs the system's must be loaded first.
+    """
+    set_by_user = 'OPENBLAS_NUM_THREADS' in os.environ
+    os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
+    importlib.import_module('numpy.random')  # numpy 2 loads it lazily
+    if not set_by_user:
+        del os.environ['OPENBLAS_NUM_THREADS']
+
+
+def _import_paddle():
+    """Load paddle without its notes on ccache, on the threads just chosen and on batch norm; others are shown."""
     warnings.filterwarnings('ignore', message='No ccache found')
     warnings.filterwarnings('ignore', message='When training, we now always track global mean and variance')
     captured = io.StringIO()
     with contextlib.redirect_stderr(captured):
-        import paddle  # noqa: F401
+        importlib.import_module('paddle')
     for line in captured.getvalue().splitlines():
         if 'OMP_NUM_THREADS' not in line:
             print(line, file=sys.stderr)
 
 
-def worker_count(requested):
-    """Loader processes to start: as many as requested, never more than the cores of this machine."""
-    return max(0, min(requested, os.cpu_count() or 1))
-
-
-def kill_workers():
-    """End the loader processes that are still there, without the alarm that Paddle raises when one ends, and remove the
-    batches that they had ready, which would stay in shared memory.
-    """
-    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for child in multiprocessing.active_children():
-        if child.daemon:
-            child.kill()
-            child.join()
-            for path in glob.glob(f'/dev/shm/paddle_{child.pid}_*'):
-                with contextlib.suppress(OSError):
-                    os.unlink(path)
-    signal.signal(signal.SIGCHLD, handler)
+_import_numpy()
+CPU = _set_environment()
+_import_paddle()
 
 
 class Parser(argparse.ArgumentParser):
@@ -144,8 +124,11 @@ def run(main, parser, argv=None):
         if 'DataLoader' not in str(error) and 'Blocking queue is killed' not in str(error):
             raise
         how = re.search(r'killed by signal: (\w+)', str(error))
-        sys.exit(f"{parser.prog}: error: a loader process has died{f' ({how[1]})' if how else ''}; if memory ran out, "
-                 'fewer --num_workers need less. A training run goes on with --resume auto')
+        sys.exit(
+            f'{parser.prog}: error: a loader process has died{f" ({how[1]})" if how else ""}; if memory ran out, '
+            'fewer --num_workers need less. A training run goes on with --resume auto'
+        )
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # launchers repeat it; what has ended well must not end with 143
+        # Launchers send SIGTERM more than once: a late one must not turn a run that has ended well into exit code 143.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         kill_workers()

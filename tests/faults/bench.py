@@ -1,4 +1,5 @@
 """The undisturbed run, and the comparison of others with it."""
+
 import json
 import shutil
 import signal
@@ -23,8 +24,9 @@ class Bench:
 
     def start(self, out, *more, workers=1, data=None, **popen):
         """The same command every time, --resume auto in it: a new run in a new folder, else the continued one."""
-        return Run(self.folder / out, flags(data or self.data, *more, workers=workers), self.folder / 'consoles',
-                   **popen)
+        return Run(
+            self.folder / out, flags(data or self.data, *more, workers=workers), self.folder / 'consoles', **popen
+        )
 
     def run_undisturbed(self):
         """Makes the run to compare with, and notes how long its parts take: start-up, training, a save, evaluation."""
@@ -41,8 +43,11 @@ class Bench:
             if started is None and run.begin() is not None:
                 started = now
         check(run.end() == 0 and run.finished(), f'the undisturbed run failed: {run.error()}')
-        self.seconds = {'start-up': started - begin, 'training': time.monotonic() - started,
-                        'save': float(np.median(self.saves))}
+        self.seconds = {
+            'start-up': started - begin,
+            'training': time.monotonic() - started,
+            'save': float(np.median(self.saves)),
+        }
         return self.seconds
 
     def halfway(self):
@@ -91,7 +96,8 @@ class Bench:
 
 def content(path):
     """All of a checkpoint but the command's flags, some of which (--output_dir) must differ."""
-    from util import checkpoint
+    from util.weights import checkpoint
+
     state = checkpoint.load(str(path))
     del state['args']
     return state

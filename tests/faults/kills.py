@@ -1,4 +1,5 @@
 """Chains of kills: a run is ended again and again, continued by the same command, and compared at its end."""
+
 import os
 import signal
 import time
@@ -81,8 +82,10 @@ class Stop(Kill):
             return
         check(code == 0 and not run.error(), f'{run.err}: exit code {code}: {run.error()}')
         word = f'stopped by {signal.Signals(self.number).name} in epoch '
-        check(sum(line.startswith(word) for line in run.lines()) == 1 and run.lines()[-1].startswith(word),
-              f'{run.log}: does not say that it was stopped')
+        check(
+            sum(line.startswith(word) for line in run.lines()) == 1 and run.lines()[-1].startswith(word),
+            f'{run.log}: does not say that it was stopped',
+        )
 
 
 class StopInEvaluation(Stop, InEvaluation):
@@ -106,11 +109,19 @@ class OfLoader(Kill):
         return self.name
 
 
-KILLS = {kill.name: kill for kill in (
-    Kill(ANY), InSave('SIGKILL during a save'),
-    InEvaluation('SIGKILL during evaluation'), AtStart('SIGKILL while it starts'),
-    Stop('SIGTERM, any instant of training', signal.SIGTERM), Stop('SIGINT, any instant of training', signal.SIGINT),
-    StopInEvaluation('SIGTERM during evaluation', signal.SIGTERM), OfLoader('SIGKILL of a loader process'))}
+KILLS = {
+    kill.name: kill
+    for kill in (
+        Kill(ANY),
+        InSave('SIGKILL during a save'),
+        InEvaluation('SIGKILL during evaluation'),
+        AtStart('SIGKILL while it starts'),
+        Stop('SIGTERM, any instant of training', signal.SIGTERM),
+        Stop('SIGINT, any instant of training', signal.SIGINT),
+        StopInEvaluation('SIGTERM during evaluation', signal.SIGTERM),
+        OfLoader('SIGKILL of a loader process'),
+    )
+}
 
 
 class Tally:
@@ -199,5 +210,7 @@ class Chains:
     def progress(self, number, workers, name, run):
         done = self.total - len(self.left) - 1
         eta = (time.monotonic() - self.begin) / max(done, 1) * (self.total - done)
-        self.say(f'{done:3d}/{self.total}  eta {eta / 60:.1f} min  chain {number}, {workers} loader process(es), '
-                 f'{name}, at step {run.reached() if run.begin() is not None else "-"}')
+        self.say(
+            f'{done:3d}/{self.total}  eta {eta / 60:.1f} min  chain {number}, {workers} loader process(es), '
+            f'{name}, at step {run.reached() if run.begin() is not None else "-"}'
+        )

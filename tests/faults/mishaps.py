@@ -1,6 +1,7 @@
 """Faults that are not kills: disks, data, damaged checkpoints, numbers. Each function does one to a run in progress and
 raises Failure unless the run says so in a line, loses nothing, and can be continued to the end of the undisturbed run.
 """
+
 import contextlib
 import hashlib
 import os
@@ -23,19 +24,28 @@ def sums(folder):
 def going(bench, out, steps=2, **start):
     """A run continued from halfway that has done some more steps."""
     run = bench.start(out, workers=start.pop('workers', 1), **start)
-    check(run.until(lambda: run.begin() is not None and run.reached() - run.begin() >= steps),
-          f'{run.err}: ended by itself: {run.error()}')
+    check(
+        run.until(lambda: run.begin() is not None and run.reached() - run.begin() >= steps),
+        f'{run.err}: ended by itself: {run.error()}',
+    )
     return run
 
 
 # -- disks ------------------------------------------------------------------------------------------------------------
 
+
 @contextlib.contextmanager
 def small_disk(folder, megabytes):
     """A file system of its own at `folder`, where mounting is allowed. Yields whether there is one."""
     folder.mkdir()
-    made = subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={megabytes}m', 'none', folder],
-                          capture_output=True).returncode == 0 if shutil.which('mount') else False
+    made = (
+        subprocess.run(
+            ['mount', '-t', 'tmpfs', '-o', f'size={megabytes}m', 'none', folder], capture_output=True
+        ).returncode
+        == 0
+        if shutil.which('mount')
+        else False
+    )
     try:
         yield made
     finally:
@@ -105,6 +115,7 @@ def no_output_folder(bench):
 
 # -- data and processes -----------------------------------------------------------------------------------------------
 
+
 def other_data(bench, name):
     """A copy of the data folder for a fault of its own."""
     data = bench.folder / name
@@ -162,6 +173,7 @@ def loader_dies(bench):
 
 # -- damaged checkpoints ----------------------------------------------------------------------------------------------
 
+
 def flip_a_bit(path):
     with open(path, 'r+b') as f:
         f.seek(path.stat().st_size // 2)
@@ -186,20 +198,27 @@ def delete(path):
     path.unlink()
 
 
-DAMAGES = {'a bit flipped': flip_a_bit, 'cut in half': cut_in_half, 'empty': empty, 'other content': replaced_by_text,
-           'deleted': delete}
+DAMAGES = {
+    'a bit flipped': flip_a_bit,
+    'cut in half': cut_in_half,
+    'empty': empty,
+    'other content': replaced_by_text,
+    'deleted': delete,
+}
 
 
 def damaged_latest(bench, damages=DAMAGES):
     """checkpoint-latest.pd is damaged: said aloud, the one before is taken, the damaged one is kept aside."""
     for name, damage in damages.items():
-        out = bench.from_halfway(f"latest-{name.replace(' ', '-')}")
+        out = bench.from_halfway(f'latest-{name.replace(" ", "-")}')
         damage(out / LATEST)
         said = [] if damage is delete else [DAMAGED]
         run = bench.same_end(out, but=said)
         lines = [line for line in run.lines() if line.startswith('warning: ')]
-        check(len(lines) == len(said) and all(LATEST in line and 'going back' in line for line in lines),
-              f'{run.log}: {lines}')
+        check(
+            len(lines) == len(said) and all(LATEST in line and 'going back' in line for line in lines),
+            f'{run.log}: {lines}',
+        )
         check(any(line.startswith('resuming from ') and PREVIOUS in line for line in run.lines()), f'{run.log}')
         check((out / DAMAGED).exists() == bool(said), f'{out}')
         bench.forget(out.name)
@@ -236,6 +255,7 @@ def all_damaged(bench):
 
 # -- numbers ----------------------------------------------------------------------------------------------------------
 
+
 def not_finite(bench):
     """A learning rate of 1e30: the first loss that is not finite ends the run, and the checkpoint stays."""
     out = bench.from_halfway('nan')
@@ -258,4 +278,5 @@ MISHAPS = {
     'latest checkpoint damaged': damaged_latest,
     'latest and previous damaged': damaged_latest_and_previous,
     'all checkpoints damaged': all_damaged,
-    'loss not finite': not_finite}
+    'loss not finite': not_finite,
+}

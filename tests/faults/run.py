@@ -15,29 +15,35 @@ written every 5 steps (--save_freq_steps).
 
 Prints a table; exit code 1 if anything failed. FAULTS_PATIENCE=10 for slow machines (time limits are multiplied by it).
 """
+
 import argparse
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parents[1]), str(HERE)]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from util import runtime  # noqa: E402
+from util import runtime
 
-runtime.prepare()
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-import kills  # noqa: E402
-import mishaps  # noqa: E402
-from bench import Bench  # noqa: E402
-from processes import Failure  # noqa: E402
+import kills
+import mishaps
+from bench import Bench
+from processes import Failure
 
-PLAN = {kills.ANY: 20, 'SIGKILL during a save': 14, 'SIGKILL during evaluation': 8, 'SIGKILL while it starts': 6,
-        'SIGTERM, any instant of training': 6, 'SIGINT, any instant of training': 6, 'SIGTERM during evaluation': 4,
-        'SIGKILL of a loader process': 4}
+PLAN = {
+    kills.ANY: 20,
+    'SIGKILL during a save': 14,
+    'SIGKILL during evaluation': 8,
+    'SIGKILL while it starts': 6,
+    'SIGTERM, any instant of training': 6,
+    'SIGINT, any instant of training': 6,
+    'SIGTERM during evaluation': 4,
+    'SIGKILL of a loader process': 4,
+}
 
 
 def say(line):
@@ -55,8 +61,11 @@ def run_mishaps(bench, chosen, failures):
         except Failure as failure:
             error = f'{name}: {failure}'
             failures.append(error)
-        say(f'{i + 1:2d}/{len(chosen)}  {name}: ' + (f'FAILED {error}' if error else 'survived')
-            + f'  ({time.monotonic() - begin:.1f} s)')
+        say(
+            f'{i + 1:2d}/{len(chosen)}  {name}: '
+            + (f'FAILED {error}' if error else 'survived')
+            + f'  ({time.monotonic() - begin:.1f} s)'
+        )
         rows.append(row)
     return rows
 
@@ -70,7 +79,7 @@ def table(rows):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = runtime.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--kills', type=int, metavar='N', help='at most N of each kind')
     parser.add_argument('--only', default='', metavar='WORD', help='rows whose name contains it')
     parser.add_argument('--seed', type=int, default=0)
@@ -86,12 +95,16 @@ def main():
             chains = kills.Chains(bench, plan, np.random.default_rng(args.seed), say)
             rows += chains.run().values()
             failures += chains.failures
-            say(f'{chains.shm} files ({chains.shm_bytes / 1e6:.1f} MB) were left in /dev/shm by {chains.runs} runs; '
-                'removed now')
+            say(
+                f'{chains.shm} files ({chains.shm_bytes / 1e6:.1f} MB) were left in /dev/shm by {chains.runs} runs; '
+                'removed now'
+            )
         rows += run_mishaps(bench, {name: f for name, f in mishaps.MISHAPS.items() if args.only in name}, failures)
         print(table(rows))
-        print(f'{sum(row.survived for row in rows)} of {sum(row.tried for row in rows)} survived, '
-              f'{(time.monotonic() - begin) / 60:.1f} min')
+        print(
+            f'{sum(row.survived for row in rows)} of {sum(row.tried for row in rows)} survived, '
+            f'{(time.monotonic() - begin) / 60:.1f} min'
+        )
         for failure in failures:
             print(f'FAILED {failure}')
     return bool(failures)

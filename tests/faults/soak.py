@@ -9,6 +9,7 @@ Twice an epoch of 100 steps, in its second half, /proc tells the memory of the p
 line is fitted to the memory after the first 500 steps. Passes if it rises by less than 1 MB in 1,000 steps, if open
 files and shared memory do not grow, and if no process is left at the end.
 """
+
 import argparse
 import os
 import re
@@ -79,8 +80,20 @@ def soak(folder, steps, first, limit, slack=10, workers=2, say=print):
     """
     data = Path(folder) / 'digits'
     make_scenes(data, EPOCH * BATCH, 20)
-    command = flags(data, '--batch_size', BATCH, '--epochs', steps // EPOCH - 1, '--print_freq', 25,
-                    '--save_freq_steps', 70, '--keep_checkpoints', 1, workers=workers)
+    command = flags(
+        data,
+        '--batch_size',
+        BATCH,
+        '--epochs',
+        steps // EPOCH - 1,
+        '--print_freq',
+        25,
+        '--save_freq_steps',
+        70,
+        '--keep_checkpoints',
+        1,
+        workers=workers,
+    )
     run = Run(Path(folder) / 'out', command, Path(folder) / 'consoles')
     samples, begin, due = [], time.monotonic(), [epoch + step for epoch in range(0, steps, EPOCH) for step in SAMPLED]
     while run.running():
@@ -91,23 +104,34 @@ def soak(folder, steps, first, limit, slack=10, workers=2, say=print):
         pids = run.look()
         each = [resident(pid) for pid in pids]
         if len(pids) == workers + 1:  # not on the way into evaluation
-            samples.append((step, sum(e[0] for e in each), resident(run.process.pid)[1], sum(e[2] for e in each),
-                            len(run.shared_memory())))
+            samples.append(
+                (
+                    step,
+                    sum(e[0] for e in each),
+                    resident(run.process.pid)[1],
+                    sum(e[2] for e in each),
+                    len(run.shared_memory()),
+                )
+            )
         due.pop(0)
         if len(due) % 6 == 0 and samples:
             eta = (time.monotonic() - begin) / step * (steps - step)
             _, own, main, files, shm = samples[-1]
             rise = f'  {slope(samples, 1, first)[0]:+.2f} MB per 1,000 steps' if step > first + 5 * EPOCH else ''
-            say(f'[{time.strftime("%H:%M:%S")}] step {step}/{steps}  eta {eta / 60:.1f} min  all {own:.1f} MB  '
-                f'main process {main:.1f} MB  open files {files}  /dev/shm {shm}{rise}')
+            say(
+                f'[{time.strftime("%H:%M:%S")}] step {step}/{steps}  eta {eta / 60:.1f} min  all {own:.1f} MB  '
+                f'main process {main:.1f} MB  open files {files}  /dev/shm {shm}{rise}'
+            )
     check(run.end() == 0 and run.finished(), f'{run.err}: {run.error()}')
     check(not run.saving(), f'temporary files are left: {run.saving()}')
     left = run.shared_memory()
     for column, name in ((1, 'all processes, own memory'), (2, 'main process, resident')):
         rise, error = slope(samples, column, first)
         say(f'{name}: {rise:+.3f} ± {error:.3f} MB per 1,000 steps ({len(samples)} samples, from step {first} on)')
-    say(f'open files {samples[0][3]} at first, {samples[-1][3]} at last; files left in /dev/shm: {len(left)}; '
-        f'no process left; {(time.monotonic() - begin) / 60:.1f} min')
+    say(
+        f'open files {samples[0][3]} at first, {samples[-1][3]} at last; files left in /dev/shm: {len(left)}; '
+        f'no process left; {(time.monotonic() - begin) / 60:.1f} min'
+    )
     rise = slope(samples, 1, first)[0]
     check(rise < limit, f'memory grows by {rise:.2f} MB per 1,000 steps')
     check(not grows(samples, 3, first, slack), f'the number of open files grows: {[s[3] for s in samples]}')
@@ -117,8 +141,10 @@ def soak(folder, steps, first, limit, slack=10, workers=2, say=print):
 
 def plot(samples, path):
     import matplotlib
+
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
+
     steps, everything, main, *_ = np.array(samples).T
     plt.figure(figsize=(7, 3))
     plt.plot(steps, everything, label='own memory of it and its loader processes')
@@ -138,8 +164,7 @@ def main():
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix='soak-') as folder:
         limits = (1.0, 10) if args.steps >= 5000 else (50.0, 100)
-        samples = soak(folder, args.steps, min(500, args.steps // 4), *limits,
-                       say=lambda line: print(line, flush=True))
+        samples = soak(folder, args.steps, min(500, args.steps // 4), *limits, say=lambda line: print(line, flush=True))
     if args.plot:
         plot(samples, args.plot)
     print('flat: passed')

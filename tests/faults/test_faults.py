@@ -1,4 +1,5 @@
 """The fault suite in short: a few kills, the commonest mishaps, 400 steps of the soak. In full: run.py and soak.py."""
+
 import os
 import sys
 
@@ -10,11 +11,11 @@ if not os.path.isdir('/proc/self'):
     pytest.skip('processes are watched through /proc', allow_module_level=True)
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-import bench as undisturbed  # noqa: E402
-import kills  # noqa: E402
-import mishaps  # noqa: E402
-import soak  # noqa: E402
-import tiny  # noqa: E402
+import bench as undisturbed
+import kills
+import mishaps
+import soak
+import tiny
 
 
 @pytest.fixture(scope='module')
@@ -25,8 +26,13 @@ def bench(tmp_path_factory):
 
 
 def test_a_run_that_is_ended_again_and_again_ends_as_one_that_was_left_alone(bench):
-    plan = {kills.ANY: 1, 'SIGKILL during a save': 2, 'SIGKILL during evaluation': 1,
-            'SIGTERM, any instant of training': 1, 'SIGKILL of a loader process': 1}
+    plan = {
+        kills.ANY: 1,
+        'SIGKILL during a save': 2,
+        'SIGKILL during evaluation': 1,
+        'SIGTERM, any instant of training': 1,
+        'SIGKILL of a loader process': 1,
+    }
     chains = kills.Chains(bench, plan, np.random.default_rng(0))
     rows = chains.run()
     assert not chains.failures

@@ -1,4 +1,5 @@
 """The tiny training task of the fault suite."""
+
 import subprocess
 import sys
 from pathlib import Path
@@ -10,16 +11,62 @@ SAVE_EVERY = 5
 
 
 def make_scenes(folder, train, val=40):
-    subprocess.run([sys.executable, ROOT / 'demo' / 'digits.py', folder, '--train', str(train), '--val', str(val),
-                    '--size', '32'], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, ROOT / 'demo' / 'digits.py', folder, '--train', str(train), '--val', str(val), '--size', '32'],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
 
 
 def flags(data, *more, workers=1):
     """Flags of main.py for a tiny run with everything that has a state; those in `more` override."""
-    return ['--model', 'lvvit_nano', '--input_size', 32, '--nb_classes', 10, '--data_path', data,
-            '--cls_label_path_train', data / 'train_list.txt', '--cls_label_path_val', data / 'val_list.txt',
-            '--token_label', '--token_label_data', data / 'label_maps', '--token_label_size', 2, '--mixup', 0,
-            '--cutmix', 0, '--drop', 0.1, '--drop_path', 0.1, '--model_ema', '--model_ema_eval', '--model_ema_decay',
-            0.9, '--batch_size', IMAGES // UPDATES, '--epochs', EPOCHS - 1, '--warmup_epochs', 1, '--cooldown_epochs',
-            1, '--lr', 1e-3, '--num_workers', workers, '--print_freq', 1, '--save_freq_steps', SAVE_EVERY,
-            '--resume', 'auto', *more]
+    return [
+        '--model',
+        'lvvit_nano',
+        '--input_size',
+        32,
+        '--nb_classes',
+        10,
+        '--data_path',
+        data,
+        '--cls_label_path_train',
+        data / 'train_list.txt',
+        '--cls_label_path_val',
+        data / 'val_list.txt',
+        '--token_label',
+        '--token_label_data',
+        data / 'label_maps',
+        '--token_label_size',
+        2,
+        '--mixup',
+        0,
+        '--cutmix',
+        0,
+        '--drop',
+        0.1,
+        '--drop_path',
+        0.1,
+        '--model_ema',
+        '--model_ema_eval',
+        '--model_ema_decay',
+        0.9,
+        '--batch_size',
+        IMAGES // UPDATES,
+        '--epochs',
+        EPOCHS - 1,
+        '--warmup_epochs',
+        1,
+        '--cooldown_epochs',
+        1,
+        '--lr',
+        1e-3,
+        '--num_workers',
+        workers,
+        '--print_freq',
+        1,
+        '--save_freq_steps',
+        SAVE_EVERY,
+        '--resume',
+        'auto',
+        *more,
+    ]

@@ -1,4 +1,5 @@
 """The kinds of files that enter: a good file of each, and the function of the project that reads it."""
+
 import json
 import os
 import pickle
@@ -14,15 +15,24 @@ import paddle
 import yaml
 from PIL import Image
 
-from util import checkpoint, classify, datasets, label_maps, plain_files, pretrained, safetensors_file, torch_file
-from util.runtime import UserError
+from util import plain_files
+from util.data import datasets, label_maps
+from util.deploy import records
+from util.errors import UserError
+from util.weights import checkpoint, pretrained, safetensors_file, torch_file
 
-NAMES = {'map.npy': 'n01/x.npy', 'map.pt': 'n01/x.pt', 'packed': 'label_maps.npy', 'names': 'names.txt',
-         'meta': 'meta.json'}  # of the file in its set; others are called file.<kind>
+NAMES = {
+    'map.npy': 'n01/x.npy',
+    'map.pt': 'n01/x.pt',
+    'packed': 'label_maps.npy',
+    'names': 'names.txt',
+    'meta': 'meta.json',
+}  # of the file in its set; others are called file.<kind>
 IMAGES = ('jpg', 'png', 'webp', 'bmp')
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
+
 
 def _weights(path):
     return pretrained.load_weights(path)[0]
@@ -49,24 +59,47 @@ def _image(path):
     return sample
 
 
-LOADERS = {'pd': checkpoint.load, 'sealed.pd': checkpoint.load, 'pdparams': _weights, 'pth': _weights,
-           'legacy.pth': _weights, 'safetensors': _weights, 'map.npy': _map, 'map.pt': _map, 'packed': _set,
-           'names': _set, 'meta': _set, 'yml': plain_files.read_yaml, 'list': _list,
-           'label_list': lambda path: classify.label_names(path, 10), **dict.fromkeys(IMAGES, _image)}
+LOADERS = {
+    'pd': checkpoint.load,
+    'sealed.pd': checkpoint.load,
+    'pdparams': _weights,
+    'pth': _weights,
+    'legacy.pth': _weights,
+    'safetensors': _weights,
+    'map.npy': _map,
+    'map.pt': _map,
+    'packed': _set,
+    'names': _set,
+    'meta': _set,
+    'yml': plain_files.read_yaml,
+    'list': _list,
+    'label_list': lambda path: records.label_names(path, 10),
+    **dict.fromkeys(IMAGES, _image),
+}
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
 
+
 def _state():
     rng = np.random.default_rng(0)
     names = [f'blocks.{i}.{part}' for i in range(6) for part in ('attn.qkv.weight', 'mlp.fc1.bias', 'norm1.weight')]
-    return {**{name: rng.normal(size=(8, 12) if 'qkv' in name else 12).astype('f4') for name in names},
-            'head.weight': rng.normal(size=(12, 10)).astype('f4'), 'head.bias': np.zeros(10, 'f4')}
+    return {
+        **{name: rng.normal(size=(8, 12) if 'qkv' in name else 12).astype('f4') for name in names},
+        'head.weight': rng.normal(size=(12, 10)).astype('f4'),
+        'head.bias': np.zeros(10, 'f4'),
+    }
 
 
 def _checkpoint():
-    return {'model': _state(), 'optimizer': {'head.weight/moment1': np.zeros((12, 10), 'f4'), 'LR_Scheduler': {'t': 3}},
-            'epoch': 3, 'best_acc1': 81.25, 'rng': {'numpy': [1, 2 ** 40]}, 'args': {'model': 'lvvit_t', 'lr': 0.1}}
+    return {
+        'model': _state(),
+        'optimizer': {'head.weight/moment1': np.zeros((12, 10), 'f4'), 'LR_Scheduler': {'t': 3}},
+        'epoch': 3,
+        'best_acc1': 81.25,
+        'rng': {'numpy': [1, 2**40]},
+        'args': {'model': 'lvvit_t', 'lr': 0.1},
+    }
 
 
 def _array():
@@ -85,10 +118,19 @@ def _legacy(path):
     arrays = _state()
     data = b'\x80\x02}('
     for key, (name, array) in enumerate(arrays.items()):
-        tensor = b'ctorch._utils\n_rebuild_tensor_v2\n((' + _op('storage') + b'ctorch\nFloatStorage\n' + _op(str(key)) \
-            + _op('cpu') + _op(array.size) + b'NtQ' + _op(0) + _op(array.shape) \
-            + _op(tuple(step // 4 for step in array.strides)) \
+        tensor = (
+            b'ctorch._utils\n_rebuild_tensor_v2\n(('
+            + _op('storage')
+            + b'ctorch\nFloatStorage\n'
+            + _op(str(key))
+            + _op('cpu')
+            + _op(array.size)
+            + b'NtQ'
+            + _op(0)
+            + _op(array.shape)
+            + _op(tuple(step // 4 for step in array.strides))
             + b'\x89ccollections\nOrderedDict\n)RtR'
+        )
         data += _op(name) + tensor
     with open(path, 'wb') as f:
         for value in (torch_file.MAGIC, 1001, {'protocol_version': 1001, 'little_endian': True}):
@@ -122,8 +164,16 @@ def make(kind, folder):
         _make_set(kind, folder)
     elif kind == 'yml':
         with open(path, 'w') as f:
-            yaml.safe_dump({'model': 'lvvit_t', 'input_size': 224, 'crop_pct': 0.9, 'interpolation': 'bicubic',
-                            'label_names': {i: f'name {i}, other' for i in range(40)}}, f)
+            yaml.safe_dump(
+                {
+                    'model': 'lvvit_t',
+                    'input_size': 224,
+                    'crop_pct': 0.9,
+                    'interpolation': 'bicubic',
+                    'label_names': {i: f'name {i}, other' for i in range(40)},
+                },
+                f,
+            )
     elif kind == 'list':
         os.makedirs(os.path.join(folder, 'train', 'a b'))
         for i in range(20):
@@ -173,6 +223,7 @@ def warm_up():
 
 # -- what the watched process must notice -----------------------------------------------------------------------------
 
+
 def _explode(_):
     try:
         return np.ones(1 << 30)
@@ -191,12 +242,20 @@ def _refuse(message):
 
 
 DEMONS = {
-    'executes': lambda path: os.system('true'), 'evaluates': lambda path: eval('1'),
+    'executes': lambda path: os.system('true'),
+    'evaluates': lambda path: eval('1'),
     'unpickles': lambda path: pickle.loads(b'cmath\nsqrt\n.') and None,
     'imports': lambda path: __import__('this_module_does_not_exist'),
-    'writes': lambda path: open(path + '.new', 'w').close(), 'deletes': lambda path: os.unlink(path + '.new'),
-    'prints': lambda path: print('x'), 'warns': lambda path: warnings.warn('x'),
-    'crashes': lambda path: os.kill(os.getpid(), signal.SIGSEGV), 'raises': lambda path: {}[0], 'explodes': _explode,
-    'fills': lambda path: np.ones(20 << 20, 'f8') is None, 'computes': _compute,
+    'writes': lambda path: open(path + '.new', 'w').close(),
+    'deletes': lambda path: os.unlink(path + '.new'),
+    'prints': lambda path: print('x'),
+    'warns': lambda path: warnings.warn('x'),
+    'crashes': lambda path: os.kill(os.getpid(), signal.SIGSEGV),
+    'raises': lambda path: {}[0],
+    'explodes': _explode,
+    'fills': lambda path: np.ones(20 << 20, 'f8') is None,
+    'computes': _compute,
     'returns objects': lambda path: [np.array([None])],
-    'says too much': lambda path: _refuse(f'{path}\nand more'), 'names nothing': lambda path: _refuse('damaged')}
+    'says too much': lambda path: _refuse(f'{path}\nand more'),
+    'names nothing': lambda path: _refuse('damaged'),
+}

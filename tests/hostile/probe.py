@@ -3,6 +3,7 @@
 As a script this is the watched process: it reads tasks `kind <tab> path <tab> honest size` from stdin and answers each
 with a line of JSON. `Probe` is the other end, which also notices a crash and a hang.
 """
+
 import json
 import os
 import select
@@ -12,21 +13,39 @@ import time
 from dataclasses import dataclass, field
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-HANG = 5.0                  # seconds of processor time
-PATIENCE = 30.0             # seconds by the clock, on a machine that others use too
-SPARE = 200 << 20           # bytes beyond twice the honest size of a file
-IMAGE_SPARE = 500 << 20     # what an image of util.image_file.MAX_PIXELS may take
-DANGEROUS = ('os.', 'subprocess.', 'shutil.', 'socket.', 'ctypes.', 'pickle.', 'marshal.', 'tempfile.', 'webbrowser.',
-             'exec', 'compile', 'import', 'code.', 'builtins.', 'sys.', 'urllib.', 'winreg.', 'mmap.resize')
+HANG = 5.0  # seconds of processor time
+PATIENCE = 30.0  # seconds by the clock, on a machine that others use too
+SPARE = 200 << 20  # bytes beyond twice the honest size of a file
+IMAGE_SPARE = 500 << 20  # what an image of util.image_file.MAX_PIXELS may take
+DANGEROUS = (
+    'os.',
+    'subprocess.',
+    'shutil.',
+    'socket.',
+    'ctypes.',
+    'pickle.',
+    'marshal.',
+    'tempfile.',
+    'webbrowser.',
+    'exec',
+    'compile',
+    'import',
+    'code.',
+    'builtins.',
+    'sys.',
+    'urllib.',
+    'winreg.',
+    'mmap.resize',
+)
 HARMLESS = ('os.listdir', 'os.scandir', 'sys._getframe', 'os.walk')
 
 
 @dataclass
 class Outcome:
-    result: str                 # refused or loaded
-    message: str = ''           # of the refusal
+    result: str  # refused or loaded
+    message: str = ''  # of the refusal
     seconds: float = 0.0
-    memory: int = 0             # bytes that the peak of the process rose by
+    memory: int = 0  # bytes that the peak of the process rose by
     faults: list = field(default_factory=list)  # what must not be
 
 
@@ -50,8 +69,14 @@ class Probe:
 
     def _start(self):
         environment = {**os.environ, 'PYTHONPATH': os.path.dirname(os.path.abspath(__file__))}
-        self.process = subprocess.Popen([sys.executable, os.path.abspath(__file__)], stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, text=True, bufsize=1, env=environment)
+        self.process = subprocess.Popen(
+            [sys.executable, os.path.abspath(__file__)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            env=environment,
+        )
         assert self._answer(120) == {'ready': True}
 
     def _answer(self, patience):
@@ -76,6 +101,7 @@ class Probe:
 
 # -- the watched process ----------------------------------------------------------------------------------------------
 
+
 def _memory(name):
     with open('/proc/self/status') as f:
         return next(int(line.split()[1]) << 10 for line in f if line.startswith(name + ':'))
@@ -99,8 +125,21 @@ def _attempt(load, path, user_error):
     """(result, message, faults) of one load."""
     import datetime
     import numpy as np
-    plain = (type(None), bool, int, float, complex, str, bytes, bytearray, np.ndarray, np.generic, np.dtype,
-             datetime.date)
+
+    plain = (
+        type(None),
+        bool,
+        int,
+        float,
+        complex,
+        str,
+        bytes,
+        bytearray,
+        np.ndarray,
+        np.generic,
+        np.dtype,
+        datetime.date,
+    )
     try:
         value = load(path)
     except user_error as error:
@@ -122,10 +161,14 @@ def _attempt(load, path, user_error):
 def _serve():
     import gc
     import resource
+
     sys.path.insert(0, ROOT)
     from util import runtime
+    from util.errors import UserError
+
     runtime.prepare()
     import kinds
+
     answers = os.fdopen(os.dup(1), 'w', buffering=1)
     printed = os.memfd_create('printed')
     os.dup2(printed, 1)
@@ -136,9 +179,11 @@ def _serve():
     watching, events = False, []
 
     def hook(event, arguments):
-        if watching and (event.startswith(DANGEROUS) and event not in HARMLESS
-                         or event == 'open' and _writes(arguments)):
+        if watching and (
+            event.startswith(DANGEROUS) and event not in HARMLESS or event == 'open' and _writes(arguments)
+        ):
             events.append(f'{event} {arguments!r}'[:200])
+
     sys.addaudithook(hook)
     print(json.dumps({'ready': True}), file=answers)
     for line in sys.stdin:
@@ -153,7 +198,7 @@ def _serve():
         os.ftruncate(printed, 0)
         del events[:]
         started, watching = time.process_time(), True
-        result, message, faults = _attempt(load, path, runtime.UserError)
+        result, message, faults = _attempt(load, path, UserError)
         watching, seconds = False, time.process_time() - started
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         memory = max(0, _memory('VmHWM') - before)
@@ -166,14 +211,19 @@ def _serve():
         if seconds > HANG:
             faults.append(f'takes {seconds:.1f} s')
         faults += [f'does {event}' for event in events]
-        print(json.dumps({'result': result, 'message': message[:1000], 'seconds': seconds, 'memory': memory,
-                          'faults': faults}), file=answers)
+        print(
+            json.dumps(
+                {'result': result, 'message': message[:1000], 'seconds': seconds, 'memory': memory, 'faults': faults}
+            ),
+            file=answers,
+        )
 
 
 def _writes(arguments):
     path, mode, flags = arguments
-    return flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) if isinstance(flags,
-    int) else mode and set(mode) & set('wax+')
+    return (
+        flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) if isinstance(flags, int) else mode and set(mode) & set('wax+')
+    )
 
 
 if __name__ == '__main__':

@@ -8,23 +8,23 @@ written or printed; the peak of memory rises by less than 2 times the file's hon
 and no file takes more than 5 s of processor time. Prints a table, and each file that breaks this; exit code 1 if any
 does. The same files every time.
 """
+
 import argparse
 import os
 import sys
 import tempfile
 import zlib
+from pathlib import Path
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[:0] = [os.path.dirname(os.path.dirname(HERE)), HERE]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from util import runtime  # noqa: E402
+from util import runtime
 
-runtime.prepare()
 
-import corpus  # noqa: E402
-import fuzz  # noqa: E402
-import kinds  # noqa: E402
-from probe import Probe  # noqa: E402
+import corpus
+import fuzz
+import kinds
+from probe import Probe
 
 
 class Tally:
@@ -43,8 +43,10 @@ class Tally:
         self.faults += [f'{self.kind}: {name}: {fault}' for fault in outcome.faults]
 
     def row(self):
-        return f'| {self.kind} | {self.files:,} | {self.refused:,} | {self.loaded:,} | {self.seconds:.2f} | ' \
-               f'{self.memory / 2 ** 20:.0f} | {len(self.faults)} |'
+        return (
+            f'| {self.kind} | {self.files:,} | {self.refused:,} | {self.loaded:,} | {self.seconds:.2f} | '
+            f'{self.memory / 2**20:.0f} | {len(self.faults)} |'
+        )
 
 
 HEADER = '| kind | files | refused | loaded | worst time (s) | worst memory (MB) | faults |\n' + '|---' * 7 + '|'
@@ -118,7 +120,7 @@ def main(args):
 
 
 if __name__ == '__main__':
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = runtime.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--mutations', type=int, default=20000, help='in all, shared by the kinds')
     parser.add_argument('--kinds', nargs='+', choices=list(kinds.LOADERS))
     main(parser.parse_args())

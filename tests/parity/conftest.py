@@ -3,26 +3,18 @@
 Fixtures: `original` (its modules), `fidelity` (records and asserts a comparison; see fidelity.py).
 Test modules import neither torch nor timm nor tlt at the top: they get them from `original`.
 """
-import sys
+
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-for folder in (ROOT, ROOT / 'tests'):
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
-
-from util import runtime  # noqa: E402
-
-runtime.prepare()
-
-from parity import original as original_code  # noqa: E402
-from parity.fidelity import RECORD  # noqa: E402
+from parity import original as original_code
+from parity.fidelity import RECORD
 
 if original_code.ABSENT:
-    collect_ignore_glob = [name.name for name in Path(__file__).parent.glob('test_*.py')
-                           if name.name != 'test_environment.py']
+    collect_ignore_glob = [
+        name.name for name in Path(__file__).parent.glob('test_*.py') if name.name != 'test_environment.py'
+    ]
 
 
 def pytest_addoption(parser):

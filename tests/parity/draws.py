@@ -3,6 +3,7 @@
 Samples are compared by p-values, written as standard deviations of a normal variable. SIGMAS is p = 6e-5; with some
 sixty comparisons, whose seeds are fixed, a right implementation had a 0.4% chance to miss it, and has none later.
 """
+
 import numpy as np
 from scipy import stats
 
@@ -52,11 +53,17 @@ def share(monkeypatch, original, draws):
         monkeypatch.setattr(module, '_randomly_negate', lambda v: -v if draws.random() < 0.5 else v)
     for module in (data.random_erasing, labelled.label_transforms_factory):
         monkeypatch.setattr(module, 'random', Module(draws))
-    monkeypatch.setattr(np.random, 'choice', lambda ops, n, replace, p:
-                        [ops[i] for i in draws.choice(len(ops), n, replace=replace, p=p)])
+    monkeypatch.setattr(
+        np.random,
+        'choice',
+        lambda ops, n, replace, p: [ops[i] for i in draws.choice(len(ops), n, replace=replace, p=p)],
+    )
     monkeypatch.setattr(torch, 'rand', lambda n: torch.tensor([draws.random()], dtype=torch.float64))
-    monkeypatch.setattr(torch.Tensor, 'normal_', lambda tensor: tensor.copy_(
-        torch.from_numpy(draws.standard_normal(tuple(tensor.shape), dtype='float32'))))
+    monkeypatch.setattr(
+        torch.Tensor,
+        'normal_',
+        lambda tensor: tensor.copy_(torch.from_numpy(draws.standard_normal(tuple(tensor.shape), dtype='float32'))),
+    )
 
 
 def deviations(p_value):

@@ -1,4 +1,5 @@
 """The record of what was compared: rows (section, what, kind of error, tolerance, measured), and docs/fidelity.md."""
+
 import re
 from importlib import metadata
 from pathlib import Path
@@ -6,9 +7,23 @@ from typing import NamedTuple
 
 DOCUMENT = Path(__file__).resolve().parents[2] / 'docs' / 'fidelity.md'
 BEGIN, END = '<!-- begin: written by pytest tests/parity --write_fidelity -->', '<!-- end -->'
-SECTIONS = ('Forward pass', 'Token-label targets', 'Loss', 'Gradients', 'Optimizers', 'Weight averaging',
-            'Learning rate', 'Drop path', 'Initial weights', 'Training', 'RandAugment', 'Train transform',
-            'Mixup and CutMix', 'Evaluation transform', 'Weights of files')
+SECTIONS = (
+    'Forward pass',
+    'Token-label targets',
+    'Loss',
+    'Gradients',
+    'Optimizers',
+    'Weight averaging',
+    'Learning rate',
+    'Drop path',
+    'Initial weights',
+    'Training',
+    'RandAugment',
+    'Train transform',
+    'Mixup and CutMix',
+    'Evaluation transform',
+    'Weights of files',
+)
 RELATIVE = 'max abs difference / largest value'
 ABSOLUTE = 'max abs difference'
 
@@ -45,8 +60,10 @@ class Record:
         for section in SECTIONS:
             rows = [row for row in self.rows.values() if row.section == section]
             if rows:
-                parts.append(f'### {section}\n\n| comparison | error | tolerance | measured |\n|---|---|---|---|\n'
-                             + '\n'.join(map(_line, rows)))
+                parts.append(
+                    f'### {section}\n\n| comparison | error | tolerance | measured |\n|---|---|---|---|\n'
+                    + '\n'.join(map(_line, rows))
+                )
         return '\n\n'.join(parts)
 
     def write(self):
@@ -81,6 +98,12 @@ def _key(line):
 
 
 def versions():
-    names = {'paddlepaddle': 'Paddle', 'torch': 'PyTorch', 'tlt': 'tlt', 'timm-clean': 'timm-clean', 'numpy': 'numpy',
-             'Pillow': 'Pillow'}
+    names = {
+        'paddlepaddle': 'Paddle',
+        'torch': 'PyTorch',
+        'tlt': 'tlt',
+        'timm-clean': 'timm-clean',
+        'numpy': 'numpy',
+        'Pillow': 'Pillow',
+    }
     return 'Measured with ' + ', '.join(f'{name} {metadata.version(package)}' for package, name in names.items()) + '.'

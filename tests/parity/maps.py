@@ -1,11 +1,12 @@
 """A small set of images and label maps on disk, read by both projects with the same flips and crops."""
+
 import numpy as np
 from PIL import Image
 
-from util import transforms
-from util.datasets import TrainDataset
-from util.label_maps import LabelMaps
-from util.loader import collate
+from util.data import transforms
+from util.data.datasets import TrainDataset
+from util.data.label_maps import LabelMaps
+from util.data.loader import collate
 
 # Widths and heights. Primes: where a crop is a whole number of map cells, float32 decides in the original whether
 # RoIAlign takes that many samples along it or one more (up to 7e-4 in a target), float64 here.
@@ -18,8 +19,9 @@ class Set:
     ours(...) and theirs(...) read the same samples: image i flipped if flips[i] and cropped to boxes[i].
     """
 
-    def __init__(self, folder, original, map_side, num_classes, sizes=SIZES, dtype='float16', seed=0, labels=None,
-                 boxes=None):
+    def __init__(
+        self, folder, original, map_side, num_classes, sizes=SIZES, dtype='float16', seed=0, labels=None, boxes=None
+    ):
         self.folder, self.original, self.num_classes = folder, original, num_classes
         rng = np.random.default_rng(seed)
         self.samples = []
@@ -51,31 +53,37 @@ class Set:
         monkeypatch.setattr(transforms, 'random_crop_box', lambda *_: next(boxes))
         flips = iter(self.flips)
         transform = transforms.TrainTransform(size, aa='', jitter=0, reprob=0, geometry=geometry)
-        dataset = TrainDataset(self.samples, lambda image, rng: transform(image, Draws(next(flips))), self.num_classes,
-                               label_maps=LabelMaps(self.folder / 'maps', self.num_classes, coverage, geometry),
-                               tokens=tokens)
+        dataset = TrainDataset(
+            self.samples,
+            lambda image, rng: transform(image, Draws(next(flips))),
+            self.num_classes,
+            label_maps=LabelMaps(self.folder / 'maps', self.num_classes, coverage, geometry),
+            tokens=tokens,
+        )
         return collate([dataset[i] for i in range(len(self.samples))])
 
     def theirs(self, monkeypatch, tokens, size, smoothing=0.0):
         """(images, targets [B, C, 2 + N]: true label, class token, tokens) of the original's, as tensors."""
         torch, factory = self.original.torch, self.original.tlt.data.label_transforms_factory
         boxes = iter([(y, x, h, w) for x, y, w, h in self.boxes])
-        monkeypatch.setattr(factory.RandomResizedCropAndInterpolationWithCoords, 'get_params',
-                            staticmethod(lambda *_: next(boxes)))
+        monkeypatch.setattr(
+            factory.RandomResizedCropAndInterpolationWithCoords, 'get_params', staticmethod(lambda *_: next(boxes))
+        )
         flips = iter(self.flips)
         transform = factory.create_token_label_transform(size, color_jitter=None, interpolation='bicubic')
         images, maps = [], []
         for path, label in self.samples:
             flip = next(flips)
             monkeypatch.setattr(torch, 'rand', lambda *_: 0.0 if flip else 1.0)
-            stem = path.replace('/train/', '/maps/')[:-len('.png')]
+            stem = path.replace('/train/', '/maps/')[: -len('.png')]
             image, label_map = transform(Image.open(path).convert('RGB'), torch.load(f'{stem}.pt').float())
             label_map[-1, 0, 0, 5] = label  # as the original's DatasetTokenLabel does
             images.append(image)
             maps.append(label_map)
         monkeypatch.undo()
-        targets = self.original.tlt.data.create_token_label_target(torch.stack(maps), self.num_classes,
-                                                                   smoothing=smoothing, device='cpu', label_size=tokens)
+        targets = self.original.tlt.data.create_token_label_target(
+            torch.stack(maps), self.num_classes, smoothing=smoothing, device='cpu', label_size=tokens
+        )
         return torch.stack(images), targets
 
 

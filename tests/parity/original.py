@@ -1,4 +1,5 @@
 """The original's own code (`tlt`, `timm` and their `torchvision`), loaded beside a CPU build of PyTorch."""
+
 import contextlib
 import importlib.util
 import os
@@ -7,9 +8,11 @@ import types
 
 PACKAGES = ('torch', 'torchvision', 'timm', 'tlt')
 ABSENT = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-REASON = (f"the parity suite needs PyTorch and the original's code ({', '.join(ABSENT)} not installed): "
-          'pip install -r tests/parity/requirements.txt && '
-          'pip install --no-deps -r tests/parity/requirements-nodeps.txt')
+REASON = (
+    f"the parity suite needs PyTorch and the original's code ({', '.join(ABSENT)} not installed): "
+    'pip install -r tests/parity/requirements.txt && '
+    'pip install --no-deps -r tests/parity/requirements-nodeps.txt'
+)
 
 
 @contextlib.contextmanager
@@ -23,6 +26,7 @@ def _missing_operators_tolerated(torch):
             with contextlib.suppress(RuntimeError):
                 return register_fake(operator, *args, **kwargs)(function)
             return function
+
         return decorate
 
     torch.library.register_fake = tolerant
@@ -39,6 +43,7 @@ def load():
     torchvision's compiled RoIAlign is replaced by torchvision's own pure Python transcription of it.
     """
     import torch
+
     torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS') or 1))  # as many as Paddle has
     with _missing_operators_tolerated(torch):
         import torchvision
@@ -58,9 +63,11 @@ def load():
     import tlt.models.layers
     import tlt.models.lvvit
     import tlt.utils  # noqa: F401
+
     tlt.data.mixup.roi_align = _python_roi_align
-    return types.SimpleNamespace(torch=torch, torchvision=torchvision, timm=timm, tlt=tlt,
-                                 lvvit=sys.modules['tlt.models.lvvit'])
+    return types.SimpleNamespace(
+        torch=torch, torchvision=torchvision, timm=timm, tlt=tlt, lvvit=sys.modules['tlt.models.lvvit']
+    )
 
 
 def _python_roi_align(input, boxes, output_size):
@@ -68,6 +75,7 @@ def _python_roi_align(input, boxes, output_size):
     all zeros (of others the result is zero) and a few at a time: the transcription holds H·W numbers for every number
     of the result."""
     import torch
+
     module = sys.modules['torchvision.ops.roi_align']
     function = getattr(module._roi_align, '__wrapped__', module._roi_align)  # not compiled: that needs a C++ compiler
     used = input.abs().amax(dim=(0, 2, 3)).nonzero().flatten()

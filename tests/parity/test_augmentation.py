@@ -1,4 +1,5 @@
 """RandAugment is the original's: every op's pixels, what a policy's name means, which ops are drawn and how strong."""
+
 import collections
 import itertools
 
@@ -8,9 +9,9 @@ from PIL import Image
 
 from parity.draws import SAMPLING, SIGMAS, Draws, counts_differ, share, values_differ
 from parity.photos import photos
-from util import auto_augment
-from util.auto_augment import GEOMETRIC, NAMES, PHOTOMETRIC, RandAugment
-from util.runtime import UserError
+from util.data import auto_augment
+from util.data.auto_augment import GEOMETRIC, NAMES, PHOTOMETRIC, RandAugment
+from util.errors import UserError
 
 SECTION = 'RandAugment'
 LEVELS = (0.0, 2.5, 5.0, 9.0, 10.0)
@@ -50,12 +51,15 @@ def furthest(a, b):
 
 # ---- pixels of the fifteen ops
 
+
 def cases(name):
     """(policy, negative, filter) of all the ways in which an op is applied."""
     geometric = name in GEOMETRIC
-    return itertools.product(('rand-inc1',) if geometric else ('rand-inc1', 'rand'),
-                             (True, False) if name in SIGNED else (False,),
-                             (Image.BILINEAR, Image.BICUBIC) if geometric else (None,))
+    return itertools.product(
+        ('rand-inc1',) if geometric else ('rand-inc1', 'rand'),
+        (True, False) if name in SIGNED else (False,),
+        (Image.BILINEAR, Image.BICUBIC) if geometric else (None,),
+    )
 
 
 @pytest.mark.parametrize('labelled', [True, False], ids=['tlt', 'timm'])
@@ -66,8 +70,9 @@ def test_an_op_gives_the_pixels_of_the_original(name, labelled, original, fideli
         ours, (module, theirs) = RandAugment(config, FILL, interpolation), their_policy(original, config, labelled)
         for level, photo in itertools.product(LEVELS, photos()):
             own, _ = ours.apply(name, photo, level, Sign(negative))
-            expected = their_op(monkeypatch, module, theirs.ops[NAMES.index(name)], photo, level, negative,
-                                interpolation)
+            expected = their_op(
+                monkeypatch, module, theirs.ops[NAMES.index(name)], photo, level, negative, interpolation
+            )
             fidelity(SECTION, f'{name} at 5 levels on 3 photos: pixels', furthest(own, expected), 0, GREY)
             results.add(own.tobytes())
     levelled = PHOTOMETRIC.get(name, (None, None))[1] is not auto_augment.no_argument
@@ -76,8 +81,11 @@ def test_an_op_gives_the_pixels_of_the_original(name, labelled, original, fideli
 
 # ---- policies
 
-@pytest.mark.parametrize('config', ['rand-m9-mstd0.5-inc1', 'rand', 'rand-m7-n3', 'rand-mstd1-w0', 'rand-n1-m3-inc1',
-                                    'rand-inc1-w0-n4-mstd2.5-m0'])
+
+@pytest.mark.parametrize(
+    'config',
+    ['rand-m9-mstd0.5-inc1', 'rand', 'rand-m7-n3', 'rand-mstd1-w0', 'rand-n1-m3-inc1', 'rand-inc1-w0-n4-mstd2.5-m0'],
+)
 def test_a_policys_name_means_what_it_means_to_the_original(config, original):
     ours, (_, theirs) = RandAugment(config), their_policy(original, config)
     assert ours.layers == theirs.num_layers
@@ -115,19 +123,22 @@ def test_differs_on_purpose_lanczos_is_bicubic_where_pillow_has_no_lanczos(origi
     module, policy = their_policy(original, 'rand', interpolation=Image.LANCZOS)
     with pytest.raises(ValueError):
         their_op(monkeypatch, module, policy.ops[NAMES.index('ShearX')], photo, 9, True, Image.LANCZOS)
-    lanczos, bicubic = (RandAugment('rand', FILL, i).apply('ShearX', photo, 9, rng)[0]
-                        for i in (Image.LANCZOS, Image.BICUBIC))
+    lanczos, bicubic = (
+        RandAugment('rand', FILL, i).apply('ShearX', photo, 9, rng)[0] for i in (Image.LANCZOS, Image.BICUBIC)
+    )
     assert lanczos.tobytes() == bicubic.tobytes()
 
 
 # ---- same draws, and distributions
 
+
 @pytest.mark.parametrize('interpolation', [None, Image.BICUBIC], ids=['random', 'bicubic'])
 @pytest.mark.parametrize('config', ['rand-m9-mstd0.5-inc1', 'rand-m6-n4-mstd1', 'rand-n3-w0-mstd2'])
 def test_with_the_same_draws_images_come_out_the_same(config, interpolation, original, fidelity, monkeypatch):
     ours = RandAugment(config, FILL, interpolation)
-    _, theirs = their_policy(original, config, labelled=False, **(
-        {} if interpolation is None else {'interpolation': interpolation}))
+    _, theirs = their_policy(
+        original, config, labelled=False, **({} if interpolation is None else {'interpolation': interpolation})
+    )
     changed = 0
     for seed in range(60):
         photo = photos()[seed % 3].crop((0, 0, 150 + seed, 201 - seed))
@@ -149,6 +160,7 @@ def our_draws(monkeypatch, config, images):
             value = argument(level, rng)
             drawn[-1].append((name, None, None) if value is None else (name, level, negative(name, value, config)))
             return value
+
         return call
 
     with monkeypatch.context() as patch:
@@ -209,8 +221,10 @@ def test_ops_levels_and_signs_of_20000_images_are_distributed_as_the_originals(c
     check('ops applied to an image', counts_differ(*([len(ops) for ops in side] for side in (ours, theirs))))
     check('which op', counts_differ(*([op[0] for ops in side for op in ops] for side in (ours, theirs))))
     check('which op is first', counts_differ(*([ops[0][0] for ops in side if ops] for side in (ours, theirs))))
-    check('two ops of one image alike', counts_differ(*([len({op[0] for op in ops}) < len(ops) for ops in side]
-                                                        for side in (ours, theirs))))
+    check(
+        'two ops of one image alike',
+        counts_differ(*([len({op[0] for op in ops}) < len(ops) for ops in side] for side in (ours, theirs))),
+    )
     levels = [[op[1] for ops in side for op in ops if op[1] is not None] for side in (ours, theirs)]
     assert min(map(len, levels)) > 10000
     check('level', values_differ(*levels))

@@ -1,4 +1,5 @@
 """docs/fidelity.md says what this suite measured."""
+
 import pytest
 
 from parity.fidelity import RECORD
@@ -11,9 +12,14 @@ def test_the_document_lists_exactly_the_comparisons_of_this_suite(request):
         RECORD.write()
     files = {item.path for item in session.items if item.path.parent == request.path.parent}
     option = request.config.option
-    whole = (files == set(request.path.parent.glob('test_*.py')) and not option.keyword and not option.markexpr
-             and not any('::' in str(arg) for arg in request.config.args) and session.testsfailed == 0)
+    whole = (
+        files == set(request.path.parent.glob('test_*.py'))
+        and not option.keyword
+        and not option.markexpr
+        and not any('::' in str(arg) for arg in request.config.args)
+        and session.testsfailed == 0
+    )
     differences = RECORD.differences(whole)
-    assert not differences, ('docs/fidelity.md: run pytest tests/parity --write_fidelity: ' + '; '.join(differences))
+    assert not differences, 'docs/fidelity.md: run pytest tests/parity --write_fidelity: ' + '; '.join(differences)
     if not RECORD.rows:
         pytest.skip('no comparison ran')

@@ -1,4 +1,5 @@
 """Evaluation sees the very pixels that the original's evaluation sees, from image files of every odd size and kind."""
+
 import contextlib
 import itertools
 
@@ -10,10 +11,10 @@ from PIL import Image
 import models
 from parity.photos import photos
 from parity.weights import random_state
-from util.datasets import EvalDataset, read_folder
-from util.image_file import open_rgb
-from util.runtime import UserError
-from util.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, to_input
+from util.data.datasets import EvalDataset, read_folder
+from util.data.images import open_rgb
+from util.data.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, to_input
+from util.errors import UserError
 
 SECTION = 'Evaluation transform'
 SIDES = (33, 47, 65, 101, 127, 223, 255, 333, 499, 501)
@@ -28,8 +29,11 @@ def jpegs(tmp_path_factory):
     (root / 'a').mkdir()
     for i, (width, height) in enumerate(itertools.product(SIDES, SIDES)):
         photos()[i % 3].resize((width, height), Image.BOX).save(
-            root / 'a' / f'{i:03}-{width}x{height}.jpg', quality=(75, 95)[i % 2], subsampling=i % 3,
-            progressive=i % 5 == 0)
+            root / 'a' / f'{i:03}-{width}x{height}.jpg',
+            quality=(75, 95)[i % 2],
+            subsampling=i % 3,
+            progressive=i % 5 == 0,
+        )
     return root
 
 
@@ -66,16 +70,19 @@ def both(original, root, size, crop_pct, interpolation='bicubic', which=slice(No
     pixels = original.timm.data.create_transform(**arguments, use_prefetcher=True)  # stops at the pixels
     place = {path: i for i, path in enumerate(theirs.filenames(absolute=True))}  # it sorts 2.png before 10.png
     for i, (path, _) in list(enumerate(samples))[which]:
-        yield ((np.asarray(transform.crop(open_rgb(path))), ours[i]['image']),
-               (pixels(Image.open(path).convert('RGB')).transpose(1, 2, 0), theirs[place[path]][0].numpy()))
+        yield (
+            (np.asarray(transform.crop(open_rgb(path))), ours[i]['image']),
+            (pixels(Image.open(path).convert('RGB')).transpose(1, 2, 0), theirs[place[path]][0].numpy()),
+        )
 
 
 def compare(fidelity, what, pairs):
     for number, ((own, own_input), (expected, expected_input)) in enumerate(pairs):
         assert own.shape == expected.shape and own_input.shape == expected_input.shape
         fidelity(SECTION, f'{what}: pixels', np.abs(own.astype('int16') - expected).max(), 0, GREY)
-        fidelity(SECTION, f"{what}: the network's input", np.abs(own_input - expected_input).max(), 0,
-                 'max abs difference')
+        fidelity(
+            SECTION, f"{what}: the network's input", np.abs(own_input - expected_input).max(), 0, 'max abs difference'
+        )
     assert number > 10
 
 
@@ -83,8 +90,11 @@ def compare(fidelity, what, pairs):
 def test_jpegs_of_all_odd_sizes_give_the_input_that_they_give_the_original(number, jpegs, original, fidelity):
     """100 files; each of the twelve settings takes every third of them."""
     size, crop_pct = SETTINGS[number]
-    compare(fidelity, '100 JPEGs of 33 to 501 px, input 32 to 384, crop_pct .875 to 1',
-            both(original, jpegs, size, crop_pct, which=slice((number + number // 3) % 3, None, 3)))
+    compare(
+        fidelity,
+        '100 JPEGs of 33 to 501 px, input 32 to 384, crop_pct .875 to 1',
+        both(original, jpegs, size, crop_pct, which=slice((number + number // 3) % 3, None, 3)),
+    )
 
 
 @pytest.mark.parametrize('size, crop_pct', [(64, 0.9), (224, 1.0), (97, 0.875)])
@@ -106,45 +116,71 @@ def test_all_256_values_are_normalised_to_the_same_float(original, fidelity):
     levels = np.arange(256, dtype='uint8').reshape(16, 16, 1).repeat(3, axis=2)
     transforms = original.torchvision.transforms
     expected = transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)(transforms.ToTensor()(Image.fromarray(levels)))
-    fidelity(SECTION, 'normalisation of 256 levels', np.abs(to_input(Image.fromarray(levels)) - expected.numpy()).max(),
-             0, 'max abs difference')
+    fidelity(
+        SECTION,
+        'normalisation of 256 levels',
+        np.abs(to_input(Image.fromarray(levels)) - expected.numpy()).max(),
+        0,
+        'max abs difference',
+    )
 
 
 @pytest.fixture
 def without_gpu(original, monkeypatch):
     """The original's loader copies batches to a GPU on a stream of their own: here they stay where they are."""
+
     class Stream:
         def wait_stream(self, _):
             pass
 
     monkeypatch.setattr(original.torch.Tensor, 'cuda', lambda tensor, **_: tensor)
-    for name, stand_in in {'Stream': Stream, 'current_stream': Stream,
-                           'stream': lambda _: contextlib.nullcontext()}.items():
+    for name, stand_in in {
+        'Stream': Stream,
+        'current_stream': Stream,
+        'stream': lambda _: contextlib.nullcontext(),
+    }.items():
         monkeypatch.setattr(original.torch.cuda, name, stand_in)
 
 
-def test_a_network_ranks_the_classes_as_on_the_batches_of_the_originals_loader(
-        jpegs, original, without_gpu, fidelity):
+def test_a_network_ranks_the_classes_as_on_the_batches_of_the_originals_loader(jpegs, original, without_gpu, fidelity):
     """Its loader normalises after the pixels reached the GPU, by 255·mean and 255·std: other roundings."""
     loader = original.tlt.data.create_token_label_loader(
-        their_dataset(original, jpegs, input_size=64), 64, 20, is_training=False, interpolation='bicubic',
-        crop_pct=0.9, num_workers=0, pin_memory=False)
+        their_dataset(original, jpegs, input_size=64),
+        64,
+        20,
+        is_training=False,
+        interpolation='bicubic',
+        crop_pct=0.9,
+        num_workers=0,
+        pin_memory=False,
+    )
     ours = EvalDataset(read_folder(str(jpegs), 1), EvalTransform(64, 0.9))
     own = np.stack([ours[i]['image'] for i in range(len(ours))])
     expected = np.concatenate([batch.numpy() for batch, _ in loader])
-    fidelity(SECTION, "100 JPEGs through the original's loader: the network's input", np.abs(own - expected).max(),
-             2e-6, 'max abs difference')
+    fidelity(
+        SECTION,
+        "100 JPEGs through the original's loader: the network's input",
+        np.abs(own - expected).max(),
+        2e-6,
+        'max abs difference',
+    )
 
     model = models.build_model('lvvit_nano', img_size=64, num_classes=1000)
     model.set_state_dict(random_state(model, seed=0))
     model.eval()
     with paddle.no_grad():
-        ours, theirs = (np.concatenate([model(paddle.to_tensor(part)).numpy() for part in np.split(x, 5)])
-                        for x in (own, expected))
+        ours, theirs = (
+            np.concatenate([model(paddle.to_tensor(part)).numpy() for part in np.split(x, 5)]) for x in (own, expected)
+        )
     prior = theirs.mean(0)  # what random weights say of any image; without it the image decides
     ranks, expected = (np.argsort(prior - logits, axis=-1, kind='stable')[:, :5] for logits in (ours, theirs))
-    fidelity(SECTION, "100 JPEGs through the original's loader: images with another top 5 of 1,000",
-             (ranks != expected).any(-1).sum(), 0, 'count')
+    fidelity(
+        SECTION,
+        "100 JPEGs through the original's loader: images with another top 5 of 1,000",
+        (ranks != expected).any(-1).sum(),
+        0,
+        'count',
+    )
     assert len(set(expected[:, 0])) > 20, 'a network that does not look'
 
 

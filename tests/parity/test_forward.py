@@ -1,4 +1,5 @@
 """The models compute what the original's compute: same weights, same images, same MixToken box."""
+
 from types import SimpleNamespace
 
 import numpy as np
@@ -6,11 +7,19 @@ import paddle
 import pytest
 
 from parity.weights import difference, image, in_our_terms, inject_box, pair, statistics, theirs_of, to_paddle
-from util import mixtoken
+from util.train import mixtoken
 
 SECTION = 'Forward pass'
-CASES = [('lvvit_t', 224), ('lvvit_s', 224), ('lvvit_m', 224), ('lvvit_l', 224), ('lvvit_t', 384), ('lvvit_s', 384),
-         ('vit', 224), ('lvvit', 224)]
+CASES = [
+    ('lvvit_t', 224),
+    ('lvvit_s', 224),
+    ('lvvit_m', 224),
+    ('lvvit_l', 224),
+    ('lvvit_t', 384),
+    ('lvvit_s', 384),
+    ('vit', 224),
+    ('lvvit', 224),
+]
 MOMENTUM = 0.9  # share of a running statistic that a step keeps
 
 
@@ -41,8 +50,9 @@ def test_scores_of_images_and_tokens_are_those_of_the_original(name, size, origi
 
 
 @pytest.mark.parametrize('size, batch', [(32, 2), (224, 2)])
-def test_running_statistics_differ_by_the_factor_of_an_unbiased_variance_and_by_nothing_else(size, batch, original,
-                                                                                             fidelity, monkeypatch):
+def test_running_statistics_differ_by_the_factor_of_an_unbiased_variance_and_by_nothing_else(
+    size, batch, original, fidelity, monkeypatch
+):
     """Paddle averages the variance of the batch, PyTorch that variance times n/(n − 1), n = batch · (size/2)²."""
     ours, theirs = pair(original, 'lvvit_t', size, depth=1)
     inject_box(monkeypatch, original, mixtoken.EMPTY_BOX)
@@ -59,11 +69,20 @@ def test_running_statistics_differ_by_the_factor_of_an_unbiased_variance_and_by_
             fidelity(SECTION, 'BatchNorm: running mean after a step', difference(value, true), 1e-6)
             continue
         kept = MOMENTUM * before[name].astype('float64')
-        fidelity(SECTION, 'BatchNorm: running variance after a step, the batch’s share times n/(n − 1)',
-                 difference(kept + (value - kept) * n / (n - 1), true), 1e-6)
+        fidelity(
+            SECTION,
+            'BatchNorm: running variance after a step, the batch’s share times n/(n − 1)',
+            difference(kept + (value - kept) * n / (n - 1), true),
+            1e-6,
+        )
         if size == 224:
-            fidelity(SECTION, 'BatchNorm: running variance as it is, n = 2 · 112²', difference(value, true), 4e-5,
-                     note='biased here, unbiased there; see below')
+            fidelity(
+                SECTION,
+                'BatchNorm: running variance as it is, n = 2 · 112²',
+                difference(value, true),
+                4e-5,
+                note='biased here, unbiased there; see below',
+            )
         else:
             assert difference(value, true) > 1e-5  # so that the factor above is a finding and not a decoration
     assert all(np.abs(after[name] - before[name]).max() > 0.01 for name in after)

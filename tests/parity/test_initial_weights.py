@@ -1,4 +1,5 @@
 """Initial weights come from the original's distributions: mean, spread, range and shape of every tensor."""
+
 import numpy as np
 import paddle
 import pytest
@@ -21,8 +22,10 @@ def samples(original, name, **changes):
         for key, value in in_our_terms(theirs_of(original, name, **changes).state_dict()).items():
             theirs.setdefault(key, []).append(value.ravel())
     assert ours.keys() == theirs.keys()
-    return [(key, np.concatenate(ours[key]).astype('float64'), np.concatenate(theirs[key]).astype('float64'))
-            for key in ours]
+    return [
+        (key, np.concatenate(ours[key]).astype('float64'), np.concatenate(theirs[key]).astype('float64'))
+        for key in ours
+    ]
 
 
 def standard_error_of_std(x):
@@ -37,8 +40,10 @@ def kolmogorov(a, b):
     return distance / len(a) * np.sqrt(len(a) / 2)
 
 
-@pytest.mark.parametrize('name, changes', [('lvvit_t', {'depth': 2}), ('vit', {'depth': 1}),
-                                           ('lvvit_l', {'depth': 1, 'embed_dim': 96, 'num_heads': 2})])
+@pytest.mark.parametrize(
+    'name, changes',
+    [('lvvit_t', {'depth': 2}), ('vit', {'depth': 1}), ('lvvit_l', {'depth': 1, 'embed_dim': 96, 'num_heads': 2})],
+)
 def test_every_tensor_is_drawn_from_the_original_s_distribution(name, changes, original, fidelity):
     means, spreads, shapes, ranges, constants = [], [], [], [], []
     for key, a, b in samples(original, name, img_size=64, num_classes=20, **changes):
@@ -70,5 +75,5 @@ def test_the_original_s_normal_numbers_contain_a_value_a_hundred_standard_deviat
     """docs/fidelity.md says so: one of the 2²⁴ numbers that trunc_normal_ starts from is the end of the interval."""
     torch = original.torch
     start = torch.nextafter(torch.tensor(-1.0), torch.tensor(0.0)), torch.tensor(-1.0)
-    inside, end = (torch.erfinv(u) * 0.02 * 2 ** 0.5 for u in start)
+    inside, end = (torch.erfinv(u) * 0.02 * 2**0.5 for u in start)
     assert -0.12 < inside < -0.1 and end == -float('inf')

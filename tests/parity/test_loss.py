@@ -1,12 +1,13 @@
 """Loss and gradients of every parameter against the original's TokenLabelCrossEntropy and PyTorch's autograd."""
+
 import numpy as np
 import paddle
 import pytest
 
 from parity.maps import Set
 from parity.weights import arrays, difference, in_our_terms, inject_box, pair, to_paddle
-from util import mixtoken
-from util.loss import Targets, TokenLabelLoss, batch_targets, hard_targets, soft_cross_entropy
+from util.train import mixtoken
+from util.train.loss import Targets, TokenLabelLoss, batch_targets, hard_targets, soft_cross_entropy
 
 CLASSES, TOKENS, BATCH = 40, 4, 6
 BOX = (0, 1, 3, 3)  # 6 of 16 tokens
@@ -15,9 +16,11 @@ BOX = (0, 1, 3, 3)  # 6 of 16 tokens
 @pytest.fixture
 def labelled(original, tmp_path, monkeypatch):
     """labelled(labels=None) -> (our collated batch, the original's (images, smoothed targets)) of a small set."""
+
     def make(labels=None):
         data = Set(tmp_path, original, 18, CLASSES, labels=labels)
         return data.ours(monkeypatch, TOKENS, 16 * TOKENS), data.theirs(monkeypatch, TOKENS, 16 * TOKENS, smoothing=0.1)
+
     return make
 
 
@@ -27,8 +30,10 @@ def as_tensors(batch):
 
 def logits(seed=0):
     rng = np.random.default_rng(seed)
-    return (3 * rng.standard_normal([BATCH, CLASSES], dtype='float32'),
-            3 * rng.standard_normal([BATCH, TOKENS ** 2, CLASSES], dtype='float32'))
+    return (
+        3 * rng.standard_normal([BATCH, CLASSES], dtype='float32'),
+        3 * rng.standard_normal([BATCH, TOKENS**2, CLASSES], dtype='float32'),
+    )
 
 
 @pytest.mark.parametrize('box', [mixtoken.EMPTY_BOX, BOX], ids=['unmixed', 'mixed'])
@@ -40,15 +45,17 @@ def test_the_loss_and_its_gradients_with_respect_to_the_scores(box, ground_truth
     batch, (_, target) = labelled([best[0], best[1], *[(b + 1) % CLASSES for b in best[2:]]])
     assert (target[:, :, 0].argmax(-1) == target[:, :, 1].argmax(-1)).tolist() == [True, True] + [False] * 4
     targets = batch_targets(as_tensors(batch), CLASSES, 0.1, ground_truth)
-    what = ', '.join(filter(None, ['token labels', 'blended with the true label' * ground_truth,
-                                   'MixToken' * (box == BOX)]))
+    what = ', '.join(
+        filter(None, ['token labels', 'blended with the true label' * ground_truth, 'MixToken' * (box == BOX)])
+    )
     for cls_weight, dense_weight in ((1.0, 1.0), (0.7, 0.3), (1.0, 0.0)):
         ours, theirs = [to_paddle(x) for x in logits()], [torch.from_numpy(x).requires_grad_() for x in logits()]
         for tensor in ours:
             tensor.stop_gradient = False
         loss = TokenLabelLoss(cls_weight, dense_weight)((*ours, box), targets)
-        expected = original.tlt.loss.TokenLabelCrossEntropy(dense_weight, cls_weight, classes=CLASSES,
-                                                            ground_truth=ground_truth)((*theirs, box), target)
+        expected = original.tlt.loss.TokenLabelCrossEntropy(
+            dense_weight, cls_weight, classes=CLASSES, ground_truth=ground_truth
+        )((*theirs, box), target)
         loss.backward(), expected.backward()
         fidelity('Loss', what, difference(loss, expected), 1e-6, 'relative error', note='weights 1:1, 0.7:0.3 and 1:0')
         errors = [difference(ours[0].grad, theirs[0].grad)]
@@ -63,10 +70,18 @@ def test_the_loss_of_labels_alone(original, fidelity):
     label, (cls, _) = np.array([0, 3, 39, 3, 7, 7]), logits(1)
     target = hard_targets(paddle.to_tensor(label), CLASSES, 0.1)
     expected = original.tlt.loss.cross_entropy.SoftTargetCrossEntropy()(
-        original.torch.from_numpy(cls), original.tlt.data.create_token_label_target(
-            original.torch.from_numpy(label), CLASSES, smoothing=0.1, device='cpu'))
-    fidelity('Loss', 'labels alone, smoothing 0.1', difference(soft_cross_entropy(to_paddle(cls), target), expected),
-             1e-6, 'relative error')
+        original.torch.from_numpy(cls),
+        original.tlt.data.create_token_label_target(
+            original.torch.from_numpy(label), CLASSES, smoothing=0.1, device='cpu'
+        ),
+    )
+    fidelity(
+        'Loss',
+        'labels alone, smoothing 0.1',
+        difference(soft_cross_entropy(to_paddle(cls), target), expected),
+        1e-6,
+        'relative error',
+    )
     loss = TokenLabelLoss()((to_paddle(cls), None, mixtoken.EMPTY_BOX), Targets(target, None))
     assert float(loss) == float(soft_cross_entropy(to_paddle(cls), target))
 
@@ -88,9 +103,13 @@ def same_side_of_every_relu(ours, theirs, torch, shape):
         sides, hooks = ([], []), []
         for model, seen in ((ours, sides[0]), (theirs, sides[1])):
             register = 'register_forward_post_hook' if model is ours else 'register_forward_hook'
-            hooks += [getattr(getattr(model.patch_embed, name), register)(
-                lambda layer, inputs, output, seen=seen: seen.append(np.array(output.detach() > 0)) or None)
-                for name in ('bn1', 'bn2', 'bn3') if hasattr(model.patch_embed, name)]
+            hooks += [
+                getattr(getattr(model.patch_embed, name), register)(
+                    lambda layer, inputs, output, seen=seen: seen.append(np.array(output.detach() > 0)) or None
+                )
+                for name in ('bn1', 'bn2', 'bn3')
+                if hasattr(model.patch_embed, name)
+            ]
         with paddle.no_grad(), torch.no_grad():
             ours.patch_embed(to_paddle(x)), theirs.patch_embed(torch.from_numpy(x))
         for hook in hooks:
@@ -100,9 +119,16 @@ def same_side_of_every_relu(ours, theirs, torch, shape):
     raise AssertionError('activations on different sides of ReLU in 20 draws of images')
 
 
-@pytest.mark.parametrize('name, size, changes', [
-    ('lvvit_t', 224, {}), ('lvvit_s', 64, {}), ('lvvit_l', 32, {'depth': 3}), ('lvvit', 64, {'depth': 3}),
-    ('vit', 64, {'depth': 3})])
+@pytest.mark.parametrize(
+    'name, size, changes',
+    [
+        ('lvvit_t', 224, {}),
+        ('lvvit_s', 64, {}),
+        ('lvvit_l', 32, {'depth': 3}),
+        ('lvvit', 64, {'depth': 3}),
+        ('vit', 64, {'depth': 3}),
+    ],
+)
 def test_the_gradient_of_every_parameter(name, size, changes, original, fidelity, monkeypatch):
     torch, n = original.torch, (size // 16) ** 2
     ours, theirs = pair(original, name, size, CLASSES, seed=5, **changes)

@@ -1,11 +1,13 @@
 """Targets from label maps, from files to distributions, against the original's transform, RoIAlign and smoothing."""
+
 import numpy as np
 import paddle
 import pytest
 
 from parity.fidelity import ABSOLUTE
 from parity.maps import SIZES, Set
-from util import loss, token_label
+from util.data import token_label
+from util.train import loss
 
 SECTION, TOLERANCE = 'Token-label targets', 1e-4
 
@@ -21,17 +23,24 @@ def in_our_order(targets):
     return targets.numpy()[:, :, 1:].transpose(0, 2, 1)
 
 
-@pytest.mark.parametrize('map_side, tokens, num_classes', [(18, 14, 1000), (18, 24, 100), (24, 24, 100), (11, 14, 60),
-                                                           (7, 3, 40)])
-def test_reference_geometry_gives_the_original_s_targets(map_side, tokens, num_classes, original, fidelity, tmp_path,
-                                                         monkeypatch):
+@pytest.mark.parametrize(
+    'map_side, tokens, num_classes', [(18, 14, 1000), (18, 24, 100), (24, 24, 100), (11, 14, 60), (7, 3, 40)]
+)
+def test_reference_geometry_gives_the_original_s_targets(
+    map_side, tokens, num_classes, original, fidelity, tmp_path, monkeypatch
+):
     data = Set(tmp_path, original, map_side, num_classes, SIZES if tokens < 24 else SIZES[:3], seed=map_side)
     ours = dense(data.ours(monkeypatch, tokens, 16 * tokens), num_classes, smoothing=0.1)
     _, theirs = data.theirs(monkeypatch, tokens, 16 * tokens, smoothing=0.1)
     theirs = in_our_order(theirs)
     assert theirs.max() > 0.7 and theirs.std(axis=1).max() > 0.1  # maps that say something, and tokens that differ
-    fidelity(SECTION, f'reference geometry: maps of {map_side}², {tokens}² tokens, {num_classes} classes, flips and '
-             'crops', np.abs(ours - theirs).max(), TOLERANCE, ABSOLUTE)
+    fidelity(
+        SECTION,
+        f'reference geometry: maps of {map_side}², {tokens}² tokens, {num_classes} classes, flips and crops',
+        np.abs(ours - theirs).max(),
+        TOLERANCE,
+        ABSOLUTE,
+    )
 
 
 def test_exact_geometry_agrees_where_exchanged_axes_change_nothing(original, fidelity, tmp_path, monkeypatch):
@@ -40,8 +49,13 @@ def test_exact_geometry_agrees_where_exchanged_axes_change_nothing(original, fid
     data = Set(tmp_path, original, 18, 60, sizes=[(64, 64)] * 4, boxes=boxes)
     theirs = in_our_order(data.theirs(monkeypatch, 14, 224)[1])
     exact = dense(data.ours(monkeypatch, 14, 224, 'exact'), 60)
-    fidelity(SECTION, 'exact geometry where it must agree: square images, crops on the diagonal',
-             np.abs(exact - theirs).max(), TOLERANCE, ABSOLUTE)
+    fidelity(
+        SECTION,
+        'exact geometry where it must agree: square images, crops on the diagonal',
+        np.abs(exact - theirs).max(),
+        TOLERANCE,
+        ABSOLUTE,
+    )
 
 
 def test_exact_geometry_differs_elsewhere(original, tmp_path, monkeypatch):
@@ -53,8 +67,14 @@ def test_exact_geometry_differs_elsewhere(original, tmp_path, monkeypatch):
 @pytest.mark.parametrize('smoothing', [0.0, 0.1])
 def test_labels_without_maps_become_the_original_s_targets(smoothing, original, fidelity):
     label = np.array([0, 7, 99, 7])
-    theirs = original.tlt.data.create_token_label_target(original.torch.from_numpy(label), 100, smoothing=smoothing,
-                                                         device='cpu')
+    theirs = original.tlt.data.create_token_label_target(
+        original.torch.from_numpy(label), 100, smoothing=smoothing, device='cpu'
+    )
     ours = loss.hard_targets(paddle.to_tensor(label), 100, smoothing)
-    fidelity(SECTION, 'labels of images without maps, smoothing 0 and 0.1', np.abs(ours.numpy() - theirs.numpy()).max(),
-             1e-7, ABSOLUTE)
+    fidelity(
+        SECTION,
+        'labels of images without maps, smoothing 0 and 0.1',
+        np.abs(ours.numpy() - theirs.numpy()).max(),
+        1e-7,
+        ABSOLUTE,
+    )

@@ -1,4 +1,5 @@
 """The train transform is the original's with label maps: flip, RandAugment, crop, normalisation, erasing."""
+
 import itertools
 import math
 
@@ -8,12 +9,22 @@ from PIL import Image
 
 from parity.draws import SAMPLING, SIGMAS, Draws, counts_differ, share, values_differ
 from parity.photos import photos
-from util.transforms import TrainTransform, color_jitter, random_crop_box, random_erase
+from util.data.transforms import TrainTransform, color_jitter, random_crop_box, random_erase
 
 SECTION = 'Train transform'
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
-SIZES = [(500, 375), (375, 500), (640, 427), (224, 224), (33, 47), (4000, 3000), (1000, 100), (100, 1000), (200, 5),
-         (5, 400)]
+SIZES = [
+    (500, 375),
+    (375, 500),
+    (640, 427),
+    (224, 224),
+    (33, 47),
+    (4000, 3000),
+    (1000, 100),
+    (100, 1000),
+    (200, 5),
+    (5, 400),
+]
 EXTREME = [(1000, 100), (100, 1000), (200, 5), (5, 400)]
 
 
@@ -26,6 +37,7 @@ def their_crop_box(original, size, scale=SCALE):
 
 # ---- random resized crop
 
+
 @pytest.mark.parametrize('size', SIZES, ids=str)
 def test_with_the_same_draws_the_crop_is_the_same(size, original, fidelity, monkeypatch):
     draws = Draws(1)
@@ -37,19 +49,27 @@ def test_with_the_same_draws_the_crop_is_the_same(size, original, fidelity, monk
     assert size not in EXTREME or sum(centred) > 100, 'the way out after ten misses was not taken'
 
 
-@pytest.mark.parametrize('size, scale', [((500, 375), SCALE), ((224, 224), SCALE), ((427, 640), (0.3, 0.6)),
-                                         ((1000, 100), SCALE)], ids=str)
+@pytest.mark.parametrize(
+    'size, scale', [((500, 375), SCALE), ((224, 224), SCALE), ((427, 640), (0.3, 0.6)), ((1000, 100), SCALE)], ids=str
+)
 def test_crops_of_20000_images_are_distributed_as_the_originals(size, scale, original, fidelity):
     rng = np.random.default_rng(4)
     original.timm.data.transforms.random.seed(5)
     ours = np.array([random_crop_box(*size, rng, scale) for _ in range(20000)]).T
     theirs = np.array([their_crop_box(original, size, scale) for _ in range(20000)]).T
     for what, number in {
-            'area': lambda x, y, w, h: w * h, 'aspect ratio': lambda x, y, w, h: w / h,
-            'place across': lambda x, y, w, h: x / np.maximum(size[0] - w, 1),
-            'place down': lambda x, y, w, h: y / np.maximum(size[1] - h, 1)}.items():
-        fidelity(SECTION, f'20,000 crops of each of 4 sizes: {what}', values_differ(number(*ours), number(*theirs)),
-                 SIGMAS, SAMPLING)
+        'area': lambda x, y, w, h: w * h,
+        'aspect ratio': lambda x, y, w, h: w / h,
+        'place across': lambda x, y, w, h: x / np.maximum(size[0] - w, 1),
+        'place down': lambda x, y, w, h: y / np.maximum(size[1] - h, 1),
+    }.items():
+        fidelity(
+            SECTION,
+            f'20,000 crops of each of 4 sizes: {what}',
+            values_differ(number(*ours), number(*theirs)),
+            SIGMAS,
+            SAMPLING,
+        )
 
 
 def test_differs_on_purpose_a_crop_has_at_least_one_pixel(original):
@@ -60,6 +80,7 @@ def test_differs_on_purpose_a_crop_has_at_least_one_pixel(original):
 
 
 # ---- random erasing
+
 
 @pytest.mark.parametrize('mode', ['pixel', 'rand', 'const'])
 @pytest.mark.parametrize('count', [1, 3])
@@ -82,8 +103,7 @@ def test_erased_boxes_of_20000_images_are_distributed_as_the_originals(original,
     original.timm.data.random_erasing.random.seed(7), torch.manual_seed(8)
     erasing = original.timm.data.random_erasing.RandomErasing(0.25, mode='pixel', device='cpu')
     sides, blank = [], np.zeros((3, 24, 24), 'float32')
-    for erase in (lambda: random_erase(blank.copy(), rng, 0.25),
-                  lambda: erasing(torch.zeros(3, 24, 24)).numpy()):
+    for erase in (lambda: random_erase(blank.copy(), rng, 0.25), lambda: erasing(torch.zeros(3, 24, 24)).numpy()):
         boxes, values = [], []
         for _ in range(20000):
             array = erase()
@@ -100,12 +120,16 @@ def test_erased_boxes_of_20000_images_are_distributed_as_the_originals(original,
     check('how many', counts_differ(*([box is None for box in side] for side in (ours, theirs))))
     check('values', values_differ(our_values, their_values))
     for what, number in {
-            'area': lambda y, x, h, w: h * w, 'aspect ratio': lambda y, x, h, w: h / w,
-            'place down': lambda y, x, h, w: y / (24 - h), 'place across': lambda y, x, h, w: x / (24 - w)}.items():
+        'area': lambda y, x, h, w: h * w,
+        'aspect ratio': lambda y, x, h, w: h / w,
+        'place down': lambda y, x, h, w: y / (24 - h),
+        'place across': lambda y, x, h, w: x / (24 - w),
+    }.items():
         check(what, values_differ(*(number(*np.array([box for box in side if box]).T) for side in (ours, theirs))))
 
 
 # ---- flip, colour jitter
+
 
 def test_as_many_of_20000_images_are_flipped_as_by_the_original(original, fidelity):
     flip = original.tlt.data.label_transforms_factory.RandomHorizontalFlipWithLabel(p=0.5)
@@ -143,10 +167,18 @@ def test_colour_jitter_gives_the_pixels_of_the_original(order, strength, origina
         rng = Jitter(order, [shares[kind] for kind in order])
         own = color_jitter(photo, strength, rng)
         assert np.allclose(rng.bounds, [(low, high)] * 3)
-        monkeypatch.setattr(theirs, 'get_params', lambda *_: (
-            original.torch.tensor([3, *order]), *(low + s * (high - low) for s in shares), None))
-        fidelity(SECTION, 'colour jitter (--aa none): pixels',
-                 np.abs(np.asarray(own, 'int16') - np.asarray(theirs(photo), 'int16')).max(), 0, 'grey levels')
+        monkeypatch.setattr(
+            theirs,
+            'get_params',
+            lambda *_: (original.torch.tensor([3, *order]), *(low + s * (high - low) for s in shares), None),
+        )
+        fidelity(
+            SECTION,
+            'colour jitter (--aa none): pixels',
+            np.abs(np.asarray(own, 'int16') - np.asarray(theirs(photo), 'int16')).max(),
+            0,
+            'grey levels',
+        )
 
 
 def test_colour_jitters_order_is_as_random_as_the_originals(original, fidelity):
@@ -166,17 +198,32 @@ def test_colour_jitters_order_is_as_random_as_the_originals(original, fidelity):
 
 # ---- the whole
 
+
 def their_transform(original, size, interpolation, aa, reprob=0.25, remode='pixel', recount=1):
     return original.tlt.data.label_transforms_factory.create_token_label_transform(
-        size, is_training=True, auto_augment=aa, interpolation=interpolation, re_prob=reprob, re_mode=remode,
-        re_count=recount)
+        size,
+        is_training=True,
+        auto_augment=aa,
+        interpolation=interpolation,
+        re_prob=reprob,
+        re_mode=remode,
+        re_count=recount,
+    )
 
 
-@pytest.mark.parametrize('size, interpolation, aa, erase', [
-    (224, 'random', 'rand-m9-mstd0.5-inc1', ('pixel', 1)), (64, 'bicubic', 'rand-m9-mstd0.5-inc1', ('pixel', 1)),
-    (64, 'bilinear', 'rand-m5-n3', ('rand', 3)), (96, 'random', 'rand-m7-mstd1-w0', ('const', 2))], ids=str)
+@pytest.mark.parametrize(
+    'size, interpolation, aa, erase',
+    [
+        (224, 'random', 'rand-m9-mstd0.5-inc1', ('pixel', 1)),
+        (64, 'bicubic', 'rand-m9-mstd0.5-inc1', ('pixel', 1)),
+        (64, 'bilinear', 'rand-m5-n3', ('rand', 3)),
+        (96, 'random', 'rand-m7-mstd1-w0', ('const', 2)),
+    ],
+    ids=str,
+)
 def test_with_the_same_draws_a_sample_is_the_same_from_the_photo_to_the_network(
-        size, interpolation, aa, erase, original, fidelity, monkeypatch):
+    size, interpolation, aa, erase, original, fidelity, monkeypatch
+):
     mode, count = erase
     ours = TrainTransform(size, interpolation, aa, reprob=0.5, remode=mode, recount=count)
     theirs = their_transform(original, size, interpolation, aa, 0.5, mode, count)
@@ -189,8 +236,13 @@ def test_with_the_same_draws_a_sample_is_the_same_from_the_photo_to_the_network(
             share(patch, original, Draws(seed))
             expected, _ = theirs(photo, label)
         assert own.shape == tuple(expected.shape) and own.dtype == np.float32
-        fidelity(SECTION, f'whole transform, same draws ({aa}, {interpolation}, {mode})',
-                 np.abs(own - expected.numpy()).max(), 0, 'max abs difference')
+        fidelity(
+            SECTION,
+            f'whole transform, same draws ({aa}, {interpolation}, {mode})',
+            np.abs(own - expected.numpy()).max(),
+            0,
+            'max abs difference',
+        )
         kinds.add((matrix[0, 0] < 0, abs(matrix[0, 1]) > 0))
     assert len(kinds) == 4, 'not all of: flipped or not, sheared or not'
 
@@ -201,24 +253,38 @@ def test_the_steps_come_in_the_originals_order_with_its_constants(original):
 
     aa, ours = 'rand-m9-mstd0.5-inc1', TrainTransform(224)
     theirs = their_transform(original, 224, 'bicubic', aa)
-    assert steps(theirs) == ['RandomHorizontalFlipWithLabel', 'RandAugment',
-                             'RandomResizedCropAndInterpolationWithCoords', 'ToTensor', 'Normalize', 'RandomErasing']
+    assert steps(theirs) == [
+        'RandomHorizontalFlipWithLabel',
+        'RandAugment',
+        'RandomResizedCropAndInterpolationWithCoords',
+        'ToTensor',
+        'Normalize',
+        'RandomErasing',
+    ]
     flip, augment, crop, _, _, erasing = theirs.transforms
     assert flip.p == ours.flip and crop.scale == ours.scale and crop.ratio == RATIO and crop.size == (224, 224)
     assert {(op.kwargs['fillcolor'], op.kwargs['resample']) for op in augment.ops} == {
-        (ours.augment.fill, ours.augment.interpolation)}
+        (ours.augment.fill, ours.augment.interpolation)
+    }
     assert (erasing.min_area, erasing.max_area) == (0.02, 1 / 3)
     assert np.allclose(erasing.log_aspect_ratio, (math.log(0.3), -math.log(0.3)))
     assert (erasing.probability, erasing.max_count, erasing.per_pixel) == (
-        ours.erase['probability'], ours.erase['count'], ours.erase['mode'] == 'pixel')
+        ours.erase['probability'],
+        ours.erase['count'],
+        ours.erase['mode'] == 'pixel',
+    )
 
 
 def test_differs_on_purpose_without_label_maps_the_original_cuts_before_it_augments(original):
     """timm's pipeline, which the original falls back on; ours is one pipeline with and without label maps."""
-    theirs = original.timm.data.create_transform(224, is_training=True, auto_augment='rand-m9-mstd0.5-inc1',
-                                                 interpolation='random')
+    theirs = original.timm.data.create_transform(
+        224, is_training=True, auto_augment='rand-m9-mstd0.5-inc1', interpolation='random'
+    )
     assert [type(step).__name__ for step in theirs.transforms][:3] == [
-        'RandomResizedCropAndInterpolation', 'RandomHorizontalFlip', 'RandAugment']
+        'RandomResizedCropAndInterpolation',
+        'RandomHorizontalFlip',
+        'RandAugment',
+    ]
 
 
 def test_differs_on_purpose_nearest_is_nearest_not_bilinear(original):

@@ -1,4 +1,5 @@
 """Twenty steps of training by engine.train_one_epoch, against the same steps with the original's parts in PyTorch."""
+
 import numpy as np
 import paddle
 
@@ -7,17 +8,19 @@ import main
 import models
 from parity.fidelity import ABSOLUTE
 from parity.weights import arrays, difference, image, in_our_terms, load_theirs, theirs_of, to_paddle
-from util import mixtoken, token_label
-from util.amp import Amp
-from util.loss import TokenLabelLoss, batch_targets
-from util.model_ema import ModelEma
-from util.optim import build_optimizer
+from util.data import token_label
+from util.train import mixtoken
+from util.train.amp import Amp
+from util.train.loss import TokenLabelLoss, batch_targets
+from util.train.model_ema import ModelEma
+from util.train.optim import build_optimizer
 
 SECTION, LEARNED = 'Training', 'length of the difference / length of the change'
 SIZE, CLASSES, BATCH, EPOCHS, STEPS = 64, 20, 4, 2, 10  # 16 tokens; 10 steps an epoch
 ARGS = main.parser().parse_args(
     f'--model lvvit_t --input_size {SIZE} --nb_classes {CLASSES} --lr 1e-3 --min_lr 1e-5 --warmup_lr 1e-6 '
-    f'--epochs {EPOCHS} --warmup_epochs 1 --print_freq 100 --ground_truth --data_path . --output_dir .'.split())
+    f'--epochs {EPOCHS} --warmup_epochs 1 --print_freq 100 --ground_truth --data_path . --output_dir .'.split()
+)
 BOXES = [mixtoken.rand_box(4, 4, np.random.default_rng([1, step])) for step in range(EPOCHS * STEPS)]
 DECAY = 0.9  # of the moving average
 
@@ -35,8 +38,14 @@ def batches():
             scores = -np.sort(-rng.uniform(0, 9, [3, 3, 3]), axis=0)
             sampling = token_label.sampling_matrix(np.eye(3), SIZE, SIZE // 16, (0, 0, SIZE, SIZE), (3, 3))
             targets.append(token_label.sparse_target(scores, ids, sampling, CLASSES))
-        made.append({'image': image(i, BATCH, SIZE), 'label': label, **token_label.stack_targets(targets)._asdict(),
-                     'index': np.arange(BATCH)})
+        made.append(
+            {
+                'image': image(i, BATCH, SIZE),
+                'label': label,
+                **token_label.stack_targets(targets)._asdict(),
+                'index': np.arange(BATCH),
+            }
+        )
     return [made[step % 4] for step in range(EPOCHS * STEPS)]
 
 
@@ -51,7 +60,7 @@ class Loader:
 
     def set_epoch(self, epoch, begin=0):
         assert begin == 0
-        self.now = self.all[epoch * STEPS:(epoch + 1) * STEPS]
+        self.now = self.all[epoch * STEPS : (epoch + 1) * STEPS]
 
     def __iter__(self):
         return ({key: to_paddle(value) for key, value in batch.items()} for batch in self.now)
@@ -87,12 +96,20 @@ def train_theirs(original, monkeypatch, state):
     model = theirs_of(original, 'lvvit_t', SIZE, CLASSES)
     load_theirs(original, model, state)
     model.train()
-    ema, criterion = timm.utils.ModelEmaV2(model, DECAY), original.tlt.loss.TokenLabelCrossEntropy(
-        classes=CLASSES, ground_truth=True)
+    ema, criterion = (
+        timm.utils.ModelEmaV2(model, DECAY),
+        original.tlt.loss.TokenLabelCrossEntropy(classes=CLASSES, ground_truth=True),
+    )
     optimizer = timm.optim.create_optimizer_v2(model, 'adamw', ARGS.lr, weight_decay=0.05, eps=1e-8)
     scheduler = timm.scheduler.CosineLRScheduler(
-        optimizer, t_initial=(EPOCHS - ARGS.warmup_epochs) * STEPS, lr_min=ARGS.min_lr, warmup_lr_init=ARGS.warmup_lr,
-        warmup_t=ARGS.warmup_epochs * STEPS, warmup_prefix=True, t_in_epochs=False)
+        optimizer,
+        t_initial=(EPOCHS - ARGS.warmup_epochs) * STEPS,
+        lr_min=ARGS.min_lr,
+        warmup_lr_init=ARGS.warmup_lr,
+        warmup_t=ARGS.warmup_epochs * STEPS,
+        warmup_prefix=True,
+        t_in_epochs=False,
+    )
     losses = []
     for step, batch in enumerate(batches()):
         scheduler.step_update(step)
@@ -130,8 +147,9 @@ class Run:
 
     def learned_error(self, reference):
         """|difference of the weights| / |what the reference learned|, all weights together."""
-        return length(self.learned[key] - reference.learned[key] for key in reference.learned) \
-            / length(reference.learned.values())
+        return length(self.learned[key] - reference.learned[key] for key in reference.learned) / length(
+            reference.learned.values()
+        )
 
 
 def largest(got, wanted):
@@ -148,20 +166,26 @@ def test_twenty_steps_from_the_same_weights_stay_together(original, fidelity, mo
     assert theirs.losses[-4:].mean() < 0.97 * theirs.losses[:4].mean()
     fidelity(SECTION, 'loss of each step', ours.loss_error(theirs), 1e-3, 'relative error')
     fidelity(SECTION, 'final weights', largest(ours.weights, theirs.weights), 1e-3, ABSOLUTE)
-    fidelity(SECTION, 'averaged weights and statistics, decay 0.9', largest(ours.average, theirs.average), 1e-3,
-             ABSOLUTE)
+    fidelity(
+        SECTION, 'averaged weights and statistics, decay 0.9', largest(ours.average, theirs.average), 1e-3, ABSOLUTE
+    )
     fidelity(SECTION, 'what all weights learned', ours.learned_error(theirs), 1e-2, LEARNED)
-    fidelity(SECTION, 'BatchNorm’s running statistics', max(difference(ours.statistics[key], wanted)
-                                                             for key, wanted in theirs.statistics.items()), 5e-3,
-             note='1/n of the biased variance is 2.4e-4 here')
+    fidelity(
+        SECTION,
+        'BatchNorm’s running statistics',
+        max(difference(ours.statistics[key], wanted) for key, wanted in theirs.statistics.items()),
+        5e-3,
+        note='1/n of the biased variance is 2.4e-4 here',
+    )
     x = image(9, BATCH, SIZE)
     with paddle.no_grad(), torch.no_grad():
         scores, expected = ours.model(to_paddle(x)), theirs.model(torch.from_numpy(x))
     fidelity(SECTION, 'evaluation of the final weights', difference(scores, expected), 1e-3)
 
     rng = np.random.default_rng(0)
-    nudged = {key: value * (1 + 1e-7 * rng.standard_normal(value.shape)).astype('float32')
-              for key, value in initial.items()}
+    nudged = {
+        key: value * (1 + 1e-7 * rng.standard_normal(value.shape)).astype('float32') for key, value in initial.items()
+    }
     itself = Run(*train_theirs(original, monkeypatch, nudged), initial, in_our_terms)
     what = 'for comparison, the original against itself from weights changed by 1e-7: '
     fidelity(SECTION, what + 'loss of each step', itself.loss_error(theirs), 1e-3, 'relative error')

@@ -1,5 +1,6 @@
 """Files that PyTorch writes of the original's models load here by name; ours load strictly there; fine-tuning resizes
 the position embedding as the original does."""
+
 import argparse
 import math
 import sys
@@ -11,11 +12,12 @@ import pytest
 import models
 from conftest import ROOT, execute
 from parity.weights import arrays, difference, image, pair, theirs_of, to_paddle
-from util import annotator, checkpoint, pretrained
+from util.data import annotator
+from util.weights import checkpoint, pretrained
 
 sys.path.insert(0, str(ROOT / 'tools'))
-import convert_weight  # noqa: E402
-import model_info  # noqa: E402
+import convert_weight
+import model_info
 
 SECTION = 'Weights of files'
 TINY = dict(img_size=32, num_classes=5, embed_dim=24, depth=2, num_heads=2)
@@ -56,9 +58,19 @@ def as_checkpoint(torch, state, path):
     optimizer = torch.optim.AdamW(linear.parameters())
     linear(torch.ones(1, 2)).sum().backward()
     optimizer.step()
-    torch.save({'epoch': 3, 'arch': 'lvvit_s', 'state_dict': {f'module.{key}': value for key, value in state.items()},
-                'optimizer': optimizer.state_dict(), 'version': 2, 'args': argparse.Namespace(lr=1.6e-3, model='x'),
-                'state_dict_ema': {key: value + 1 for key, value in state.items()}, 'metric': 83.3}, path)
+    torch.save(
+        {
+            'epoch': 3,
+            'arch': 'lvvit_s',
+            'state_dict': {f'module.{key}': value for key, value in state.items()},
+            'optimizer': optimizer.state_dict(),
+            'version': 2,
+            'args': argparse.Namespace(lr=1.6e-3, model='x'),
+            'state_dict_ema': {key: value + 1 for key, value in state.items()},
+            'metric': 83.3,
+        },
+        path,
+    )
 
 
 @pytest.mark.parametrize('name', ['lvvit_t', 'lvvit_s', 'lvvit_l', 'vit', 'lvvit'])
@@ -68,8 +80,12 @@ def test_a_file_of_pytorch_gives_the_scores_that_it_gave_there(name, write, orig
     write(original.torch, theirs.state_dict(), path)
     ours = models.build_model(name, **TINY)
     pretrained.load_into(ours, path)
-    fidelity(SECTION, f'scores after --resume of a file of torch.save, {write.__name__[3:]} format',
-             difference(scores(ours, x), expected_scores(original, theirs, x)), 5e-6)
+    fidelity(
+        SECTION,
+        f'scores after --resume of a file of torch.save, {write.__name__[3:]} format',
+        difference(scores(ours, x), expected_scores(original, theirs, x)),
+        5e-6,
+    )
 
 
 def test_the_published_model_at_its_size(original, fidelity, tmp_path):
@@ -78,8 +94,12 @@ def test_the_published_model_at_its_size(original, fidelity, tmp_path):
     original.torch.save(theirs.state_dict(), path)
     ours = models.build_model('lvvit_s')
     assert pretrained.load_into(ours, path).startswith(f'using plain weights of {path}')
-    fidelity(SECTION, 'lvvit_s at 224: scores after --resume', difference(scores(ours, x),
-                                                                         expected_scores(original, theirs, x)), 5e-6)
+    fidelity(
+        SECTION,
+        'lvvit_s at 224: scores after --resume',
+        difference(scores(ours, x), expected_scores(original, theirs, x)),
+        5e-6,
+    )
 
 
 def test_ema_takes_the_averaged_weights_of_timms_checkpoints(original, tmp_path):
@@ -102,15 +122,21 @@ def test_classifiers_of_torchvision_are_annotators_here(name, original, fidelity
     theirs.train()(torch.from_numpy(x))  # moves the statistics
     torch.save(theirs.state_dict(), path)
     ours, _ = annotator.load_classifier(name, 7, path)
-    fidelity(SECTION, f"torchvision's {name} as an annotator: scores",
-             difference(scores(ours, x), expected_scores(original, theirs, x)), 5e-6)
+    fidelity(
+        SECTION,
+        f"torchvision's {name} as an annotator: scores",
+        difference(scores(ours, x), expected_scores(original, theirs, x)),
+        5e-6,
+    )
 
 
 @pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
 def test_half_precision_files_load_with_their_values(dtype, original, tmp_path):
     torch, path = original.torch, str(tmp_path / 'half.pt')
-    state = {key: value.to(getattr(torch, dtype)) if value.is_floating_point() else value
-             for key, value in trained(original).state_dict().items()}
+    state = {
+        key: value.to(getattr(torch, dtype)) if value.is_floating_point() else value
+        for key, value in trained(original).state_dict().items()
+    }
     torch.save(state, path)
     ours = models.build_model('lvvit_s', **TINY)
     pretrained.load_into(ours, path)
@@ -131,8 +157,12 @@ def test_what_we_convert_loads_strictly_in_the_originals_model(name, suffix, ori
     theirs = theirs_of(original, name, **TINY)
     theirs.load_state_dict(state, strict=True)
     assert list(state) == list(theirs.state_dict()) or suffix == '.safetensors'
-    fidelity(SECTION, f"our checkpoint as {suffix} in the original's model: scores",
-             difference(scores(ours, x), expected_scores(original, theirs, x)), 5e-6)
+    fidelity(
+        SECTION,
+        f"our checkpoint as {suffix} in the original's model: scores",
+        difference(scores(ours, x), expected_scores(original, theirs, x)),
+        5e-6,
+    )
 
 
 @pytest.mark.parametrize('write', [as_zip, as_legacy])
@@ -154,15 +184,21 @@ def test_finetuning_resizes_the_position_embedding_as_the_original(name, size, o
     torch, path, x = original.torch, str(tmp_path / 'at_224.pth'), image(2, 1, size)
     source = trained(original, name, img_size=224)
     torch.save(source.state_dict(), path)
-    theirs, ours = theirs_of(original, name, **{**TINY, 'img_size': size}), \
-        models.build_model(name, **{**TINY, 'img_size': size})
+    theirs, ours = (
+        theirs_of(original, name, **{**TINY, 'img_size': size}),
+        models.build_model(name, **{**TINY, 'img_size': size}),
+    )
     original.tlt.utils.load_pretrained_weights(theirs, path, num_classes=5)
     weights, _ = pretrained.load_weights(path)
     assert pretrained.finetune(ours, weights, path) == [f'pos_embed: resized from 196 to {(size // 16) ** 2} tokens']
     resized, expected = arrays(ours.state_dict())['pos_embed'], arrays(theirs.state_dict())['pos_embed']
     fidelity(SECTION, f'--finetune from 224 to {size}: position embedding', difference(resized, expected), 1e-5)
-    fidelity(SECTION, f'--finetune from 224 to {size}: scores',
-             difference(scores(ours, x), expected_scores(original, theirs, x)), 1e-5)
+    fidelity(
+        SECTION,
+        f'--finetune from 224 to {size}: scores',
+        difference(scores(ours, x), expected_scores(original, theirs, x)),
+        1e-5,
+    )
 
 
 @pytest.mark.parametrize('classes', [3, 5])
@@ -178,8 +214,9 @@ def test_finetuning_keeps_and_drops_the_heads_where_the_original_does(classes, o
     assert kept == {note.split(':')[0] for note in notes} and len(kept) == (4 if classes == 3 else 0)
 
 
-@pytest.mark.parametrize('name, size', [('lvvit_t', 224), ('lvvit_s', 384), ('lvvit_m', 224), ('lvvit_l', 448),
-                                        ('lvvit', 224)])
+@pytest.mark.parametrize(
+    'name, size', [('lvvit_t', 224), ('lvvit_s', 384), ('lvvit_m', 224), ('lvvit_l', 448), ('lvvit', 224)]
+)
 def test_model_info_counts_what_the_originals_own_counters_count(name, size, original):
     theirs, ours = theirs_of(original, name, size), model_info.build(name, size)
     assert models.count_parameters(ours) == sum(math.prod(p.shape) for p in theirs.parameters())

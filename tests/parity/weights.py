@@ -1,9 +1,10 @@
 """The same model in both frameworks with the same weights."""
+
 import numpy as np
 import paddle
 
 import models
-from util import layout
+from util.weights import layout
 
 STEMS = {'naive': 1, '4_2': '4_2', '4_2_128': '4_2_128'}  # our `stem` -> the original's `p_emb`
 
@@ -14,10 +15,19 @@ def theirs_of(original, name, img_size=224, num_classes=1000, **changes):
     Its own functions of these names, where it has them, take no depth or width; test_forward compares the two.
     """
     ours = models.FAMILY[name][0]
-    arguments = dict(patch_size=16, mlp_ratio=3.0, embed_dim=ours.get('embed_dim', 384), depth=ours.get('depth', 16),
-                     num_heads=ours.get('num_heads', 6), skip_lam=ours.get('skip_lam', 1.0),
-                     p_emb=STEMS[ours.get('stem', '4_2')], return_dense=ours.get('return_dense', True),
-                     mix_token=ours.get('return_dense', True), img_size=img_size, num_classes=num_classes)
+    arguments = dict(
+        patch_size=16,
+        mlp_ratio=3.0,
+        embed_dim=ours.get('embed_dim', 384),
+        depth=ours.get('depth', 16),
+        num_heads=ours.get('num_heads', 6),
+        skip_lam=ours.get('skip_lam', 1.0),
+        p_emb=STEMS[ours.get('stem', '4_2')],
+        return_dense=ours.get('return_dense', True),
+        mix_token=ours.get('return_dense', True),
+        img_size=img_size,
+        num_classes=num_classes,
+    )
     return original.lvvit.LV_ViT(**{**arguments, **changes})
 
 
@@ -51,8 +61,10 @@ def random_state(model, seed):
 
 def load_theirs(original, theirs, state):
     """Set all of the original's weights from arrays named and laid out as ours; another set of names is an error."""
-    tensors = {name: original.torch.from_numpy(np.array(value))  # a copy: it is trained in place
-               for name, value in layout.to_torch(arrays(state), 'ours')[0].items()}
+    tensors = {
+        name: original.torch.from_numpy(np.array(value))  # a copy: it is trained in place
+        for name, value in layout.to_torch(arrays(state), 'ours')[0].items()
+    }
     theirs.load_state_dict(tensors, strict=True)
 
 
@@ -68,8 +80,9 @@ def pair(original, name, img_size=224, num_classes=1000, seed=0, state=None, **c
 
 def statistics(model):
     """{name: array} of the running statistics of our model's BatchNorm layers."""
-    return {name: value for name, value in arrays(model.state_dict()).items()
-            if name.endswith(('._mean', '._variance'))}
+    return {
+        name: value for name, value in arrays(model.state_dict()).items() if name.endswith(('._mean', '._variance'))
+    }
 
 
 def inject_box(monkeypatch, original, box):

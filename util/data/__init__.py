@@ -1,0 +1,1 @@
+"""From image files and label maps to batches."""

@@ -1,0 +1,162 @@
+"""Samples to batches: order and share of every process, and the loaders that the flags describe."""
+
+import atexit
+import os
+
+import numpy as np
+import paddle
+
+from util.data import datasets, token_label
+from util.data.label_maps import LabelMaps
+from util.data.transforms import EvalTransform, TrainTransform
+from util.errors import UserError
+from util.processes import begin_worker, kill_workers, sweep_shared_memory, worker_count
+
+
+def collate(samples):
+    """Samples of a batch to named arrays: image [B, 3, S, S], label [B], in training index [B], the samples' places in
+    the set; with label maps the fields of the stacked SparseTarget; where the set lacks maps, mapped [B], 0 for images
+    without one.
+    """
+    for sample in samples:
+        if 'error' in sample:
+            return {'error': np.frombuffer(sample['error'].encode(), 'uint8')}
+    batch = {
+        'image': np.stack([s['image'] for s in samples]),
+        'label': np.array([s['label'] for s in samples], 'int64'),
+    }
+    if 'index' in samples[0]:
+        batch['index'] = np.array([s['index'] for s in samples], 'int64')
+    if 'target' in samples[0]:
+        batch.update(token_label.stack_targets([s['target'] for s in samples])._asdict())
+    if 'mapped' in samples[0]:
+        batch['mapped'] = np.array([s['mapped'] for s in samples], 'float32')
+    return batch
+
+
+class TrainSampler:
+    """Shuffled full batches: the permutation of an epoch is a function of (seed, epoch), and each step's global batch
+    is a stretch of it, of which every process takes its slice. So the images of an optimizer step depend on the total
+    batch alone, not on how processes and accum_iter share it. A last incomplete total batch is left out.
+    """
+
+    def __init__(self, length, batch_size, rank=0, world_size=1, seed=0, accum_iter=1):
+        self.length, self.batch_size, self.rank, self.world_size, self.seed = length, batch_size, rank, world_size, seed
+        self.accum_iter, self.epoch, self.first = accum_iter, 0, 0
+        if len(self) == 0:
+            raise UserError(
+                f'--batch_size {batch_size} with --accum_iter {accum_iter} on {world_size} process(es) is '
+                f'more than the {length} training images'
+            )
+
+    def set_epoch(self, epoch, first=0):
+        """first: the batch of the epoch to begin with."""
+        self.epoch, self.first = epoch, first
+
+    def __len__(self):
+        return self.length // (self.batch_size * self.world_size * self.accum_iter) * self.accum_iter
+
+    def __iter__(self):
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
+        for step in range(self.first, len(self)):
+            start = (step * self.world_size + self.rank) * self.batch_size
+            yield order[start : start + self.batch_size].tolist()
+
+
+class EvalSampler:
+    """Every image exactly once over all processes, in order, nothing padded; the last batch may be short."""
+
+    def __init__(self, length, batch_size, rank=0, world_size=1):
+        self.indices, self.batch_size = list(range(rank, length, world_size)), batch_size
+
+    def __len__(self):
+        return -(-len(self.indices) // self.batch_size)
+
+    def __iter__(self):
+        for start in range(0, len(self.indices), self.batch_size):
+            yield self.indices[start : start + self.batch_size]
+
+
+def _samples(args, split, list_path):
+    if list_path:
+        return datasets.read_list(args.data_path, list_path, args.nb_classes)
+    return datasets.read_folder(os.path.join(args.data_path, split), args.nb_classes)
+
+
+def build_train_loader(args, rank=0, world_size=1):
+    """The training loader that main.py's flags describe."""
+    sweep_shared_memory()
+    transform = TrainTransform(
+        args.input_size,
+        args.train_interpolation,
+        args.aa,
+        args.color_jitter,
+        args.reprob,
+        args.remode,
+        args.recount,
+        args.train_scale,
+        args.hflip,
+        args.token_label_geometry,
+    )
+    maps = (
+        LabelMaps(args.token_label_data, args.nb_classes, args.token_label_coverage, args.token_label_geometry)
+        if args.token_label
+        else None
+    )
+    samples = _samples(args, 'val' if args.debug else 'train', args.cls_label_path_train)
+    unmapped = ()
+    if maps:  # look before the first epoch, not in a loader process
+        if args.allow_missing_token_label:
+            unmapped = maps.missing([path for path, _ in samples])
+        else:
+            maps.require([path for path, _ in samples])
+    dataset = datasets.TrainDataset(
+        samples, transform, args.nb_classes, args.seed, maps, args.token_label_size, args.max_bad_images, unmapped
+    )
+    sampler = TrainSampler(len(dataset), args.batch_size, rank, world_size, args.seed, args.accum_iter)
+    return Loader(dataset, sampler, args.num_workers)
+
+
+def build_eval_loader(args, crop_pct, rank=0, world_size=1):
+    """The validation loader; with world_size > 1 the part of the set that belongs to this process."""
+    transform = EvalTransform(args.input_size, crop_pct, args.interpolation)
+    dataset = datasets.EvalDataset(_samples(args, 'val', args.cls_label_path_val), transform)
+    return Loader(dataset, EvalSampler(len(dataset), args.batch_size, rank, world_size), args.num_workers)
+
+
+class Loader:
+    """paddle.io.DataLoader over the batches of `sampler`, with at most as many processes as the machine has cores.
+
+    Iterating yields dicts of tensors (see collate) and raises the UserError of a sample, or UserError when a loader
+    process has died.
+    """
+
+    def __init__(self, dataset, sampler, num_workers):
+        atexit.unregister(kill_workers)  # multiprocessing would end them by SIGTERM and wait
+        atexit.register(kill_workers)
+        self.dataset, self.sampler = dataset, sampler
+        self._loader = paddle.io.DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            collate_fn=collate,
+            return_list=True,
+            num_workers=worker_count(num_workers),
+            worker_init_fn=begin_worker,
+        )
+
+    def __len__(self):
+        return len(self.sampler)
+
+    def set_epoch(self, epoch, first=0):
+        self.dataset.set_epoch(epoch)
+        self.sampler.set_epoch(epoch, first)
+
+    def __iter__(self):
+        try:
+            for batch in self._loader:
+                if 'error' in batch:
+                    raise UserError(batch['error'].numpy().tobytes().decode())
+                yield batch
+        finally:
+            # Paddle keeps the name of every shared-memory file that it has opened, about 0.8 kB a batch, for ever
+            getattr(paddle.base.core, '_cleanup_mmap_fds', int)()

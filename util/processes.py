@@ -1,0 +1,65 @@
+"""Loader processes: none outlives its parent, and none leaves batches behind in shared memory."""
+
+import contextlib
+import ctypes
+import glob
+import multiprocessing
+import os
+import signal
+import time
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)  # how a run is asked to stop
+SHARED_MEMORY = '/dev/shm'
+
+
+def worker_count(requested):
+    """Loader processes to start: as many as requested, never more than the cores of this machine."""
+    return max(0, min(requested, os.cpu_count() or 1))
+
+
+def begin_worker(_):
+    """Paddle's worker_init_fn. Ctrl-C, launchers and schedulers signal every process of a run, but the main process
+    decides when the run stops, and needs batches until then. The worker ends with it.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    follow_parent(signal.SIGKILL)
+
+
+def follow_parent(number):
+    """Have the kernel send this process a signal when the process that started it ends (Linux; elsewhere nothing)."""
+    try:
+        ctypes.CDLL(None).prctl(1, int(number))  # PR_SET_PDEATHSIG
+    except (OSError, AttributeError):
+        pass
+
+
+def kill_workers():
+    """End the loader processes that are still there, and remove the batches that they had ready.
+
+    Paddle raises an alarm when a loader process ends, so SIGCHLD is ignored meanwhile.
+    """
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
+            child.join()
+            for path in glob.glob(f'{SHARED_MEMORY}/paddle_{child.pid}_*'):
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+    signal.signal(signal.SIGCHLD, handler)
+
+
+def sweep_shared_memory(folder=SHARED_MEMORY, age=3600):
+    """Remove the batches that killed loader processes left in shared memory, where they would stay until the machine
+    is restarted: files paddle_<pid>_… of this user, of no running process, untouched for `age` seconds.
+
+    The age is for processes of another container, which cannot be seen from here.
+    """
+    for path in glob.glob(os.path.join(folder, 'paddle_*_*')):
+        try:
+            pid, stat = int(os.path.basename(path).split('_')[1]), os.stat(path)
+            if stat.st_uid == os.getuid() and time.time() - stat.st_mtime > age and not os.path.exists(f'/proc/{pid}'):
+                os.unlink(path)
+        except (OSError, ValueError):  # another user's, another program's, or gone meanwhile
+            pass

@@ -1,0 +1,1 @@
+"""From a batch to a step, and from steps to a run."""

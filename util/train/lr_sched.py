@@ -1,0 +1,18 @@
+"""Learning rate as a function of time: linear warm-up, cosine, constant cool-down."""
+
+import math
+
+
+def lr_at(t, lr, min_lr, warmup_lr, epochs, warmup_epochs, in_epochs=False):
+    """Learning rate at time `t` in epochs (fractions count unless in_epochs, which holds it through each epoch).
+
+    warm-up from warmup_lr to lr over warmup_epochs, then min_lr + (lr − min_lr)·½·(1 + cos(π·(t − warmup_epochs) /
+    (epochs − warmup_epochs))), then min_lr from `epochs` on (the cool-down).
+    """
+    if in_epochs:
+        t = math.floor(t)
+    if t < warmup_epochs:
+        return warmup_lr + (lr - warmup_lr) * t / warmup_epochs
+    if t >= epochs:
+        return min_lr
+    return min_lr + (lr - min_lr) * 0.5 * (1.0 + math.cos(math.pi * (t - warmup_epochs) / (epochs - warmup_epochs)))

@@ -1,0 +1,71 @@
+"""Mixup (arXiv 1710.09412) and CutMix (arXiv 1905.04899), in timm's modes, for images, classes and token targets.
+
+Both are one operation. A map of shares says how much of each pixel is the image's own (Mixup: lam everywhere;
+CutMix: 0 inside a box, 1 outside); the rest comes from the batch reversed. A token's share is the mean over its
+pixels, a class target's the mean over the image.
+"""
+
+import numpy as np
+import paddle
+
+from util.errors import UserError
+from util.train.loss import Targets
+from util.train.mixtoken import rand_box
+
+
+class Mixup:
+    """mode: draw one mix per `batch`, per `pair` of images, or per image (`elem`).
+
+    mixup_alpha, cutmix_alpha: parameters of Beta(a, a), 0 = off; cutmix_minmax: (min, max) side of the box as a share
+    of the image's, instead of Beta; prob: probability of mixing at all; switch_prob: of CutMix where both are on.
+    """
+
+    def __init__(self, mixup_alpha=0.8, cutmix_alpha=1.0, cutmix_minmax=None, prob=1.0, switch_prob=0.5, mode='batch'):
+        if mode not in ('batch', 'pair', 'elem'):
+            raise UserError(f'--mixup_mode {mode}: use batch, pair or elem')
+        if cutmix_minmax is not None and len(cutmix_minmax) != 2:
+            raise UserError('--cutmix_minmax takes two numbers, the smallest and the largest side of the box')
+        self.mixup_alpha, self.cutmix_alpha, self.minmax = mixup_alpha, cutmix_alpha, cutmix_minmax
+        if cutmix_minmax is not None:
+            self.cutmix_alpha = 1.0
+        self.prob, self.switch_prob, self.mode = prob, switch_prob, mode
+
+    def _box(self, height, width, rng):
+        """(top, left, bottom, right) of a CutMix box in pixels, inside the image."""
+        if self.minmax is None:
+            return rand_box(height, width, rng, self.cutmix_alpha)
+        h, w = (
+            int(rng.integers(int(side * self.minmax[0]), int(side * self.minmax[1]) + 1)) for side in (height, width)
+        )
+        y, x = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
+        return y, x, y + h, x + w
+
+    def draw(self, batch, height, width, rng):
+        """Shares float32 [B or 1, 1, H, W] of one step. rng: numpy Generator."""
+        count = {'batch': 1, 'pair': (batch + 1) // 2, 'elem': batch}[self.mode]
+        shares = np.ones((count, 1, height, width), 'float32')
+        for share in shares:
+            if rng.random() >= self.prob:
+                continue
+            if self.cutmix_alpha > 0 and (self.mixup_alpha <= 0 or rng.random() < self.switch_prob):
+                top, left, bottom, right = self._box(height, width, rng)
+                share[:, top:bottom, left:right] = 0.0
+            elif self.mixup_alpha > 0:
+                share[:] = rng.beta(self.mixup_alpha, self.mixup_alpha)
+        if self.mode == 'pair':  # image B-1-i is mixed as image i
+            shares = np.concatenate([shares, shares[: batch // 2][::-1]])
+        return shares
+
+    def __call__(self, image, targets, rng):
+        """image: [B, 3, H, W]; targets: Targets; returns both mixed."""
+        share = paddle.to_tensor(self.draw(image.shape[0], *image.shape[2:], rng))
+        mixed = image * share + image.flip(0) * (1.0 - share)
+        of_image = share.mean(axis=[2, 3])
+        cls = targets.cls * of_image + targets.cls.flip(0) * (1.0 - of_image)
+        tokens = targets.tokens
+        if tokens is not None:
+            n = round(tokens.shape[1] ** 0.5)
+            patches = share.reshape([share.shape[0], n, share.shape[2] // n, n, share.shape[3] // n])
+            of_token = patches.mean(axis=[2, 4]).reshape([share.shape[0], n * n, 1])
+            tokens = tokens * of_token + tokens.flip(0) * (1.0 - of_token)
+        return mixed, Targets(cls, tokens)

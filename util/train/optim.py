@@ -1,0 +1,106 @@
+"""Optimizers: which parameters decay, and a state that is keyed by the model's own names."""
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from util.errors import UserError
+
+NO_DECAY = {'pos_embed', 'cls_token'}
+
+
+def decays(name, param):
+    """Whether weight decay applies: not to biases, one-dimensional parameters, position embedding and class token."""
+    return param.ndim > 1 and not name.endswith('.bias') and name not in NO_DECAY
+
+
+def lr_scales(names, layer_decay=None):
+    """{name: factor of the learning rate} by layer-wise decay (BEiT, arXiv 2106.08254): layer_decay ^ (L + 1 - layer)
+    with L blocks; layer 0 is the stem with cls_token and pos_embed, i + 1 is block i, L + 1 are the norm and the heads.
+
+    None and 1.0: all factors are 1.
+    """
+    last = len({name.split('.')[1] for name in names if name.startswith('blocks.')}) + 1
+
+    def layer(name):
+        first, *rest = name.split('.')
+        return int(rest[0]) + 1 if first == 'blocks' else 0 if first in ('patch_embed', *NO_DECAY) else last
+
+    return {name: (layer_decay or 1.0) ** (last - layer(name)) for name in names}
+
+
+def build_optimizer(
+    model, opt='adamw', lr=1e-3, weight_decay=0.05, betas=None, eps=1e-8, momentum=0.9, clip_grad=None, layer_decay=None
+):
+    """opt: `adamw` (decoupled decay) or `momentum` (SGD, decay as L2 in the gradient); clip_grad: global norm or None;
+    layer_decay: see lr_scales; it scales the whole step of a parameter, weight decay included.
+
+    One list of parameters, no groups: Paddle would clip each group by a norm of its own. AdamW's lr_ratio does not
+    exist on a CPU, the factor that each parameter carries works everywhere.
+    """
+    if layer_decay is not None and not 0.0 < layer_decay <= 1.0:
+        raise UserError(f'--layer_decay {layer_decay:g}: must be above 0 and at most 1')
+    named = [(name, p) for name, p in model.named_parameters() if not p.stop_gradient]
+    params, scales = [p for _, p in named], lr_scales([name for name, _ in named], layer_decay)
+    for name, p in named:
+        p.optimize_attr = {**p.optimize_attr, 'learning_rate': scales[name]}
+    clip = nn.ClipGradByGlobalNorm(clip_grad) if clip_grad is not None else None
+    if opt == 'adamw':
+        decayed = {p.name for name, p in named if decays(name, p)}
+        beta1, beta2 = betas or (0.9, 0.999)
+        return paddle.optimizer.AdamW(
+            learning_rate=lr,
+            beta1=beta1,
+            beta2=beta2,
+            epsilon=eps,
+            parameters=params,
+            weight_decay=weight_decay,
+            apply_decay_param_fun=lambda auto: auto in decayed,
+            grad_clip=clip,
+        )
+    if opt == 'momentum':
+        for name, p in named:
+            p.regularizer = paddle.regularizer.L2Decay(weight_decay if decays(name, p) else 0.0)
+        return paddle.optimizer.Momentum(learning_rate=lr, momentum=momentum, parameters=params, grad_clip=clip)
+    raise UserError(f'--opt {opt}: use adamw or momentum')
+
+
+def state_by_name(optimizer, model):
+    """The optimizer's state with parameters named as in the model.
+
+    Paddle names it after automatic parameter names, which shift as soon as another model is built first.
+    """
+    names = {p.name: name for name, p in model.named_parameters()}
+    state = {}
+    for key, value in optimizer.state_dict().items():
+        owner = next((auto for auto in names if key.startswith(auto + '_')), None)
+        if key == 'master_weights':
+            state[key] = {names[auto]: v for auto, v in value.items()}
+        elif owner is None:
+            state[key] = value
+        else:
+            state[f'{names[owner]}/{key[len(owner) + 1 :]}'] = value
+    return state
+
+
+def restore_by_name(optimizer, model, state, path):
+    """The inverse of state_by_name. Raises UserError if `state` is not of such an optimizer over these parameters."""
+    slot = 'velocity' if isinstance(optimizer, paddle.optimizer.Momentum) else 'moment1'
+    held = {key.rsplit('_', 1)[0] for key in state}
+    for name, p in model.named_parameters():
+        if not p.stop_gradient and f'{name}/{slot}' not in held:
+            raise UserError(
+                f"{path}: its optimizer state has no '{slot}' of {name}; resume with the --opt and "
+                '--token_label of the run that wrote it, or start anew from its weights with --finetune'
+            )
+    autos = {name: p.name for name, p in model.named_parameters()}
+    restored = {}
+    for key, value in state.items():
+        if key == 'master_weights':
+            restored[key] = {autos[name]: paddle.to_tensor(v) for name, v in value.items()}
+            continue
+        name, _, slot = key.partition('/')
+        restored[f'{autos[name]}_{slot}' if slot else key] = (
+            paddle.to_tensor(value) if isinstance(value, np.ndarray) else value
+        )
+    optimizer.set_state_dict(restored)

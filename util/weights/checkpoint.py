@@ -1,0 +1,152 @@
+"""Checkpoints: written so that a crash loses nothing, read so that a stranger's file executes nothing.
+
+A file is a pickle of plain containers, numbers and numpy arrays, followed by its SHA-256. `load` knows these, Paddle's
+own `.pdparams`/`.pd` layouts and old files whose `args` is an argparse.Namespace, and refuses everything else by name.
+"""
+
+import hashlib
+import os
+import pickle
+import re
+
+import numpy as np
+import paddle
+
+from util import files
+from util.errors import UserError
+from util.weights import unpickle
+
+SEAL = b'\nsha256:'  # and 32 bytes; whoever unpickles the file stops before it
+SEAL_SIZE = len(SEAL) + 32
+LATEST, PREVIOUS = 'checkpoint-latest.pd', 'checkpoint-previous.pd'
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------
+
+
+def to_numpy(state):
+    """Replace tensors by numpy arrays in nested dicts, lists and tuples."""
+    if isinstance(state, paddle.Tensor):
+        if state.dtype == paddle.bfloat16:
+            state = state.astype('float32')
+        return state.numpy()
+    if isinstance(state, dict):
+        return {key: to_numpy(value) for key, value in state.items()}
+    if isinstance(state, (list, tuple)):
+        return type(state)(to_numpy(value) for value in state)
+    return state
+
+
+class _Hashed:
+    """A file that keeps the SHA-256 of what is written to it."""
+
+    def __init__(self, file):
+        self.file, self.sha256 = file, hashlib.sha256()
+
+    def write(self, data):
+        self.sha256.update(data)
+        return self.file.write(data)
+
+
+def save(state, path, *also, previous=None):
+    """Write `state` to `path` and under the names `also`: all of it or nothing, `path` last (see files.replacing).
+
+    Raises UserError if that fails (disk full, no permission); what was saved before is untouched then.
+    """
+    with files.replacing(path, *also, previous=previous) as f:
+        hashed = _Hashed(f)
+        pickler = pickle.Pickler(hashed, protocol=4)
+        pickler.fast = True  # else it keeps a copy of every array to the end
+        pickler.dump(to_numpy(state))
+        f.write(SEAL + hashed.sha256.digest())
+
+
+def check_writable(folder):
+    """Create an output folder and try to write into it. Raises UserError if that is impossible."""
+    files.check_folder(folder, f'--output_dir {folder}')
+
+
+def numbered(folder):
+    """The checkpoint-{epoch}.pd of a folder, newest first."""
+    found = {int(m[1]): m[0] for m in map(re.compile(r'checkpoint-(\d+)\.pd').fullmatch, os.listdir(folder)) if m}
+    return [os.path.join(folder, found[epoch]) for epoch in sorted(found, reverse=True)]
+
+
+def tidy(folder, keep=None):
+    """Delete what a killed run left half written, and all but the newest `keep` of the numbered checkpoints."""
+    half = re.compile(r'\.(checkpoint-|log\.txt\.).*\.tmp')
+    leftovers = [os.path.join(folder, name) for name in os.listdir(folder) if half.fullmatch(name)]
+    for path in leftovers + (numbered(folder)[keep:] if keep else []):
+        os.unlink(path)
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def _plain(value):
+    """Undo the layouts of paddle.save: a tensor inside a structure is the tuple (name, array)."""
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items() if key != 'StructuredToParameterName@@'}
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], np.ndarray):
+        return value[1]
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(v) for v in value)
+    return value
+
+
+def _check_seal(file):
+    """Raises UserError if the file has a SHA-256 at its end and another content. Files of others have none."""
+    end = file.seek(0, os.SEEK_END)
+    if end > SEAL_SIZE:
+        file.seek(end - SEAL_SIZE)
+        seal = file.read()
+        if seal.startswith(SEAL):
+            file.seek(0)
+            sha256, left = hashlib.sha256(), end - SEAL_SIZE
+            while left:
+                block = file.read(min(left, 1 << 20))
+                sha256.update(block)
+                left -= len(block)
+            if sha256.digest() != seal[len(SEAL) :]:
+                raise UserError('damaged: its content is not the one that was written (SHA-256)')
+    file.seek(0)
+
+
+def load(path):
+    """The content of a checkpoint as plain containers and arrays; executes nothing that the file asks for.
+
+    Raises UserError that names the file: missing, damaged, not a checkpoint, or asking for something else.
+    """
+    try:
+        with open(path, 'rb') as f:
+            _check_seal(f)
+            state = _plain(unpickle.load(f))
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror or error})')
+    except UserError as error:
+        raise UserError(f'{path}: {error}')
+    if not isinstance(state, dict):
+        raise UserError(f'{path}: not a checkpoint (holds a {type(state).__name__})')
+    return state
+
+
+def load_newest(folder, say):
+    """(state, path) of the newest good checkpoint of an output folder, or None where there is none at all.
+
+    say: called with a line about each damaged one that is passed over. Raises UserError if all are damaged.
+    """
+    if not os.path.isdir(folder):
+        return None
+    candidates = [
+        path
+        for path in [os.path.join(folder, name) for name in (LATEST, PREVIOUS)] + numbered(folder)
+        if os.path.exists(path)
+    ]
+    for path in candidates:
+        try:
+            return load(path), path
+        except UserError as error:
+            say(f'warning: {error}; going back to the checkpoint before it')
+    if candidates:
+        raise UserError(f'--resume auto: every checkpoint in {folder} is damaged; to start anew, move them away')
+    return None
