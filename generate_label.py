@@ -27,7 +27,7 @@ from util.data.loader import Loader
 from util.data.transforms import EvalTransform
 from util.errors import UserError
 from util.logger import log, progress
-from util.plain_files import read_json
+from util.files import read_json
 from util.weights import pretrained
 
 ANY = sys.maxsize  # class ids of the data need not be the annotator's
@@ -71,21 +71,6 @@ def parser():
     parser.add_argument('--topk', default=5, type=options.count, help='classes per cell')
     parser.add_argument('-b', '--batch_size', default=32, type=options.count)
     return parser
-
-
-class Images(datasets.EvalDataset):
-    """Samples {'image', 'label'}. One that cannot be decoded is named on stderr and becomes black with label -1.
-
-    So every batch keeps its composition, and a map is the same to the last bit whatever became of the others.
-    """
-
-    def __getitem__(self, index):
-        path, label = self.samples[index]
-        try:
-            return {'image': self.transform(datasets.open_rgb(path)), 'label': label}
-        except datasets.UNREADABLE as error:
-            print(f'warning: {path}: cannot be decoded, skipped ({error})', file=sys.stderr, flush=True)
-            return {'image': np.zeros([3, self.transform.size, self.transform.size], 'float32'), 'label': -1}
 
 
 def read_samples(data, list_path):
@@ -133,19 +118,15 @@ def load_annotator(args):
 def check_set(out, settings):
     """Raise UserError unless `out` is new, empty, or a set of label maps begun with the same settings."""
     meta = os.path.join(out, 'meta.json')
-    try:
-        entries = [name for name in os.listdir(out) if not name.startswith('.')]
-        if not entries:
-            return
-        begun = {**read_json(meta)}
-    except FileNotFoundError:
-        if os.path.isdir(out):
-            raise UserError(
-                f'{out}: not empty, and no set of label maps begun here (it has no meta.json); choose another folder'
-            )
+    if not os.path.isdir(out) or not any(not name.startswith('.') for name in os.listdir(out)):
         return
-    except (OSError, TypeError) as error:
-        raise UserError(f'{meta}: not the readable description of a set of label maps ({error})')
+    if not os.path.exists(meta):
+        raise UserError(
+            f'{out}: not empty, and no set of label maps begun here (it has no meta.json); choose another folder'
+        )
+    begun = read_json(meta)
+    if not isinstance(begun, dict):
+        raise UserError(f'{meta}: not the readable description of a set of label maps')
     for key in [*settings, *begun]:
         if key not in RESULTS and settings.get(key) != begun.get(key):
             raise UserError(
@@ -255,7 +236,7 @@ def main(args):
         f'{args.model}: maps of {side}x{side} cells, {settings["shape"][1]} of {classes} classes, {settings["dtype"]}; '
         f'{len(paths)} images, {len(paths) - len(missing)} of them labelled before'
     )
-    loader = Loader(Images(samples, transform), batches, args.num_workers)
+    loader = Loader(datasets.EvalDataset(samples, transform, skip_bad=True), batches, args.num_workers)
     counts = label_images(annotate, loader, batches, paths, missing, settings)
     written, undecodable, judged, correct = map(int, dist.all_sum(counts))
 

@@ -8,6 +8,7 @@ import numpy as np
 import paddle
 
 from util import options
+from util.data.images import find_images
 from util.data.transforms import EvalTransform
 from util.deploy import benchmark, calibration, decode, inference_yml, predictor, records
 from util.errors import UserError
@@ -131,7 +132,7 @@ def start_benchmark(args, settings, run, files):
 
 def main(args):
     settings = read_settings(args)
-    files = records.find_images(args.input_file)
+    files = find_images(args.input_file)
     transform = EvalTransform(settings['input_size'], settings['crop_pct'], settings['interpolation'])
     result, bad, timer = [], [], None
     with decode.Batches(files, transform, args.batch_size, ahead=not args.enable_benchmark) as batches:

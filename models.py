@@ -7,6 +7,7 @@ name; Linear weights are [in, out] here and [out, in] there.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import paddle
@@ -262,37 +263,103 @@ class LV_ViT(nn.Layer):
         self.forward_mixed = paddle.jit.to_static(self.forward_mixed, full_graph=True)
 
 
-# name: (constructor arguments, crop_pct of the published evaluation)
+class Entry(NamedTuple):
+    """A model of the family, and how its published figures were measured."""
+
+    architecture: dict  # arguments of LV_ViT
+    input_size: int = 224  # side of the input, in pixels
+    crop_pct: float = 0.9  # side of the centre crop over the short side of the resized image
+    weights: dict = {}  # {input size: address of the published weights}
+
+
+RELEASES = 'https://github.com/zihangJiang/TokenLabeling/releases/download'  # the original's, in PyTorch's format
 FAMILY = {
-    'vit': (dict(stem='naive', return_dense=False), 0.9),
-    'lvvit': (dict(skip_lam=2.0, return_dense=False), 0.9),
-    'lvvit_nano': (dict(embed_dim=128, depth=6, num_heads=4), 1.0),  # ours: for CPUs, the demo and the tests
-    'lvvit_t': (dict(embed_dim=240, depth=12, num_heads=4), 0.9),
-    'lvvit_s': (dict(skip_lam=2.0), 0.9),
-    'lvvit_m': (dict(embed_dim=512, depth=20, num_heads=8, skip_lam=2.0), 1.0),
-    'lvvit_l': (dict(embed_dim=768, depth=24, num_heads=12, skip_lam=3.0, stem='4_2_128'), 1.0),
+    'vit': Entry(dict(stem='naive', return_dense=False)),
+    'lvvit': Entry(dict(skip_lam=2.0, return_dense=False)),
+    'lvvit_nano': Entry(dict(embed_dim=128, depth=6, num_heads=4), crop_pct=1.0),  # ours: for CPUs, demo and tests
+    'lvvit_t': Entry(dict(embed_dim=240, depth=12, num_heads=4), weights={224: f'{RELEASES}/v0.2.0/lvvit_t.pth'}),
+    'lvvit_s': Entry(
+        dict(embed_dim=384, depth=16, num_heads=6, skip_lam=2.0),
+        weights={
+            224: f'{RELEASES}/1.0/lvvit_s-26M-224-83.3.pth.tar',
+            384: f'{RELEASES}/1.0/lvvit_s-26M-384-84.4.pth.tar',
+        },
+    ),
+    'lvvit_m': Entry(
+        dict(embed_dim=512, depth=20, num_heads=8, skip_lam=2.0),
+        crop_pct=1.0,
+        weights={
+            224: f'{RELEASES}/1.0/lvvit_m-56M-224-84.0.pth.tar',
+            384: f'{RELEASES}/1.0/lvvit_m-56M-384-85.4.pth.tar',
+            448: f'{RELEASES}/1.0/lvvit_m-56M-448-85.5.pth.tar',
+        },
+    ),
+    'lvvit_l': Entry(
+        dict(embed_dim=768, depth=24, num_heads=12, skip_lam=3.0, stem='4_2_128'),
+        input_size=448,
+        crop_pct=1.0,
+        weights={
+            448: f'{RELEASES}/1.0/lvvit_l-150M-448-86.2.pth.tar',
+            512: f'{RELEASES}/1.0/lvvit_l-150M-512-86.4.pth.tar',
+        },
+    ),
 }
-PUBLISHED_SIZE = {'lvvit_l': 448}  # side of the published evaluation's input, 224 for the others
+
+
+def build_model(name, **kwargs):
+    """The model `name` of FAMILY; keyword arguments override LV_ViT's. Raises UserError for what cannot be."""
+    if name not in FAMILY:
+        raise UserError(f'--model {name}: unknown; use {", ".join(FAMILY)}')
+    try:
+        return LV_ViT(**{**FAMILY[name].architecture, **kwargs})
+    except ValueError as error:
+        raise UserError(f'--model {name}: {error}')
+
+
+def vit(**kwargs):
+    """ViT with a class token and no token classifier, 384 wide, 16 blocks: the paper's baseline."""
+    return build_model('vit', **kwargs)
+
+
+def lvvit(**kwargs):
+    """LV-ViT-S without the token classifier."""
+    return build_model('lvvit', **kwargs)
+
+
+def lvvit_nano(**kwargs):
+    """128 wide, 6 blocks, 1.9 M parameters with 1,000 classes: this project's own."""
+    return build_model('lvvit_nano', **kwargs)
+
+
+def lvvit_t(**kwargs):
+    """LV-ViT-T: 240 wide, 12 blocks, 8.5 M parameters."""
+    return build_model('lvvit_t', **kwargs)
+
+
+def lvvit_s(**kwargs):
+    """LV-ViT-S: 384 wide, 16 blocks, 26 M parameters."""
+    return build_model('lvvit_s', **kwargs)
+
+
+def lvvit_m(**kwargs):
+    """LV-ViT-M: 512 wide, 20 blocks, 56 M parameters."""
+    return build_model('lvvit_m', **kwargs)
+
+
+def lvvit_l(**kwargs):
+    """LV-ViT-L: 768 wide, 24 blocks, 150 M parameters; its default input is 224 px, the published one 448."""
+    return build_model('lvvit_l', **kwargs)
+
+
+def published_defaults(args):
+    """Set --input_size and --crop_pct, if the command left them out, to those of the model's published evaluation."""
+    entry = FAMILY.get(args.model, Entry({}))
+    if args.input_size is None:
+        args.input_size = entry.input_size
+    if args.crop_pct is None:
+        args.crop_pct = entry.crop_pct
 
 
 def count_parameters(model):
     """How many numbers a model learns: without BatchNorm's running statistics, which Paddle lists as parameters too."""
     return layout.count_parameters(model.state_dict())
-
-
-def published_defaults(args):
-    """Set --input_size and --crop_pct, if the command left them out, to those of the model's published evaluation."""
-    if args.input_size is None:
-        args.input_size = PUBLISHED_SIZE.get(args.model, 224)
-    if args.crop_pct is None:
-        args.crop_pct = FAMILY[args.model][1] if args.model in FAMILY else 0.9
-
-
-def build_model(name, **kwargs):
-    """The model `name` of FAMILY; keyword arguments override the constructor's. Raises UserError for what cannot be."""
-    if name not in FAMILY:
-        raise UserError(f'--model {name}: unknown; use {", ".join(FAMILY)}')
-    try:
-        return LV_ViT(**{**FAMILY[name][0], **kwargs})
-    except ValueError as error:
-        raise UserError(f'--model {name}: {error}')

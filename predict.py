@@ -6,6 +6,7 @@ import paddle
 
 from models import build_model, published_defaults
 from util import options
+from util.data.images import find_images
 from util.data.transforms import EvalTransform
 from util.deploy import decode, records
 from util.logger import log, progress
@@ -26,7 +27,7 @@ def parser():
 @paddle.no_grad()
 def main(args):
     published_defaults(args)
-    files = records.find_images(args.infer_imgs)
+    files = find_images(args.infer_imgs)
     names = records.label_names(args.label_list, args.nb_classes)
     transform = EvalTransform(args.input_size, args.crop_pct, args.interpolation)
     result, bad = [], []

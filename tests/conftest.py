@@ -106,8 +106,9 @@ def tiny(monkeypatch):
     """Every model of the family with its own kind of stem, heads and scaling, but 2 blocks of 24 channels."""
     import models
 
-    for name, (kwargs, crop_pct) in list(models.FAMILY.items()):
-        monkeypatch.setitem(models.FAMILY, name, ({**kwargs, 'embed_dim': 24, 'depth': 2, 'num_heads': 2}, crop_pct))
+    small = dict(embed_dim=24, depth=2, num_heads=2)
+    for name, entry in list(models.FAMILY.items()):
+        monkeypatch.setitem(models.FAMILY, name, entry._replace(architecture={**entry.architecture, **small}))
 
 
 @pytest.fixture(scope='module')

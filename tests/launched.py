@@ -131,7 +131,7 @@ def run(argv):
     notes.clear()
     moving = 0
     Guard.unfinished = None
-    stem, own = models.FAMILY['lvvit_nano'][0], argparse.Namespace(**vars(args))
+    stem, own = models.FAMILY['lvvit_nano'].architecture, argparse.Namespace(**vars(args))
     stem.update(stem='naive' if args.naive else '4_2')
     train_state.on_gpu = lambda: own.as_gpu
     if dist.rank() == args.lost:
@@ -172,7 +172,7 @@ class Words:
 
 
 def every(runs):
-    models.FAMILY['lvvit_nano'][0].update(embed_dim=24, depth=2, num_heads=2)
+    models.FAMILY['lvvit_nano'].architecture.update(embed_dim=24, depth=2, num_heads=2)
     watch()
     for argv in runs:
         run(argv)

@@ -400,7 +400,7 @@ def test_two_processes_give_the_numbers_of_one(run, val, tmp_path):
 SHRUNK = f"""import sys
 sys.path.insert(0, {ROOT!r})
 import main, models
-models.FAMILY['vit'][0].update(embed_dim=24, depth=2, num_heads=2)
+models.FAMILY['vit'].architecture.update(embed_dim=24, depth=2, num_heads=2)
 main.runtime.run(main.main, main.parser())
 """
 

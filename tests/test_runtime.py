@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from util import processes, runtime
+from util import processes
 from util.errors import UserError
 from util.processes import worker_count
 from util.runtime import Parser

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from models import build_model, published_defaults
 from util import options
-from util.data.datasets import open_rgb
+from util.data.images import find_images, open_rgb
 from util.data.label_maps import LabelMaps
 from util.data.token_label import sampling_matrix, sparse_target
 from util.data.transforms import EvalTransform, TrainTransform, to_input
@@ -185,7 +185,7 @@ def main(args):
     published_defaults(args)
     if not (args.resume or args.token_label_data):
         raise UserError('nothing to show: give --resume (a checkpoint), --token_label_data (label maps), or both')
-    files = records.find_images(args.input)
+    files = find_images(args.input)
     files = [files[i] for i in np.linspace(0, len(files) - 1, min(args.count, len(files))).round().astype(int)]
     names = records.label_names(args.label_list, args.nb_classes)
     transform = EvalTransform(args.input_size, args.crop_pct, args.interpolation)

@@ -1,11 +1,14 @@
-"""Result files: all of a file or none."""
+"""Result files, all of a file or none; and small text files, with the file's name in every error."""
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
 
-from util.errors import UserError
+import yaml
+
+from util.errors import UserError, one_line
 
 
 def check_folder(folder, named):
@@ -77,3 +80,43 @@ def write(path, data):
     """Write bytes to `path` by `replacing`."""
     with replacing(path) as f:
         f.write(data)
+
+
+# -- small text files --------------------------------------------------------------------------------------------------
+
+
+def read_text(path, hint=''):
+    """The text of a UTF-8 file, without a byte order mark. Raises UserError that names the file.
+
+    hint: what to do about it, for the message.
+    """
+    try:
+        with open(path, encoding='utf-8-sig') as f:
+            return f.read()
+    except (OSError, ValueError) as error:  # of which UnicodeDecodeError is one
+        raise UserError(
+            f'{path}: not a readable text file ({one_line(getattr(error, "strerror", None) or error)}){hint}'
+        )
+
+
+def read_lines(path):
+    """[(number, line)] of the lines of a text file that are not blank, stripped. Raises as read_text."""
+    return [(number, line.strip()) for number, line in enumerate(read_text(path).split('\n'), 1) if line.strip()]
+
+
+def read_json(path, hint=''):
+    """What a JSON file holds. Raises as read_text."""
+    text = read_text(path, hint)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f'{path}: not readable JSON ({one_line(error)}){hint}')
+
+
+def read_yaml(path, hint=''):
+    """What a YAML file holds, plain values only. Raises as read_text."""
+    text = read_text(path, hint)
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f'{path}: not readable YAML ({one_line(error)}){hint}')

@@ -1,11 +1,13 @@
 """Console lines, running statistics, and writers for VisualDL and wandb."""
 
 import datetime
+import sys
 import time
 from collections import deque
 
 import numpy as np
 import paddle
+from tqdm import tqdm
 
 from util import dist
 from util.errors import UserError
@@ -132,16 +134,21 @@ class MetricLogger:
         log(f'{header} Total time: {datetime.timedelta(seconds=int(time.time() - start))}')
 
 
-def progress(items, name, every=5.0):
-    """Yield from a sequence; a line with an ETA every `every` seconds, none for what is quickly done."""
-    start = shown = time.time()
-    for done, item in enumerate(items):
-        now = time.time()
-        if done and now - shown > every:
-            shown = now
-            eta = datetime.timedelta(seconds=int((now - start) / done * (len(items) - done)))
-            log(f'{name}: {done}/{len(items)}  eta: {eta}')
-        yield item
+def progress(items, name):
+    """Yield from a sequence: on a terminal under a bar, elsewhere with a line every 10 seconds; both with an ETA.
+
+    Only on the first process, and nothing for what takes less than 5 seconds.
+    """
+    terminal = sys.stderr.isatty()
+    return tqdm(
+        items,
+        desc=name,
+        disable=not dist.is_main(),
+        delay=5,
+        leave=False,
+        mininterval=0.1 if terminal else 10,
+        bar_format=None if terminal else '{desc}: {n_fmt}/{total_fmt}  eta: {remaining}\n',
+    )
 
 
 class Writers:

@@ -13,7 +13,7 @@ from collections import namedtuple
 
 import numpy as np
 
-from util import files, plain_files
+from util import files
 from util.errors import UserError
 from util.logger import log
 
@@ -22,7 +22,6 @@ Answers = namedtuple('Answers', 'labels top losses')
 
 IMAGENET_VAL = re.compile(r'ILSVRC2012_val_(\d{8})(?!\d)')
 IMAGENET_VAL_IMAGES = 50_000
-MAX_BYTES = 64 << 20  # of a file of ReaL labels; 50,000 short lists are below 1 MB
 OUTPUTS = ('per_class', 'confusion', 'save_predictions')
 
 
@@ -63,10 +62,9 @@ def read_real(path, images, num_classes):
     The file is the published real.json, a list for ILSVRC2012_val_00000001 … 00050000 in this order, or for other sets
     an object {file name: [class ids]}; 'folder/name' tells equal names apart. Raises UserError.
     """
-    try:
-        content = plain_files.read_json(path, MAX_BYTES)
-    except FileNotFoundError:
+    if not os.path.exists(path):
         raise UserError(f'--real_labels {path}: no such file')
+    content = files.read_json(path)
     if isinstance(content, list):
         if len(content) != IMAGENET_VAL_IMAGES:
             raise UserError(

@@ -15,7 +15,7 @@ import paddle
 import yaml
 from PIL import Image
 
-from util import plain_files
+from util import files
 from util.data import datasets, label_maps
 from util.deploy import records
 from util.errors import UserError
@@ -71,7 +71,7 @@ LOADERS = {
     'packed': _set,
     'names': _set,
     'meta': _set,
-    'yml': plain_files.read_yaml,
+    'yml': files.read_yaml,
     'list': _list,
     'label_list': lambda path: records.label_names(path, 10),
     **dict.fromkeys(IMAGES, _image),

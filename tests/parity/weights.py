@@ -14,7 +14,7 @@ def theirs_of(original, name, img_size=224, num_classes=1000, **changes):
 
     Its own functions of these names, where it has them, take no depth or width; test_forward compares the two.
     """
-    ours = models.FAMILY[name][0]
+    ours = models.FAMILY[name].architecture
     arguments = dict(
         patch_size=16,
         mlp_ratio=3.0,

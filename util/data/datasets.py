@@ -13,9 +13,9 @@ import numpy as np
 import paddle
 
 from util.data import token_label
-from util.data.images import EXTENSIONS, UNREADABLE, is_image, open_rgb
+from util.data.images import EXTENSIONS, BadImage, is_image, open_rgb
 from util.errors import UserError, one_line
-from util.plain_files import read_lines
+from util.files import read_lines
 
 
 def read_folder(root, num_classes):
@@ -119,12 +119,10 @@ class TrainDataset(paddle.io.Dataset):
             path, label = self.samples[index]
             try:
                 return open_rgb(path), index
-            except UNREADABLE as error:
-                if getattr(error, 'errno', None):  # not a bad image: the file is gone, or the disk
-                    raise UserError(f'{path}: {error.strerror}; was there when the run began')
+            except BadImage as error:
                 if not self._bad[index]:
                     self._bad[index] = 1
-                    print(f'warning: {path}: cannot be decoded, skipped ({error})', file=sys.stderr, flush=True)
+                    print(f'warning: {error}; skipped', file=sys.stderr, flush=True)
                     if self.bad_images() > self.max_bad_images:
                         raise UserError(
                             f'{path}: unreadable, and so are more images than '
@@ -160,10 +158,14 @@ class TrainDataset(paddle.io.Dataset):
 
 
 class EvalDataset(paddle.io.Dataset):
-    """Evaluation samples {'image': [3, S, S], 'label'}; an image that cannot be decoded raises UserError."""
+    """Evaluation samples {'image': float32 [3, S, S], 'label': int}.
 
-    def __init__(self, samples, transform):
-        self.samples, self.transform = samples, transform
+    An image that cannot be decoded raises UserError: an evaluation counts every image. With skip_bad it is named on
+    stderr and becomes black with label -1, so that the batches keep their composition.
+    """
+
+    def __init__(self, samples, transform, skip_bad=False):
+        self.samples, self.transform, self.skip_bad = samples, transform, skip_bad
 
     def __len__(self):
         return len(self.samples)
@@ -173,5 +175,8 @@ class EvalDataset(paddle.io.Dataset):
         path, label = self.samples[index]
         try:
             return {'image': self.transform(open_rgb(path)), 'label': label}
-        except UNREADABLE as error:
-            raise UserError(f'{path}: cannot be decoded ({error}); evaluation counts every image, so it stops here')
+        except BadImage as error:
+            if not self.skip_bad:
+                raise UserError(f'{error}; evaluation counts every image, so it stops here')
+            print(f'warning: {error}; skipped', file=sys.stderr, flush=True)
+            return {'image': np.zeros([3, self.transform.size, self.transform.size], 'float32'), 'label': -1}

@@ -17,7 +17,7 @@ import numpy as np
 
 from util.data import npy_file
 from util.errors import UserError, one_line
-from util.plain_files import array_of_lines, read_json
+from util.files import read_json
 from util.weights import torch_file
 
 ARRAY, NAMES, META, PARTIAL = 'label_maps.npy', 'names.txt', 'meta.json', 'label_maps.npy.partial'
@@ -153,7 +153,7 @@ class PackedSet:
         if listing.count(b'\n') != len(self._maps()):
             count = listing.count(b'\n')
             raise UserError(f'{self.index}: names {count} maps, but {self.file} holds {len(self._maps())}')
-        self._names = array_of_lines(listing, self.index)
+        self._names = np.array(listing.split(b'\n')[:-1], 'S')
         if not (self._names[1:] > self._names[:-1]).all():
             raise UserError(f'{self.index}: not sorted, or a name is there twice; pack the set again')
 
@@ -242,10 +242,9 @@ def check_map(array, num_classes, path):
 def read_meta(folder):
     """The object in meta.json, {} without one. Raises UserError that names the file."""
     path = os.path.join(folder, META)
-    try:
-        meta = read_json(path, hint='; mend or delete it')
-    except FileNotFoundError:
+    if not os.path.exists(path):
         return {}
+    meta = read_json(path, hint='; mend or delete it')
     if not isinstance(meta, dict):
         raise UserError(f'{path}: not a readable JSON object (a {type(meta).__name__}); mend or delete it')
     if (

@@ -124,6 +124,12 @@ def build_eval_loader(args, crop_pct, rank=0, world_size=1):
     return Loader(dataset, EvalSampler(len(dataset), args.batch_size, rank, world_size), args.num_workers)
 
 
+def build_predict_loader(files, transform, batch_size):
+    """A loader over image files in their order, one process decoding ahead; label -1 marks those that cannot be."""
+    dataset = datasets.EvalDataset([(path, 0) for path in files], transform, skip_bad=True)
+    return Loader(dataset, EvalSampler(len(files), batch_size), num_workers=1)
+
+
 class Loader:
     """paddle.io.DataLoader over the batches of `sampler`, with at most as many processes as the machine has cores.
 

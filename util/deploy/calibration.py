@@ -9,8 +9,7 @@ import paddle
 
 from util.deploy.predictor import Predictor, cpu_engines
 from util.errors import UserError
-from util.files import write
-from util.plain_files import read_json
+from util.files import read_json, write
 from util.runtime import cpu_fields
 
 MEMORY = 'inference.engines.json'

@@ -9,7 +9,7 @@ import signal
 
 import numpy as np
 
-from util.data.images import UNREADABLE, open_rgb
+from util.data.images import BadImage, open_rgb
 from util.errors import UserError, one_line
 
 
@@ -20,7 +20,7 @@ def load_batch(files, transform):
         try:
             arrays.append(transform(open_rgb(path)))
             good.append(path)
-        except UNREADABLE as error:
+        except BadImage as error:
             bad.append((path, one_line(error)))
     return good, np.stack(arrays) if arrays else None, bad
 

@@ -13,7 +13,7 @@ import paddle
 import yaml
 
 from util.errors import UserError, one_line
-from util.plain_files import read_json, read_yaml
+from util.files import read_json, read_yaml
 
 PADDLE_3 = int(paddle.__version__.split('.')[0]) >= 3
 MAX_PROGRAM = 64 << 20  # bytes of a model.json or model.pdmodel, which holds no parameters; lvvit_l has 1 MB
@@ -59,6 +59,8 @@ def read_settings(path):
     Raises UserError that names the file.
     """
     try:
+        if not os.path.exists(path):
+            raise FileNotFoundError(path)
         content = read_yaml(path, hint='; export_model.py writes it beside the model')
         settings = {key: kind(content[key]) for key, kind in SETTINGS.items()}
         settings.update(
@@ -145,7 +147,7 @@ def model_shapes(path):
     """
     if is_json(path):
         try:
-            program = read_json(path, MAX_PROGRAM)
+            program = read_json(path)
             if program['base_code']['magic'] != 'pir':
                 raise ValueError('not a program of Paddle 3')
             ops = program['program']['regions'][0]['blocks'][0]['ops']

@@ -1,37 +1,16 @@
 """Input images, class names and top-k records: what predict.py and infer.py share, so that they print the same."""
 
-import glob
 import json
 import os
 
 import numpy as np
 
-from util.data.images import is_image
 from util.errors import UserError, one_line
-from util.plain_files import read_lines
+from util.files import read_lines
 
 IMAGENET_NAMES = os.path.join(
     os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'demo', 'imagenet1k_label_list.txt'
 )
-
-
-def find_images(inputs):
-    """Image files named by files, folders (searched recursively, sorted) and glob patterns, in the order given.
-
-    Raises UserError for an input that names no image.
-    """
-    found = []
-    for item in inputs:
-        if os.path.isdir(item):
-            here = [os.path.join(root, name) for root, _, names in os.walk(item) for name in names if is_image(name)]
-        elif os.path.isfile(item):
-            here = [item]
-        else:
-            here = [path for path in glob.glob(item, recursive=True) if os.path.isfile(path) and is_image(path)]
-        if not here:
-            raise UserError(f'{item}: no such file, or no images there (.jpg .jpeg .png .bmp .webp)')
-        found += sorted(here)
-    return found
 
 
 def read_label_list(path):

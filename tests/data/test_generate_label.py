@@ -13,6 +13,7 @@ from PIL import Image
 import generate_label
 from models import build_model
 from util import dist
+from util.data.images import open_rgb
 from util.data import annotator, datasets
 from util.data.label_maps import LabelMaps
 from util.data.transforms import EvalTransform
@@ -63,7 +64,7 @@ def files(folder):
 def image_of(scenes, stem='digit3/train_00013'):
     """The network's input [1, 3, 32, 32] for a scene, and the scene's path."""
     path = str(scenes / 'train' / f'{stem}.JPEG')
-    return paddle.to_tensor(EvalTransform(32, 1.0)(datasets.open_rgb(path))[None]), path
+    return paddle.to_tensor(EvalTransform(32, 1.0)(open_rgb(path))[None]), path
 
 
 # ---- what a map says
@@ -119,7 +120,7 @@ def test_a_map_of_resnet_is_its_last_layer_as_a_1x1_convolution(generate, run, s
     )
     assert result.code == 0 and result.err == ''
     source = str(scenes / 'train' / 'digit3' / 'train_00013.JPEG')
-    image = paddle.to_tensor(EvalTransform(64, 1.0)(datasets.open_rgb(source))[None])
+    image = paddle.to_tensor(EvalTransform(64, 1.0)(open_rgb(source))[None])
     x = image
     for name, layer in model.named_children():  # all that comes before the pool
         if name == 'avgpool':
@@ -292,7 +293,7 @@ def test_top1_is_that_of_the_mean_score_of_all_classes(generate, scenes):
     samples = datasets.read_folder(str(scenes / 'train'), 10)
     right = 0
     for path, label in samples:
-        image = paddle.to_tensor(EvalTransform(32, 1.0)(datasets.open_rgb(path))[None])
+        image = paddle.to_tensor(EvalTransform(32, 1.0)(open_rgb(path))[None])
         right += int(generate.model.forward_dense(image)[1].mean(axis=1).argmax().item() == label)
     assert accuracy(generate('--topk', 1).out) == (100 * right / 40, 40)
 

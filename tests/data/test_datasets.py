@@ -13,7 +13,8 @@ from PIL import Image
 import main
 from util import options
 from util.data import label_maps
-from util.data.datasets import EvalDataset, TrainDataset, open_rgb, read_folder, read_list
+from util.data.datasets import EvalDataset, TrainDataset, read_folder, read_list
+from util.data.images import open_rgb
 from util.data.loader import EvalSampler, TrainSampler, build_eval_loader, build_train_loader, sweep_shared_memory
 from util.data.transforms import EvalTransform, TrainTransform
 from util.errors import UserError
