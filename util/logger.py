@@ -69,8 +69,8 @@ class SmoothedValue:
 class MetricLogger:
     """Meters of one epoch and the console line that shows them.
 
-    Tensors given to `update` are kept on their device and read together when a line is printed or the epoch ends,
-    so that a step never waits for the device. totals: what `totals` returned, to go on from there.
+    Tensors given to `update` are kept on their device and read together by `flush`, so that a step does not wait for
+    the device. totals: what `totals` returned, to go on from there.
     """
 
     def __init__(self, totals=None):
@@ -90,11 +90,12 @@ class MetricLogger:
     def flush(self):
         """Read what is pending. Raises NonFinite for a value that is not finite."""
         pending, self.pending = self.pending, []
-        tensors = [value for _, values in pending for value in values.values() if isinstance(value, paddle.Tensor)]
-        read = iter(paddle.stack([t.astype('float32').reshape([]) for t in tensors]).tolist() if tensors else [])
-        for where, values in pending:
-            for name, value in values.items():
-                value = next(read) if isinstance(value, paddle.Tensor) else float(value)
+        values = [value for _, named in pending for value in named.values()]
+        tensors = [value.astype('float32').reshape([]) for value in values if isinstance(value, paddle.Tensor)]
+        numbers = iter(paddle.stack(tensors).tolist() if tensors else [])  # one wait for the device
+        for where, named in pending:
+            for name, value in named.items():
+                value = next(numbers) if isinstance(value, paddle.Tensor) else float(value)
                 if not np.isfinite(value):
                     raise NonFinite(name, value, where)
                 self._meter(name).update(value)
@@ -111,17 +112,15 @@ class MetricLogger:
         return {name: total / max(count, 1) for name, (total, count) in zip(totals, sums)}
 
     def log_every(self, iterable, total, freq, header, first=0):
-        """Yield from `iterable`, printing a line every `freq` steps and at the last of `total`.
+        """Yield from `iterable`, printing a line after every `freq`-th step and after the last of `total`.
 
-        first: steps that were done before (a resumed run).
+        The line shows what was flushed. first: steps that were done before (a resumed run).
         """
         step_time, data_time = SmoothedValue(fmt='{mean:.4f}'), SmoothedValue(fmt='{mean:.4f}')
         start = end = time.time()
         for i, item in enumerate(iterable, first):
             data_time.update(time.time() - end)
             yield item
-            if i % freq == 0 or i == total - 1:
-                self.flush()
             step_time.update(time.time() - end)
             end = time.time()
             if i % freq == 0 or i == total - 1:
@@ -178,12 +177,12 @@ class Writers:
             self.wandb, self.run_id = wandb, getattr(run, 'id', None)
 
     def write(self, scalars, step):
-        """scalars: {name: number}; step: the optimizer step they belong to."""
+        """scalars: {name: number or one-element tensor}; step: the optimizer step they belong to."""
         if self.visualdl:
             for name, value in scalars.items():
-                self.visualdl.add_scalar(tag=name, value=value, step=step)
+                self.visualdl.add_scalar(tag=name, value=float(value), step=step)
         if self.wandb:
-            self.wandb.log(scalars, step=step)
+            self.wandb.log({name: float(value) for name, value in scalars.items()}, step=step)
 
     def close(self):
         if self.visualdl:

@@ -261,14 +261,6 @@ def add_recipe(parser):
         metavar='K',
         help='keep the newest K of the numbered checkpoints (default: all)',
     )
-    group.add_argument(
-        '--skip_nonfinite',
-        default=0,
-        type=int,
-        metavar='N',
-        help='leave out up to N optimizer steps with a loss or gradient that is not finite (default: '
-        'stop at the first); costs a wait for the device in every step',
-    )
     switch(group, 'sync_bn', 'batch statistics over all processes (GPU)')
     group.add_argument('--eval', action='store_true', help='evaluate and stop')
     group.add_argument('--dist_eval', action='store_true', help='share the evaluation among the processes')
@@ -300,9 +292,19 @@ def check_recipe(args):
             )
     if args.seed < 0:
         raise UserError(f'--seed {args.seed}: must not be negative')
-    if args.save_freq_steps < 0 or args.skip_nonfinite < 0:
-        raise UserError('--save_freq_steps and --skip_nonfinite must not be negative')
+    if args.save_freq_steps < 0:
+        raise UserError(f'--save_freq_steps {args.save_freq_steps}: must not be negative')
+
+
+def mixes_images(args):
+    """Whether Mixup or CutMix is on."""
+    return args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
+
+
+def recipe_defaults(args):
+    """Set what flags of add_recipe leave to others: MixToken is on with token labels, unless images are mixed already;
+    and without label maps (--dense_weight 0) there are no token targets.
+    """
     if args.mix_token is None:
-        args.mix_token = args.token_label and not (args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax)
-    if not args.token_label_data:
-        args.token_label = False  # --dense_weight 0: MixToken may mix, but there are no token targets
+        args.mix_token = args.token_label and not mixes_images(args)
+    args.token_label = args.token_label and bool(args.token_label_data)

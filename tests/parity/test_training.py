@@ -10,16 +10,16 @@ from parity.fidelity import ABSOLUTE
 from parity.weights import arrays, difference, image, in_our_terms, load_theirs, theirs_of, to_paddle
 from util.data import token_label
 from util.train import mixtoken
-from util.train.amp import Amp
 from util.train.loss import TokenLabelLoss, batch_targets
 from util.train.model_ema import ModelEma
 from util.train.optim import build_optimizer
+from util.train.train_state import TrainState
 
 SECTION, LEARNED = 'Training', 'length of the difference / length of the change'
 SIZE, CLASSES, BATCH, EPOCHS, STEPS = 64, 20, 4, 2, 10  # 16 tokens; 10 steps an epoch
 ARGS = main.parser().parse_args(
     f'--model lvvit_t --input_size {SIZE} --nb_classes {CLASSES} --lr 1e-3 --min_lr 1e-5 --warmup_lr 1e-6 '
-    f'--epochs {EPOCHS} --warmup_epochs 1 --print_freq 100 --ground_truth --data_path . --output_dir .'.split()
+    f'--epochs {EPOCHS} --warmup_epochs 1 --print_freq 100 --ground_truth --data_path .'.split()
 )
 BOXES = [mixtoken.rand_box(4, 4, np.random.default_rng([1, step])) for step in range(EPOCHS * STEPS)]
 DECAY = 0.9  # of the moving average
@@ -80,12 +80,14 @@ def train_ours(monkeypatch):
     paddle.seed(0)
     boxes = iter(BOXES)
     monkeypatch.setattr(mixtoken, 'rand_box', lambda *_: next(boxes))
-    model, average = (models.build_model('lvvit_t', img_size=SIZE, num_classes=CLASSES) for _ in range(2))
+    model = models.build_model('lvvit_t', img_size=SIZE, num_classes=CLASSES)
     state = {key: np.array(value) for key, value in arrays(model.state_dict()).items()}
-    ema, criterion, optimizer = ModelEma(average, model, DECAY), Recorded(), build_optimizer(model, 'adamw', ARGS.lr)
-    for epoch in range(EPOCHS):
-        engine.train_one_epoch(model, criterion, Loader(batches()), optimizer, epoch, ARGS, Amp(), ema=ema)
-    return model, average, criterion.values, state
+    run, criterion = TrainState(ARGS, model, Loader(batches())), Recorded()
+    run.ema, run.optimizer = ModelEma(model, DECAY), build_optimizer(model, 'adamw', ARGS.lr)
+    for _ in range(EPOCHS):
+        engine.train_one_epoch(run, model, criterion)
+        run.end_epoch({}, [])
+    return model, run.ema.module, criterion.values, state
 
 
 def train_theirs(original, monkeypatch, state):

@@ -174,9 +174,10 @@ class EvalDataset(paddle.io.Dataset):
     def __getitem__(self, index):
         path, label = self.samples[index]
         try:
-            return {'image': self.transform(open_rgb(path)), 'label': label}
+            return {'image': self.transform(open_rgb(path)), 'label': label, 'index': index}
         except BadImage as error:
             if not self.skip_bad:
                 raise UserError(f'{error}; evaluation counts every image, so it stops here')
             print(f'warning: {error}; skipped', file=sys.stderr, flush=True)
-            return {'image': np.zeros([3, self.transform.size, self.transform.size], 'float32'), 'label': -1}
+            black = np.zeros([3, self.transform.size, self.transform.size], 'float32')
+            return {'image': black, 'label': -1, 'index': index}

@@ -23,10 +23,9 @@ class Amp:
         self.scaler = paddle.amp.GradScaler(enable=enabled and dtype == 'float16')
 
     def decorate(self, model, optimizer):
-        """O2 keeps the weights themselves in half precision (with float32 masters)."""
+        """With O2, turn both in place: the weights themselves to half precision, with float32 masters to update."""
         if self.enabled and self.level == 'O2':
-            return paddle.amp.decorate(models=model, optimizers=optimizer, level='O2', dtype=self.dtype)
-        return model, optimizer
+            paddle.amp.decorate(models=model, optimizers=optimizer, level='O2', dtype=self.dtype)
 
     def autocast(self):
         if not self.enabled:

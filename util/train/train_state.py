@@ -1,4 +1,4 @@
-"""What a run carries from step to step, how it starts, and how it is saved."""
+"""What a training run carries from step to step: how it starts, stops, and is saved."""
 
 import json
 import os
@@ -7,127 +7,117 @@ import numpy as np
 
 from util import dist, files
 from util.errors import UserError
-from util.logger import MetricLogger, log
-from util.train import interrupt, optim
-from util.train.amp import on_gpu
+from util.logger import MetricLogger, NonFinite, log
+from util.train import interrupt, nonfinite, optim
+from util.train.amp import Amp, on_gpu
+from util.train.model_ema import ModelEma
 from util.weights import checkpoint, pretrained
 
 # flags that may differ between a run and its continuation without a word
-INCIDENTAL = {
-    'resume',
-    'resume_ema',
-    'finetune',
-    'output_dir',
-    'data_path',
-    'num_workers',
-    'print_freq',
-    'log_file',
-    'log_visualdl',
-    'log_wandb',
-    'save_freq_steps',
-    'keep_checkpoints',
-    'cls_label_path_train',
-    'cls_label_path_val',
-    'token_label_data',
-    'batch_size',
-    'accum_iter',
-    'dist_eval',
-}
+INCIDENTAL = set(
+    'resume resume_ema finetune output_dir data_path cls_label_path_train cls_label_path_val '
+    'pretrained token_label_data num_workers print_freq log_file log_visualdl log_wandb save_freq_steps '
+    'keep_checkpoints batch_size accum_iter dist_eval skip_nonfinite'.split()
+)
 
 
 class TrainState:
-    """model, ema (ModelEma or None), optimizer and amp of a run, and where it stands: `epoch`, the one in progress,
-    `done`, its optimizer steps so far, `meters` (MetricLogger) of them, and `best`, the best accuracies so far.
+    """The parts of a run, and where it stands.
 
-    dense: whether the token classifier is trained; if not it is kept at zero (LV_ViT.disable_aux_head).
-    loader: the training loader (None to evaluate only); total_batch: images of an optimizer step.
+    model: LV_ViT; loader: of the training set. `start` makes `optimizer` and `ema` (ModelEma, or None without
+    --model_ema). `epoch` is the epoch in progress and `done` its optimizer steps so far, of `updates`; `meters`
+    (MetricLogger) has their losses, `best` the best accuracies so far.
     """
 
-    def __init__(self, args, model, ema, optimizer, amp, dense, loader=None, total_batch=0):
-        self.args, self.model, self.ema, self.optimizer, self.amp, self.dense = args, model, ema, optimizer, amp, dense
-        self.loader, self.total_batch = loader, total_batch
-        self.updates = len(loader) // args.accum_iter if loader else 0  # optimizer steps of an epoch
-        self.epoch, self.done, self.meters, self.best, self.run_id = args.start_epoch, 0, MetricLogger(), {}, None
+    def __init__(self, args, model, loader):
+        self.args, self.model, self.loader = args, model, loader
+        self.amp = Amp(args.use_amp, args.amp_dtype, args.amp_level)
+        self.optimizer = self.ema = None
+        self.total_batch = args.batch_size * args.accum_iter * dist.world_size()  # images of an optimizer step
+        self.updates = len(loader) // args.accum_iter
+        self.epoch, self.done = args.start_epoch, 0
+        self.meters, self.best, self.wandb_run = MetricLogger(), {}, None
 
-    # -- starting -----------------------------------------------------------------------------------------------------
+    # -- starting ------------------------------------------------------------------------------------------------------
 
     def start(self):
-        """Load what the run starts from: --resume before --finetune before scratch. Raises UserError."""
+        """Load what the run starts from, and build average and optimizer. Raises UserError."""
         args = self.args
-        state, path = None, args.resume
-        if args.resume == 'auto':
-            state, path = self._newest()
-        elif args.resume:
-            state = pretrained.read(path)
-        if state is not None:
-            self._resume(state, path)
-        elif args.finetune:
-            weights, source = pretrained.load_weights(args.finetune, args.ema)
-            notes = pretrained.finetune(self.model, weights, args.finetune, args.remove_head_from_pretained)
-            log(f'fine-tuning from {source}' + ''.join(f'\n  {note}' for note in notes))
-        if self.ema:
-            self._start_ema(state, path)
-        if not self.dense and not args.eval:
+        state, path = load_weights(args, self.model)
+        if args.model_ema:
+            self.ema = ModelEma(self.model, args.model_ema_decay)
+            self._load_average(state, path)
+        if not self.trains_tokens():
             for model in [self.model] + ([self.ema.module] if self.ema else []):
                 model.disable_aux_head()
             log('no token targets: the class output alone is trained, the token classifier stays at zero')
+        self.optimizer = optim.build_optimizer(
+            self.model,
+            opt=args.opt,
+            lr=args.lr,
+            weight_decay=args.weight_decay,
+            betas=args.opt_betas,
+            eps=args.opt_eps,
+            momentum=args.momentum,
+            clip_grad=args.clip_grad,
+            layer_decay=args.layer_decay,
+        )
+        if state and 'optimizer' in state:
+            self._resume(state, path)
         places = dist.gather([self.epoch, self.done])
         if any(place != places[0] for place in places):
             raise UserError(
-                f'--resume {args.resume}: the processes found different checkpoints (epoch, step: '
-                f'{places}); all machines must see the same --output_dir'
+                f'--resume {args.resume}: the processes found different checkpoints (epoch, step: {places}); '
+                'all machines must see the same --output_dir'
             )
-        if args.output_dir and dist.is_main() and not args.eval:
-            checkpoint.tidy(args.output_dir)
-            if state is not None:
-                self._trim_log()
-            latest = os.path.join(args.output_dir, checkpoint.LATEST)
-            if args.resume == 'auto' and path != latest and os.path.exists(latest):  # damaged
-                os.replace(latest, os.path.join(args.output_dir, 'checkpoint-damaged.pd'))
+        if args.output_dir and dist.is_main():
+            self._tidy_folder(resumed_from=path)
 
-    def _newest(self):
-        """(state, path) of --resume auto; (None, '') for a new run."""
-        if not self.args.output_dir:
-            raise UserError('--resume auto needs --output_dir, the folder of the checkpoints')
-        found = checkpoint.load_newest(self.args.output_dir, log)
-        if found is None:
-            log(f'--resume auto: no checkpoint in {self.args.output_dir} yet, a new run')
-        return found or (None, '')
+    def trains_tokens(self):
+        """Whether the token classifier is trained; if not it is kept at zero."""
+        return bool(self.args.token_label and self.args.dense_weight > 0 and self.model.return_dense)
+
+    def _load_average(self, state, path):
+        if self.args.resume_ema:
+            path = self.args.resume_ema
+            state = pretrained.read(path)
+            weights, _ = pretrained.pick_weights(state, path, ema=pretrained.holds_average(state))
+        elif state is not None and pretrained.holds_average(state):
+            weights, _ = pretrained.pick_weights(state, path, ema=True)
+        else:
+            log('the moving average starts from the weights')
+            return
+        pretrained.restore(self.ema.module, weights, path)
 
     def _resume(self, state, path):
-        weights, source = pretrained.pick_weights(state, path, self.args.ema)
-        pretrained.restore(self.model, weights, path)
-        log(f'resuming from {source}')
-        if 'optimizer' not in state or self.args.eval:
-            return
+        """Go on where the run stood that wrote the checkpoint `state`."""
         optim.restore_by_name(self.optimizer, self.model, state['optimizer'], path)
         if state.get('scaler'):  # empty when the run that wrote it did not scale
             self.amp.scaler.load_state_dict(state['scaler'])
         self.best = {key: state[key] for key in ('best_acc1', 'best_acc1_ema') if key in state}
         self.epoch = state['epoch'] + 1
-        self._resume_progress(state.get('progress') or {}, path)
-        before, now = state.get('args') or {}, vars(self.args)
+        progress = state.get('progress') or {}
+        self.wandb_run, self.done = progress.get('wandb_run'), progress.get('done', 0)
+        bad_images = np.asarray(progress.get('bad_images', []), 'int64')
+        self.loader.dataset.bad[bad_images] = 1
+        if self.done:
+            self._resume_within_epoch(progress, path)
+        before = state.get('args') or {}
         changed = [
-            f'{key} {before[key]} -> {now[key]}'
-            for key in now
-            if key in before and key not in INCIDENTAL and _plain(before[key]) != _plain(now[key])
+            f'{key} {before[key]} -> {value}'
+            for key, value in vars(self.args).items()
+            if key in before and key not in INCIDENTAL and _without_tuples(before[key]) != _without_tuples(value)
         ]
         if changed:
             log(f'flags that differ from those of {path}: {", ".join(changed)}')
 
-    def _resume_progress(self, progress, path):
-        """Within an epoch: how far, and the sums behind its means, which every process had of its own."""
-        self.run_id, self.done = progress.get('wandb_run'), progress.get('done', 0)
-        bad = progress.get('bad_images', [])
-        if self.loader and len(bad):
-            self.loader.dataset.bad[np.asarray(bad)] = 1
-        if not self.done:
-            return
+    def _resume_within_epoch(self, progress, path):
+        """Restore the sums behind the epoch's means, of which every process has its own."""
         if (progress['total_batch'], progress['updates']) != (self.total_batch, self.updates):
             raise UserError(
-                f'{path}: stopped within an epoch of {progress["updates"]} steps of '
-                f'{progress["total_batch"]} images, this run has {self.updates} of {self.total_batch}; '
-                'continue it with the same data and the same --batch_size · --accum_iter · processes'
+                f'{path}: stopped within an epoch of {progress["updates"]} steps of {progress["total_batch"]} images, '
+                f'this run has {self.updates} of {self.total_batch}; continue it with the same data and the same '
+                '--batch_size · --accum_iter · processes'
             )
         sums = np.asarray(progress['sums'])  # [processes, meters, (sum, count)]
         if len(sums) != dist.world_size():
@@ -135,44 +125,47 @@ class TrainState:
                 f'continues on {dist.world_size()} process(es) what {len(sums)} began: the same images in the same '
                 'order, but MixToken, Mixup and dropout are drawn anew by each process'
             )
-            sums = np.concatenate([sums.sum(0, keepdims=True), np.zeros([dist.world_size() - 1, *sums.shape[1:]])])
+            others = np.zeros([dist.world_size() - 1, *sums.shape[1:]])
+            sums = np.concatenate([sums.sum(axis=0, keepdims=True), others])
         self.meters = MetricLogger(dict(zip(progress['meters'], sums[dist.rank()].tolist())))
 
-    def _start_ema(self, state, path):
-        if self.args.resume_ema:
-            path = self.args.resume_ema
-            state = pretrained.read(path)
-            weights, _ = pretrained.pick_weights(state, path, pretrained.holds_average(state))
-        elif state is not None and pretrained.holds_average(state):
-            weights, _ = pretrained.pick_weights(state, path, ema=True)
-        else:
-            weights = self.model.state_dict()
-            log('the moving average starts from the weights')
-        pretrained.restore(self.ema.module, weights, path)
-
-    def _trim_log(self):
-        """Drop from log.txt what the run is about to do again, so that each epoch has one line."""
-        path = os.path.join(self.args.output_dir, 'log.txt')
-        if os.path.exists(path):
-            with open(path, encoding='utf-8') as f:
+    def _tidy_folder(self, resumed_from):
+        """Remove from --output_dir what a killed run left half done. resumed_from: path of the checkpoint, or ''."""
+        folder = self.args.output_dir
+        checkpoint.tidy(folder)
+        log_txt = os.path.join(folder, 'log.txt')
+        if resumed_from and os.path.exists(log_txt):  # epochs that are about to be done again keep one line each
+            with open(log_txt, encoding='utf-8') as f:
                 lines = [line for line in f if line.endswith('\n') and json.loads(line)['epoch'] < self.epoch]
-            files.write(path, ''.join(lines).encode())
+            files.write(log_txt, ''.join(lines).encode())
+        latest = os.path.join(folder, checkpoint.LATEST)
+        if self.args.resume == 'auto' and resumed_from != latest and os.path.exists(latest):  # it is damaged
+            os.replace(latest, os.path.join(folder, 'checkpoint-damaged.pd'))
 
-    # -- going on -----------------------------------------------------------------------------------------------------
+    # -- going on ------------------------------------------------------------------------------------------------------
 
-    def after_update(self, done):
+    def check_losses(self):
+        """Read the losses that are still on the device. Raises UserError if one of them is not finite."""
+        try:
+            self.meters.flush()
+        except NonFinite as error:
+            samples = self.loader.dataset.samples
+            raise UserError(nonfinite.explain(error, self.epoch, samples, self.args.output_dir))
+
+    def after_update(self):
         """After every optimizer step: saves every --save_freq_steps, and when the run is asked to stop.
 
-        Raises Interrupted then, on all processes after the same step. Several processes must agree on it, which on
-        GPUs would have the host wait for the device, so there they do it where losses are read anyway.
+        Raises Interrupted then, on all processes after the same step. Several processes must agree on it, for which
+        the host waits for the device; on GPUs, where that costs, they do it where losses are read anyway.
         """
-        self.done = done
-        every = self.args.print_freq if on_gpu() else 1
         stop = interrupt.requested()
         if dist.world_size() > 1:
-            stop = done % every == 0 and dist.all_sum([stop is not None])[0] and (stop or 'a signal')
-        freq, step = self.args.save_freq_steps, self.epoch * self.updates + done
-        if stop or (freq and step % freq == 0 and done < self.updates):  # after the last one main.py saves anyway
+            every = self.args.print_freq if on_gpu() else 1
+            asked = self.done % every == 0 and dist.all_sum([stop is not None])[0] > 0
+            stop = (stop or 'a signal') if asked else None
+        freq, step = self.args.save_freq_steps, self.epoch * self.updates + self.done
+        is_due = freq > 0 and step % freq == 0 and self.done < self.updates  # after the last step main.py saves anyway
+        if stop or is_due:
             self.save()
         if stop:
             raise interrupt.Interrupted(stop)
@@ -189,24 +182,26 @@ class TrainState:
         self.epoch, self.done, self.meters = self.epoch + 1, 0, MetricLogger()
         self.save(*tags)
 
-    def bad_images(self):
-        """How many training files could not be decoded so far, by any process. All processes must call it."""
+    def share_bad_images(self):
+        """Let every process know the training files that any of them could not decode. All processes must call it."""
         dataset = self.loader.dataset
-        if dist.all_sum([dataset.bad_images()])[0]:
+        if dist.all_sum([dataset.bad_images()])[0] > 0:
             dataset.bad[:] = np.asarray(dist.all_sum(dataset.bad)) > 0
-        return dataset.bad_images()
 
     def save(self, *tags):
         """Write checkpoint-latest.pd into --output_dir, and the same as checkpoint-<tag>.pd for each tag.
 
         The one before becomes checkpoint-previous.pd. All processes must call it; the first writes.
-        Raises UserError if the weights are not finite, or the disk does not take it.
+        Raises UserError if losses or weights are not finite, or the disk does not take it.
         """
+        self.check_losses()
+        self.share_bad_images()
         if not self.args.output_dir:
             return
-        self.bad_images()
         totals = self.meters.totals()
-        sums = np.reshape(dist.gather(np.ravel(list(totals.values()))), [-1, len(totals), 2]) if totals else []
+        sums = []
+        if totals:
+            sums = np.reshape(dist.gather(np.ravel(list(totals.values()))), [-1, len(totals), 2])
         if not dist.is_main():
             return
         state = {
@@ -224,30 +219,58 @@ class TrainState:
                 'total_batch': self.total_batch,
                 'meters': list(totals),
                 'sums': sums,
-                'wandb_run': self.run_id,
+                'wandb_run': self.wandb_run,
                 'bad_images': np.flatnonzero(self.loader.dataset.bad),
             },
         }
         broken = [name for name, value in state['model'].items() if not np.isfinite(value).all()]
         if broken:
             raise UserError(
-                f'epoch {self.epoch}, step {self.done}: {len(broken)} of the weights are not finite, '
-                f'{broken[0]} among them; not saved, the checkpoint before is untouched'
+                f'epoch {self.epoch}, step {self.done}: {len(broken)} of the weights are not finite, {broken[0]} among '
+                'them; not saved, the checkpoint before is untouched'
             )
         if self.ema:
             state['model_ema'] = self.ema.module.state_dict()
         folder = self.args.output_dir
         latest = os.path.join(folder, checkpoint.LATEST)
-        checkpoint.save(
-            state,
-            latest,
-            *(os.path.join(folder, f'checkpoint-{tag}.pd') for tag in tags),
-            previous=os.path.join(folder, checkpoint.PREVIOUS),
-        )
+        also = [os.path.join(folder, f'checkpoint-{tag}.pd') for tag in tags]
+        checkpoint.save(state, latest, *also, previous=os.path.join(folder, checkpoint.PREVIOUS))
         if self.args.keep_checkpoints:
             checkpoint.tidy(folder, self.args.keep_checkpoints)
 
 
-def _plain(value):
-    """A flag's value whether it comes from the command line or from a default."""
+def load_weights(args, model):
+    """Load the weights that a run starts from into `model`: --resume before --finetune before scratch.
+
+    Returns the content of the checkpoint that is resumed and its path, or (None, ''). Raises UserError.
+    """
+    state, path = None, ''
+    if args.resume == 'auto':
+        state, path = _newest_checkpoint(args.output_dir)
+    elif args.resume:
+        state, path = pretrained.read(args.resume), args.resume
+    if state is not None:
+        weights, source = pretrained.pick_weights(state, path, args.ema)
+        pretrained.restore(model, weights, path)
+        log(f'resuming from {source}')
+    elif args.finetune:
+        weights, source = pretrained.load_weights(args.finetune, args.ema)
+        notes = pretrained.finetune(model, weights, args.finetune, args.remove_head_from_pretained)
+        log(f'fine-tuning from {source}' + ''.join(f'\n  {note}' for note in notes))
+    return state, path
+
+
+def _newest_checkpoint(folder):
+    """(content, path) for --resume auto; (None, '') for a new run."""
+    if not folder:
+        raise UserError('--resume auto needs --output_dir, the folder of the checkpoints')
+    found = checkpoint.load_newest(folder, log)
+    if found is None:
+        log(f'--resume auto: no checkpoint in {folder} yet, a new run')
+        return None, ''
+    return found
+
+
+def _without_tuples(value):
+    """A flag's value, the same whether it comes from the command line (a list) or from a default (a tuple)."""
     return list(value) if isinstance(value, tuple) else value
