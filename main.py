@@ -36,6 +36,7 @@ def parser():
 
 def main(args):
     published_defaults(args)
+    log_to(args.log_file)
     options.check_recipe(args)
     options.recipe_defaults(args)
     if args.output_dir:
@@ -45,7 +46,6 @@ def main(args):
         raise UserError('--sync_bn needs GPUs: Paddle has no such kernel for CPUs')
     if args.debug and paddle.device.is_compiled_with_cuda():
         paddle.set_flags({'FLAGS_cudnn_deterministic': True})
-    log_to(args.log_file)
     log(f'Paddle {paddle.__version__} on {paddle.device.get_device()}, {world_size} process(es). {runtime.CPU}')
     log('arguments: ' + json.dumps(vars(args)))
     total_batch = args.batch_size * args.accum_iter * world_size
@@ -73,12 +73,12 @@ def main(args):
         f'{args.model}: {count_parameters(model) / 1e6:.2f} M parameters, input {args.input_size}, '
         f'crop_pct {args.crop_pct}, lr {args.lr:.2e}, total batch {total_batch}'
     )
+    amp = Amp(args.use_amp, args.amp_dtype, args.amp_level)
     if args.eval:
         load_weights(args, model)
-        amp = Amp(args.use_amp, args.amp_dtype, args.amp_level)
         evaluate(model, val_loader, amp, args.dist_eval, print_freq=args.print_freq)
         return
-    state = TrainState(args, model, train_loader)
+    state = TrainState(args, model, train_loader, amp)
     state.start()
     with interrupt.listening():
         try:

@@ -143,18 +143,20 @@ class Block(nn.Layer):
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
         self.drop_path = DropPath(drop_path)
-        self.scale = 1.0 / skip_lam
+        self.skip_scale = 1.0 / skip_lam
 
     def forward(self, x):
-        x = x + self.drop_path(self.attn(self.norm1(x))) * self.scale
-        return x + self.drop_path(self.mlp(self.norm2(x))) * self.scale
+        x = x + self.drop_path(self.attn(self.norm1(x))) * self.skip_scale
+        return x + self.drop_path(self.mlp(self.norm2(x))) * self.skip_scale
 
 
 class LV_ViT(nn.Layer):
     """Vision transformer with a convolutional stem and a classifier on every token.
 
-    return_dense: add `aux_head`, the classifier of the patch tokens. mix_token: draw a MixToken box in training
-    when the caller passes none. drop_path_rate grows linearly from 0 over the blocks.
+    img_size: side of the input, in pixels. stem: '4_2' (four convolutions, 64 channels), '4_2_128', or 'naive'.
+    drop_path_rate: stochastic depth of the last block; it grows linearly from 0 over the blocks. skip_lam: divides
+    each residual branch. return_dense: add `aux_head`, the classifier of the patch tokens. mix_token: draw a MixToken
+    box in training when the caller passes none. `grid` is the number of tokens a side.
     Raises ValueError when patch_size does not divide img_size or num_heads does not divide embed_dim.
     """
 
@@ -193,12 +195,19 @@ class LV_ViT(nn.Layer):
         self.cls_token = self.create_parameter([1, 1, embed_dim], default_initializer=NORMAL)
         self.pos_embed = self.create_parameter([1, self.grid**2 + 1, embed_dim], default_initializer=NORMAL)
         self.pos_drop = nn.Dropout(drop_rate)
-        self.blocks = nn.LayerList(
-            [
-                Block(embed_dim, num_heads, mlp_ratio, qkv_bias, drop_rate, float(rate), skip_lam)
-                for rate in np.linspace(0.0, drop_path_rate or 0.0, depth)
-            ]
-        )
+        self.blocks = nn.LayerList()
+        for drop_path in np.linspace(0.0, drop_path_rate or 0.0, depth):
+            self.blocks.append(
+                Block(
+                    embed_dim,
+                    num_heads,
+                    mlp_ratio=mlp_ratio,
+                    qkv_bias=qkv_bias,
+                    drop=drop_rate,
+                    drop_path=float(drop_path),
+                    skip_lam=skip_lam,
+                )
+            )
         self.norm = nn.LayerNorm(embed_dim)
         self.head = linear(embed_dim, num_classes)
         if return_dense:
@@ -206,9 +215,10 @@ class LV_ViT(nn.Layer):
 
     def disable_aux_head(self):
         """For training without token targets: zeros that are not trained, so that they add nothing in evaluation."""
-        for p in self.aux_head.parameters() if self.return_dense else ():
-            p.set_value(paddle.zeros_like(p))
-            p.stop_gradient = True
+        if self.return_dense:
+            for p in self.aux_head.parameters():
+                p.set_value(paddle.zeros_like(p))
+                p.stop_gradient = True
 
     def forward_tokens(self, x, inside=None):
         """[B, 3, S, S] -> normalised features of the class token and the N patch tokens, [B, 1+N, D]."""
@@ -240,12 +250,10 @@ class LV_ViT(nn.Layer):
         if not self.return_dense:
             return self.head(self.forward_tokens(x)[:, 0]), None, mixtoken.EMPTY_BOX
 
-        if box is None:
-            box = (
-                mixtoken.rand_box(self.grid, self.grid, np.random.default_rng(np.random.randint(2**31)))
-                if self.mix_token
-                else mixtoken.EMPTY_BOX
-            )
+        if box is None and self.mix_token:
+            box = mixtoken.rand_box(self.grid, self.grid, np.random.default_rng(np.random.randint(2**31)))
+        elif box is None:
+            box = mixtoken.EMPTY_BOX
         cls, aux = self.forward_mixed(x, mixtoken.mask(box, self.grid))
         return cls, aux, box
 

@@ -10,6 +10,7 @@ from parity.fidelity import ABSOLUTE
 from parity.weights import arrays, difference, image, in_our_terms, load_theirs, theirs_of, to_paddle
 from util.data import token_label
 from util.train import mixtoken
+from util.train.amp import Amp
 from util.train.loss import TokenLabelLoss, batch_targets
 from util.train.model_ema import ModelEma
 from util.train.optim import build_optimizer
@@ -82,7 +83,7 @@ def train_ours(monkeypatch):
     monkeypatch.setattr(mixtoken, 'rand_box', lambda *_: next(boxes))
     model = models.build_model('lvvit_t', img_size=SIZE, num_classes=CLASSES)
     state = {key: np.array(value) for key, value in arrays(model.state_dict()).items()}
-    run, criterion = TrainState(ARGS, model, Loader(batches())), Recorded()
+    run, criterion = TrainState(ARGS, model, Loader(batches()), Amp()), Recorded()
     run.ema, run.optimizer = ModelEma(model, DECAY), build_optimizer(model, 'adamw', ARGS.lr)
     for _ in range(EPOCHS):
         engine.train_one_epoch(run, model, criterion)

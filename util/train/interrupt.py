@@ -6,50 +6,51 @@ import time
 
 from util.processes import SIGNALS
 
-_asked = None  # (name of the signal, when it came)
+_name = None  # of the signal that asked for a stop
+_time = 0.0  # when it came
 _at_once = False
 
 
 class Interrupted(Exception):
-    """The run was asked to stop; the message says by what and where it stands."""
+    """The run was asked to stop; the message says by what."""
 
 
 def requested():
     """Name of the signal that asked for a stop, or None."""
-    return _asked and _asked[0]
+    return _name
 
 
 def _note(number, _):
-    global _asked
-    again = _asked and number == signal.SIGINT and time.monotonic() - _asked[1] > 1  # launchers send SIGTERM twice
-    _asked = _asked or (signal.Signals(number).name, time.monotonic())
-    if again:
+    global _name, _time
+    if _name is None:
+        _name, _time = signal.Signals(number).name, time.monotonic()
+    elif number == signal.SIGINT and time.monotonic() - _time > 1:  # a launcher may send the first one twice
         raise KeyboardInterrupt
     if _at_once:
-        raise Interrupted(requested())
+        raise Interrupted(_name)
 
 
 @contextlib.contextmanager
 def listening():
     """Within: the signals are noted for `requested`, and nothing else happens; a second Ctrl-C ends the program."""
-    global _asked
+    global _name
     before = [signal.signal(number, _note) for number in SIGNALS]
     try:
         yield
     finally:
         for number, handler in zip(SIGNALS, before):
             signal.signal(number, handler)
-        _asked = None
+        _name = None
 
 
 @contextlib.contextmanager
 def at_once():
-    """Within (and within `listening`): a signal, also one noted before, raises Interrupted on the spot."""
+    """Within (and within `listening`): a signal raises Interrupted on the spot, also one that was noted before."""
     global _at_once
     _at_once = True
     try:
-        if requested():
-            raise Interrupted(requested())
+        if _name is not None:
+            raise Interrupted(_name)
         yield
     finally:
         _at_once = False

@@ -14,10 +14,11 @@ from util.train.mixtoken import rand_box
 
 
 class Mixup:
-    """mode: draw one mix per `batch`, per `pair` of images, or per image (`elem`).
+    """Mixes a batch with itself reversed.
 
-    mixup_alpha, cutmix_alpha: parameters of Beta(a, a), 0 = off; cutmix_minmax: (min, max) side of the box as a share
-    of the image's, instead of Beta; prob: probability of mixing at all; switch_prob: of CutMix where both are on.
+    mixup_alpha, cutmix_alpha: parameters of Beta(a, a), 0 = off. cutmix_minmax: (min, max) side of the box as a share
+    of the image's, instead of Beta. prob: probability of mixing at all; switch_prob: of CutMix where both are on.
+    mode: draw one mix per `batch`, per `pair` of images, or per image (`elem`). Raises UserError.
     """
 
     def __init__(self, mixup_alpha=0.8, cutmix_alpha=1.0, cutmix_minmax=None, prob=1.0, switch_prob=0.5, mode='batch'):
@@ -25,30 +26,30 @@ class Mixup:
             raise UserError(f'--mixup_mode {mode}: use batch, pair or elem')
         if cutmix_minmax is not None and len(cutmix_minmax) != 2:
             raise UserError('--cutmix_minmax takes two numbers, the smallest and the largest side of the box')
-        self.mixup_alpha, self.cutmix_alpha, self.minmax = mixup_alpha, cutmix_alpha, cutmix_minmax
-        if cutmix_minmax is not None:
-            self.cutmix_alpha = 1.0
+        self.mixup_alpha, self.cutmix_minmax = mixup_alpha, cutmix_minmax
+        self.cutmix_alpha = cutmix_alpha if cutmix_minmax is None else 1.0
         self.prob, self.switch_prob, self.mode = prob, switch_prob, mode
 
-    def _box(self, height, width, rng):
+    def _cutmix_box(self, height, width, rng):
         """(top, left, bottom, right) of a CutMix box in pixels, inside the image."""
-        if self.minmax is None:
+        if self.cutmix_minmax is None:
             return rand_box(height, width, rng, self.cutmix_alpha)
-        h, w = (
-            int(rng.integers(int(side * self.minmax[0]), int(side * self.minmax[1]) + 1)) for side in (height, width)
-        )
-        y, x = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
+        low, high = self.cutmix_minmax
+        h = int(rng.integers(int(height * low), int(height * high) + 1))
+        w = int(rng.integers(int(width * low), int(width * high) + 1))
+        y = int(rng.integers(0, height - h + 1))
+        x = int(rng.integers(0, width - w + 1))
         return y, x, y + h, x + w
 
     def draw(self, batch, height, width, rng):
-        """Shares float32 [B or 1, 1, H, W] of one step. rng: numpy Generator."""
-        count = {'batch': 1, 'pair': (batch + 1) // 2, 'elem': batch}[self.mode]
-        shares = np.ones((count, 1, height, width), 'float32')
+        """Shares float32 [B or 1, 1, H, W] of one step. batch: B; rng: numpy Generator."""
+        draws = {'batch': 1, 'pair': (batch + 1) // 2, 'elem': batch}[self.mode]
+        shares = np.ones((draws, 1, height, width), 'float32')
         for share in shares:
             if rng.random() >= self.prob:
                 continue
             if self.cutmix_alpha > 0 and (self.mixup_alpha <= 0 or rng.random() < self.switch_prob):
-                top, left, bottom, right = self._box(height, width, rng)
+                top, left, bottom, right = self._cutmix_box(height, width, rng)
                 share[:, top:bottom, left:right] = 0.0
             elif self.mixup_alpha > 0:
                 share[:] = rng.beta(self.mixup_alpha, self.mixup_alpha)
@@ -57,15 +58,19 @@ class Mixup:
         return shares
 
     def __call__(self, image, targets, rng):
-        """image: [B, 3, H, W]; targets: Targets; returns both mixed."""
-        share = paddle.to_tensor(self.draw(image.shape[0], *image.shape[2:], rng))
-        mixed = image * share + image.flip(0) * (1.0 - share)
-        of_image = share.mean(axis=[2, 3])
-        cls = targets.cls * of_image + targets.cls.flip(0) * (1.0 - of_image)
-        tokens = targets.tokens
-        if tokens is not None:
-            n = round(tokens.shape[1] ** 0.5)
-            patches = share.reshape([share.shape[0], n, share.shape[2] // n, n, share.shape[3] // n])
-            of_token = patches.mean(axis=[2, 4]).reshape([share.shape[0], n * n, 1])
-            tokens = tokens * of_token + tokens.flip(0) * (1.0 - of_token)
-        return mixed, Targets(cls, tokens)
+        """image: float32 [B, 3, H, W]; targets: Targets; returns both mixed."""
+        batch, _, height, width = image.shape
+        pixel_share = paddle.to_tensor(self.draw(batch, height, width, rng))
+        image_share = pixel_share.mean(axis=[2, 3])
+        token_targets = targets.tokens
+        if token_targets is not None:
+            grid = round(token_targets.shape[1] ** 0.5)
+            patches = pixel_share.reshape([pixel_share.shape[0], grid, height // grid, grid, width // grid])
+            token_share = patches.mean(axis=[2, 4]).reshape([pixel_share.shape[0], grid * grid, 1])
+            token_targets = _mix(token_targets, token_share)
+        return _mix(image, pixel_share), Targets(_mix(targets.cls, image_share), token_targets)
+
+
+def _mix(x, share):
+    """x [B, …] mixed with the batch reversed; share: of what is its own, of a shape that goes with x."""
+    return x * share + x.flip(0) * (1.0 - share)

@@ -9,7 +9,7 @@ from util import dist, files
 from util.errors import UserError
 from util.logger import MetricLogger, NonFinite, log
 from util.train import interrupt, nonfinite, optim
-from util.train.amp import Amp, on_gpu
+from util.train.amp import on_gpu
 from util.train.model_ema import ModelEma
 from util.weights import checkpoint, pretrained
 
@@ -24,14 +24,13 @@ INCIDENTAL = set(
 class TrainState:
     """The parts of a run, and where it stands.
 
-    model: LV_ViT; loader: of the training set. `start` makes `optimizer` and `ema` (ModelEma, or None without
+    model: LV_ViT; loader: of the training set; amp: Amp. `start` makes `optimizer` and `ema` (ModelEma, or None without
     --model_ema). `epoch` is the epoch in progress and `done` its optimizer steps so far, of `updates`; `meters`
     (MetricLogger) has their losses, `best` the best accuracies so far.
     """
 
-    def __init__(self, args, model, loader):
-        self.args, self.model, self.loader = args, model, loader
-        self.amp = Amp(args.use_amp, args.amp_dtype, args.amp_level)
+    def __init__(self, args, model, loader, amp):
+        self.args, self.model, self.loader, self.amp = args, model, loader, amp
         self.optimizer = self.ema = None
         self.total_batch = args.batch_size * args.accum_iter * dist.world_size()  # images of an optimizer step
         self.updates = len(loader) // args.accum_iter
