@@ -35,9 +35,8 @@ def train_one_epoch(state, model, criterion, mixup=None, writers=None):
     grid, steps, first = state.model.grid, len(loader), state.done * args.accum_iter
     loader.set_epoch(state.epoch, first)
     model.train()
-    for step, batch in enumerate(
-        state.meters.log_every(loader, steps, args.print_freq, f'Epoch: [{state.epoch}]', first), first
-    ):
+    batches = state.meters.log_every(loader, steps, args.print_freq, header=f'Epoch: [{state.epoch}]', first=first)
+    for step, batch in enumerate(batches, first):
         rng = step_rng(args.seed, state.epoch, step)
         lr = lr_of(args, state.epoch + state.done / state.updates)
         optimizer.set_lr(lr)
