@@ -22,10 +22,9 @@ from conftest import ROOT
 from inference_helpers import FORMATS, assert_agree, records
 from util.weights import pretrained
 
-OLD = ROOT / 'tests' / 'data_260439a'
 sys.path.insert(0, str(ROOT / 'tools'))
 sys.path.insert(0, str(ROOT / 'demo'))
-sys.path.insert(0, str(OLD))
+sys.path.insert(0, str(ROOT / 'tests' / 'data_260439a'))
 import digits
 import make
 import pack_token_label
@@ -45,7 +44,7 @@ def scenes(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch, scenes):
     """The working folder: a copy of the old files beside the images, with the model they are of."""
-    shutil.copytree(OLD, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(ROOT / 'tests' / 'data_260439a', tmp_path, dirs_exist_ok=True)
     os.symlink(scenes, tmp_path / 'digits')
     monkeypatch.chdir(tmp_path)
     entry = models.FAMILY['lvvit_nano']._replace(architecture=make.TINY, crop_pct=1.0)
