@@ -5,13 +5,12 @@ from util import runtime
 import paddle
 
 from engine import answer
-from models import build_model, published_defaults
+from models import build_model, load_weights, published_defaults
 from util import dist, metrics, options
 from util.data import loader
 from util.deploy import records
 from util.logger import log
 from util.train.amp import Amp
-from util.weights import pretrained
 
 
 def parser():
@@ -38,7 +37,7 @@ def main(args):
     images = [path for path, _ in val_loader.dataset.samples]
     real = metrics.read_real(args.real_labels, images, args.nb_classes) if args.real_labels else None
     model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
-    log(pretrained.load_into(model, args.resume, args.ema))
+    log(load_weights(model, args))
     resize = f'{args.interpolation.replace("random", "bicubic")}, short side to {val_loader.dataset.transform.short}'
     log(f'{args.model}: {len(images)} images, input {args.input_size}, crop_pct {args.crop_pct} ({resize})')
     answers = answer(model, val_loader, max(topk), Amp(args.use_amp, args.amp_dtype, args.amp_level), shared=True)

@@ -7,13 +7,13 @@ from util import runtime
 
 import paddle
 
-from models import build_model, published_defaults
+from models import build_model, load_weights, published_defaults
 from util import options
 from util.data.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform
 from util.deploy import export, inference_yml, records
 from util.errors import UserError
 from util.logger import log
-from util.weights import checkpoint, pretrained
+from util.weights import checkpoint
 
 
 def parser():
@@ -72,7 +72,7 @@ def main(args):
     EvalTransform(args.input_size, args.crop_pct, args.interpolation)  # refuse what infer.py could not use
     names = records.label_names(args.label_list, args.nb_classes)
     model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
-    log(pretrained.load_into(model, args.resume, args.ema))
+    log(load_weights(model, args))
     if args.fuse_softmax:
         model = export.WithSoftmax(model)
     model.eval()

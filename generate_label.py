@@ -19,7 +19,7 @@ from util import runtime
 import numpy as np
 import paddle
 
-from models import FAMILY, build_model
+from models import FAMILY, build_model, published_weights
 from util import dist, options
 from util.data import annotator, datasets
 from util.data.label_maps import map_name
@@ -95,9 +95,13 @@ def map_paths(out, samples):
 
 def load_annotator(args):
     """(annotator, weights file) of --model with the weights that were asked for. Raises UserError."""
+    given = {'--resume': args.resume, '--pretrained_weights': args.pretrained_weights, '--pretrained': args.pretrained}
+    named = [flag for flag, value in given.items() if value]
+    if len(named) > 1:
+        raise UserError(f'{" and ".join(named)} both name the weights; give one')
     path = args.resume or args.pretrained_weights
-    if args.resume and args.pretrained_weights:
-        raise UserError('--resume and --pretrained_weights both name the weights; give one')
+    if args.pretrained and args.model in FAMILY:
+        path = published_weights(args.model, args.img_size, nearest=True)
     if not path and (args.transfer or args.ema or args.model in FAMILY):
         raise UserError('--resume is missing: the checkpoint or state dict to use')
     if args.model not in FAMILY:

@@ -17,7 +17,7 @@ from paddle.base.layer_helper import LayerHelper
 
 from util.errors import UserError
 from util.train import mixtoken
-from util.weights import layout
+from util.weights import download, layout, pretrained
 
 NORMAL = nn.initializer.Normal(std=0.02)
 ZEROS = nn.initializer.Constant(0.0)
@@ -366,6 +366,41 @@ def published_defaults(args):
         args.input_size = entry.input_size
     if args.crop_pct is None:
         args.crop_pct = entry.crop_pct
+
+
+def published_weights(name, input_size, nearest=False):
+    """The file of the weights published for a model at an input size in pixels; fetched if it is not here yet.
+
+    nearest: take the nearest of the sizes published for the model, for callers that resize the position embedding.
+    Raises UserError if there are no such weights (it lists those there are) or they cannot be fetched.
+    """
+    addresses = FAMILY[name].weights if name in FAMILY else {}
+    if nearest and addresses:
+        input_size = min(addresses, key=lambda size: abs(size - input_size))
+    if input_size not in addresses:
+        there_are = [
+            f'{other} at {", ".join(str(size) for size in entry.weights)}'
+            for other, entry in FAMILY.items()
+            if entry.weights
+        ]
+        raise UserError(
+            f'--pretrained: no weights are published for {name} at {input_size} pixels; '
+            f'there are those of {"; ".join(there_are)}'
+        )
+    return download.fetch(addresses[input_size])
+
+
+def load_weights(model, args):
+    """Load the weights that --resume or --pretrained, and --ema, name into a model; returns a line that says which.
+
+    Raises UserError if both are given, or if the weights cannot be had or do not fit.
+    """
+    if not args.pretrained:
+        return pretrained.load_into(model, args.resume, args.ema)
+    if args.resume:
+        raise UserError('--pretrained and --resume both name the weights; give one')
+    path = published_weights(args.model, args.input_size)
+    return f'{pretrained.load_into(model, path, args.ema)}; they fit {args.model} at {args.input_size} pixels'
 
 
 def count_parameters(model):

@@ -4,13 +4,12 @@ from util import runtime
 
 import paddle
 
-from models import build_model, published_defaults
+from models import build_model, load_weights, published_defaults
 from util import options
 from util.data.images import find_images
 from util.data.transforms import EvalTransform
 from util.deploy import decode, records
 from util.logger import log, progress
-from util.weights import pretrained
 
 
 def parser():
@@ -33,7 +32,7 @@ def main(args):
     result, bad = [], []
     with decode.Batches(files, transform, args.batch_size) as batches:
         model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
-        log(pretrained.load_into(model, args.resume, args.ema))
+        log(load_weights(model, args))
         model.eval()
         for good, images, left_out in progress(batches, 'predict'):
             bad += left_out

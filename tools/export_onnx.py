@@ -16,12 +16,12 @@ from util import runtime
 
 import paddle
 
-from models import build_model, published_defaults
+from models import build_model, load_weights, published_defaults
 from util import options
 from util.deploy import export, inference_yml
 from util.errors import UserError
 from util.logger import log
-from util.weights import checkpoint, pretrained
+from util.weights import checkpoint
 
 INSTALL = 'pip install paddle2onnx==2.1.0 onnx onnxruntime'
 
@@ -139,7 +139,7 @@ def main(args):
     args.crop_pct = None  # a default that an ONNX file has no place for
     published_defaults(args)
     model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
-    log(pretrained.load_into(model, args.resume, args.ema))
+    log(load_weights(model, args))
     if args.fuse_softmax:
         model = export.WithSoftmax(model)
     model.eval()

@@ -16,7 +16,7 @@ import paddle
 import paddle.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 
-from models import build_model, published_defaults
+from models import build_model, load_weights, published_defaults
 from util import options
 from util.data.images import find_images, open_rgb
 from util.data.label_maps import LabelMaps
@@ -25,7 +25,6 @@ from util.data.transforms import EvalTransform, TrainTransform, to_input
 from util.deploy import records
 from util.errors import UserError
 from util.logger import log
-from util.weights import pretrained
 
 SIDE, MARGIN, CAPTION = 224, 12, 44
 INK, PAPER = (30, 30, 30), (255, 255, 255)
@@ -183,8 +182,10 @@ def prediction_tiles(path, model, transform, names):
 @paddle.no_grad()
 def main(args):
     published_defaults(args)
-    if not (args.resume or args.token_label_data):
-        raise UserError('nothing to show: give --resume (a checkpoint), --token_label_data (label maps), or both')
+    if not (args.resume or args.pretrained or args.token_label_data):
+        raise UserError(
+            'nothing to show: give --resume (a checkpoint) or --pretrained, --token_label_data (label maps), or both'
+        )
     files = find_images(args.input)
     files = [files[i] for i in np.linspace(0, len(files) - 1, min(args.count, len(files))).round().astype(int)]
     names = records.label_names(args.label_list, args.nb_classes)
@@ -192,11 +193,11 @@ def main(args):
     maps = model = None
     if args.token_label_data:
         maps = LabelMaps(args.token_label_data, args.nb_classes, args.token_label_coverage, args.token_label_geometry)
-    if args.resume:
+    if args.resume or args.pretrained:
         model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
         if not model.return_dense:
             raise UserError(f'--model {args.model}: has no classifier of tokens to show')
-        log(pretrained.load_into(model, args.resume, args.ema))
+        log(load_weights(model, args))
         model.eval()
     rows = []
     for path in files:

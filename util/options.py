@@ -50,6 +50,11 @@ def add_weights(parser, also=''):
         metavar='FILE',
         help='checkpoint or state dict to load: .pd, .pdparams, .pth, .safetensors' + (also and f'; {also}'),
     )
+    group.add_argument(
+        '--pretrained',
+        action='store_true',
+        help='instead of --resume: the published weights of this model and size, fetched once',
+    )
     group.add_argument('--ema', action='store_true', help="use the checkpoint's averaged weights")
     return group
 
