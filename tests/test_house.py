@@ -1,6 +1,7 @@
 """The house stands as its plan says: who may import whom, no circle, rooms without a front door of their own."""
 
 import ast
+import re
 import subprocess
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -138,3 +139,10 @@ def test_no_path_of_a_machine():
             if any(f'{before}{home}' in f' {line}' for home in homes for before in ' "\'(='):
                 found.append(f'{path}:{number}: {line}')
     assert not found, '\n'.join(found)
+
+
+def test_one_version_of_ruff():
+    versions = set()
+    for name in ('tests/requirements.txt', '.pre-commit-config.yaml'):
+        versions.update(re.findall(r'ruff==([\d.]+)', (ROOT / name).read_text(encoding='utf-8')))
+    assert len(versions) == 1
