@@ -10,7 +10,7 @@ import time
 import paddle
 
 from engine import evaluate, train_one_epoch
-from models import build_model, count_parameters, published_defaults
+from models import build_model, count_parameters, published_defaults, published_weights
 from util import dist, files, options
 from util.data import loader
 from util.errors import UserError
@@ -51,6 +51,8 @@ def main(args):
     total_batch = args.batch_size * args.accum_iter * world_size
     if args.lr is None:
         args.lr = args.blr * total_batch / 512
+    if args.pretrained:
+        args.finetune = published_weights(args.model, args.input_size, nearest=True)
 
     if args.dist_eval:
         val_loader = loader.build_eval_loader(args, args.crop_pct, rank, world_size)

@@ -295,6 +295,8 @@ def check_recipe(args):
                 f'--token_label_size {args.token_label_size}: must be --input_size / 16 = '
                 f'{args.input_size / 16:g} tokens a side'
             )
+    if args.pretrained and args.finetune:
+        raise UserError('--pretrained and --finetune both name the weights to start from; give one')
     if args.seed < 0:
         raise UserError(f'--seed {args.seed}: must not be negative')
     if args.save_freq_steps < 0:
