@@ -22,7 +22,7 @@ from conftest import words
 from states import same
 from util.weights import checkpoint
 
-pytestmark = pytest.mark.cross_version
+cross_version = pytest.mark.cross_version  # what Paddle's launcher does when a process ends, we try on one version
 
 LAUNCHED = Path(__file__).with_name('launched.py')
 LAUNCHER = words(sys.executable, '-m paddle.distributed.launch')
@@ -191,6 +191,7 @@ def stopped(folder):
 # ---- gradients
 
 
+@cross_version
 @pytest.mark.parametrize('processes, accum_iter', [(2, 1), (2, 2), (3, 1), (3, 2)])
 def test_gradients_are_those_of_one_process_on_the_joined_batch(request, one, processes, accum_iter):
     job = request.getfixturevalue({2: 'two', 3: 'three'}[processes])
@@ -208,6 +209,7 @@ def test_gradients_are_those_of_one_process_on_the_joined_batch(request, one, pr
     assert logged == pytest.approx(expected, abs=1e-6)
 
 
+@cross_version
 @pytest.mark.parametrize('name, processes', [('two', 2), ('three', 3)])
 def test_gradients_travel_once_for_all_batches_of_a_step(request, name, processes):
     job = request.getfixturevalue(name)
@@ -220,6 +222,7 @@ def test_gradients_travel_once_for_all_batches_of_a_step(request, name, processe
 # ---- what the processes share and what they do not
 
 
+@cross_version
 def test_every_process_draws_its_own_boxes_mixes_and_dropped_paths(two):
     a, b = two.notes(0), two.notes(1)
     assert len(a['box']) == 12 and (a['box'] != b['box']).any(axis=1).sum() >= 6, 'few boxes on a grid of 2 x 2'
@@ -229,18 +232,21 @@ def test_every_process_draws_its_own_boxes_mixes_and_dropped_paths(two):
     assert len(a['shares']) == 4 and all((x != y).any() for x, y in zip(a['shares'], b['shares']))
 
 
+@cross_version
 def test_the_processes_share_an_epochs_images_among_them(two):
     epochs = images(two, 2).reshape([3, 64])
     assert all(sorted(epoch) == list(range(64)) for epoch in epochs.tolist())
     assert not (epochs[0] == epochs[1]).all(), 'in another order'
 
 
+@cross_version
 def test_weights_are_equal_on_all_processes_from_the_first_step_to_the_last(two, three):
     for job, name, processes in (two, 'whole', 2), (two, 'mixup', 2), (three, 'three1', 3):
         first, *others = (job.notes(rank, name)['weights'] for rank in range(processes))
         assert len(first) > 1 and all(np.array_equal(first, other) for other in others)
 
 
+@cross_version
 def test_batch_norm_statistics_are_each_processs_own_and_the_firsts_are_saved(two):
     mine, other = (two.notes(rank, 'gpu')['statistics'] for rank in (0, 1))
     saved = checkpoint.load(str(two.folder / 'out-gpu' / 'checkpoint-latest.pd'))['model']
@@ -248,6 +254,7 @@ def test_batch_norm_statistics_are_each_processs_own_and_the_firsts_are_saved(tw
     assert np.array_equal(saved, mine) and np.abs(mine - other).max() > 1e-3
 
 
+@cross_version
 def test_the_loss_of_an_epoch_is_the_mean_over_what_all_processes_saw(two):
     logged = [record['train_loss'] for record in records(two.folder / 'out-whole')]
     losses = np.stack([two.notes(rank)['loss'].astype('float64').reshape([3, 4]) for rank in (0, 1)])
@@ -258,6 +265,7 @@ def test_the_loss_of_an_epoch_is_the_mean_over_what_all_processes_saw(two):
 # ---- what is said
 
 
+@cross_version
 def test_one_stream_of_lines_and_the_warnings_of_every_process(two):
     first, second = two.text(0), two.text(1)
     steps = [line for line in ours(first) if line.startswith('Epoch: [0]  [0/')]
@@ -266,6 +274,7 @@ def test_one_stream_of_lines_and_the_warnings_of_every_process(two):
     assert 'warning:' not in first and records(two.folder / 'out-mixup')[0]['bad_images'] == 1, 'counted all the same'
 
 
+@cross_version
 def test_steps_that_log_nothing_cost_no_collective_on_gpus_and_one_small_one_on_cpus(two):
     for rank in (0, 1):
         assert np.diff(two.notes(rank, 'gpu')['collectives']).tolist() == [0, 0, 1, 0, 0, 1, 0], '--print_freq 3'
@@ -275,22 +284,26 @@ def test_steps_that_log_nothing_cost_no_collective_on_gpus_and_one_small_one_on_
 # ---- stopping and going on
 
 
+@cross_version
 def test_sigterm_to_one_process_stops_all_after_the_same_step(stopped):
     job = stopped['one']
     assert 'in epoch 0 after 2 of 4 steps; --resume auto continues from ' in job.stopped(), 'whoever got the signal'
     assert [len(job.notes(rank)['gradient']) for rank in (0, 1)] == [2, 2]
 
 
+@cross_version
 @pytest.mark.parametrize('name, where', [('older', 'epoch 1 after 1'), ('newer', 'epoch 1 after 3')])
 def test_sigterm_to_the_launcher_reaches_its_processes(stopped, name, where):
     assert stopped[name].stopped().startswith(f'stopped by SIGTERM in {where} of 4 steps; ')
 
 
+@cross_version
 def test_a_run_of_two_processes_stopped_three_times_ends_bit_identical_to_an_unbroken_one(stopped, two):
     assert 'epochs 1 to 2 from step 3' in stopped['end'].text(0)
     assert_same_run(two.folder / 'out-stopped', two.folder / 'out-whole')
 
 
+@cross_version
 @pytest.mark.parametrize('processes', [1, 4])
 def test_other_processes_continue_within_an_epoch_with_the_same_images_in_the_same_order(stopped, two, processes):
     folder, name = two.folder, f'by{processes}'
