@@ -18,9 +18,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from util import runtime
-
 
 import numpy as np
 
@@ -29,6 +27,11 @@ from util import dist
 from util.train.train_state import TrainState
 
 ROOT = Path(__file__).resolve().parents[1]
+DEMO = (
+    '--model lvvit_nano --input_size 48 --nb_classes 10 --token_label --token_label_size 3 --warmup_epochs 1 '
+    '--cooldown_epochs 0 --batch_size 16 --lr 1e-3 --clip_grad 1 --smoothing 0 --mixup 0 --cutmix 0 --no_mix_token '
+    '--aa= --hflip 0 --train_scale 0.8 1 --reprob 0 --num_workers 0 --dist_eval --model_ema'
+)
 
 
 def timed(method, times):
@@ -80,85 +83,16 @@ def report(name, times, path):
 
 def demo(folder, epochs, train):
     data, out, task = folder / 'digits', folder / 'demo', folder / 'task.json'
-    subprocess.run(
-        [sys.executable, ROOT / 'demo' / 'digits.py', data, '--size', '48', '--train', str(train), '--fresh'],
-        check=True,
+    scenes = [sys.executable, ROOT / 'demo' / 'digits.py', data, '--size', '48', '--train', str(train), '--fresh']
+    subprocess.run(scenes, check=True)
+    flags = (
+        f'{DEMO} --data_path {data} --cls_label_path_train {data}/train_list.txt --cls_label_path_val '
+        f'{data}/val_list.txt --token_label_data {data}/label_maps --epochs {epochs} --output_dir {out}'
     )
-    flags = [
-        '--model',
-        'lvvit_nano',
-        '--input_size',
-        '48',
-        '--nb_classes',
-        '10',
-        '--data_path',
-        data,
-        '--cls_label_path_train',
-        data / 'train_list.txt',
-        '--cls_label_path_val',
-        data / 'val_list.txt',
-        '--token_label',
-        '--token_label_data',
-        data / 'label_maps',
-        '--token_label_size',
-        '3',
-        '--epochs',
-        epochs,
-        '--warmup_epochs',
-        '1',
-        '--cooldown_epochs',
-        '0',
-        '--batch_size',
-        '16',
-        '--lr',
-        '1e-3',
-        '--clip_grad',
-        '1',
-        '--smoothing',
-        '0',
-        '--mixup',
-        '0',
-        '--cutmix',
-        '0',
-        '--no_mix_token',
-        '--aa',
-        '',
-        '--hflip',
-        '0',
-        '--train_scale',
-        '0.8',
-        '1',
-        '--reprob',
-        '0',
-        '--num_workers',
-        '0',
-        '--dist_eval',
-        '--model_ema',
-        '--output_dir',
-        out,
-    ]
-    task.write_text(json.dumps([str(flag) for flag in flags]))
-    subprocess.run(
-        [
-            sys.executable,
-            '-m',
-            'paddle.distributed.launch',
-            '--nproc_per_node',
-            '2',
-            '--backend',
-            'gloo',
-            '--log_dir',
-            folder / 'launch',
-            __file__,
-            folder,
-            '--task',
-            task,
-        ],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd=ROOT,
-    )
+    task.write_text(json.dumps(flags.split()))
+    launcher = '-m paddle.distributed.launch --nproc_per_node 2 --backend gloo --log_dir'.split()
+    command = [sys.executable, *launcher, folder / 'launch', __file__, folder, '--task', task]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
     times = json.loads(task.read_text())
     saves = np.array(times['saves'])
     ends = [end for _, end in times['ends']]
