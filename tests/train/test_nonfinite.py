@@ -6,6 +6,7 @@ import signal
 
 import numpy as np
 import pytest
+from paddle.io.dataloader import dataloader_iter
 
 from util.data.datasets import TrainDataset
 from util.train.loss import TokenLabelLoss
@@ -63,7 +64,8 @@ def test_a_data_folder_that_disappears_is_one_line_and_not_a_hundred_bad_images(
     assert train.state()['epoch'] == 0
 
 
-def test_a_loader_process_that_dies_is_one_line(train, in_every_sample):
+def test_a_loader_process_that_dies_is_one_line(train, in_every_sample, monkeypatch):
+    monkeypatch.setattr(dataloader_iter, 'MP_STATUS_CHECK_INTERVAL', 0.5)  # seconds until Paddle looks; 5 otherwise
     parent = os.getpid()
 
     def die(dataset, _):
