@@ -23,13 +23,13 @@ import paddle.distributed as pd
 import engine
 import models
 from util import dist, runtime
-from util.data import loader
 from util.train import interrupt, mixup, train_state
 from util.train.loss import TokenLabelLoss
 
 notes = defaultdict(list)
 collectives = 0  # of ours since the run began
 learner = None  # the model in training
+own = None  # flags of this script for the run
 
 
 def own_parser():
@@ -71,9 +71,8 @@ def note_collective(*_):
     collectives += 1
 
 
-def note_batch(batch, *_):
-    if 'index' in batch:  # not in evaluation
-        notes['index'].append(batch['index'])
+def note_batch(_, batch, *rest):
+    notes['index'].append(batch['index'].numpy())
 
 
 def note_loss(loss, *_):
@@ -82,62 +81,55 @@ def note_loss(loss, *_):
     notes['loss'].append(loss.item())
 
 
-def watch_steps(optimizer, model, own):
-    """Note what each step of the optimizer uses and leaves, and do what --hit asks for after it."""
-    global learner
-    learner, take = model, optimizer.step
+def watch_steps(optimizer_class):
+    """Note what each step of an optimizer uses and leaves, and do what --hit asks for after it."""
+    take = optimizer_class.step
 
-    def step():
+    def step(self):
         notes['gradient'].append(gradients())
         notes['collectives'].append(collectives)
-        take()
+        take(self)
         notes['batches'].append(len(notes['loss']))
-        notes['weights'].append(flat([v for k, v in model.state_dict().items() if not is_statistic(k)]))
+        notes['weights'].append(flat([v for k, v in learner.state_dict().items() if not is_statistic(k)]))
         if own.hit:
-            hit(own, *own.hit)
+            hit(*own.hit)
 
-    optimizer.step = step
+    optimizer_class.step = step
 
 
-def hit(own, who, name, ranks, when):
+def note_model(model, *_):
+    global learner
+    if learner is None:  # a second one is the moving average
+        learner = model
+
+
+def hit(who, name, ranks, when):
     if len(notes['gradient']) == int(when) and str(dist.rank()) in ranks.split(','):
-        save(own.notes)
+        save()
         os.kill(os.getpid() if who == 'self' else os.getppid(), getattr(signal, name))
         limit = time.time() + 30
         while not interrupt.requested() and time.time() < limit:  # until what the launcher does has come back to us
             time.sleep(0.01)
 
 
-def save(path):
+def save():
     arrays = {key: np.array(values) for key, values in notes.items()}
     statistics = flat([v for k, v in learner.state_dict().items() if is_statistic(k)])
-    np.savez(f'{path}-rank{dist.rank()}.npz', time=time.time(), statistics=statistics, **arrays)
+    np.savez(f'{own.notes}-rank{dist.rank()}.npz', time=time.time(), statistics=statistics, **arrays)
 
 
 def run(argv):
-    global collectives
-    own, rest = own_parser().parse_known_args(argv[1:])
-    own.notes, args = argv[0], main.parser().parse_args(rest)
+    global own, learner, collectives
+    own, flags = own_parser().parse_known_args(argv[1:])
+    own.notes, learner, collectives = argv[0], None, 0
     notes.clear()
     notes['batches'].append(0)
-    collectives = 0
     models.FAMILY['lvvit_nano'].architecture['stem'] = 'naive' if own.naive else '4_2'
-    train_state.on_gpu = lambda: own.as_gpu
+    args = main.parser().parse_args(flags)
     if dist.rank() == own.lost:
         args.data_path += '-lost'
-    build = main.build_optimizer
-
-    def watched(model, *rest, **more):
-        optimizer = build(model, *rest, **more)
-        watch_steps(optimizer, model, own)
-        return optimizer
-
-    main.build_optimizer = watched
-    try:
-        main.main(args)
-    finally:
-        main.build_optimizer = build
-    save(own.notes)
+    main.main(args)
+    save()
 
 
 class Words:
@@ -161,8 +153,12 @@ def every(runs):
     noting(mixup.Mixup, 'draw', lambda shares, *_: notes['shares'].append(shares))
     noting(engine.mixtoken, 'rand_box', lambda box, *_: notes['box'].append(box))
     noting(paddle, 'rand', lambda drawn, *_: notes['drop_path'].append(drawn.numpy().ravel()))
-    noting(loader, 'collate', note_batch)
+    noting(engine, 'batch_targets', note_batch)
     noting(TokenLabelLoss, 'forward', note_loss)
+    noting(main, 'build_model', note_model)
+    for optimizer_class in (paddle.optimizer.AdamW, paddle.optimizer.Momentum):
+        watch_steps(optimizer_class)
+    train_state.on_gpu = lambda: own.as_gpu
     for name in ('all_reduce', 'all_gather', 'broadcast', 'barrier', 'reduce'):
         noting(pd, name, note_collective)
     for argv in runs:
