@@ -10,6 +10,7 @@ import main
 import models
 from conftest import STILL, TINY_RUN, words
 from states import same
+from util.logger import MetricLogger
 
 PLAIN = "--mixup 0 --cutmix 0 --aa '' --color_jitter 0 --reprob 0 --smoothing 0"
 
@@ -82,6 +83,19 @@ def test_console_lines_have_the_form_people_grep_for_and_log_file_is_a_copy(trai
     assert re.findall(stamp + form, out) == ['0', '2', '4']
     assert re.search(r'\* Acc@1 \d+\.\d{3} Acc@5 \d+\.\d{3} loss \d+\.\d{3} on 20 images', out)
     assert 'Max accuracy: ' in out and 'Training time 0:00:' in out
+
+
+def test_losses_are_read_only_when_a_line_is_due(train, monkeypatch):
+    read, flush = [], MetricLogger.flush
+
+    def counted(self):
+        if self.pending:
+            read.append(len(self.pending))
+        flush(self)
+
+    monkeypatch.setattr(MetricLogger, 'flush', counted)
+    train('--print_freq 3')
+    assert read == [1, 3, 1]
 
 
 def test_nothing_is_saved_without_an_output_folder(run, scenes, tmp_path, monkeypatch):
