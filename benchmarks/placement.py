@@ -31,7 +31,7 @@ from util.data import loader
 from util.data.transforms import EvalTransform
 from util.train.amp import Amp
 from util.train.loss import TokenLabelLoss
-from util.train.optim import build_optimizer
+from util.train.train_state import TrainState
 
 LONG, SIDE, GRID = 72, 48, 6
 TRAIN, VAL = 2560, 400
@@ -109,9 +109,11 @@ def one_run(out, geometry, seed, epochs):
     train, val = loader.build_train_loader(args), loader.build_eval_loader(args, 1.0)
     paddle.seed(seed)
     model = build_model('lvvit_nano', img_size=SIDE, patch_size=8, num_classes=10, mix_token=False)
-    optimizer = build_optimizer(model, lr=args.lr, weight_decay=args.weight_decay, clip_grad=args.clip_grad)
-    for epoch in range(epochs):
-        train_one_epoch(model, TokenLabelLoss(), train, optimizer, epoch, args, Amp())
+    state = TrainState(args, model, train, Amp())
+    state.start()
+    for _ in range(epochs):
+        train_one_epoch(state, model, TokenLabelLoss())
+        state.end_epoch({}, [])
     result = {'geometry': geometry, 'seed': seed, 'epochs': epochs, 'top1': evaluate(model, val)['acc1']}
     result['tokens'], result['tokens_judged'] = judge_tokens(model, seed)
     (out / f'{geometry}-{seed}.json').write_text(json.dumps(result))

@@ -21,9 +21,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from util import runtime
 
 import numpy as np
+import paddle
 
 import main as trainer
+from models import build_model, count_parameters
 from util import dist
+from util.train.amp import Amp
 from util.train.train_state import TrainState
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -120,31 +123,21 @@ class _NoData:
 
 
 def large(folder, repeats):
-    import paddle
-
-    from models import count_parameters
-    from util.train.amp import Amp
-    from util.train.model_ema import ModelEma
-    from util.train.optim import build_optimizer
-
-    args = trainer.parser().parse_args(['--model', 'lvvit_s', '--model_ema', '--output_dir', str(folder / 'large')])
-    trainer.published_defaults(args)
-    args.mix_token = True
-    model = trainer.new_model(args)
-    ema = ModelEma(trainer.new_model(args), model)
-    optimizer = build_optimizer(model, 'adamw', 1e-3, 0.05)
+    out, times = folder / 'large', []
+    out.mkdir(exist_ok=True)
+    args = trainer.parser().parse_args(
+        f'--model lvvit_s --token_label --model_ema --lr 1e-3 --output_dir {out}'.split()
+    )
+    model = build_model('lvvit_s')
+    state = TrainState(args, model, _NoData(), Amp())
+    state.start()
     paddle.add_n([p.sum() for p in model.parameters() if not p.stop_gradient]).backward()
-    optimizer.step()  # so that there are moments to save
-    state = TrainState(args, model, ema, optimizer, Amp(False, 'float16', 'O1'), True, _NoData(), 1024)
-    times = []
+    state.optimizer.step()  # so that there are moments to save
     TrainState.save = timed(TrainState.save, times)
     for _ in range(repeats):
         state.save()
-    report(
-        f'lvvit_s, {count_parameters(model) / 1e6:.1f} M parameters',
-        [end - begin for begin, end in times],
-        folder / 'large' / 'checkpoint-latest.pd',
-    )
+    name = f'lvvit_s, {count_parameters(model) / 1e6:.1f} M parameters'
+    report(name, [end - begin for begin, end in times], out / 'checkpoint-latest.pd')
 
 
 def main():
