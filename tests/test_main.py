@@ -213,20 +213,6 @@ def test_dense_and_class_weights_scale_their_losses(train):
 # ---- starting from other weights
 
 
-def test_finetune_says_which_heads_are_new_and_resizes_the_position_embedding(train):
-    train(*train.token)
-    flags = ['--nb_classes 12 --input_size 64 --token_label_size 4 --finetune', train.path(tag='best')]
-    result = train(*train.token, STILL, *flags, out='tuned')
-    assert result.code == 0, result.err
-    for name in ('head.weight', 'head.bias', 'aux_head.weight', 'aux_head.bias'):
-        assert f'  {name}: initialised anew\n' in result.out
-    assert '  pos_embed: resized from 4 to 16 tokens\n' in result.out
-    old, new = train.state(tag='best')['model'], train.state('tuned')['model']
-    assert new['head.weight'].shape == (24, 12) and new['pos_embed'].shape == (1, 17, 24)
-    assert same(new['blocks.1.mlp.fc1.weight'], old['blocks.1.mlp.fc1.weight'])
-    assert same(new['pos_embed'][:, 0], old['pos_embed'][:, 0]) and train.state('tuned')['epoch'] == 0
-
-
 def test_finetune_of_the_same_classes_keeps_the_heads_unless_told_otherwise(train):
     train(*train.token, '--lr 0.01')
     flags = [*train.token, STILL, '--finetune', train.path(tag='best')]
@@ -242,21 +228,6 @@ def test_resuming_a_finished_run_trains_no_further(train):
     result = train('--resume', train.path())
     assert result.code == 0 and 'Epoch:' not in result.out and len(train.log()) == 1
     assert same(train.state()['model'], before['model'])
-
-
-def test_resuming_plain_weights_starts_at_the_first_epoch(train):
-    train()
-    weights = {k: paddle.to_tensor(v) for k, v in train.state()['model'].items()}
-    paddle.save(weights, str(train.folder / 'w.pdparams'))
-    result = train(STILL, '--resume', train.folder / 'w.pdparams', out='again')
-    assert 'Epoch: [0]' in result.out and 'plain weights of' in result.out
-    assert same(train.state('again')['model']['head.weight'], train.state()['model']['head.weight'])
-
-
-def test_resume_ema_takes_the_average_from_its_own_file(train):
-    train('--model_ema --model_ema_decay 0.5 --lr 0.01')
-    train('--model_ema --model_ema_decay 1', STILL, '--resume_ema', train.path(), out='next')
-    assert same(train.state('next')['model_ema']['head.weight'], train.state()['model_ema']['head.weight'])
 
 
 def test_eval_only_evaluates(train):

@@ -106,7 +106,7 @@ def test_generate_label_takes_an_annotator_of_pytorch(run, scenes, tmp_path):
     np.testing.assert_array_equal(*maps)
 
 
-@pytest.mark.parametrize('suffix', ['.pth', '.safetensors', '.tar'])
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors', '.tar', '.pdparams'])
 def test_training_starts_from_the_weights_of_a_file_without_an_optimizer(trained, files, suffix):
     result, state = trained('--token_label --token_label_size 2 --dense_weight 0', STILL, '--resume', files[suffix])
     assert 'resuming from' in result.out and 'epochs 0 to 0' in result.out
@@ -135,7 +135,9 @@ def test_the_moving_average_starts_from_the_averaged_weights_of_a_file(trained, 
 )
 def test_finetune_starts_from_the_chosen_weights_of_a_file(trained, files, suffix, flag, seed):
     result, state = trained('--input_size 64', STILL, flag, '--finetune', files[suffix])
-    assert 'fine-tuning from' in result.out and 'pos_embed: resized from 4 to 16 tokens' in result.out
+    assert 'fine-tuning from' in result.out and '  pos_embed: resized from 4 to 16 tokens\n' in result.out
+    position = state['model']['pos_embed']
+    assert position.shape == (1, 17, 24) and np.array_equal(position[:, 0], weights_of(seed)['pos_embed'][:, 0])
     for key, value in learned(weights_of(seed)).items():
         if key != 'pos_embed' and not key.startswith('aux_head'):
             np.testing.assert_array_equal(state['model'][key], value, err_msg=key)
@@ -146,7 +148,7 @@ def test_data_of_other_classes_without_label_maps_as_the_original_does_it(traine
     flags = '--input_size 64 --nb_classes 12 --token_label --token_label_size 4 --dense_weight 0.0 --lr 1e-3'
     result, state = trained(flags, '--finetune', files['.pth'])
     for key in ('head.weight', 'head.bias', 'aux_head.weight', 'aux_head.bias'):
-        assert f'{key}: initialised anew' in result.out
+        assert f'  {key}: initialised anew\n' in result.out
     assert 'no token targets' in result.out
     assert state['model']['head.weight'].shape == (24, 12) and '"mix_token": true' in result.out
     assert not state['model']['aux_head.weight'].any(), 'an untrained token classifier adds nothing in evaluation'
