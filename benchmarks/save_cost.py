@@ -18,17 +18,23 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from util import runtime
 
-
 import numpy as np
+import paddle
 
 import main as trainer
+from models import build_model, count_parameters
 from util import dist
+from util.train.amp import Amp
 from util.train.train_state import TrainState
 
 ROOT = Path(__file__).resolve().parents[1]
+DEMO = (
+    '--model lvvit_nano --input_size 48 --nb_classes 10 --token_label --token_label_size 3 --warmup_epochs 1 '
+    '--cooldown_epochs 0 --batch_size 16 --lr 1e-3 --clip_grad 1 --smoothing 0 --mixup 0 --cutmix 0 --no_mix_token '
+    '--aa= --hflip 0 --train_scale 0.8 1 --reprob 0 --num_workers 0 --dist_eval --model_ema'
+)
 
 
 def timed(method, times):
@@ -80,85 +86,16 @@ def report(name, times, path):
 
 def demo(folder, epochs, train):
     data, out, task = folder / 'digits', folder / 'demo', folder / 'task.json'
-    subprocess.run(
-        [sys.executable, ROOT / 'demo' / 'digits.py', data, '--size', '48', '--train', str(train), '--fresh'],
-        check=True,
+    scenes = [sys.executable, ROOT / 'demo' / 'digits.py', data, '--size', '48', '--train', str(train), '--fresh']
+    subprocess.run(scenes, check=True)
+    flags = (
+        f'{DEMO} --data_path {data} --cls_label_path_train {data}/train_list.txt --cls_label_path_val '
+        f'{data}/val_list.txt --token_label_data {data}/label_maps --epochs {epochs} --output_dir {out}'
     )
-    flags = [
-        '--model',
-        'lvvit_nano',
-        '--input_size',
-        '48',
-        '--nb_classes',
-        '10',
-        '--data_path',
-        data,
-        '--cls_label_path_train',
-        data / 'train_list.txt',
-        '--cls_label_path_val',
-        data / 'val_list.txt',
-        '--token_label',
-        '--token_label_data',
-        data / 'label_maps',
-        '--token_label_size',
-        '3',
-        '--epochs',
-        epochs,
-        '--warmup_epochs',
-        '1',
-        '--cooldown_epochs',
-        '0',
-        '--batch_size',
-        '16',
-        '--lr',
-        '1e-3',
-        '--clip_grad',
-        '1',
-        '--smoothing',
-        '0',
-        '--mixup',
-        '0',
-        '--cutmix',
-        '0',
-        '--no_mix_token',
-        '--aa',
-        '',
-        '--hflip',
-        '0',
-        '--train_scale',
-        '0.8',
-        '1',
-        '--reprob',
-        '0',
-        '--num_workers',
-        '0',
-        '--dist_eval',
-        '--model_ema',
-        '--output_dir',
-        out,
-    ]
-    task.write_text(json.dumps([str(flag) for flag in flags]))
-    subprocess.run(
-        [
-            sys.executable,
-            '-m',
-            'paddle.distributed.launch',
-            '--nproc_per_node',
-            '2',
-            '--backend',
-            'gloo',
-            '--log_dir',
-            folder / 'launch',
-            __file__,
-            folder,
-            '--task',
-            task,
-        ],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd=ROOT,
-    )
+    task.write_text(json.dumps(flags.split()))
+    launcher = '-m paddle.distributed.launch --nproc_per_node 2 --backend gloo --log_dir'.split()
+    command = [sys.executable, *launcher, folder / 'launch', __file__, folder, '--task', task]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
     times = json.loads(task.read_text())
     saves = np.array(times['saves'])
     ends = [end for _, end in times['ends']]
@@ -186,31 +123,21 @@ class _NoData:
 
 
 def large(folder, repeats):
-    import paddle
-
-    from models import count_parameters
-    from util.train.amp import Amp
-    from util.train.model_ema import ModelEma
-    from util.train.optim import build_optimizer
-
-    args = trainer.parser().parse_args(['--model', 'lvvit_s', '--model_ema', '--output_dir', str(folder / 'large')])
-    trainer.published_defaults(args)
-    args.mix_token = True
-    model = trainer.new_model(args)
-    ema = ModelEma(trainer.new_model(args), model)
-    optimizer = build_optimizer(model, 'adamw', 1e-3, 0.05)
+    out, times = folder / 'large', []
+    out.mkdir(exist_ok=True)
+    args = trainer.parser().parse_args(
+        f'--model lvvit_s --token_label --model_ema --lr 1e-3 --output_dir {out}'.split()
+    )
+    model = build_model('lvvit_s')
+    state = TrainState(args, model, _NoData(), Amp())
+    state.start()
     paddle.add_n([p.sum() for p in model.parameters() if not p.stop_gradient]).backward()
-    optimizer.step()  # so that there are moments to save
-    state = TrainState(args, model, ema, optimizer, Amp(False, 'float16', 'O1'), True, _NoData(), 1024)
-    times = []
+    state.optimizer.step()  # so that there are moments to save
     TrainState.save = timed(TrainState.save, times)
     for _ in range(repeats):
         state.save()
-    report(
-        f'lvvit_s, {count_parameters(model) / 1e6:.1f} M parameters',
-        [end - begin for begin, end in times],
-        folder / 'large' / 'checkpoint-latest.pd',
-    )
+    name = f'lvvit_s, {count_parameters(model) / 1e6:.1f} M parameters'
+    report(name, [end - begin for begin, end in times], out / 'checkpoint-latest.pd')
 
 
 def main():

@@ -35,6 +35,7 @@ VERSION = 1  # raise it when the scenes change, lest older folders be reused
 
 # Digit heights are in px of a 64 px canvas; ground, contrast and noise (standard deviation) in grey levels of 255.
 # Ink is lighter than a dark ground and darker than a light one: the easy scenes have dark grounds only.
+# others: how many small digits there may be.
 EASY = dict(main=(48, 62), small=(10, 16), others=[1], ground=(40, 110), contrast=(80, 115), noise=6)
 HARD = dict(main=(32, 46), small=(14, 20), others=[1, 2], ground=(50, 205), contrast=(45, 70), noise=20)
 
@@ -44,7 +45,7 @@ def fail(message):
     sys.exit(2)
 
 
-@lru_cache(None)
+@lru_cache(maxsize=None)
 def handwriting():
     """(images float64 [1797, 8, 8] with ink 0-16, classes int64 [1797])"""
     try:
@@ -55,7 +56,7 @@ def handwriting():
     return data.images, data.target
 
 
-@lru_cache(None)
+@lru_cache(maxsize=None)
 def sources(split):
     """Ten int arrays: for each class the rows of handwriting() that scenes of `split` may use."""
     classes = handwriting()[1]
@@ -64,7 +65,7 @@ def sources(split):
     return [rows[classes[rows] == c] for c in range(10)]
 
 
-@lru_cache(None)
+@lru_cache(maxsize=None)
 def glyph(row):
     """One digit as an alpha mask, 8-bit, cropped to its ink, up to 160 px a side."""
     ink = np.pad(handwriting()[0][row] / 16, 1).astype(np.float32)  # a margin, so no stroke is cut off
@@ -82,7 +83,49 @@ def colour(rng, level):
 
 def overlap(a, b):
     """Area two boxes (x0, y0, x1, y1) share, px."""
-    return max(min(a[2], b[2]) - max(a[0], b[0]), 0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0)
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    return max(width, 0) * max(height, 0)
+
+
+def extent(row, side):
+    """(width, height) in px of a digit whose longer side is to be `side` px."""
+    width, height = glyph(row).size
+    longer = max(width, height)
+    return max(round(side * width / longer), 1), max(round(side * height / longer), 1)
+
+
+def ground(rng, level, size):
+    """RGB image of `size` (width, height): a gradient between a few colours of mean brightness `level`."""
+    knots = colour(rng, level) + rng.normal(0, 14, (3, 3, 3))
+    return Image.fromarray(np.clip(knots, 0, 255).astype(np.uint8)).resize(size, Image.BICUBIC)
+
+
+def paint(image, rng, row, box, level):
+    """Paint a digit into a box of the image, in a colour of mean brightness `level`."""
+    ink = tuple(int(v) for v in np.clip(colour(rng, level), 0, 255))
+    x0, y0, x1, y1 = box
+    image.paste(ink, box, glyph(row).resize((x1 - x0, y1 - y0), Image.BICUBIC))
+
+
+def layout(rng, index, split, size, look):
+    """Which digits a scene has and where: [(class, box, row)] from the bottom to the top of the pile, see scene().
+
+    The main digit takes its place first; each small one tries a few places and keeps the emptiest.
+    """
+    main = index % 10
+    others = rng.permutation([c for c in range(10) if c != main]).tolist()
+    count = rng.choice(look['others'])
+    placed = []
+    for c in [main, *others[:count]]:
+        heights, tries = (look['small'], 12) if placed else (look['main'], 1)
+        row = int(rng.choice(sources(split)[c]))
+        w, h = extent(row, rng.uniform(*heights) * size / 64)
+        corners = (rng.random((tries, 2)) * (size - w + 1, size - h + 1)).astype(int).tolist()
+        boxes = [(x, y, x + w, y + h) for x, y in corners]
+        hidden = [sum(overlap(box, other) for _, other, _ in placed) for box in boxes]
+        placed.append((c, boxes[int(np.argmin(hidden))], row))
+    return placed[::-1]
 
 
 def scene(index, split, size=64, seed=0, hard=False):
@@ -94,33 +137,16 @@ def scene(index, split, size=64, seed=0, hard=False):
     """
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     look = HARD if hard else EASY
-
-    # The main digit takes its place first; each small one tries a few places and keeps the emptiest.
-    main, pile = index % 10, []
-    others = rng.permutation([c for c in range(10) if c != main]).tolist()
-    for c in [main] + others[: rng.choice(look['others'])]:
-        row = int(rng.choice(sources(split)[c]))
-        side = rng.uniform(*look['small' if pile else 'main']) * size / 64
-        w, h = (max(round(side * s / max(glyph(row).size)), 1) for s in glyph(row).size)
-        corners = (rng.random((12 if pile else 1, 2)) * (size - w + 1, size - h + 1)).astype(int).tolist()
-        boxes = [(x, y, x + w, y + h) for x, y in corners]
-        box = min(boxes, key=lambda b: sum(overlap(b, other) for _, other, _ in pile))
-        pile.append((c, box, row))
-    pile.reverse()
-
-    # The ground is a gradient between a few colours; ink is clearly brighter or darker than its mean.
+    digits = layout(rng, index, split, size, look)
     level = rng.uniform(*look['ground'])
-    knots = colour(rng, level) + rng.normal(0, 14, (3, 3, 3))
-    image = Image.fromarray(np.clip(knots, 0, 255).astype(np.uint8)).resize((size, size), Image.BICUBIC)
-    for _, box, row in pile:
-        contrast = rng.uniform(*look['contrast']) * (1 if level < 128 else -1)
-        ink = tuple(int(v) for v in np.clip(colour(rng, level + contrast), 0, 255))
-        image.paste(ink, box, glyph(row).resize((box[2] - box[0], box[3] - box[1]), Image.BICUBIC))
-
+    image = ground(rng, level, (size, size))
+    for _, box, row in digits:
+        contrast = rng.uniform(*look['contrast'])
+        paint(image, rng, row, box, level + contrast if level < 128 else level - contrast)
     # The grain scales with the canvas like everything else, so a scene is equally hard at any size.
     grain = np.clip(128 + rng.normal(0, look['noise'], (64, 64, 3)), 0, 255).astype(np.uint8)
     grain = np.asarray(Image.fromarray(grain).resize((size, size), Image.BICUBIC), np.int16) - 128
-    return Image.fromarray(np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8)), pile
+    return Image.fromarray(np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8)), digits
 
 
 def cover(start, stop, cells):
@@ -149,6 +175,11 @@ def label_map(digits, size, label_size=18, class_ids=range(10)):
         share = np.outer(cover(y0, y1, label_size), cover(x0, x1, label_size))
         logits[c] += PEAK * share * free
         free = free * (1 - share)
+    return strongest(logits, class_ids)
+
+
+def strongest(logits, class_ids=range(10)):
+    """A label map, float16 [2, 5, H, W], of the logits [10, H, W] of the ten digits."""
     best = np.argsort(-logits, axis=0, kind='stable')[:TOP_K]
     scores = np.take_along_axis(logits, best, 0)
     return np.stack([scores, np.asarray(class_ids)[best]]).astype(np.float16)
@@ -157,46 +188,47 @@ def label_map(digits, size, label_size=18, class_ids=range(10)):
 def build(out, options):
     """Write the data set that `options` (the dict kept in digits.json) describes to the folder `out`."""
     size, label_size, class_ids = options['size'], options['label_size'], options['class_ids']
-    total, done = options['train'] + options['val'], 0
     for c in range(10):
         for folder in (*SPLITS, 'label_maps'):
             (out / folder / f'digit{c}').mkdir(parents=True)
+    done = 0
     for split in SPLITS:
         lines = []
         for index in range(options[split]):
             image, digits = scene(index, split, size, options['seed'], options['hard'])
-            c = index % 10
-            file = Path(split, f'digit{c}', f'{split}_{index:05d}.JPEG')
-            image.save(out / file, quality=92)
-            lines.append(f'{file.as_posix()} {class_ids[c]}\n')
+            name = f'digit{index % 10}/{split}_{index:05d}'
+            image.save(out / split / f'{name}.JPEG', quality=92)
+            lines.append(f'{split}/{name}.JPEG {class_ids[index % 10]}\n')
             if split == 'train':
-                np.save(
-                    out / 'label_maps' / f'digit{c}' / f'{file.stem}.npy',
-                    label_map(digits, size, label_size, class_ids),
-                )
+                np.save(out / 'label_maps' / f'{name}.npy', label_map(digits, size, label_size, class_ids))
             done += 1
-            if sys.stderr.isatty() and (done % 50 == 0 or done == total):
-                print(f'\r{100 * done // total:3d} %', end='\r', file=sys.stderr, flush=True)
+            show_progress(done, options['train'] + options['val'])
         (out / f'{split}_list.txt').write_text(''.join(lines))
     (out / 'label_list.txt').write_text(''.join(f'{i} {name}\n' for i, name in zip(class_ids, NAMES)))
-    meta = dict(
-        annotator='known layout (demo/digits.py)',
-        coverage='full',
-        size=size,
-        shape=[2, TOP_K, label_size, label_size],
-        dtype='float16',
-        num_classes=max(class_ids) + 1,
-    )
+    meta = {
+        'annotator': 'known layout (demo/digits.py)',
+        'coverage': 'full',
+        'size': size,
+        'shape': [2, TOP_K, label_size, label_size],
+        'dtype': 'float16',
+        'num_classes': max(class_ids) + 1,
+    }
     (out / 'label_maps' / 'meta.json').write_text(json.dumps(meta, indent=1) + '\n')
+
+
+def show_progress(done, total):
+    """Now and then, on a terminal alone."""
+    if sys.stderr.isatty() and (done % 50 == 0 or done == total):
+        print(f'\r{100 * done // total:3d} %', end='\r', file=sys.stderr, flush=True)
 
 
 def ours(folder):
     """Whether this script made `folder`. A foreign one ends the run, so that it can never be deleted."""
     if (folder / 'digits.json').is_file():
         return True
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):  # empty: as good as none
-        fail(f'{folder} exists and was not made by this script, pass another folder')
-    return False
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):  # empty: as good as none
+        return False
+    fail(f'{folder} exists and was not made by this script, pass another folder')
 
 
 def parse(argv):
@@ -212,41 +244,43 @@ def parse(argv):
     add('--seed', type=int, default=0, help='another seed gives other scenes of the same digits (0)')
     add('--hard', action='store_true', help='smaller main digits, more clutter, less contrast')
     add('--label_size', type=int, default=18, help='cells along a side of a label map (18)')
-    add(
-        '--class_ids',
-        type=int,
-        nargs=10,
-        default=list(range(10)),
-        metavar='ID',
-        help='ids to write for the digits 0-9, ascending (0 1 ... 9)',
-    )
+    ids = 'ids to write for the digits 0-9, ascending (0 1 ... 9)'
+    add('--class_ids', type=int, nargs=10, default=list(range(10)), metavar='ID', help=ids)
     add('--fresh', action='store_true', help='rebuild OUT if this script made it')
     args = parser.parse_args(argv)
-    ids = args.class_ids
-    for good, message in [
-        (min(args.train, args.val) >= 10, '--train and --val must be at least 10, one scene for each class'),
-        (32 <= args.size <= 1024, '--size must be 32 to 1024 px'),
-        (1 <= args.label_size <= args.size, '--label_size must be 1 to --size cells'),
-        (args.seed >= 0, '--seed must not be negative'),
-        (ids == sorted(set(ids)), '--class_ids must be ascending, so that sorted folders and ids agree'),
-        (0 <= ids[0] and ids[-1] <= 2048, '--class_ids must be 0 to 2048: float16 maps hold these exactly'),
-    ]:
-        if not good:
-            fail(message)
+    check(args)
     return args
+
+
+def check(args):
+    """End the run with a line about a flag that cannot be."""
+    ids = args.class_ids
+    if args.train < 10 or args.val < 10:
+        fail('--train and --val must be at least 10, one scene for each class')
+    if not 32 <= args.size <= 1024:
+        fail('--size must be 32 to 1024 px')
+    if not 1 <= args.label_size <= args.size:
+        fail('--label_size must be 1 to --size cells')
+    if args.seed < 0:
+        fail('--seed must not be negative')
+    if ids != sorted(set(ids)):
+        fail('--class_ids must be ascending, so that sorted folders and ids agree')
+    if ids[0] < 0 or ids[-1] > 2048:
+        fail('--class_ids must be 0 to 2048: float16 maps hold these exactly')
 
 
 def main(argv=None):
     options = vars(parse(argv))
     out, fresh = options.pop('out').resolve(), options.pop('fresh')
     partial = out.with_name(out.name + '.partial')
-    text = json.dumps(dict(options, version=VERSION)) + '\n'
+    text = json.dumps({**options, 'version': VERSION}) + '\n'
     start = time.time()
     try:
         if ours(out) and not fresh:
             if (out / 'digits.json').read_text() != text:
                 fail(f'{out} was made with other options, pass another folder or --fresh')
-            return print(f'{out} is complete, reusing it')
+            print(f'{out} is complete, reusing it')
+            return
         if ours(partial):  # left by an interrupted run
             shutil.rmtree(partial)
         partial.mkdir(parents=True, exist_ok=True)
@@ -259,10 +293,8 @@ def main(argv=None):
         fail(f'cannot write {out}: {error}')
     except KeyboardInterrupt:
         sys.exit(130)  # the next run clears the partial folder
-    print(
-        f'wrote {options["train"]} + {options["val"]} scenes of {options["size"]} px to {out} '
-        f'in {time.time() - start:.1f} s'
-    )
+    what = f'{options["train"]} + {options["val"]} scenes of {options["size"]} px'
+    print(f'wrote {what} to {out} in {time.time() - start:.1f} s')
 
 
 if __name__ == '__main__':

@@ -13,15 +13,17 @@ def disagreement(predicted, inferred):
 
     Classes may change places only where their scores differ by less than 1.5e-5: records have five decimals.
     """
-    worst = 0.0
-    if [r['file_name'] for r in predicted] != [r['file_name'] for r in inferred]:
+    if [record['file_name'] for record in predicted] != [record['file_name'] for record in inferred]:
         return float('inf')
+    differences = [0.0]
     for a, b in zip(predicted, inferred):
-        worst = max([worst] + [abs(x - y) for x, y in zip(a['scores'], b['scores'])])
+        scores = a['scores']
+        differences += [abs(x - y) for x, y in zip(scores, b['scores'])]
         for i, (x, y) in enumerate(zip(a['class_ids'], b['class_ids'])):
-            if x != y and min(abs(s - a['scores'][i]) for j, s in enumerate(a['scores']) if j != i) > 1.5e-5:
+            others = scores[:i] + scores[i + 1 :]
+            if x != y and min(abs(score - scores[i]) for score in others) > 1.5e-5:
                 return float('inf')
-    return worst
+    return max(differences)
 
 
 def read(*path):

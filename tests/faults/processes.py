@@ -1,5 +1,6 @@
 """Training runs as real processes: start them, watch them from outside, end them."""
 
+import glob
 import os
 import re
 import signal
@@ -66,14 +67,8 @@ class Run:
         self.log, self.err = (consoles / f'{self.out.name}.{self.mark[:8]}.{name}' for name in ('log', 'err'))
         command = [sys.executable, str(ROOT / 'main.py'), *map(str, flags), '--output_dir', str(out)]
         with open(self.log, 'wb') as log, open(self.err, 'wb') as err:
-            self.process = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=err,
-                cwd=ROOT,
-                **popen,
-                env={**os.environ, 'OMP_NUM_THREADS': '1', 'FAULTS_RUN': self.mark},
-            )
+            env = {**os.environ, 'OMP_NUM_THREADS': '1', 'FAULTS_RUN': self.mark}
+            self.process = subprocess.Popen(command, stdout=log, stderr=err, cwd=ROOT, env=env, **popen)
 
     def lines(self):
         """Finished console lines, without their time stamps."""
@@ -123,14 +118,12 @@ class Run:
 
     def shared_memory(self):
         """Files in /dev/shm of its loader processes; older ones are of others, whose pids came round again."""
-        names = os.listdir('/dev/shm') if os.path.isdir('/dev/shm') else []
-        return [
-            n
-            for n in names
-            if (m := re.match(r'paddle_(\d+)_', n))
-            and int(m[1]) in self.pids
-            and modified(f'/dev/shm/{n}') > self.began - 1
-        ]
+        found = []
+        for path in glob.glob('/dev/shm/paddle_*_*'):
+            name = os.path.basename(path)
+            if int(name.split('_')[1]) in self.pids and modified(path) > self.began - 1:
+                found.append(name)
+        return found
 
     def loaders(self):
         return [pid for pid in self.look() if pid != self.process.pid]

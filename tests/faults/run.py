@@ -23,9 +23,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 from util import runtime
-
 
 import numpy as np
 
@@ -61,11 +59,8 @@ def run_mishaps(bench, chosen, failures):
         except Failure as failure:
             error = f'{name}: {failure}'
             failures.append(error)
-        say(
-            f'{i + 1:2d}/{len(chosen)}  {name}: '
-            + (f'FAILED {error}' if error else 'survived')
-            + f'  ({time.monotonic() - begin:.1f} s)'
-        )
+        outcome = f'FAILED {error}' if error else 'survived'
+        say(f'{i + 1:2d}/{len(chosen)}  {name}: {outcome}  ({time.monotonic() - begin:.1f} s)')
         rows.append(row)
     return rows
 
@@ -95,16 +90,12 @@ def main():
             chains = kills.Chains(bench, plan, np.random.default_rng(args.seed), say)
             rows += chains.run().values()
             failures += chains.failures
-            say(
-                f'{chains.shm} files ({chains.shm_bytes / 1e6:.1f} MB) were left in /dev/shm by {chains.runs} runs; '
-                'removed now'
-            )
+            left = f'{chains.shm} files ({chains.shm_bytes / 1e6:.1f} MB)'
+            say(f'{left} were left in /dev/shm by {chains.runs} runs; removed now')
         rows += run_mishaps(bench, {name: f for name, f in mishaps.MISHAPS.items() if args.only in name}, failures)
         print(table(rows))
-        print(
-            f'{sum(row.survived for row in rows)} of {sum(row.tried for row in rows)} survived, '
-            f'{(time.monotonic() - begin) / 60:.1f} min'
-        )
+        survived, tried = sum(row.survived for row in rows), sum(row.tried for row in rows)
+        print(f'{survived} of {tried} survived, {(time.monotonic() - begin) / 60:.1f} min')
         for failure in failures:
             print(f'FAILED {failure}')
     return bool(failures)

@@ -80,20 +80,8 @@ def soak(folder, steps, first, limit, slack=10, workers=2, say=print):
     """
     data = Path(folder) / 'digits'
     make_scenes(data, EPOCH * BATCH, 20)
-    command = flags(
-        data,
-        '--batch_size',
-        BATCH,
-        '--epochs',
-        steps // EPOCH - 1,
-        '--print_freq',
-        25,
-        '--save_freq_steps',
-        70,
-        '--keep_checkpoints',
-        1,
-        workers=workers,
-    )
+    sizes = f'--batch_size {BATCH} --epochs {steps // EPOCH - 1} --print_freq 25 --save_freq_steps 70'
+    command = flags(data, *sizes.split(), '--keep_checkpoints', 1, workers=workers)
     run = Run(Path(folder) / 'out', command, Path(folder) / 'consoles')
     samples, begin, due = [], time.monotonic(), [epoch + step for epoch in range(0, steps, EPOCH) for step in SAMPLED]
     while run.running():
@@ -104,15 +92,8 @@ def soak(folder, steps, first, limit, slack=10, workers=2, say=print):
         pids = run.look()
         each = [resident(pid) for pid in pids]
         if len(pids) == workers + 1:  # not on the way into evaluation
-            samples.append(
-                (
-                    step,
-                    sum(e[0] for e in each),
-                    resident(run.process.pid)[1],
-                    sum(e[2] for e in each),
-                    len(run.shared_memory()),
-                )
-            )
+            own, _, files = np.sum(each, axis=0)
+            samples.append((step, own, resident(run.process.pid)[1], int(files), len(run.shared_memory())))
         due.pop(0)
         if len(due) % 6 == 0 and samples:
             eta = (time.monotonic() - begin) / step * (steps - step)

@@ -12,9 +12,8 @@ from parity import original as original_code
 from parity.fidelity import RECORD
 
 if original_code.ABSENT:
-    collect_ignore_glob = [
-        name.name for name in Path(__file__).parent.glob('test_*.py') if name.name != 'test_environment.py'
-    ]
+    modules = {path.name for path in Path(__file__).parent.glob('test_*.py')}
+    collect_ignore_glob = sorted(modules - {'test_environment.py'})
 
 
 def pytest_addoption(parser):

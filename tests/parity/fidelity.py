@@ -8,22 +8,9 @@ from typing import NamedTuple
 DOCUMENT = Path(__file__).resolve().parents[2] / 'docs' / 'fidelity.md'
 BEGIN, END = '<!-- begin: written by pytest tests/parity --write_fidelity -->', '<!-- end -->'
 SECTIONS = (
-    'Forward pass',
-    'Token-label targets',
-    'Loss',
-    'Gradients',
-    'Optimizers',
-    'Weight averaging',
-    'Learning rate',
-    'Drop path',
-    'Initial weights',
-    'Training',
-    'RandAugment',
-    'Train transform',
-    'Mixup and CutMix',
-    'Evaluation transform',
-    'Weights of files',
-)
+    'Forward pass, Token-label targets, Loss, Gradients, Optimizers, Weight averaging, Learning rate, Drop path, '
+    'Initial weights, Training, RandAugment, Train transform, Mixup and CutMix, Evaluation transform, Weights of files'
+).split(', ')
 RELATIVE = 'max abs difference / largest value'
 ABSOLUTE = 'max abs difference'
 
@@ -60,10 +47,8 @@ class Record:
         for section in SECTIONS:
             rows = [row for row in self.rows.values() if row.section == section]
             if rows:
-                parts.append(
-                    f'### {section}\n\n| comparison | error | tolerance | measured |\n|---|---|---|---|\n'
-                    + '\n'.join(map(_line, rows))
-                )
+                head = ['| comparison | error | tolerance | measured |', '|---|---|---|---|']
+                parts.append(f'### {section}\n\n' + '\n'.join([*head, *map(_line, rows)]))
         return '\n\n'.join(parts)
 
     def write(self):
@@ -98,12 +83,6 @@ def _key(line):
 
 
 def versions():
-    names = {
-        'paddlepaddle': 'Paddle',
-        'torch': 'PyTorch',
-        'tlt': 'tlt',
-        'timm-clean': 'timm-clean',
-        'numpy': 'numpy',
-        'Pillow': 'Pillow',
-    }
+    names = {'paddlepaddle': 'Paddle', 'torch': 'PyTorch'}
+    names.update({name: name for name in ('tlt', 'timm-clean', 'numpy', 'Pillow')})
     return 'Measured with ' + ', '.join(f'{name} {metadata.version(package)}' for package, name in names.items()) + '.'

@@ -1,12 +1,19 @@
 """The original's own code (`tlt`, `timm` and their `torchvision`), loaded beside a CPU build of PyTorch."""
 
 import contextlib
+import importlib
 import importlib.util
 import os
 import sys
 import types
 
 PACKAGES = ('torch', 'torchvision', 'timm', 'tlt')
+MODULES = (  # `torchvision.ops.roi_align` and `tlt.models.lvvit` are functions beside modules of that name
+    'torchvision.ops.roi_align torchvision.transforms.functional timm.data.auto_augment timm.data.random_erasing '
+    'timm.data.transforms_factory timm.models.layers timm.optim timm.scheduler timm.utils '
+    'tlt.data.label_transforms_factory tlt.data.mixup tlt.data.random_augment_label tlt.loss tlt.models.layers '
+    'tlt.models.lvvit tlt.utils'
+).split()
 ABSENT = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
 REASON = (
     f"the parity suite needs PyTorch and the original's code ({', '.join(ABSENT)} not installed): "
@@ -46,28 +53,11 @@ def load():
 
     torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS') or 1))  # as many as Paddle has
     with _missing_operators_tolerated(torch):
-        import torchvision
-        import torchvision.ops.roi_align  # noqa: F401  the module; `torchvision.ops.roi_align` is the function
-        import torchvision.transforms.functional  # noqa: F401
-    import timm.data.auto_augment
-    import timm.data.random_erasing
-    import timm.data.transforms_factory
-    import timm.models.layers
-    import timm.optim
-    import timm.scheduler
-    import timm.utils
-    import tlt.data.label_transforms_factory
-    import tlt.data.mixup
-    import tlt.data.random_augment_label
-    import tlt.loss
-    import tlt.models.layers
-    import tlt.models.lvvit
-    import tlt.utils  # noqa: F401
-
-    tlt.data.mixup.roi_align = _python_roi_align
-    return types.SimpleNamespace(
-        torch=torch, torchvision=torchvision, timm=timm, tlt=tlt, lvvit=sys.modules['tlt.models.lvvit']
-    )
+        for name in MODULES:
+            importlib.import_module(name)
+    modules = {name: sys.modules[name] for name in PACKAGES}
+    modules['tlt'].data.mixup.roi_align = _python_roi_align
+    return types.SimpleNamespace(**modules, lvvit=sys.modules['tlt.models.lvvit'])
 
 
 def _python_roi_align(input, boxes, output_size):

@@ -23,12 +23,8 @@ def test_for_the_same_draws_the_same_samples_are_dropped_and_the_others_scaled(r
     got, wanted = ours(to_paddle(x)).numpy(), theirs(torch.from_numpy(x)).numpy()
     dropped = (wanted == 0).all(axis=(1, 2))
     assert 0.7 * rate < dropped.mean() < 1.3 * rate
-    fidelity(
-        SECTION,
-        'samples dropped, and the scale of the others, for the same draws',
-        np.abs(got - wanted).max() / np.abs(wanted).max(),
-        1e-6,
-    )
+    error = np.abs(got - wanted).max() / np.abs(wanted).max()
+    fidelity(SECTION, 'samples dropped, and the scale of the others, for the same draws', error, 1e-6)
     ours.eval()
     assert np.array_equal(ours(to_paddle(x)).numpy(), x)
 
@@ -54,10 +50,5 @@ def test_rates_grow_over_the_blocks_as_the_original_s(name, original, fidelity):
     theirs = theirs_of(original, name, 32, 2, drop_path_rate=0.1)
     wanted = [getattr(block.drop_path, 'drop_prob', 0.0) for block in theirs.blocks]
     assert wanted[0] == 0 and len(wanted) == len(ours.blocks)
-    fidelity(
-        SECTION,
-        'rate of every block of lvvit_t, lvvit_s and vit',
-        max(abs(block.drop_path.rate - rate) for block, rate in zip(ours.blocks, wanted)),
-        1e-8,
-        ABSOLUTE,
-    )
+    error = max(abs(block.drop_path.rate - rate) for block, rate in zip(ours.blocks, wanted))
+    fidelity(SECTION, 'rate of every block of lvvit_t, lvvit_s and vit', error, 1e-8, ABSOLUTE)

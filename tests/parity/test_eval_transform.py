@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import models
+from parity.fidelity import ABSOLUTE
 from parity.photos import photos
 from parity.weights import random_state
 from util.data.datasets import EvalDataset, read_folder
@@ -28,12 +29,9 @@ def jpegs(tmp_path_factory):
     root = tmp_path_factory.mktemp('jpegs')
     (root / 'a').mkdir()
     for i, (width, height) in enumerate(itertools.product(SIDES, SIDES)):
-        photos()[i % 3].resize((width, height), Image.BOX).save(
-            root / 'a' / f'{i:03}-{width}x{height}.jpg',
-            quality=(75, 95)[i % 2],
-            subsampling=i % 3,
-            progressive=i % 5 == 0,
-        )
+        photo = photos()[i % 3].resize((width, height), Image.BOX)
+        how = dict(quality=(75, 95)[i % 2], subsampling=i % 3, progressive=i % 5 == 0)
+        photo.save(root / 'a' / f'{i:03}-{width}x{height}.jpg', **how)
     return root
 
 
@@ -80,9 +78,8 @@ def compare(fidelity, what, pairs):
     for number, ((own, own_input), (expected, expected_input)) in enumerate(pairs):
         assert own.shape == expected.shape and own_input.shape == expected_input.shape
         fidelity(SECTION, f'{what}: pixels', np.abs(own.astype('int16') - expected).max(), 0, GREY)
-        fidelity(
-            SECTION, f"{what}: the network's input", np.abs(own_input - expected_input).max(), 0, 'max abs difference'
-        )
+        error = np.abs(own_input - expected_input).max()
+        fidelity(SECTION, f"{what}: the network's input", error, 0, ABSOLUTE)
     assert number > 10
 
 
@@ -90,11 +87,8 @@ def compare(fidelity, what, pairs):
 def test_jpegs_of_all_odd_sizes_give_the_input_that_they_give_the_original(number, jpegs, original, fidelity):
     """100 files; each of the twelve settings takes every third of them."""
     size, crop_pct = SETTINGS[number]
-    compare(
-        fidelity,
-        '100 JPEGs of 33 to 501 px, input 32 to 384, crop_pct .875 to 1',
-        both(original, jpegs, size, crop_pct, which=slice((number + number // 3) % 3, None, 3)),
-    )
+    pairs = both(original, jpegs, size, crop_pct, which=slice((number + number // 3) % 3, None, 3))
+    compare(fidelity, '100 JPEGs of 33 to 501 px, input 32 to 384, crop_pct .875 to 1', pairs)
 
 
 @pytest.mark.parametrize('size, crop_pct', [(64, 0.9), (224, 1.0), (97, 0.875)])
@@ -116,13 +110,8 @@ def test_all_256_values_are_normalised_to_the_same_float(original, fidelity):
     levels = np.arange(256, dtype='uint8').reshape(16, 16, 1).repeat(3, axis=2)
     transforms = original.torchvision.transforms
     expected = transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)(transforms.ToTensor()(Image.fromarray(levels)))
-    fidelity(
-        SECTION,
-        'normalisation of 256 levels',
-        np.abs(to_input(Image.fromarray(levels)) - expected.numpy()).max(),
-        0,
-        'max abs difference',
-    )
+    error = np.abs(to_input(Image.fromarray(levels)) - expected.numpy()).max()
+    fidelity(SECTION, 'normalisation of 256 levels', error, 0, ABSOLUTE)
 
 
 @pytest.fixture
@@ -134,36 +123,21 @@ def without_gpu(original, monkeypatch):
             pass
 
     monkeypatch.setattr(original.torch.Tensor, 'cuda', lambda tensor, **_: tensor)
-    for name, stand_in in {
-        'Stream': Stream,
-        'current_stream': Stream,
-        'stream': lambda _: contextlib.nullcontext(),
-    }.items():
-        monkeypatch.setattr(original.torch.cuda, name, stand_in)
+    monkeypatch.setattr(original.torch.cuda, 'Stream', Stream)
+    monkeypatch.setattr(original.torch.cuda, 'current_stream', Stream)
+    monkeypatch.setattr(original.torch.cuda, 'stream', lambda _: contextlib.nullcontext())
 
 
 def test_a_network_ranks_the_classes_as_on_the_batches_of_the_originals_loader(jpegs, original, without_gpu, fidelity):
     """Its loader normalises after the pixels reached the GPU, by 255·mean and 255·std: other roundings."""
-    loader = original.tlt.data.create_token_label_loader(
-        their_dataset(original, jpegs, input_size=64),
-        64,
-        20,
-        is_training=False,
-        interpolation='bicubic',
-        crop_pct=0.9,
-        num_workers=0,
-        pin_memory=False,
-    )
+    dataset = their_dataset(original, jpegs, input_size=64)
+    flags = dict(is_training=False, interpolation='bicubic', crop_pct=0.9, num_workers=0, pin_memory=False)
+    loader = original.tlt.data.create_token_label_loader(dataset, input_size=64, batch_size=20, **flags)
     ours = EvalDataset(read_folder(str(jpegs), 1), EvalTransform(64, 0.9))
     own = np.stack([ours[i]['image'] for i in range(len(ours))])
     expected = np.concatenate([batch.numpy() for batch, _ in loader])
-    fidelity(
-        SECTION,
-        "100 JPEGs through the original's loader: the network's input",
-        np.abs(own - expected).max(),
-        2e-6,
-        'max abs difference',
-    )
+    what = "100 JPEGs through the original's loader: "
+    fidelity(SECTION, what + "the network's input", np.abs(own - expected).max(), 2e-6, ABSOLUTE)
 
     model = models.build_model('lvvit_nano', img_size=64, num_classes=1000)
     model.set_state_dict(random_state(model, seed=0))
@@ -174,13 +148,7 @@ def test_a_network_ranks_the_classes_as_on_the_batches_of_the_originals_loader(j
         )
     prior = theirs.mean(0)  # what random weights say of any image; without it the image decides
     ranks, expected = (np.argsort(prior - logits, axis=-1, kind='stable')[:, :5] for logits in (ours, theirs))
-    fidelity(
-        SECTION,
-        "100 JPEGs through the original's loader: images with another top 5 of 1,000",
-        (ranks != expected).any(-1).sum(),
-        0,
-        'count',
-    )
+    fidelity(SECTION, what + 'images with another top 5 of 1,000', (ranks != expected).any(-1).sum(), 0, 'count')
     assert len(set(expected[:, 0])) > 20, 'a network that does not look'
 
 

@@ -10,16 +10,8 @@ from parity.weights import difference, image, in_our_terms, inject_box, pair, st
 from util.train import mixtoken
 
 SECTION = 'Forward pass'
-CASES = [
-    ('lvvit_t', 224),
-    ('lvvit_s', 224),
-    ('lvvit_m', 224),
-    ('lvvit_l', 224),
-    ('lvvit_t', 384),
-    ('lvvit_s', 384),
-    ('vit', 224),
-    ('lvvit', 224),
-]
+CASES = [(name, 224) for name in ('lvvit_t', 'lvvit_s', 'lvvit_m', 'lvvit_l', 'vit', 'lvvit')]
+CASES += [('lvvit_t', 384), ('lvvit_s', 384)]
 MOMENTUM = 0.9  # share of a running statistic that a step keeps
 
 
@@ -69,20 +61,11 @@ def test_running_statistics_differ_by_the_factor_of_an_unbiased_variance_and_by_
             fidelity(SECTION, 'BatchNorm: running mean after a step', difference(value, true), 1e-6)
             continue
         kept = MOMENTUM * before[name].astype('float64')
-        fidelity(
-            SECTION,
-            'BatchNorm: running variance after a step, the batch’s share times n/(n − 1)',
-            difference(kept + (value - kept) * n / (n - 1), true),
-            1e-6,
-        )
+        error = difference(kept + (value - kept) * n / (n - 1), true)
+        fidelity(SECTION, 'BatchNorm: running variance after a step, the batch’s share times n/(n − 1)', error, 1e-6)
         if size == 224:
-            fidelity(
-                SECTION,
-                'BatchNorm: running variance as it is, n = 2 · 112²',
-                difference(value, true),
-                4e-5,
-                note='biased here, unbiased there; see below',
-            )
+            what, note = 'BatchNorm: running variance as it is, n = 2 · 112²', 'biased here, unbiased there; see below'
+            fidelity(SECTION, what, difference(value, true), 4e-5, note=note)
         else:
             assert difference(value, true) > 1e-5  # so that the factor above is a finding and not a decoration
     assert all(np.abs(after[name] - before[name]).max() > 0.01 for name in after)

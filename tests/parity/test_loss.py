@@ -45,17 +45,20 @@ def test_the_loss_and_its_gradients_with_respect_to_the_scores(box, ground_truth
     batch, (_, target) = labelled([best[0], best[1], *[(b + 1) % CLASSES for b in best[2:]]])
     assert (target[:, :, 0].argmax(-1) == target[:, :, 1].argmax(-1)).tolist() == [True, True] + [False] * 4
     targets = batch_targets(as_tensors(batch), CLASSES, 0.1, ground_truth)
-    what = ', '.join(
-        filter(None, ['token labels', 'blended with the true label' * ground_truth, 'MixToken' * (box == BOX)])
-    )
+    what = 'token labels'
+    if ground_truth:
+        what += ', blended with the true label'
+    if box == BOX:
+        what += ', MixToken'
     for cls_weight, dense_weight in ((1.0, 1.0), (0.7, 0.3), (1.0, 0.0)):
         ours, theirs = [to_paddle(x) for x in logits()], [torch.from_numpy(x).requires_grad_() for x in logits()]
         for tensor in ours:
             tensor.stop_gradient = False
         loss = TokenLabelLoss(cls_weight, dense_weight)((*ours, box), targets)
-        expected = original.tlt.loss.TokenLabelCrossEntropy(
+        criterion = original.tlt.loss.TokenLabelCrossEntropy(
             dense_weight, cls_weight, classes=CLASSES, ground_truth=ground_truth
-        )((*theirs, box), target)
+        )
+        expected = criterion((*theirs, box), target)
         loss.backward(), expected.backward()
         fidelity('Loss', what, difference(loss, expected), 1e-6, 'relative error', note='weights 1:1, 0.7:0.3 and 1:0')
         errors = [difference(ours[0].grad, theirs[0].grad)]
@@ -68,20 +71,12 @@ def test_the_loss_and_its_gradients_with_respect_to_the_scores(box, ground_truth
 
 def test_the_loss_of_labels_alone(original, fidelity):
     label, (cls, _) = np.array([0, 3, 39, 3, 7, 7]), logits(1)
-    target = hard_targets(paddle.to_tensor(label), CLASSES, 0.1)
-    expected = original.tlt.loss.cross_entropy.SoftTargetCrossEntropy()(
-        original.torch.from_numpy(cls),
-        original.tlt.data.create_token_label_target(
-            original.torch.from_numpy(label), CLASSES, smoothing=0.1, device='cpu'
-        ),
-    )
-    fidelity(
-        'Loss',
-        'labels alone, smoothing 0.1',
-        difference(soft_cross_entropy(to_paddle(cls), target), expected),
-        1e-6,
-        'relative error',
-    )
+    target, torch = hard_targets(paddle.to_tensor(label), CLASSES, 0.1), original.torch
+    create = original.tlt.data.create_token_label_target
+    true = create(torch.from_numpy(label), CLASSES, smoothing=0.1, device='cpu')
+    expected = original.tlt.loss.cross_entropy.SoftTargetCrossEntropy()(torch.from_numpy(cls), true)
+    error = difference(soft_cross_entropy(to_paddle(cls), target), expected)
+    fidelity('Loss', 'labels alone, smoothing 0.1', error, 1e-6, 'relative error')
     loss = TokenLabelLoss()((to_paddle(cls), None, mixtoken.EMPTY_BOX), Targets(target, None))
     assert float(loss) == float(soft_cross_entropy(to_paddle(cls), target))
 

@@ -60,12 +60,8 @@ def test_five_steps_give_the_original_s_weights(opt, clip, original, fidelity):
         moved = [key for key in wanted if not np.array_equal(before[key], ours_now[key])]
         assert len(moved) > 20, moved
         name = {'adamw': 'AdamW', 'momentum': 'SGD with momentum'}[opt] + ' with a clipped gradient norm' * bool(clip)
-        fidelity(
-            'Optimizers',
-            f'{name}: weights after each of five steps',
-            max(difference(ours_now[key], wanted[key]) for key in wanted),
-            1e-6,
-        )
+        error = max(difference(ours_now[key], wanted[key]) for key in wanted)
+        fidelity('Optimizers', f'{name}: weights after each of five steps', error, 1e-6)
 
 
 @pytest.mark.parametrize('betas, eps', [((0.9, 0.95), 1e-8), (None, 1e-3)])
@@ -77,12 +73,8 @@ def test_adamw_s_own_numbers_mean_the_same(betas, eps, original, fidelity):
         give_gradients(ours, theirs, original.torch, seed=step)
         optimizer.step(), expected.step()
     wanted = in_our_terms(theirs.state_dict())
-    fidelity(
-        'Optimizers',
-        'AdamW with other betas, epsilon and decay: weights after three steps',
-        max(difference(value, wanted[key]) for key, value in arrays(ours.state_dict()).items()),
-        1e-6,
-    )
+    error = max(difference(value, wanted[key]) for key, value in arrays(ours.state_dict()).items())
+    fidelity('Optimizers', 'AdamW with other betas, epsilon and decay: weights after three steps', error, 1e-6)
 
 
 @pytest.mark.parametrize('name', ['lvvit_t', 'lvvit_l', 'vit'])
@@ -92,9 +84,8 @@ def test_weight_decay_applies_to_the_same_tensors(name, original, fidelity):
     of_theirs = {id(p) for group in groups if group['weight_decay'] for p in group['params']}
     wanted = {key for key, p in theirs.named_parameters() if id(p) in of_theirs}
     got = {key for key, p in ours.named_parameters() if not p.stop_gradient and decays(key, p)}
-    fidelity(
-        'Optimizers', 'tensors that decay, of lvvit_t, lvvit_l and vit', len(got ^ wanted), 0, 'tensors that differ'
-    )
+    what, kind = 'tensors that decay, of lvvit_t, lvvit_l and vit', 'tensors that differ'
+    fidelity('Optimizers', what, len(got ^ wanted), 0, kind)
 
 
 def test_the_moving_average_follows_timm_s(original, fidelity):
@@ -103,70 +94,45 @@ def test_the_moving_average_follows_timm_s(original, fidelity):
     for seed in range(1, 4):
         state = random_state(ours, seed)
         ours.set_state_dict(state)
-        theirs.load_state_dict(
-            {
-                key: original.torch.from_numpy(np.array(value))
-                for key, value in layout.to_torch(state, 'ours')[0].items()
-            }
-        )
+        as_theirs = layout.to_torch(state, 'ours')[0]
+        theirs.load_state_dict({key: original.torch.from_numpy(np.array(value)) for key, value in as_theirs.items()})
         averaged.update(ours), expected.update(theirs)
         got, wanted = arrays(averaged.module.state_dict()), in_our_terms(expected.module.state_dict())
         assert got.keys() == wanted.keys() and any(key.endswith('._variance') for key in got)
-        fidelity(
-            'Weight averaging',
-            'weights and statistics after each of three updates, decay 0.99',
-            max(difference(got[key], wanted[key]) for key in wanted),
-            1e-6,
-        )
+        error = max(difference(got[key], wanted[key]) for key in wanted)
+        fidelity('Weight averaging', 'weights and statistics after each of three updates, decay 0.99', error, 1e-6)
 
 
 RECIPE = dict(lr=1.6e-3, min_lr=1e-5, warmup_lr=1e-6, epochs=300)
 POINTS = np.linspace(0, 309.99, 1000).tolist()  # epochs, ten of them after the end
 
 
-def timm_schedule(original, torch, warmup, epochs=RECIPE['epochs'], **changes):
+def timm_schedule(original, warmup, epochs=RECIPE['epochs'], **changes):
     """The rate at any time in epochs, by timm's scheduler."""
+    torch = original.torch
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=RECIPE['lr'])
-    scheduler = original.timm.scheduler.CosineLRScheduler(
-        optimizer,
-        t_initial=epochs,
-        lr_min=RECIPE['min_lr'],
-        warmup_t=warmup,
-        warmup_lr_init=RECIPE['warmup_lr'],
-        cycle_limit=1,
-        **changes,
-    )
+    numbers = dict(t_initial=epochs, lr_min=RECIPE['min_lr'], warmup_t=warmup, warmup_lr_init=RECIPE['warmup_lr'])
+    scheduler = original.timm.scheduler.CosineLRScheduler(optimizer, cycle_limit=1, **numbers, **changes)
     return lambda t: scheduler._get_lr(t)[0]
-
-
-def largest_difference(rate, expected, points=POINTS):
-    return max(abs(rate(t) - expected(t)) for t in points) / RECIPE['lr']
 
 
 def test_the_learning_rate_at_a_thousand_points(original, fidelity):
     def ours(warmup, in_epochs=False):
         return lambda t: lr_at(t, warmup_epochs=warmup, in_epochs=in_epochs, **RECIPE)
 
-    torch, section, kind = original.torch, 'Learning rate', ABSOLUTE + ' / peak rate'
-    theirs = timm_schedule(original, torch, warmup=0)
-    fidelity(section, 'without warm-up', largest_difference(ours(0), theirs), 1e-12, kind)
-    theirs = timm_schedule(original, torch, warmup=5)
-    fidelity(section, 'the warm-up', largest_difference(ours(5), theirs, np.linspace(0, 4.999, 1000)), 1e-12, kind)
-    fidelity(section, 'the cool-down', largest_difference(ours(5), theirs, np.linspace(300, 310, 1000)), 1e-12, kind)
-    theirs = timm_schedule(original, torch, warmup=5, epochs=295, warmup_prefix=True)
-    fidelity(
-        section,
-        'warm-up, then a cosine of its own (timm’s warmup_prefix)',
-        largest_difference(ours(5), theirs),
-        1e-12,
-        kind,
-    )
-    fidelity(section, '--t_in_epochs', largest_difference(ours(5, True), lambda t: theirs(math.floor(t))), 1e-12, kind)
-    fidelity(
-        section,
+    def check(what, rate, expected, tolerance=1e-12, points=POINTS, note=''):
+        error = max(abs(rate(t) - expected(t)) for t in points) / RECIPE['lr']
+        fidelity('Learning rate', what, error, tolerance, ABSOLUTE + ' / peak rate', note)
+
+    theirs = timm_schedule(original, warmup=5)
+    check('without warm-up', ours(0), timm_schedule(original, warmup=0))
+    check('the warm-up', ours(5), theirs, points=np.linspace(0, 4.999, 1000))
+    check('the cool-down', ours(5), theirs, points=np.linspace(300, 310, 1000))
+    what, note = (
         'the whole schedule as the original sets it up, warm-up of 5 in 300 epochs',
-        largest_difference(ours(5), timm_schedule(original, torch, warmup=5)),
-        0.03,
-        kind,
-        note='differs on purpose; see below',
+        'differs on purpose; see below',
     )
+    check(what, ours(5), theirs, 0.03, note=note)
+    theirs = timm_schedule(original, warmup=5, epochs=295, warmup_prefix=True)
+    check('warm-up, then a cosine of its own (timm’s warmup_prefix)', ours(5), theirs)
+    check('--t_in_epochs', ours(5, True), lambda t: theirs(math.floor(t)))

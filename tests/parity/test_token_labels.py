@@ -34,13 +34,8 @@ def test_reference_geometry_gives_the_original_s_targets(
     _, theirs = data.theirs(monkeypatch, tokens, 16 * tokens, smoothing=0.1)
     theirs = in_our_order(theirs)
     assert theirs.max() > 0.7 and theirs.std(axis=1).max() > 0.1  # maps that say something, and tokens that differ
-    fidelity(
-        SECTION,
-        f'reference geometry: maps of {map_side}², {tokens}² tokens, {num_classes} classes, flips and crops',
-        np.abs(ours - theirs).max(),
-        TOLERANCE,
-        ABSOLUTE,
-    )
+    what = f'reference geometry: maps of {map_side}², {tokens}² tokens, {num_classes} classes, flips and crops'
+    fidelity(SECTION, what, np.abs(ours - theirs).max(), TOLERANCE, ABSOLUTE)
 
 
 def test_exact_geometry_agrees_where_exchanged_axes_change_nothing(original, fidelity, tmp_path, monkeypatch):
@@ -49,13 +44,8 @@ def test_exact_geometry_agrees_where_exchanged_axes_change_nothing(original, fid
     data = Set(tmp_path, original, 18, 60, sizes=[(64, 64)] * 4, boxes=boxes)
     theirs = in_our_order(data.theirs(monkeypatch, 14, 224)[1])
     exact = dense(data.ours(monkeypatch, 14, 224, 'exact'), 60)
-    fidelity(
-        SECTION,
-        'exact geometry where it must agree: square images, crops on the diagonal',
-        np.abs(exact - theirs).max(),
-        TOLERANCE,
-        ABSOLUTE,
-    )
+    what = 'exact geometry where it must agree: square images, crops on the diagonal'
+    fidelity(SECTION, what, np.abs(exact - theirs).max(), TOLERANCE, ABSOLUTE)
 
 
 def test_exact_geometry_differs_elsewhere(original, tmp_path, monkeypatch):
@@ -71,10 +61,5 @@ def test_labels_without_maps_become_the_original_s_targets(smoothing, original, 
         original.torch.from_numpy(label), 100, smoothing=smoothing, device='cpu'
     )
     ours = loss.hard_targets(paddle.to_tensor(label), 100, smoothing)
-    fidelity(
-        SECTION,
-        'labels of images without maps, smoothing 0 and 0.1',
-        np.abs(ours.numpy() - theirs.numpy()).max(),
-        1e-7,
-        ABSOLUTE,
-    )
+    error = np.abs(ours.numpy() - theirs.numpy()).max()
+    fidelity(SECTION, 'labels of images without maps, smoothing 0 and 0.1', error, 1e-7, ABSOLUTE)

@@ -39,14 +39,8 @@ def batches():
             scores = -np.sort(-rng.uniform(0, 9, [3, 3, 3]), axis=0)
             sampling = token_label.sampling_matrix(np.eye(3), SIZE, SIZE // 16, (0, 0, SIZE, SIZE), (3, 3))
             targets.append(token_label.sparse_target(scores, ids, sampling, CLASSES))
-        made.append(
-            {
-                'image': image(i, BATCH, SIZE),
-                'label': label,
-                **token_label.stack_targets(targets)._asdict(),
-                'index': np.arange(BATCH),
-            }
-        )
+        batch = {'image': image(i, BATCH, SIZE), 'label': label, 'index': np.arange(BATCH)}
+        made.append({**batch, **token_label.stack_targets(targets)._asdict()})
     return [made[step % 4] for step in range(EPOCHS * STEPS)]
 
 
@@ -99,20 +93,12 @@ def train_theirs(original, monkeypatch, state):
     model = theirs_of(original, 'lvvit_t', SIZE, CLASSES)
     load_theirs(original, model, state)
     model.train()
-    ema, criterion = (
-        timm.utils.ModelEmaV2(model, DECAY),
-        original.tlt.loss.TokenLabelCrossEntropy(classes=CLASSES, ground_truth=True),
-    )
+    ema = timm.utils.ModelEmaV2(model, DECAY)
+    criterion = original.tlt.loss.TokenLabelCrossEntropy(classes=CLASSES, ground_truth=True)
     optimizer = timm.optim.create_optimizer_v2(model, 'adamw', ARGS.lr, weight_decay=0.05, eps=1e-8)
-    scheduler = timm.scheduler.CosineLRScheduler(
-        optimizer,
-        t_initial=(EPOCHS - ARGS.warmup_epochs) * STEPS,
-        lr_min=ARGS.min_lr,
-        warmup_lr_init=ARGS.warmup_lr,
-        warmup_t=ARGS.warmup_epochs * STEPS,
-        warmup_prefix=True,
-        t_in_epochs=False,
-    )
+    warmup, rates = ARGS.warmup_epochs * STEPS, dict(lr_min=ARGS.min_lr, warmup_lr_init=ARGS.warmup_lr)
+    how = dict(t_initial=EPOCHS * STEPS - warmup, warmup_t=warmup, warmup_prefix=True, t_in_epochs=False)
+    scheduler = timm.scheduler.CosineLRScheduler(optimizer, **rates, **how)
     losses = []
     for step, batch in enumerate(batches()):
         scheduler.step_update(step)
@@ -150,9 +136,8 @@ class Run:
 
     def learned_error(self, reference):
         """|difference of the weights| / |what the reference learned|, all weights together."""
-        return length(self.learned[key] - reference.learned[key] for key in reference.learned) / length(
-            reference.learned.values()
-        )
+        differences = [self.learned[key] - value for key, value in reference.learned.items()]
+        return length(differences) / length(reference.learned.values())
 
 
 def largest(got, wanted):
@@ -169,26 +154,21 @@ def test_twenty_steps_from_the_same_weights_stay_together(original, fidelity, mo
     assert theirs.losses[-4:].mean() < 0.97 * theirs.losses[:4].mean()
     fidelity(SECTION, 'loss of each step', ours.loss_error(theirs), 1e-3, 'relative error')
     fidelity(SECTION, 'final weights', largest(ours.weights, theirs.weights), 1e-3, ABSOLUTE)
-    fidelity(
-        SECTION, 'averaged weights and statistics, decay 0.9', largest(ours.average, theirs.average), 1e-3, ABSOLUTE
-    )
+    error = largest(ours.average, theirs.average)
+    fidelity(SECTION, 'averaged weights and statistics, decay 0.9', error, 1e-3, ABSOLUTE)
     fidelity(SECTION, 'what all weights learned', ours.learned_error(theirs), 1e-2, LEARNED)
-    fidelity(
-        SECTION,
-        'BatchNorm’s running statistics',
-        max(difference(ours.statistics[key], wanted) for key, wanted in theirs.statistics.items()),
-        5e-3,
-        note='1/n of the biased variance is 2.4e-4 here',
-    )
+    error = max(difference(ours.statistics[key], wanted) for key, wanted in theirs.statistics.items())
+    note = '1/n of the biased variance is 2.4e-4 here'
+    fidelity(SECTION, 'BatchNorm’s running statistics', error, 5e-3, note=note)
     x = image(9, BATCH, SIZE)
     with paddle.no_grad(), torch.no_grad():
         scores, expected = ours.model(to_paddle(x)), theirs.model(torch.from_numpy(x))
     fidelity(SECTION, 'evaluation of the final weights', difference(scores, expected), 1e-3)
 
     rng = np.random.default_rng(0)
-    nudged = {
-        key: value * (1 + 1e-7 * rng.standard_normal(value.shape)).astype('float32') for key, value in initial.items()
-    }
+    nudged = {}
+    for key, value in initial.items():
+        nudged[key] = value * (1 + 1e-7 * rng.standard_normal(value.shape)).astype('float32')
     itself = Run(*train_theirs(original, monkeypatch, nudged), initial, in_our_terms)
     what = 'for comparison, the original against itself from weights changed by 1e-7: '
     fidelity(SECTION, what + 'loss of each step', itself.loss_error(theirs), 1e-3, 'relative error')

@@ -1,6 +1,7 @@
 """Every script takes the weights of other frameworks, and fine-tunes on other sizes, classes and data without maps."""
 
 import ast
+import re
 
 import numpy as np
 import paddle
@@ -9,38 +10,20 @@ import pytest
 import eval as eval_script
 import export_model
 import generate_label
-import main
 import models
 import predict
+from conftest import STILL, words
 from util.weights import checkpoint, layout, safetensors_file, torch_file
 
-MODEL = ['--model', 'lvvit_nano', '--nb_classes', 10]
-TRAIN = [
-    *MODEL,
-    '--batch_size',
-    8,
-    '--epochs',
-    1,
-    '--warmup_epochs',
-    0,
-    '--cooldown_epochs',
-    0,
-    '--num_workers',
-    0,
-    '--mixup',
-    0,
-    '--cutmix',
-    0,
-]
-STILL = ['--lr', 0, '--min_lr', 0, '--opt', 'momentum']  # what is saved is what the run started from
+MODEL = words('--model lvvit_nano --nb_classes 10 --input_size 32')
+PLAIN = '--mixup 0 --cutmix 0'
 
 pytestmark = [pytest.mark.cross_version, pytest.mark.usefixtures('tiny')]
 
 
-def weights_of(seed, **kwargs):
+def weights_of(seed):
     paddle.seed(seed)
-    model = models.build_model('lvvit_nano', **{**dict(img_size=32, num_classes=10), **kwargs})
-    return checkpoint.to_numpy(model.state_dict())
+    return checkpoint.to_numpy(models.build_model('lvvit_nano', img_size=32, num_classes=10).state_dict())
 
 
 def as_torch(weights):
@@ -59,26 +42,19 @@ def files(tmp_path):
     torch_file.save(as_torch(weights), paths['.pth'])
     safetensors_file.save(as_torch(weights), paths['.safetensors'])
     wrapped = {f'module.{key}': value for key, value in as_torch(weights).items()}
-    torch_file.save(
-        {
-            'epoch': 3,
-            'state_dict': wrapped,
-            'optimizer': {'state': {}, 'param_groups': []},
-            'state_dict_ema': as_torch(averaged),
-        },
-        paths['.tar'],
-    )
+    rest = {'epoch': 3, 'optimizer': {'state': {}, 'param_groups': []}}
+    torch_file.save({'state_dict': wrapped, 'state_dict_ema': as_torch(averaged), **rest}, paths['.tar'])
     return paths
 
 
 @pytest.fixture
-def train(run, scenes, tmp_path):
-    """train(*flags) -> (Result, what the run saved last)."""
+def trained(train):
+    """trained(*flags) -> (Result, what the run saved last)."""
 
     def call(*flags):
-        result = run(main, *TRAIN, '--data_path', scenes, '--output_dir', tmp_path / 'run', *flags)
+        result = train(PLAIN, *flags)
         assert result.code == 0, result.err
-        return result, checkpoint.load(str(tmp_path / 'run' / 'checkpoint-latest.pd'))
+        return result, train.state()
 
     return call
 
@@ -88,12 +64,6 @@ def learned(weights):
     return {key: value for key, value in weights.items() if not key.endswith(('._mean', '._variance'))}
 
 
-def assert_same(a, b):
-    assert a.keys() == b.keys()
-    for key in a:
-        np.testing.assert_array_equal(a[key], b[key], err_msg=key)
-
-
 # ---- every script's --resume
 
 
@@ -101,35 +71,24 @@ def assert_same(a, b):
 def test_eval_says_the_same_for_every_kind_of_file(run, scenes, files, ema):
     said = set()
     for suffix in ('.pd', '.tar') if ema else files:
-        result = run(
-            eval_script,
-            *MODEL,
-            '--input_size',
-            32,
-            '--data_path',
-            scenes,
-            '--num_workers',
-            0,
-            '--resume',
-            files[suffix],
-            *['--ema'] * ema,
-        )
+        flags = ['--data_path', scenes, '--num_workers', 0, '--resume', files[suffix]]
+        result = run(eval_script, *MODEL, *flags, *['--ema'] * ema)
         assert result.code == 0 and files[suffix] in result.out
-        said.add(next(line.split('] ')[1] for line in result.out.splitlines() if '* Acc@1' in line))
+        said.add(re.search(r'\* Acc@1 .*', result.out)[0])
     assert len(said) == 1
 
 
 def test_predict_says_the_same_for_every_kind_of_file(run, scenes, files):
     said = set()
     for path in files.values():
-        result = run(predict, *MODEL, '--input_size', 32, '--resume', path, '--infer_imgs', scenes / 'val' / 'digit3')
+        result = run(predict, *MODEL, '--resume', path, '--infer_imgs', scenes / 'val' / 'digit3')
         assert result.code == 0, result.err
         said.add(str(ast.literal_eval(result.out[result.out.index('[{') :])))
     assert len(said) == 1
 
 
 def test_export_takes_a_file_of_pytorch(run, files, tmp_path):
-    result = run(export_model, *MODEL, '--input_size', 32, '--resume', files['.pth'], '--output_dir', tmp_path / 'out')
+    result = run(export_model, *MODEL, '--resume', files['.pth'], '--output_dir', tmp_path / 'out')
     assert result.code == 0 and f'using plain weights of {files[".pth"]}' in result.out
 
 
@@ -140,108 +99,73 @@ def test_generate_label_takes_an_annotator_of_pytorch(run, scenes, tmp_path):
     torch_file.save(as_torch(weights), str(tmp_path / 'a.pth'))
     maps = []
     for name in ('a.pdparams', 'a.pth'):
-        result = run(
-            generate_label,
-            scenes,
-            tmp_path / name[2:],
-            '--model',
-            'resnet18',
-            '--nb_classes',
-            10,
-            '--pretrained_weights',
-            tmp_path / name,
-            '--img_size',
-            64,
-            '--num_workers',
-            0,
-        )
+        flags = words('--model resnet18 --nb_classes 10 --img_size 64 --num_workers 0 --pretrained_weights')
+        result = run(generate_label, scenes, tmp_path / name[2:], *flags, tmp_path / name)
         assert result.code == 0, result.err
         maps.append(np.load(tmp_path / name[2:] / 'digit3' / 'train_00013.npy'))
     np.testing.assert_array_equal(*maps)
 
 
-@pytest.mark.parametrize('suffix', ['.pth', '.safetensors', '.tar'])
-def test_training_starts_from_the_weights_of_a_file_without_an_optimizer(train, files, suffix):
-    result, state = train(
-        '--input_size',
-        32,
-        '--resume',
-        files[suffix],
-        '--token_label',
-        '--token_label_size',
-        2,
-        '--dense_weight',
-        0,
-        *STILL,
-    )
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors', '.tar', '.pdparams'])
+def test_training_starts_from_the_weights_of_a_file_without_an_optimizer(trained, files, suffix):
+    result, state = trained('--token_label --token_label_size 2 --dense_weight 0', STILL, '--resume', files[suffix])
     assert 'resuming from' in result.out and 'epochs 0 to 0' in result.out
-    expected = {key: 0 * value if key.startswith('aux_head') else value for key, value in weights_of(1).items()}
-    assert_same(learned(state['model']), learned(expected))
+    saved, expected = learned(state['model']), learned(weights_of(1))
+    assert saved.keys() == expected.keys()
+    for key, value in expected.items():
+        np.testing.assert_array_equal(saved[key], 0 * value if key.startswith('aux_head') else value, err_msg=key)
 
 
-def test_the_moving_average_starts_from_the_averaged_weights_of_a_file(train, files):
-    flags = ['--input_size', 32, '--model_ema', '--model_ema_decay', 1.0, *STILL]
-    _, state = train('--resume', files['.tar'], *flags)
+def test_the_moving_average_starts_from_the_averaged_weights_of_a_file(trained, files):
     averaged, weights = weights_of(2), weights_of(1)
-    np.testing.assert_array_equal(state['model_ema']['norm.weight'], averaged['norm.weight'])
-    np.testing.assert_array_equal(state['model_ema']['head.weight'], averaged['head.weight'])
-    np.testing.assert_array_equal(state['model']['head.weight'], weights['head.weight'])
-    _, state = train('--resume_ema', files['.tar'], *flags)
-    np.testing.assert_array_equal(state['model_ema']['head.weight'], averaged['head.weight'])
-    assert not np.array_equal(state['model']['head.weight'], weights['head.weight'])
+    for flag in ('--resume', '--resume_ema'):
+        _, state = trained('--model_ema --model_ema_decay 1.0', STILL, flag, files['.tar'])
+        for key in ('norm.weight', 'head.weight'):
+            np.testing.assert_array_equal(state['model_ema'][key], averaged[key])
+        same = np.array_equal(state['model']['head.weight'], weights['head.weight'])
+        assert same == (flag == '--resume'), 'which is not where the weights come from'
 
 
 # ---- fine-tuning
 
 
 @pytest.mark.parametrize(
-    'suffix, ema, seed',
-    [('.pth', [], 1), ('.tar', [], 1), ('.tar', ['--ema'], 2), ('.pd', ['--ema'], 2), ('.safetensors', [], 1)],
+    'suffix, flag, seed',
+    [('.pth', '', 1), ('.tar', '', 1), ('.tar', '--ema', 2), ('.pd', '--ema', 2), ('.safetensors', '', 1)],
 )
-def test_finetune_starts_from_the_chosen_weights_of_a_file(train, files, suffix, ema, seed):
-    result, state = train('--input_size', 64, '--finetune', files[suffix], *ema, *STILL)
-    assert 'fine-tuning from' in result.out and 'pos_embed: resized from 4 to 16 tokens' in result.out
+def test_finetune_starts_from_the_chosen_weights_of_a_file(trained, files, suffix, flag, seed):
+    result, state = trained('--input_size 64', STILL, flag, '--finetune', files[suffix])
+    assert 'fine-tuning from' in result.out and '  pos_embed: resized from 4 to 16 tokens\n' in result.out
+    position = state['model']['pos_embed']
+    assert position.shape == (1, 17, 24) and np.array_equal(position[:, 0], weights_of(seed)['pos_embed'][:, 0])
     for key, value in learned(weights_of(seed)).items():
         if key != 'pos_embed' and not key.startswith('aux_head'):
             np.testing.assert_array_equal(state['model'][key], value, err_msg=key)
 
 
-def test_data_of_other_classes_without_label_maps_as_the_original_does_it(train, files):
+def test_data_of_other_classes_without_label_maps_as_the_original_does_it(trained, files):
     """Its README: --token-label --token-label-size 14 --dense-weight 0.0 --num-classes N --finetune FILE."""
-    result, state = train(
-        '--input_size',
-        64,
-        '--nb_classes',
-        12,
-        '--token_label',
-        '--token_label_size',
-        4,
-        '--dense_weight',
-        0.0,
-        '--finetune',
-        files['.pth'],
-        '--lr',
-        1e-3,
-    )
+    flags = '--input_size 64 --nb_classes 12 --token_label --token_label_size 4 --dense_weight 0.0 --lr 1e-3'
+    result, state = trained(flags, '--finetune', files['.pth'])
     for key in ('head.weight', 'head.bias', 'aux_head.weight', 'aux_head.bias'):
-        assert f'{key}: initialised anew' in result.out
-    assert 'no token targets' in result.out and '"mix_token": true' in result.out
-    assert state['model']['head.weight'].shape == (24, 12)
+        assert f'  {key}: initialised anew\n' in result.out
+    assert 'no token targets' in result.out
+    assert state['model']['head.weight'].shape == (24, 12) and '"mix_token": true' in result.out
     assert not state['model']['aux_head.weight'].any(), 'an untrained token classifier adds nothing in evaluation'
 
 
-def test_without_maps_the_dense_loss_must_be_off(refused, scenes):
-    message = refused(main, *TRAIN, '--input_size', 32, '--data_path', scenes, '--token_label', '--token_label_size', 2)
+def test_without_maps_the_dense_loss_must_be_off(train):
+    message = train.refused(PLAIN, '--token_label --token_label_size 2')
     assert '--token_label_data' in message and '--dense_weight 0' in message
 
 
 @pytest.mark.parametrize('opt', ['adamw', 'momentum'])
-def test_layer_decay_holds_lower_layers_back(train, files, opt):
-    _, state = train('--input_size', 32, '--finetune', files['.pth'], '--opt', opt, '--lr', 0.01, '--layer_decay', 1e-4)
+def test_layer_decay_holds_lower_layers_back(trained, files, opt):
+    _, state = trained(f'--opt {opt} --lr 0.01 --layer_decay 1e-4 --finetune', files['.pth'])
     moved = {key: np.abs(state['model'][key] - value).max() for key, value in learned(weights_of(1)).items()}
     assert moved['head.weight'] > 1e-4
     assert moved['blocks.0.mlp.fc1.weight'] < 1e-6 and moved['patch_embed.proj.weight'] < 1e-6
 
 
-def test_a_layer_decay_that_cannot_be_is_one_line(refused, scenes):
-    assert '--layer_decay 1.5' in refused(main, *TRAIN, '--input_size', 32, '--data_path', scenes, '--layer_decay', 1.5)
+def test_a_layer_decay_that_cannot_be_is_one_line(train):
+    assert '--layer_decay 1.5' in train.refused('--layer_decay 1.5')

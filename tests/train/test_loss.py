@@ -55,41 +55,27 @@ def test_far_apart_logits_give_a_finite_loss_and_the_right_gradient(gap):
     assert np.allclose(x.grad.numpy(), [[0.5, -0.5, 0.0]], atol=1e-6)
 
 
-def example(seed=1, batch=3, tokens=16, classes=6):
-    rng = np.random.default_rng(seed)
-    return (
-        rng.normal(0, 2, (batch, classes)),
-        rng.normal(0, 2, (batch, tokens, classes)),
-        rows(rng, batch, classes),
-        rows(rng, batch, tokens, classes),
-    )
+def example(batch=3, tokens=16, classes=6):
+    """Class scores, token scores, and a target for each."""
+    rng = np.random.default_rng(1)
+    scores = rng.normal(0, 2, (batch, classes)), rng.normal(0, 2, (batch, tokens, classes))
+    return *scores, rows(rng, batch, classes), rows(rng, batch, tokens, classes)
 
 
 @pytest.mark.parametrize('cls_weight, dense_weight', [(1.0, 1.0), (0.25, 2.0), (1.0, 0.0), (0.0, 1.0)])
 @pytest.mark.parametrize('box, kept', [(EMPTY_BOX, 1.0), ((1, 0, 3, 3), 1 - 6 / 16), ((0, 0, 4, 4), 0.0)])
 def test_the_objective_is_the_weighted_sum_with_the_class_target_mixed_by_the_box(cls_weight, dense_weight, box, kept):
     cls, aux, target_cls, target_tokens = example()
-    loss = TokenLabelLoss(cls_weight, dense_weight)(
-        (tensor(cls), tensor(aux), box), Targets(tensor(target_cls), tensor(target_tokens))
-    )
+    criterion = TokenLabelLoss(cls_weight, dense_weight)
     mixed = kept * target_cls + (1 - kept) * target_cls[::-1]
-    expected = cls_weight * cross_entropy(cls, mixed) + dense_weight * cross_entropy(aux, target_tokens)
-    assert loss.item() == pytest.approx(expected, rel=1e-5)
-
-
-@pytest.mark.parametrize('box, kept', [(EMPTY_BOX, 1.0), ((0, 1, 2, 2), 1 - 2 / 16)])
-def test_without_token_targets_the_class_term_alone_is_left(box, kept):
-    cls, aux, target_cls, _ = example()
-    loss = TokenLabelLoss(0.5, 3.0)((tensor(cls), tensor(aux), box), Targets(tensor(target_cls), None))
-    assert loss.item() == pytest.approx(
-        0.5 * cross_entropy(cls, kept * target_cls + (1 - kept) * target_cls[::-1]), rel=1e-5
-    )
-
-
-def test_a_model_without_token_scores_is_trained_on_the_class_term():
-    cls, _, target_cls, target_tokens = example()
-    loss = TokenLabelLoss()((tensor(cls), None, EMPTY_BOX), Targets(tensor(target_cls), tensor(target_tokens)))
-    assert loss.item() == pytest.approx(cross_entropy(cls, target_cls), rel=1e-5)
+    class_term, token_term = cls_weight * cross_entropy(cls, mixed), dense_weight * cross_entropy(aux, target_tokens)
+    loss = criterion((tensor(cls), tensor(aux), box), Targets(tensor(target_cls), tensor(target_tokens)))
+    assert loss.item() == pytest.approx(class_term + token_term, rel=1e-5)
+    # without token targets the class term alone is left, and for a model without token scores, which mixes none
+    loss = criterion((tensor(cls), tensor(aux), box), Targets(tensor(target_cls), None))
+    assert loss.item() == pytest.approx(class_term, rel=1e-5)
+    loss = criterion((tensor(cls), None, EMPTY_BOX), Targets(tensor(target_cls), tensor(target_tokens)))
+    assert loss.item() == pytest.approx(cls_weight * cross_entropy(cls, target_cls), rel=1e-5)
 
 
 def test_hard_targets_are_smoothed_one_hot_rows_that_sum_to_one():

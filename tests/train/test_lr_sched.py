@@ -9,38 +9,33 @@ from util.train.lr_sched import lr_at
 RECIPE = dict(lr=1.6e-3, min_lr=1e-5, warmup_lr=1e-6, epochs=300, warmup_epochs=5)
 
 
-def test_warm_up_is_linear_from_warmup_lr_to_lr():
-    for t, expected in ((0, 1e-6), (2.5, (1e-6 + 1.6e-3) / 2), (4, 1e-6 + (1.6e-3 - 1e-6) * 0.8)):
-        assert lr_at(t, **RECIPE) == pytest.approx(expected, rel=1e-12)
-
-
-def test_after_the_warm_up_it_is_half_a_cosine_over_the_remaining_epochs():
-    assert lr_at(5, **RECIPE) == pytest.approx(1.6e-3, rel=1e-12)
-    assert lr_at(152.5, **RECIPE) == pytest.approx((1.6e-3 + 1e-5) / 2, rel=1e-12)  # half way from 5 to 300
-    quarter = 5 + 295 / 4
-    assert lr_at(quarter, **RECIPE) == pytest.approx(1e-5 + 1.59e-3 * (1 + math.sqrt(0.5)) / 2, rel=1e-12)
-
-
-@pytest.mark.parametrize('t', [300, 300.5, 305, 309.99])
-def test_the_cool_down_stays_at_min_lr(t):
-    assert lr_at(t, **RECIPE) == 1e-5
+@pytest.mark.parametrize(
+    't, expected',
+    [
+        (0, 1e-6),  # warm-up: linear from warmup_lr to lr
+        (2.5, (1e-6 + 1.6e-3) / 2),
+        (4, 1e-6 + (1.6e-3 - 1e-6) * 0.8),
+        (5, 1.6e-3),  # half a cosine over the remaining epochs
+        (5 + 295 / 4, 1e-5 + 1.59e-3 * (1 + math.sqrt(0.5)) / 2),
+        (152.5, (1.6e-3 + 1e-5) / 2),
+        *((t, 1e-5) for t in (300, 300.5, 305, 309.99)),  # cool-down: min_lr
+    ],
+)
+def test_each_part_follows_its_formula(t, expected):
+    assert lr_at(t, **RECIPE) == pytest.approx(expected, rel=1e-12)
 
 
 def test_epoch_279_of_the_published_recipe_prints_0_000030():
-    assert f'{lr_at(279, **RECIPE):.6f}' == '0.000030'
-    assert f'{lr_at(279.9, **RECIPE, in_epochs=True):.6f}' == '0.000030'
+    assert f'{lr_at(279, **RECIPE):.6f}' == f'{lr_at(279.9, **RECIPE, in_epochs=True):.6f}' == '0.000030'
 
 
-@pytest.mark.parametrize('joint', [5, 300])
-def test_it_is_continuous_where_the_parts_meet(joint):
-    assert abs(lr_at(joint - 1e-9, **RECIPE) - lr_at(joint, **RECIPE)) < 1e-9
-
-
-def test_it_rises_until_the_warm_up_ends_and_never_rises_again():
+def test_it_rises_until_the_warm_up_ends_and_never_rises_again_and_is_continuous():
     values = [lr_at(t / 10, **RECIPE) for t in range(3100)]
     assert all(a < b for a, b in zip(values[:50], values[1:51]))
     assert all(a >= b for a, b in zip(values[50:], values[51:]))
     assert min(values[50:]) == 1e-5
+    for joint in (5, 300):
+        assert abs(lr_at(joint - 1e-9, **RECIPE) - lr_at(joint, **RECIPE)) < 1e-9
 
 
 @pytest.mark.parametrize('epoch', [0, 3, 77, 299])

@@ -27,11 +27,8 @@ def share_of(mixup, batch, seed, size=32):
 def step(mixup, batch=4, size=32, tokens=2, seed=0, classes=5):
     """Random inputs of a step, its shares in float64, and what came out."""
     rng = np.random.default_rng(1000 + seed)
-    x, cls, dense = (
-        rng.normal(size=(batch, 3, size, size)),
-        rng.random((batch, classes)),
-        rng.random((batch, tokens**2, classes)),
-    )
+    x, cls = rng.normal(size=(batch, 3, size, size)), rng.random((batch, classes))
+    dense = rng.random((batch, tokens**2, classes))
     given = Targets(*(paddle.to_tensor(v.astype('float32')) for v in (cls, dense)))
     image, targets = mixup(paddle.to_tensor(x.astype('float32')), given, np.random.default_rng(seed))
     share = share_of(mixup, batch, seed, size).astype('float64')
