@@ -5,10 +5,10 @@ import argparse
 from util.errors import UserError
 
 
-def switch(group, name, help, default=False):
-    """`--name` and `--no_name`."""
-    group.add_argument(f'--{name}', action='store_true', default=default, help=help)
-    group.add_argument(f'--no_{name}', action='store_false', dest=name)
+def switch(add, name, help):
+    """`--name` and `--no_name`, off by default. add: the add_argument of a group."""
+    add(f'--{name}', action='store_true', help=help)
+    add(f'--no_{name}', action='store_false', dest=name)
 
 
 def boolean(word):
@@ -30,45 +30,46 @@ def count(word):
 
 def add_model(parser):
     group = parser.add_argument_group('model')
-    group.add_argument('--model', default='lvvit_t', metavar='NAME', help='name of the model (default: lvvit_t)')
-    group.add_argument(
+    add = group.add_argument
+    add('--model', default='lvvit_t', metavar='NAME', help='name of the model (default: lvvit_t)')
+    add(
         '--input_size',
-        default=None,
         type=int,
         help='side of the input image in pixels (default: as published, 448 for lvvit_l, else 224)',
     )
-    group.add_argument('--nb_classes', default=1000, type=int, help='number of classes')
+    add('--nb_classes', default=1000, type=int, help='number of classes')
     return group
 
 
 def add_weights(parser, also=''):
     """also: what else than a file --resume takes, for its help."""
     group = parser.add_argument_group('weights')
-    group.add_argument(
+    add = group.add_argument
+    add(
         '--resume',
         default='',
         metavar='FILE',
         help='checkpoint or state dict to load: .pd, .pdparams, .pth, .safetensors' + (also and f'; {also}'),
     )
-    group.add_argument(
+    add(
         '--pretrained',
         action='store_true',
         help='instead of --resume: the published weights of this model and size, fetched once',
     )
-    group.add_argument('--ema', action='store_true', help="use the checkpoint's averaged weights")
+    add('--ema', action='store_true', help="use the checkpoint's averaged weights")
     return group
 
 
 def add_eval_transform(parser, *interpolation_aliases):
     group = parser.add_argument_group('evaluation transform')
-    group.add_argument(
+    add = group.add_argument
+    add(
         '--crop_pct',
-        default=None,
         type=float,
         help="side of the centre crop over the resized image's short side "
         '(default: as published, 1.0 for lvvit_m, lvvit_l and lvvit_nano, else 0.9)',
     )
-    group.add_argument(
+    add(
         '--interpolation',
         *interpolation_aliases,
         default='bicubic',
@@ -79,39 +80,36 @@ def add_eval_transform(parser, *interpolation_aliases):
 
 def add_data(parser, train=False):
     group = parser.add_argument_group('data')
-    group.add_argument('--data_path', default='/datasets/imagenet/', help='folder with train/ and val/')
+    add = group.add_argument
+    add('--data_path', default='/datasets/imagenet/', help='folder with train/ and val/')
     if train:
-        group.add_argument(
+        add(
             '--cls_label_path_train',
-            default=None,
             metavar='FILE',
             help="list file 'path class_id' of the training set (default: the folders of train/)",
         )
-    group.add_argument(
-        '--cls_label_path_val',
-        default=None,
-        metavar='FILE',
-        help='list file of the validation set (default: the folders of val/)',
-    )
-    group.add_argument('--num_workers', default=10, type=int, help='loader processes, at most the cores of the machine')
+    add('--cls_label_path_val', metavar='FILE', help='list file of the validation set (default: the folders of val/)')
+    add('--num_workers', default=10, type=int, help='loader processes, at most the cores of the machine')
     return group
 
 
 def add_amp(parser):
     group = parser.add_argument_group('mixed precision')
-    switch(group, 'use_amp', 'automatic mixed precision (GPU)')
-    group.add_argument('--amp_dtype', default='float16', choices=('float16', 'bfloat16'))
-    group.add_argument('--amp_level', default='O1', choices=('O1', 'O2'))
+    add = group.add_argument
+    switch(add, 'use_amp', 'automatic mixed precision (GPU)')
+    add('--amp_dtype', default='float16', choices=('float16', 'bfloat16'))
+    add('--amp_level', default='O1', choices=('O1', 'O2'))
     return group
 
 
 def add_records(parser):
     """What predict.py and infer.py print and save."""
     group = parser.add_argument_group('output')
-    group.add_argument('--topk', default=5, type=count, help='classes per image')
-    group.add_argument('--label_list', default=None, metavar='FILE', help="names of the classes, lines 'id name'")
-    group.add_argument('--save_json', default='', metavar='FILE', help='write the records to a JSON file as well')
-    group.add_argument(
+    add = group.add_argument
+    add('--topk', default=5, type=count, help='classes per image')
+    add('--label_list', metavar='FILE', help="names of the classes, lines 'id name'")
+    add('--save_json', default='', metavar='FILE', help='write the records to a JSON file as well')
+    add(
         '--skip_bad',
         action='store_true',
         help='images that cannot be decoded are no error (they are left out and listed anyway)',
@@ -122,35 +120,37 @@ def add_records(parser):
 def add_protocols(parser):
     """What eval.py counts and writes beside top-1 and top-5 (util/metrics.py)."""
     group = parser.add_argument_group('protocols')
-    group.add_argument('--topk', default=None, type=count, nargs='+', metavar='K', help='accuracies (default: 1 5)')
-    group.add_argument(
+    add = group.add_argument
+    add('--topk', type=count, nargs='+', metavar='K', help='accuracies (default: 1 5)')
+    add(
         '--real_labels',
         default='',
         metavar='FILE',
         help='accuracy by ReaL labels too: real.json, or {file name: [class ids]} for other sets',
     )
-    group.add_argument('--per_class', default='', metavar='CSV', help='write the accuracy of each class')
-    group.add_argument(
+    add('--per_class', default='', metavar='CSV', help='write the accuracy of each class')
+    add(
         '--confusion',
         default='',
         metavar='CSV',
         help='write how many images of each class (rows) were taken for each class (columns)',
     )
-    group.add_argument('--save_predictions', default='', metavar='CSV', help='write the best classes of each image')
-    group.add_argument('--label_list', default=None, metavar='FILE', help="names for --per_class, lines 'id name'")
+    add('--save_predictions', default='', metavar='CSV', help='write the best classes of each image')
+    add('--label_list', metavar='FILE', help="names for --per_class, lines 'id name'")
     return group
 
 
 def add_label_maps(parser):
     group = parser.add_argument_group('token labels')
-    group.add_argument('--token_label_data', default='', metavar='DIR', help='folder of the label maps')
-    group.add_argument(
+    add = group.add_argument
+    add('--token_label_data', default='', metavar='DIR', help='folder of the label maps')
+    add(
         '--token_label_coverage',
         default='center',
         choices=('center', 'full'),
         help="what a map covers when the set's meta.json does not say",
     )
-    group.add_argument(
+    add(
         '--token_label_geometry',
         default='exact',
         choices=('exact', 'reference'),
@@ -162,18 +162,17 @@ def add_label_maps(parser):
 def add_recipe(parser):
     """The training recipe: everything of main.py that no other script has."""
     group = parser.add_argument_group('training')
-    group.add_argument(
-        '--batch_size', default=64, type=count, help='per process; total = batch_size · accum_iter · processes'
-    )
-    group.add_argument('--epochs', default=300, type=int, help='epochs of the schedule, before the cool-down')
-    group.add_argument('--accum_iter', default=1, type=count, help='batches whose gradients make one optimizer step')
-    group.add_argument('--drop', default=0.0, type=float, help='dropout')
-    group.add_argument('--drop_path', default=None, type=float, help='stochastic depth of the last block')
-    switch(group, 'model_ema', 'keep an exponential moving average of the weights')
-    group.add_argument('--model_ema_decay', default=0.9999, type=float)
-    switch(group, 'model_ema_eval', 'evaluate the averaged weights after every epoch too')
-    group.add_argument('--seed', default=0, type=int)
-    group.add_argument(
+    add = group.add_argument
+    add('--batch_size', default=64, type=count, help='per process; total = batch_size · accum_iter · processes')
+    add('--epochs', default=300, type=int, help='epochs of the schedule, before the cool-down')
+    add('--accum_iter', default=1, type=count, help='batches whose gradients make one optimizer step')
+    add('--drop', default=0.0, type=float, help='dropout')
+    add('--drop_path', type=float, help='stochastic depth of the last block')
+    switch(add, 'model_ema', 'keep an exponential moving average of the weights')
+    add('--model_ema_decay', default=0.9999, type=float)
+    switch(add, 'model_ema_eval', 'evaluate the averaged weights after every epoch too')
+    add('--seed', default=0, type=int)
+    add(
         '--max_bad_images',
         default=100,
         type=int,
@@ -181,34 +180,36 @@ def add_recipe(parser):
     )
 
     group = parser.add_argument_group('optimizer')
-    group.add_argument('--opt', default='adamw', help='adamw or momentum')
-    group.add_argument('--opt_eps', default=1e-8, type=float)
-    group.add_argument('--opt_betas', default=None, type=float, nargs=2, metavar='BETA', help='default: 0.9 0.999')
-    group.add_argument('--momentum', default=0.9, type=float)
-    group.add_argument('--clip_grad', default=None, type=float, metavar='NORM', help='clip the global gradient norm')
-    group.add_argument('--weight_decay', default=0.05, type=float)
-    group.add_argument(
+    add = group.add_argument
+    add('--opt', default='adamw', help='adamw or momentum')
+    add('--opt_eps', default=1e-8, type=float)
+    add('--opt_betas', type=float, nargs=2, metavar='BETA', help='default: 0.9 0.999')
+    add('--momentum', default=0.9, type=float)
+    add('--clip_grad', type=float, metavar='NORM', help='clip the global gradient norm')
+    add('--weight_decay', default=0.05, type=float)
+    add(
         '--layer_decay',
-        default=None,
         type=float,
         metavar='FACTOR',
         help='learning rate of each block over that of the next, for fine-tuning (default: 1)',
     )
 
     group = parser.add_argument_group('learning rate')
-    group.add_argument('--blr', default=8e-4, type=float, help='lr = blr · total batch / 512 when --lr is absent')
-    group.add_argument('--lr', default=None, type=float)
-    group.add_argument('--warmup_lr', default=1e-6, type=float)
-    group.add_argument('--min_lr', default=1e-5, type=float)
-    group.add_argument('--warmup_epochs', default=5, type=int)
-    group.add_argument('--cooldown_epochs', default=10, type=int, help='epochs at min_lr after the schedule')
-    switch(group, 't_in_epochs', 'hold the learning rate through each epoch')
+    add = group.add_argument
+    add('--blr', default=8e-4, type=float, help='lr = blr · total batch / 512 when --lr is absent')
+    add('--lr', type=float)
+    add('--warmup_lr', default=1e-6, type=float)
+    add('--min_lr', default=1e-5, type=float)
+    add('--warmup_epochs', default=5, type=int)
+    add('--cooldown_epochs', default=10, type=int, help='epochs at min_lr after the schedule')
+    switch(add, 't_in_epochs', 'hold the learning rate through each epoch')
 
     group = parser.add_argument_group('augmentation')
-    group.add_argument('--color_jitter', default=0.4, type=float, help="used when --aa is ''")
-    group.add_argument('--aa', default='rand-m9-mstd0.5-inc1', metavar='POLICY', help="RandAugment, '' for none")
-    group.add_argument('--train_interpolation', default='bicubic', help='random, bilinear, bicubic, nearest, lanczos')
-    group.add_argument(
+    add = group.add_argument
+    add('--color_jitter', default=0.4, type=float, help="used when --aa is ''")
+    add('--aa', default='rand-m9-mstd0.5-inc1', metavar='POLICY', help="RandAugment, '' for none")
+    add('--train_interpolation', default='bicubic', help='random, bilinear, bicubic, nearest, lanczos')
+    add(
         '--train_scale',
         default=(0.08, 1.0),
         type=float,
@@ -216,70 +217,71 @@ def add_recipe(parser):
         metavar=('MIN', 'MAX'),
         help='area of the random crop as a share of the image',
     )
-    group.add_argument('--hflip', default=0.5, type=float, help='probability of the horizontal flip')
-    group.add_argument('--reprob', default=0.25, type=float, help='probability of random erasing')
-    group.add_argument('--remode', default='pixel', help='pixel, rand or const')
-    group.add_argument('--recount', default=1, type=int, help='boxes to erase at most')
-    group.add_argument('--smoothing', default=0.1, type=float, help='label smoothing')
-    group.add_argument('--mixup', default=0.8, type=float, help='alpha of Mixup, 0 = off')
-    group.add_argument('--cutmix', default=1.0, type=float, help='alpha of CutMix, 0 = off')
-    group.add_argument('--cutmix_minmax', default=None, type=float, nargs='+', help='side of the box instead of alpha')
-    group.add_argument('--mixup_prob', default=1.0, type=float)
-    group.add_argument('--mixup_switch_prob', default=0.5, type=float, help='of CutMix where both are on')
-    group.add_argument('--mixup_mode', default='batch', help='batch, pair or elem')
+    add('--hflip', default=0.5, type=float, help='probability of the horizontal flip')
+    add('--reprob', default=0.25, type=float, help='probability of random erasing')
+    add('--remode', default='pixel', help='pixel, rand or const')
+    add('--recount', default=1, type=int, help='boxes to erase at most')
+    add('--smoothing', default=0.1, type=float, help='label smoothing')
+    add('--mixup', default=0.8, type=float, help='alpha of Mixup, 0 = off')
+    add('--cutmix', default=1.0, type=float, help='alpha of CutMix, 0 = off')
+    add('--cutmix_minmax', type=float, nargs='+', help='side of the box instead of alpha')
+    add('--mixup_prob', default=1.0, type=float)
+    add('--mixup_switch_prob', default=0.5, type=float, help='of CutMix where both are on')
+    add('--mixup_mode', default='batch', help='batch, pair or elem')
 
-    group = add_label_maps(parser)
-    group.add_argument('--token_label', action='store_true', help='train with a label for every token')
-    group.add_argument('--token_label_size', default=1, type=int, metavar='N', help='token grid: input_size / 16')
-    group.add_argument(
+    add = add_label_maps(parser).add_argument
+    add('--token_label', action='store_true', help='train with a label for every token')
+    add('--token_label_size', default=1, type=int, metavar='N', help='token grid: input_size / 16')
+    add(
         '--allow_missing_token_label',
         action='store_true',
         help='images without a label map train with their label alone (default: an error)',
     )
-    group.add_argument('--dense_weight', default=1.0, type=float, help='weight of the token loss')
-    group.add_argument('--cls_weight', default=1.0, type=float, help='weight of the class loss')
-    group.add_argument('--ground_truth', action='store_true', help="blend the class target with the image's true label")
-    group.add_argument(
+    add('--dense_weight', default=1.0, type=float, help='weight of the token loss')
+    add('--cls_weight', default=1.0, type=float, help='weight of the class loss')
+    add('--ground_truth', action='store_true', help="blend the class target with the image's true label")
+    add(
         '--mix_token',
         action='store_true',
-        default=None,
+        default=None,  # left to recipe_defaults
         help='MixToken (default: with token labels, unless Mixup or CutMix is on)',
     )
-    group.add_argument('--no_mix_token', action='store_false', dest='mix_token')
+    add('--no_mix_token', action='store_false', dest='mix_token')
 
     group = parser.add_argument_group('run')
-    group.add_argument('--finetune', default='', metavar='FILE', help='start from the weights of another model')
-    switch(group, 'remove_head_from_pretained', 'with --finetune: initialise the heads anew')
-    group.add_argument('--resume_ema', default='', metavar='FILE', help='take the averaged weights from this file')
-    group.add_argument('--start_epoch', default=0, type=int, help='first epoch when nothing is resumed')
-    group.add_argument(
+    add = group.add_argument
+    add('--finetune', default='', metavar='FILE', help='start from the weights of another model')
+    switch(add, 'remove_head_from_pretained', 'with --finetune: initialise the heads anew')
+    add('--resume_ema', default='', metavar='FILE', help='take the averaged weights from this file')
+    add('--start_epoch', default=0, type=int, help='first epoch when nothing is resumed')
+    add(
         '--save_freq_steps',
         default=0,
         type=int,
         metavar='N',
         help='save checkpoint-latest.pd every N optimizer steps too (default: around evaluation only)',
     )
-    group.add_argument(
+    add(
         '--keep_checkpoints',
-        default=None,
         type=count,
         metavar='K',
         help='keep the newest K of the numbered checkpoints (default: all)',
     )
-    switch(group, 'sync_bn', 'batch statistics over all processes (GPU)')
-    group.add_argument('--eval', action='store_true', help='evaluate and stop')
-    group.add_argument('--dist_eval', action='store_true', help='share the evaluation among the processes')
-    group.add_argument('--to_static', action='store_true', help="train through a static graph (Paddle's dy2static)")
-    group.add_argument('--debug', action='store_true', help='train on val/ and make GPU kernels deterministic')
+    switch(add, 'sync_bn', 'batch statistics over all processes (GPU)')
+    add('--eval', action='store_true', help='evaluate and stop')
+    add('--dist_eval', action='store_true', help='share the evaluation among the processes')
+    add('--to_static', action='store_true', help="train through a static graph (Paddle's dy2static)")
+    add('--debug', action='store_true', help='train on val/ and make GPU kernels deterministic')
 
     group = parser.add_argument_group('output')
-    group.add_argument('--output_dir', default='', metavar='DIR', help='for checkpoints and log.txt; without it none')
-    group.add_argument('--log_file', default='', metavar='FILE', help='copy of the console lines')
-    group.add_argument('--print_freq', default=20, type=count, metavar='N', help='steps between console lines')
-    group.add_argument('--log_visualdl', default='', metavar='DIR', help='write VisualDL scalars')
-    group.add_argument('--log_wandb', action='store_true', help='write to Weights & Biases')
-    group.add_argument('--wandb_entity', default=None)
-    group.add_argument('--wandb_project', default=None)
+    add = group.add_argument
+    add('--output_dir', default='', metavar='DIR', help='for checkpoints and log.txt; without it none')
+    add('--log_file', default='', metavar='FILE', help='copy of the console lines')
+    add('--print_freq', default=20, type=count, metavar='N', help='steps between console lines')
+    add('--log_visualdl', default='', metavar='DIR', help='write VisualDL scalars')
+    add('--log_wandb', action='store_true', help='write to Weights & Biases')
+    add('--wandb_entity', default=None)
+    add('--wandb_project', default=None)
 
 
 def check_recipe(args):
