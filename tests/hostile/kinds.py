@@ -35,7 +35,7 @@ IMAGES = ('jpg', 'png', 'webp', 'bmp')
 
 
 def _weights(path):
-    return pretrained.load_weights(path)[0]
+    return pretrained.read_weights(path)[0]
 
 
 def _map(path):

@@ -31,7 +31,7 @@ def give_gradients(ours, theirs, torch, seed):
             gradients[key] = rng.standard_normal(p.shape, dtype='float32') * np.float32(10 ** rng.uniform(-10, 1))
             p.grad = paddle.to_tensor(gradients[key])
     theirs_by_name = dict(theirs.named_parameters())
-    for key, value in layout.to_torch(gradients, 'ours')[0].items():
+    for key, value in layout.to_torch(gradients).items():
         theirs_by_name[key].grad = torch.from_numpy(np.array(value))
 
 
@@ -104,10 +104,7 @@ def test_the_moving_average_follows_timm_s(original, fidelity):
         state = random_state(ours, seed)
         ours.set_state_dict(state)
         theirs.load_state_dict(
-            {
-                key: original.torch.from_numpy(np.array(value))
-                for key, value in layout.to_torch(state, 'ours')[0].items()
-            }
+            {key: original.torch.from_numpy(np.array(value)) for key, value in layout.to_torch(state).items()}
         )
         averaged.update(ours), expected.update(theirs)
         got, wanted = arrays(averaged.module.state_dict()), in_our_terms(expected.module.state_dict())

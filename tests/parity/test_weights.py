@@ -105,8 +105,8 @@ def test_the_published_model_at_its_size(original, fidelity, tmp_path):
 def test_ema_takes_the_averaged_weights_of_timms_checkpoints(original, tmp_path):
     theirs, path = trained(original), str(tmp_path / 'model_best.pth.tar')
     as_checkpoint(original.torch, theirs.state_dict(), path)
-    weights, source = pretrained.load_weights(path)
-    averaged, source_ema = pretrained.load_weights(path, ema=True)
+    weights, source = pretrained.read_weights(path)
+    averaged, source_ema = pretrained.read_weights(path, ema=True)
     assert 'trained weights (state_dict)' in source and 'which --ema selects' in source
     assert 'averaged weights (state_dict_ema)' in source_ema
     assert weights.keys() == averaged.keys() == models.build_model('lvvit_s', **TINY).state_dict().keys()
@@ -189,7 +189,7 @@ def test_finetuning_resizes_the_position_embedding_as_the_original(name, size, o
         models.build_model(name, **{**TINY, 'img_size': size}),
     )
     original.tlt.utils.load_pretrained_weights(theirs, path, num_classes=5)
-    weights, _ = pretrained.load_weights(path)
+    weights, _ = pretrained.read_weights(path)
     assert pretrained.finetune(ours, weights, path) == [f'pos_embed: resized from 196 to {(size // 16) ** 2} tokens']
     resized, expected = arrays(ours.state_dict())['pos_embed'], arrays(theirs.state_dict())['pos_embed']
     fidelity(SECTION, f'--finetune from 224 to {size}: position embedding', difference(resized, expected), 1e-5)
@@ -210,7 +210,7 @@ def test_finetuning_keeps_and_drops_the_heads_where_the_original_does(classes, o
     original.tlt.utils.load_pretrained_weights(theirs, path, num_classes=classes, strict=False)
     kept = {key for key, value in theirs.state_dict().items() if torch.equal(value, before[key])}
     ours = models.build_model('lvvit_s', **{**TINY, 'num_classes': classes})
-    notes = pretrained.finetune(ours, pretrained.load_weights(path)[0], path)
+    notes = pretrained.finetune(ours, pretrained.read_weights(path)[0], path)
     assert kept == {note.split(':')[0] for note in notes} and len(kept) == (4 if classes == 3 else 0)
 
 

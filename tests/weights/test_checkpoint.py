@@ -390,7 +390,7 @@ def test_optimizer_state_survives_its_file_and_other_models_built_first(path, op
     small(), small()  # shift the automatic names
     again = small(5)
     state = checkpoint.load(path)
-    pretrained.restore(again, state['model'], path)
+    pretrained.set_weights(again, state['model'], path)
     other = build_optimizer(again, opt, lr=0.01)
     optim.restore_by_name(other, again, state['optimizer'], path)
     for _ in range(2):

@@ -52,19 +52,19 @@ def test_a_model_comes_back_from_its_file(path):
 
 def test_weights_or_their_average_and_what_is_said_about_it(path):
     checkpoint.save({'model': {'w': 1}, 'model_ema': {'w': 2}}, path)
-    weights, source = pretrained.load_weights(path)
+    weights, source = pretrained.read_weights(path)
     assert weights == {'w': 1} and 'trained weights (model)' in source and '--ema' in source
-    weights, source = pretrained.load_weights(path, ema=True)
+    weights, source = pretrained.read_weights(path, ema=True)
     assert weights == {'w': 2} and 'averaged weights (model_ema)' in source
     checkpoint.save({'model': {'w': 1}}, path)
-    assert '--ema' not in pretrained.load_weights(path)[1]
-    assert path in said(pretrained.load_weights, path, ema=True)
+    assert '--ema' not in pretrained.read_weights(path)[1]
+    assert path in said(pretrained.read_weights, path, ema=True)
 
 
 def test_a_plain_state_dict_is_named_so(path):
     model = small()
     paddle.save(model.state_dict(), path)
-    weights, source = pretrained.load_weights(path)
+    weights, source = pretrained.read_weights(path)
     pretrained.check_fit(model, weights, path)
     assert source == f'plain weights of {path}'
 
@@ -113,27 +113,27 @@ def test_of_a_pytorch_checkpoint_the_weights_are_used_and_the_rest_is_named(path
     state = pretrained.read(path)
     assert list(state) == ['state_dict', 'state_dict_ema'] and pretrained.holds_average(state)
     assert 'only the weights are used, not epoch, optimizer' in capfd.readouterr().out
-    picked, source = pretrained.pick_weights(state, path)
+    picked, source = pretrained.choose(state, path)
     assert_same(picked, values(model))
     assert 'trained weights (state_dict)' in source and 'which --ema selects' in source and 'counter' in source
-    picked, source = pretrained.pick_weights(state, path, ema=True)
+    picked, source = pretrained.choose(state, path, ema=True)
     assert_same(picked, {key: value + np.float32(1) for key, value in values(model).items()})
     assert 'averaged weights (state_dict_ema)' in source and '--ema' not in source
 
 
 def test_weights_under_another_name_are_found_if_they_are_the_only_ones(path):
     torch_file.save({'net': torch_weights(small()), 'epoch': 3}, path)
-    weights, source = pretrained.load_weights(path)
+    weights, source = pretrained.read_weights(path)
     assert_same(weights, values(small()))
     assert '(net)' in source
     torch_file.save({'net': torch_weights(small()), 'critic': {'w': np.ones(2)}}, path)
-    assert 'several sets of weights (net, critic)' in said(pretrained.load_weights, path)
+    assert 'several sets of weights (net, critic)' in said(pretrained.read_weights, path)
 
 
 def test_averaged_weights_alone_are_not_taken_without_ema(path):
     torch_file.save({'state_dict_ema': torch_weights(small())}, path)
-    assert '--ema' in said(pretrained.load_weights, path)
-    assert_same(pretrained.load_weights(path, ema=True)[0], values(small()))
+    assert '--ema' in said(pretrained.read_weights, path)
+    assert_same(pretrained.read_weights(path, ema=True)[0], values(small()))
 
 
 @pytest.mark.parametrize('dtype', ['float16', 'float64'])
@@ -297,6 +297,6 @@ def test_values_that_are_no_arrays_are_named_and_not_stumbled_over(path, key, va
     checkpoint.save({**values(small()), key: value}, path)
     message = said(pretrained.load_into, small(), path)
     assert f'{key} is a {type(value).__name__} in the file' in message
-    weights, _ = pretrained.load_weights(path)
+    weights, _ = pretrained.read_weights(path)
     if key != 'head.weight':  # which fine-tuning initialises anew
         assert key in said(pretrained.finetune, small(), weights, path)

@@ -62,7 +62,7 @@ class TrainState:
         if state is not None:
             self._resume(state, path)
         elif args.finetune:
-            weights, source = pretrained.load_weights(args.finetune, args.ema)
+            weights, source = pretrained.read_weights(args.finetune, args.ema)
             notes = pretrained.finetune(self.model, weights, args.finetune, args.remove_head_from_pretained)
             log(f'fine-tuning from {source}' + ''.join(f'\n  {note}' for note in notes))
         if self.ema:
@@ -95,8 +95,8 @@ class TrainState:
         return found or (None, '')
 
     def _resume(self, state, path):
-        weights, source = pretrained.pick_weights(state, path, self.args.ema)
-        pretrained.restore(self.model, weights, path)
+        weights, source = pretrained.choose(state, path, self.args.ema)
+        pretrained.set_weights(self.model, weights, path)
         log(f'resuming from {source}')
         if 'optimizer' not in state or self.args.eval:
             return
@@ -142,13 +142,13 @@ class TrainState:
         if self.args.resume_ema:
             path = self.args.resume_ema
             state = pretrained.read(path)
-            weights, _ = pretrained.pick_weights(state, path, pretrained.holds_average(state))
+            weights, _ = pretrained.choose(state, path, pretrained.holds_average(state))
         elif state is not None and pretrained.holds_average(state):
-            weights, _ = pretrained.pick_weights(state, path, ema=True)
+            weights, _ = pretrained.choose(state, path, ema=True)
         else:
             weights = self.model.state_dict()
             log('the moving average starts from the weights')
-        pretrained.restore(self.ema.module, weights, path)
+        pretrained.set_weights(self.ema.module, weights, path)
 
     def _trim_log(self):
         """Drop from log.txt what the run is about to do again, so that each epoch has one line."""
