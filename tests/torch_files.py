@@ -45,12 +45,12 @@ def instructions(value, storages):
 
 
 def write_zip(path, program, storages=None, **members):
-    """A file of PyTorch 1.6 or later: `program`, the instructions of the object, and arrays or bytes by their keys."""
+    """A file of PyTorch 1.6 or later: `program`, the instructions of the object, and its storages by their keys."""
     storages = {'0': np.arange(6, dtype='f4')} if storages is None else storages
     with zipfile.ZipFile(path, 'w') as archive:
         archive.writestr('archive/data.pkl', b'\x80\x02' + program + b'.')
-        for key, data in storages.items():
-            archive.writestr(f'archive/data/{key}', bytes(data))
+        for key, array in storages.items():
+            archive.writestr(f'archive/data/{key}', array.tobytes())
         for name, data in members.items():
             archive.writestr(f'archive/{name}', data)
 
@@ -63,7 +63,7 @@ def write_legacy(path, program, storages=None):
             f.write(pickle.dumps(value, 2))
         f.write(b'\x80\x02' + program + b'.' + pickle.dumps(list(storages), 2))
         for array in storages.values():
-            f.write(struct.pack('<q', array.size) + bytes(array))
+            f.write(struct.pack('<q', array.size) + array.tobytes())
 
 
 def save(value, path, write=write_zip):

@@ -5,6 +5,7 @@ import ast
 import numpy as np
 import paddle
 import pytest
+import safetensors.numpy
 
 import eval as eval_script
 import export_model
@@ -12,7 +13,8 @@ import generate_label
 import main
 import models
 import predict
-from util.weights import checkpoint, layout, safetensors_file, torch_file
+import torch_files
+from util.weights import checkpoint, layout
 
 MODEL = ['--model', 'lvvit_nano', '--nb_classes', 10]
 TRAIN = [
@@ -44,7 +46,7 @@ def weights_of(seed, **kwargs):
 
 
 def as_torch(weights):
-    return {key: np.array(value, order='C') for key, value in layout.to_torch(weights, 'x')[0].items()}
+    return {key: np.array(value, order='C') for key, value in layout.to_torch(weights).items()}
 
 
 @pytest.fixture
@@ -56,10 +58,10 @@ def files(tmp_path):
     }
     checkpoint.save({'model': weights, 'model_ema': averaged}, paths['.pd'])
     checkpoint.save(weights, paths['.pdparams'])
-    torch_file.save(as_torch(weights), paths['.pth'])
-    safetensors_file.save(as_torch(weights), paths['.safetensors'])
+    torch_files.save(as_torch(weights), paths['.pth'])
+    safetensors.numpy.save_file(as_torch(weights), paths['.safetensors'])
     wrapped = {f'module.{key}': value for key, value in as_torch(weights).items()}
-    torch_file.save(
+    torch_files.save(
         {
             'epoch': 3,
             'state_dict': wrapped,
@@ -137,7 +139,7 @@ def test_generate_label_takes_an_annotator_of_pytorch(run, scenes, tmp_path):
     paddle.seed(0)
     weights = checkpoint.to_numpy(paddle.vision.models.resnet18(num_classes=10).state_dict())
     checkpoint.save(weights, str(tmp_path / 'a.pdparams'))
-    torch_file.save(as_torch(weights), str(tmp_path / 'a.pth'))
+    torch_files.save(as_torch(weights), str(tmp_path / 'a.pth'))
     maps = []
     for name in ('a.pdparams', 'a.pth'):
         result = run(
