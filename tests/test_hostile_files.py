@@ -185,7 +185,7 @@ def test_every_script_turns_hostile_weights_down_in_one_line(refused, folder, go
             assert not (folder / CANARY).exists()
 
 
-def test_convert_weight_and_export_onnx_too(refused, folder):
+def test_convert_weight_turns_hostile_weights_down_and_writes_nothing(refused, folder):
     import convert_weight
 
     for kind, content in checkpoints().items():

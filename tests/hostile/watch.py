@@ -17,15 +17,14 @@ FORBIDDEN = (
     'os.link',
 )
 FORBIDDEN += ('os.chmod', 'os.kill', 'os.putenv', 'subprocess.', 'shutil.', 'socket.', 'ctypes.', 'pickle.', 'marshal.')
-FORBIDDEN += ('exec', 'import', 'code.__new__', 'urllib.', 'webbrowser.', 'builtins.input', 'sys.')
-HARMLESS = ('sys._getframe',)
+FORBIDDEN += ('exec', 'import', 'code.__new__', 'urllib.', 'webbrowser.', 'builtins.input')
 MEMORY = 6 << 30  # bytes: a damaged length must end in MemoryError and not in the machine's swap
 
 _seen, _watching = [], False
 
 
 def _hook(event, arguments):
-    if _watching and (event.startswith(FORBIDDEN) and event not in HARMLESS or event == 'open' and _writes(*arguments)):
+    if _watching and (event.startswith(FORBIDDEN) or event == 'open' and _writes(*arguments)):
         _seen.append(f'{event} {arguments!r}'[:200])
 
 
