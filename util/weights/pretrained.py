@@ -44,8 +44,9 @@ def read(path):
     state, its_layout = read_as_written(path)
     if its_layout == layout.PADDLE:
         return state
-    for counters in sorted({layout.counters(weights) for weights in _sets(state).values() or [state]} - {''}):
-        log(f'{path}: left out, for Paddle has no such counter: {counters}')
+    weights = next(iter(_sets(state).values()), state)  # the first set, or all of a file that is one
+    if layout.counters(weights):
+        log(f'{path}: left out, for Paddle has no such counter: {layout.counters(weights)}')
     return _with_each_set(state, layout.to_paddle)
 
 
@@ -116,7 +117,9 @@ def _sets(state):
 def _with_each_set(state, change):
     """What a file holds, with change(weights) in the place of each state dict."""
     sets = _sets(state)
-    return {**state, **{key: change(weights) for key, weights in sets.items()}} if sets else change(state)
+    if not sets:
+        return change(state)
+    return {**state, **{key: change(weights) for key, weights in sets.items()}}
 
 
 def _without_prefix(weights):
