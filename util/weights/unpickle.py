@@ -42,7 +42,7 @@ class Dtype(StandIn):
     """A numpy.dtype of numbers or text; its byte order comes as its state."""
 
     def __init__(self, code, *_):
-        if not (isinstance(code, str) and re.fullmatch(r'[|<>=]?[biufcSU]\d{1,9}', code)):
+        if not (isinstance(code, str) and re.fullmatch(r'[|<>=]?[biufcSU][0-9]{1,9}', code)):
             raise UserError(f"has an array of type '{one_line(code)}'; not loaded")
         self.dtype = np.dtype(code)
 
