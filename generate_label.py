@@ -108,14 +108,14 @@ def load_annotator(args):
         model, source = annotator.load_classifier(args.model, args.nb_classes, path, args.ema, args.transfer)
         log(source)
         return annotator.PooledHead(model, args.model, args.img_size), path
-    weights, source = pretrained.load_weights(path, args.ema)
+    weights, source = pretrained.read_weights(path, args.ema)
     classes = annotator.head_classes(weights, 'head', path) if args.transfer else args.nb_classes
     model = build_model(args.model, img_size=args.img_size, num_classes=classes)
     log(f'using {source}')
     weights, notes = pretrained.fit_pos_embed(weights, model)
     for note in notes:
         log(note)
-    pretrained.restore(model, weights, path)
+    pretrained.set_weights(model, weights, path)
     return annotator.TokenHead(model, args.model), path
 
 

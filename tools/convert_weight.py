@@ -1,13 +1,12 @@
 """Convert weights between PyTorch and Paddle, without PyTorch and without executing what a file asks for.
 
     python tools/convert_weight.py lvvit_s-26M-224-83.3.pth.tar lvvit_s.pdparams
-    python tools/convert_weight.py output/checkpoint-best.pd lvvit_s.pth --ema
-    python tools/convert_weight.py lvvit_s.pth lvvit_s.safetensors
+    python tools/convert_weight.py output/checkpoint-best.pd lvvit_s.safetensors --ema
 
 IN is recognised by its content: .pth, .pt and .pth.tar of any PyTorch, .safetensors, .pdparams, our checkpoints. OUT is
-what its name says: .pdparams in Paddle's layout; .pth, .pt, .pth.tar and .safetensors in PyTorch's, so that
-load_state_dict takes them. Linear weights are transposed and BatchNorm's statistics renamed where the layouts differ;
-numbers are never changed. Scripts take any of these files with --resume and --finetune as well.
+what its name says: .pdparams in Paddle's layout, or .safetensors in PyTorch's, which timm and Hugging Face read too; in
+PyTorch: model.load_state_dict(safetensors.torch.load_file(OUT)). Linear weights are transposed and the statistics of
+BatchNorm renamed where the layouts differ; numbers are never changed. Scripts take any of these files as they are.
 """
 
 import argparse
@@ -19,11 +18,13 @@ from util import runtime
 
 import numpy as np
 import paddle
+import safetensors.numpy
 
 import models
+from util import files
 from util.errors import UserError
 from util.logger import log
-from util.weights import checkpoint, layout, pretrained, safetensors_file, torch_file
+from util.weights import checkpoint, layout, pretrained
 
 SHOWN = 20  # keys that are named one by one
 
@@ -33,25 +34,20 @@ def parser():
         'convert_weight.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('input', metavar='IN', help='weights or a checkpoint of PyTorch, Paddle or this project')
-    parser.add_argument('output', metavar='OUT', help='.pdparams, .pth, .pt, .pth.tar or .safetensors')
+    parser.add_argument('output', metavar='OUT', help='.pdparams or .safetensors')
     parser.add_argument('--ema', action='store_true', help="the checkpoint's averaged weights")
     return parser
 
 
-def write_torch(weights, path):
-    torch_file.save(weights, path)
-
-
-def write_safetensors(weights, path):
-    safetensors_file.save(weights, path, {'format': 'pt'})
-
-
-# suffix: (conversion to the layout of such files, writer)
-FORMATS = {
-    '.pdparams': (layout.to_paddle, checkpoint.save),
-    '.safetensors': (layout.to_torch, write_safetensors),
-    **dict.fromkeys(('.pth', '.pt', '.pth.tar'), (layout.to_torch, write_torch)),
-}
+def check_output(path):
+    """Raises UserError unless the name of the new file says a format that is written here."""
+    if path.endswith(('.pth', '.pt', '.pth.tar')):
+        raise UserError(
+            f'{path}: PyTorch files are read, not written; name it .safetensors, '
+            'which PyTorch reads with safetensors.torch.load_file'
+        )
+    if not path.endswith(('.pdparams', '.safetensors')):
+        raise UserError(f'{path}: the name must end in .pdparams or .safetensors, which says the format')
 
 
 def check_arrays(weights, path):
@@ -68,11 +64,32 @@ def check_arrays(weights, path):
         )
 
 
+def convert(weights, its_layout, new_layout):
+    """A state dict in the other layout, if that is another; the log names the counters that come or go."""
+    if its_layout == new_layout:
+        return weights
+    if new_layout == layout.PADDLE:
+        if layout.counters(weights):
+            log(f'left out, for Paddle has no such counter: {layout.counters(weights)}')
+        return layout.to_paddle(weights)
+    weights = layout.to_torch(weights)
+    if layout.counters(weights):
+        log(f'added, for PyTorch has such a counter: {layout.counters(weights)} = 0')
+    return weights
+
+
+def write_safetensors(weights, path):
+    """Write weights in PyTorch's layout. Raises UserError if that fails; what was there before is untouched then."""
+    arrays = {key: np.asarray(value, order='C') for key, value in weights.items()}
+    files.write(path, safetensors.numpy.save(arrays, {'format': 'pt'}))
+
+
 def describe(weights):
     """Lines that say which LV-ViT `weights` (in Paddle's layout) are of, or what is wrong for the nearest one."""
-    tokens = (np.shape(weights.get('pos_embed')) + (0, 0))[1] - 1
-    classes = (np.shape(weights.get('head.bias')) + (0,))[0]
-    size = 16 * max(1, round(max(0, tokens) ** 0.5))
+    pos_embed, bias = np.shape(weights.get('pos_embed')), np.shape(weights.get('head.bias'))
+    num_tokens = pos_embed[1] - 1 if len(pos_embed) == 3 else 0
+    classes = bias[0] if bias else 0
+    size = 16 * max(1, round(num_tokens**0.5))
     found = {}
     for name in models.FAMILY:
         with paddle.LazyGuard():  # shapes only: no memory for the weights
@@ -88,26 +105,26 @@ def describe(weights):
 
 
 def main(args):
-    suffix = next((suffix for suffix in FORMATS if args.output.endswith(suffix)), None)
-    if suffix is None:
-        raise UserError(f'{args.output}: the name must end in one of {", ".join(FORMATS)}, which says the format')
-    convert, write = FORMATS[suffix]
-    state = pretrained.read(args.input)
-    key, weights, source = pretrained.choose(state, args.input, args.ema)
+    check_output(args.output)
+    state, its_layout = pretrained.read_as_written(args.input)
+    weights, source = pretrained.choose(state, args.input, args.ema)
     log(source)
-    if key and len(state) > 1:
-        log(f'left out: {", ".join(str(other) for other in state if other != key)}')
+    left_out = [str(key) for key, value in state.items() if value is not weights]
+    if weights is not state and left_out:
+        log(f'left out: {", ".join(left_out)}')
     check_arrays(weights, args.input)
-    weights, notes = convert(weights, args.input)
-    for note in notes:
-        log(note)
+    if args.output.endswith('.pdparams'):
+        new_layout, write = layout.PADDLE, checkpoint.save
+    else:
+        new_layout, write = layout.TORCH, write_safetensors
+    weights = convert(weights, its_layout, new_layout)
     write(weights, args.output)
     dtypes = sorted({str(value.dtype) for value in weights.values()})
     log(
         f'{args.output}: {len(weights)} tensors, {layout.count_parameters(weights) / 1e6:.2f} M parameters, '
         f'{", ".join(dtypes)}, {os.path.getsize(args.output) / 1e6:.1f} MB'
     )
-    for line in describe(layout.to_paddle(weights, args.output)[0]):
+    for line in describe(weights if new_layout == layout.PADDLE else layout.to_paddle(weights)):
         log(line)
 
 

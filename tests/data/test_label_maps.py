@@ -7,9 +7,9 @@ import pickle
 import numpy as np
 import pytest
 
+import torch_files
 from util.data.label_maps import ARRAY, META, NAMES, PARTIAL, LabelMaps
 from util.errors import UserError
-from util.weights import torch_file
 
 pytestmark = pytest.mark.cross_version
 
@@ -27,7 +27,7 @@ def write(folder, array, name='n01/x.npy'):
     if name.endswith('.npy'):
         np.save(path, array)
     else:
-        torch_file.save(array, str(path))
+        torch_files.save(array, str(path))
     return path
 
 

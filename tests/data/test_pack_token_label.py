@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tools import pack_token_label as tool
+import torch_files
 from util.data.label_maps import ARRAY, META, NAMES, PARTIAL, LabelMaps
-from util.weights import torch_file
 
 NAMES_OF_MAPS = [f'n{c:02d}/image{i}' for c in range(3) for i in range(10)]
 
@@ -19,7 +19,7 @@ def make(folder, dtype='float16', shape=(2, 3, 4, 4), suffix='.npy'):
     for name, array in maps.items():
         path = folder / (name + suffix)
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, array) if suffix == '.npy' else torch_file.save(array, str(path))
+        np.save(path, array) if suffix == '.npy' else torch_files.save(array, str(path))
     (folder / META).write_text('{"coverage": "full"}\n')
     return maps
 

@@ -31,7 +31,7 @@ def give_gradients(ours, theirs, torch, seed):
             gradients[key] = rng.standard_normal(p.shape, dtype='float32') * np.float32(10 ** rng.uniform(-10, 1))
             p.grad = paddle.to_tensor(gradients[key])
     theirs_by_name = dict(theirs.named_parameters())
-    for key, value in layout.to_torch(gradients, 'ours')[0].items():
+    for key, value in layout.to_torch(gradients).items():
         theirs_by_name[key].grad = torch.from_numpy(np.array(value))
 
 
@@ -94,7 +94,7 @@ def test_the_moving_average_follows_timm_s(original, fidelity):
     for seed in range(1, 4):
         state = random_state(ours, seed)
         ours.set_state_dict(state)
-        as_theirs = layout.to_torch(state, 'ours')[0]
+        as_theirs = layout.to_torch(state)
         theirs.load_state_dict({key: original.torch.from_numpy(np.array(value)) for key, value in as_theirs.items()})
         averaged.update(ours), expected.update(theirs)
         got, wanted = arrays(averaged.module.state_dict()), in_our_terms(expected.module.state_dict())

@@ -6,14 +6,16 @@ import re
 import numpy as np
 import paddle
 import pytest
+import safetensors.numpy
 
 import eval as eval_script
 import export_model
 import generate_label
 import models
 import predict
+import torch_files
 from conftest import STILL, words
-from util.weights import checkpoint, layout, safetensors_file, torch_file
+from util.weights import checkpoint, layout
 
 MODEL = words('--model lvvit_nano --nb_classes 10 --input_size 32')
 PLAIN = '--mixup 0 --cutmix 0'
@@ -27,7 +29,7 @@ def weights_of(seed):
 
 
 def as_torch(weights):
-    return {key: np.array(value, order='C') for key, value in layout.to_torch(weights, 'x')[0].items()}
+    return {key: np.array(value, order='C') for key, value in layout.to_torch(weights).items()}
 
 
 @pytest.fixture
@@ -39,11 +41,11 @@ def files(tmp_path):
     }
     checkpoint.save({'model': weights, 'model_ema': averaged}, paths['.pd'])
     checkpoint.save(weights, paths['.pdparams'])
-    torch_file.save(as_torch(weights), paths['.pth'])
-    safetensors_file.save(as_torch(weights), paths['.safetensors'])
+    torch_files.save(as_torch(weights), paths['.pth'])
+    safetensors.numpy.save_file(as_torch(weights), paths['.safetensors'])
     wrapped = {f'module.{key}': value for key, value in as_torch(weights).items()}
     rest = {'epoch': 3, 'optimizer': {'state': {}, 'param_groups': []}}
-    torch_file.save({'state_dict': wrapped, 'state_dict_ema': as_torch(averaged), **rest}, paths['.tar'])
+    torch_files.save({'state_dict': wrapped, 'state_dict_ema': as_torch(averaged), **rest}, paths['.tar'])
     return paths
 
 
@@ -96,7 +98,7 @@ def test_generate_label_takes_an_annotator_of_pytorch(run, scenes, tmp_path):
     paddle.seed(0)
     weights = checkpoint.to_numpy(paddle.vision.models.resnet18(num_classes=10).state_dict())
     checkpoint.save(weights, str(tmp_path / 'a.pdparams'))
-    torch_file.save(as_torch(weights), str(tmp_path / 'a.pth'))
+    torch_files.save(as_torch(weights), str(tmp_path / 'a.pth'))
     maps = []
     for name in ('a.pdparams', 'a.pth'):
         flags = words('--model resnet18 --nb_classes 10 --img_size 64 --num_workers 0 --pretrained_weights')

@@ -146,7 +146,7 @@ def test_pickle_and_paddle_read_a_sealed_file(path):
     np.testing.assert_array_equal(paddle.load(path)['model']['w'], np.arange(3.0))
 
 
-# ---- nothing is executed
+# ---- nothing is executed (test_unpickle.py tries more ways)
 
 
 class Calls:
@@ -164,88 +164,18 @@ def write(path, thing, protocol=2):
         pickle.dump({'model': thing}, f, protocol)
 
 
-@pytest.mark.parametrize(
-    'function, asked',
-    [
-        (os.system, f'{os.name}.system'),
-        (eval, '.eval'),
-        (exec, '.exec'),
-        (getattr, '.getattr'),
-        (np.load, 'numpy.load'),
-        (np.fromfile, '.fromfile'),
-        (pickle.loads, '.loads'),
-        (print, '.print'),
-    ],
-)
+@pytest.mark.parametrize('function, asked', [(os.system, f'{os.name}.system'), (np.load, 'numpy.load')])
 def test_a_call_is_refused_by_name_and_not_made(path, tmp_path, function, asked):
     victim = tmp_path / 'victim'
-    write(path, Calls(function, f'open({str(victim)!r}, "w")' if function in (eval, exec) else f'touch {victim}'))
+    write(path, Calls(function, f'touch {victim}'))
     message = said(checkpoint.load, path)
     assert asked in message and message.startswith(f'{path}: ') and not victim.exists()
 
 
-@pytest.mark.parametrize(
-    'thing, asked',
-    [
-        (paddle.nn.Linear, 'paddle.nn.layer.common.Linear'),
-        (argparse.ArgumentParser, 'argparse.ArgumentParser'),
-        (np.vectorize, 'vectorize'),
-        (object, '.object'),
-        (type, '.type'),
-    ],
-)
+@pytest.mark.parametrize('thing, asked', [(paddle.nn.Linear, 'paddle.nn.layer.common.Linear'), (object, '.object')])
 def test_a_class_a_checkpoint_has_no_use_for_is_refused_by_name(path, thing, asked):
     write(path, thing)
     assert asked in said(checkpoint.load, path)
-
-
-def test_an_attribute_of_something_allowed_is_not_within_reach(path):
-    with open(path, 'wb') as f:  # protocol 4 resolves dotted names
-        f.write(b'\x80\x04\x8c\x05numpy\x8c\x11ndarray.__class__\x93.')
-    assert 'ndarray.__class__' in said(checkpoint.load, path)
-
-
-@pytest.mark.parametrize(
-    'thing',
-    [
-        np.array([Calls(os.system, 'true')], dtype=object),
-        np.array([None, 1], dtype=object),
-        np.zeros(2, dtype=[('a', object)]),
-        np.zeros(2, dtype=[('a', 'f4')]),
-        np.array(['2020-01-01'], 'datetime64[D]'),
-    ],
-    ids=['call', 'object', 'record-object', 'record', 'datetime'],
-)
-def test_arrays_of_anything_but_numbers_and_text_are_refused(path, thing):
-    write(path, thing)
-    assert path in said(checkpoint.load, path)
-
-
-def test_an_object_array_cannot_be_forged_over_bytes(path):
-    # np.ndarray((1,), 'O', b'AAAAAAAA') would make an object of an address of the file's choice
-    for dtype in (np.dtype('f8'), 'f8'):  # as good as 'O', and harmless should it ever load
-        write(path, Calls(np.ndarray, (1,), dtype, b'A' * 8))
-        assert path in said(checkpoint.load, path)
-    write(path, np.zeros(1))
-    data = open(path, 'rb').read()
-    assert b'f8' in data
-    with open(path, 'wb') as f:  # the same array with the type code of an object
-        f.write(data.replace(b'f8', b'O8'))
-    assert 'object' in said(checkpoint.load, path)
-
-
-@pytest.mark.parametrize('shape', [(3,), (1000,), (10**15,)])
-def test_an_array_cannot_be_larger_than_its_bytes(path, shape):
-    class Claims:
-        def __reduce__(self):
-            rebuild, arguments, (version, _, dtype, order, data) = np.zeros(3, 'int8').__reduce__()
-            return rebuild, arguments, (version, shape, dtype, order, data)
-
-    write(path, Claims())
-    if shape == (3,):
-        assert_same(checkpoint.load(path), {'model': np.zeros(3, 'int8')})
-    else:
-        assert path in said(checkpoint.load, path)
 
 
 # ---- damaged files
@@ -327,7 +257,7 @@ def test_a_crash_while_writing_leaves_the_old_checkpoint_and_nothing_else(path, 
             raise KeyboardInterrupt
         return self.file.write(data)
 
-    monkeypatch.setattr(checkpoint._Hashed, 'write', interrupted)
+    monkeypatch.setattr(checkpoint.HashedFile, 'write', interrupted)
     with pytest.raises(KeyboardInterrupt):
         checkpoint.save({'epoch': 2, 'model': [np.zeros(100_000), np.zeros(100_000)]}, path)
     monkeypatch.undo()
@@ -375,14 +305,6 @@ def trained(opt, **kwargs):
     return model, optimizer
 
 
-def test_optimizer_state_is_named_as_the_model_names_its_parameters():
-    model, optimizer = trained('adamw')
-    state = optim.state_by_name(optimizer, model)
-    learned = {name for name, p in model.named_parameters() if not p.stop_gradient}
-    assert {key.split('/')[0] for key in state if '/' in key} == learned
-    assert state['blocks.0.attn.qkv.weight/moment1_0'].shape == model.blocks[0].attn.qkv.weight.shape
-
-
 @pytest.mark.parametrize('opt', ['adamw', 'momentum'])
 def test_optimizer_state_survives_its_file_and_other_models_built_first(path, opt):
     model, optimizer = trained(opt)
@@ -390,7 +312,7 @@ def test_optimizer_state_survives_its_file_and_other_models_built_first(path, op
     small(), small()  # shift the automatic names
     again = small(5)
     state = checkpoint.load(path)
-    pretrained.restore(again, state['model'], path)
+    pretrained.set_weights(again, state['model'], path)
     other = build_optimizer(again, opt, lr=0.01)
     optim.restore_by_name(other, again, state['optimizer'], path)
     for _ in range(2):

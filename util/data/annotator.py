@@ -130,12 +130,12 @@ def load_classifier(name, num_classes, path='', ema=False, transfer=False):
                 f'--model {name}: its weights could not be downloaded ({_first_line(error)}); '
                 'give a local file (.pdparams, .pth, .safetensors) with --pretrained_weights'
             )
-    weights, source = pretrained.load_weights(path, ema)
+    weights, source = pretrained.read_weights(path, ema)
     if transfer:
         heads = [key for key, layer in build(num_classes=1).named_sublayers() if isinstance(layer, nn.Linear)]
         num_classes = head_classes(weights, heads[-1] if heads else 'head', path)
     model = build(num_classes=num_classes)
-    pretrained.restore(model, weights, path)
+    pretrained.set_weights(model, weights, path)
     return model, f'using {source}'
 
 

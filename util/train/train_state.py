@@ -80,13 +80,13 @@ class TrainState:
         if self.args.resume_ema:
             path = self.args.resume_ema
             state = pretrained.read(path)
-            weights, _ = pretrained.pick_weights(state, path, ema=pretrained.holds_average(state))
+            weights, _ = pretrained.choose(state, path, ema=pretrained.holds_average(state))
         elif state is not None and pretrained.holds_average(state):
-            weights, _ = pretrained.pick_weights(state, path, ema=True)
+            weights, _ = pretrained.choose(state, path, ema=True)
         else:
             log('the moving average starts from the weights')
             return
-        pretrained.restore(self.ema.module, weights, path)
+        pretrained.set_weights(self.ema.module, weights, path)
 
     def _resume(self, state, path):
         """Go on where the run stood that wrote the checkpoint `state`."""
@@ -249,11 +249,11 @@ def load_weights(args, model):
     elif args.resume:
         state, path = pretrained.read(args.resume), args.resume
     if state is not None:
-        weights, source = pretrained.pick_weights(state, path, args.ema)
-        pretrained.restore(model, weights, path)
+        weights, source = pretrained.choose(state, path, args.ema)
+        pretrained.set_weights(model, weights, path)
         log(f'resuming from {source}')
     elif args.finetune:
-        weights, source = pretrained.load_weights(args.finetune, args.ema)
+        weights, source = pretrained.read_weights(args.finetune, args.ema)
         notes = pretrained.finetune(model, weights, args.finetune, args.remove_head_from_pretained)
         log(f'fine-tuning from {source}' + ''.join(f'\n  {note}' for note in notes))
     return state, path

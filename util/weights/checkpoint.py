@@ -19,6 +19,7 @@ from util.weights import unpickle
 SEAL = b'\nsha256:'  # and 32 bytes; whoever unpickles the file stops before it
 SEAL_SIZE = len(SEAL) + 32
 LATEST, PREVIOUS = 'checkpoint-latest.pd', 'checkpoint-previous.pd'
+PADDLE_NAMES = 'StructuredToParameterName@@'  # an entry that paddle.save adds
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
@@ -37,8 +38,8 @@ def to_numpy(state):
     return state
 
 
-class _Hashed:
-    """A file that keeps the SHA-256 of what is written to it."""
+class HashedFile:
+    """A binary file that keeps the SHA-256 of what is written to it."""
 
     def __init__(self, file):
         self.file, self.sha256 = file, hashlib.sha256()
@@ -54,7 +55,7 @@ def save(state, path, *also, previous=None):
     Raises UserError if that fails (disk full, no permission); what was saved before is untouched then.
     """
     with files.replacing(path, *also, previous=previous) as f:
-        hashed = _Hashed(f)
+        hashed = HashedFile(f)
         pickler = pickle.Pickler(hashed, protocol=4)
         pickler.fast = True  # else it keeps a copy of every array to the end
         pickler.dump(to_numpy(state))
@@ -68,48 +69,25 @@ def check_writable(folder):
 
 def numbered(folder):
     """The checkpoint-{epoch}.pd of a folder, newest first."""
-    found = {int(m[1]): m[0] for m in map(re.compile(r'checkpoint-(\d+)\.pd').fullmatch, os.listdir(folder)) if m}
-    return [os.path.join(folder, found[epoch]) for epoch in sorted(found, reverse=True)]
+    found = {}
+    for name in os.listdir(folder):
+        match = re.fullmatch(r'checkpoint-(\d+)\.pd', name)
+        if match:
+            found[int(match[1])] = os.path.join(folder, name)
+    return [found[epoch] for epoch in sorted(found, reverse=True)]
 
 
 def tidy(folder, keep=None):
     """Delete what a killed run left half written, and all but the newest `keep` of the numbered checkpoints."""
-    half = re.compile(r'\.(checkpoint-|log\.txt\.).*\.tmp')
-    leftovers = [os.path.join(folder, name) for name in os.listdir(folder) if half.fullmatch(name)]
-    for path in leftovers + (numbered(folder)[keep:] if keep else []):
-        os.unlink(path)
+    for name in os.listdir(folder):
+        if re.fullmatch(r'\.(checkpoint-|log\.txt\.).*\.tmp', name):
+            os.unlink(os.path.join(folder, name))
+    if keep:
+        for path in numbered(folder)[keep:]:
+            os.unlink(path)
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
-
-
-def _plain(value):
-    """Undo the layouts of paddle.save: a tensor inside a structure is the tuple (name, array)."""
-    if isinstance(value, dict):
-        return {key: _plain(v) for key, v in value.items() if key != 'StructuredToParameterName@@'}
-    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], np.ndarray):
-        return value[1]
-    if isinstance(value, (list, tuple)):
-        return type(value)(_plain(v) for v in value)
-    return value
-
-
-def _check_seal(file):
-    """Raises UserError if the file has a SHA-256 at its end and another content. Files of others have none."""
-    end = file.seek(0, os.SEEK_END)
-    if end > SEAL_SIZE:
-        file.seek(end - SEAL_SIZE)
-        seal = file.read()
-        if seal.startswith(SEAL):
-            file.seek(0)
-            sha256, left = hashlib.sha256(), end - SEAL_SIZE
-            while left:
-                block = file.read(min(left, 1 << 20))
-                sha256.update(block)
-                left -= len(block)
-            if sha256.digest() != seal[len(SEAL) :]:
-                raise UserError('damaged: its content is not the one that was written (SHA-256)')
-    file.seek(0)
 
 
 def load(path):
@@ -117,17 +95,12 @@ def load(path):
 
     Raises UserError that names the file: missing, damaged, not a checkpoint, or asking for something else.
     """
-    try:
-        with open(path, 'rb') as f:
-            _check_seal(f)
-            state = _plain(unpickle.load(f))
-    except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror or error})')
-    except UserError as error:
-        raise UserError(f'{path}: {error}')
-    if not isinstance(state, dict):
-        raise UserError(f'{path}: not a checkpoint (holds a {type(state).__name__})')
-    return state
+    with files.reading(path, 'checkpoint'), open(path, 'rb') as f:
+        _check_seal(f)
+        state = _without_paddles_marks(unpickle.load(f))
+        if not isinstance(state, dict):
+            raise UserError(f'not a checkpoint (holds a {type(state).__name__})')
+        return state
 
 
 def load_newest(folder, say):
@@ -137,16 +110,45 @@ def load_newest(folder, say):
     """
     if not os.path.isdir(folder):
         return None
-    candidates = [
-        path
-        for path in [os.path.join(folder, name) for name in (LATEST, PREVIOUS)] + numbered(folder)
-        if os.path.exists(path)
-    ]
-    for path in candidates:
+    paths = [os.path.join(folder, LATEST), os.path.join(folder, PREVIOUS), *numbered(folder)]
+    paths = [path for path in paths if os.path.exists(path)]
+    for path in paths:
         try:
             return load(path), path
         except UserError as error:
             say(f'warning: {error}; going back to the checkpoint before it')
-    if candidates:
+    if paths:
         raise UserError(f'--resume auto: every checkpoint in {folder} is damaged; to start anew, move them away')
     return None
+
+
+def _check_seal(file):
+    """Raises UserError if the file has a SHA-256 at its end and another content. Files of others have none.
+
+    Leaves the file at its beginning.
+    """
+    content_size = file.seek(0, os.SEEK_END) - SEAL_SIZE
+    file.seek(max(0, content_size))
+    seal = file.read()
+    file.seek(0)
+    if content_size <= 0 or not seal.startswith(SEAL):
+        return
+    sha256, left = hashlib.sha256(), content_size
+    while left:
+        block = file.read(min(left, 1 << 20))
+        sha256.update(block)
+        left -= len(block)
+    if sha256.digest() != seal[len(SEAL) :]:
+        raise UserError('damaged: its content is not the one that was written (SHA-256)')
+    file.seek(0)
+
+
+def _without_paddles_marks(value):
+    """Undo the layouts of paddle.save: a tensor inside a structure is the tuple (name, array)."""
+    if isinstance(value, dict):
+        return {key: _without_paddles_marks(item) for key, item in value.items() if key != PADDLE_NAMES}
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], np.ndarray):
+        return value[1]
+    if isinstance(value, (list, tuple)):
+        return type(value)(_without_paddles_marks(item) for item in value)
+    return value

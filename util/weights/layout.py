@@ -5,7 +5,7 @@
     counter of BatchNorm        num_batches_tracked; does not exist. Only BatchNorm with momentum None reads it.
 
 A matrix that is called `weight` is a Linear's: so it is in every model here and in paddle.vision, which has no
-embeddings (tests/test_layout.py). Transposed arrays are views, nothing is copied.
+embeddings (tests/weights/test_layout.py). Transposed arrays are views, nothing is copied.
 """
 
 import math
@@ -17,7 +17,48 @@ from util.errors import UserError
 TORCH, PADDLE = 'PyTorch', 'Paddle'
 STATISTICS = {'running_mean': '_mean', 'running_var': '_variance'}
 COUNTER = 'num_batches_tracked'
-WRAPPER = 'module.'  # what torch.nn.DataParallel puts in front of every name
+NOT_LEARNED = (*STATISTICS, *STATISTICS.values(), COUNTER)
+
+
+def to_paddle(weights):
+    """A state dict of PyTorch in Paddle's layout. The counters are left out."""
+    return {
+        _renamed(key, STATISTICS): _transposed(key, value)
+        for key, value in weights.items()
+        if _split(key)[1] != COUNTER
+    }
+
+
+def to_torch(weights):
+    """A state dict of Paddle in PyTorch's layout. Counters of 0 are added: PyTorch's strict loading asks for them."""
+    names, result = {ours: theirs for theirs, ours in STATISTICS.items()}, {}
+    for key, value in weights.items():
+        result[_renamed(key, names)] = _transposed(key, value)
+        if _split(key)[1] == '_variance':
+            result[_split(key)[0] + COUNTER] = np.array(0, 'int64')
+    return result
+
+
+def guess(weights, path):
+    """TORCH or PADDLE, for a file that does not say whose layout it has; PADDLE where both would be the same.
+
+    Told by the statistics' names, or by which side of a Linear weight is as long as its bias.
+    Raises UserError that names `path` if all such weights are square.
+    """
+    names = {_split(key)[1] for key in weights}
+    if names & {*STATISTICS, COUNTER}:
+        return TORCH
+    if names & {*STATISTICS.values()}:
+        return PADDLE
+    linears = [key for key, value in weights.items() if is_linear(key, value)]
+    for key in linears:
+        rows, columns = weights[key].shape
+        bias = weights.get(f'{_split(key)[0]}bias')
+        if rows != columns and bias is not None and bias.shape in ((rows,), (columns,)):
+            return TORCH if bias.shape == (rows,) else PADDLE
+    if linears:
+        raise UserError(f"{path}: nothing tells whether {linears[0]} is in PyTorch's layout or in Paddle's")
+    return PADDLE
 
 
 def is_linear(key, value):
@@ -25,77 +66,16 @@ def is_linear(key, value):
     return _split(key)[1] == 'weight' and getattr(value, 'ndim', 0) == 2
 
 
-def framework(weights, path):
-    """TORCH, PADDLE, or None where both would have the same names and shapes.
-
-    Told by the statistics' names, and by which side of a Linear weight is as long as its bias.
-    Raises UserError that names `path` if entries contradict each other, or if square weights leave it open.
-    """
-    evidence, open_question = {}, None
-    for key, value in weights.items():
-        stem, name = _split(key)
-        if name in STATISTICS or name == COUNTER:
-            evidence.setdefault(TORCH, key)
-        elif name in STATISTICS.values():
-            evidence.setdefault(PADDLE, key)
-        elif is_linear(key, value):
-            rows, columns = value.shape
-            outputs = tuple(getattr(weights.get(f'{stem}bias'), 'shape', ()))
-            if rows == columns or outputs not in ((rows,), (columns,)):
-                open_question = open_question or key
-            else:
-                evidence.setdefault(TORCH if outputs == (rows,) else PADDLE, key)
-    if len(evidence) == 2:
-        raise UserError(f"{path}: mixes PyTorch's layout ({evidence[TORCH]}) and Paddle's ({evidence[PADDLE]})")
-    if not evidence and open_question:
-        raise UserError(f"{path}: nothing tells whether {open_question} is in PyTorch's layout or in Paddle's")
-    return next(iter(evidence), None)
-
-
-def unwrapped(weights):
-    """A state dict without the prefix of torch.nn.DataParallel, if all names have it."""
-    if weights and all(isinstance(key, str) and key.startswith(WRAPPER) for key in weights):
-        return {key[len(WRAPPER) :]: value for key, value in weights.items()}
-    return weights
-
-
-def to_paddle(weights, path):
-    """(weights in Paddle's layout, lines that say what is left out) of a state dict in either. Raises UserError."""
-    if framework(weights, path) != TORCH:
-        return weights, []
-    counters = [key for key in weights if _split(key)[1] == COUNTER]
-    notes = [f'left out, for Paddle has no such counter: {_listed(counters)}'] if counters else []
-    return {
-        _renamed(key, STATISTICS): _transposed(key, value) for key, value in weights.items() if key not in counters
-    }, notes
-
-
-def to_torch(weights, path):
-    """(weights in PyTorch's layout, lines that say what is added) of a state dict in either. Raises UserError.
-
-    Counters that are added are 0; PyTorch's strict loading asks for them.
-    """
-    if framework(weights, path) == TORCH:
-        return weights, []
-    result, counters = {}, []
-    for key, value in weights.items():
-        result[_renamed(key, {ours: theirs for theirs, ours in STATISTICS.items()})] = _transposed(key, value)
-        if _split(key)[1] == '_variance':
-            counters.append(_split(key)[0] + COUNTER)
-            result[counters[-1]] = np.array(0, 'int64')
-    return result, [f'added, for PyTorch has such a counter: {_listed(counters)} = 0'] if counters else []
+def counters(weights):
+    """num_batches_tracked of bn1, bn2, bn3 and 50 more; '' if a state dict has none."""
+    owners = [_split(key)[0][:-1] for key in weights if _split(key)[1] == COUNTER]
+    more = f' and {len(owners) - 3} more' if len(owners) > 3 else ''
+    return f'{COUNTER} of {", ".join(owners[:3])}{more}' if owners else ''
 
 
 def count_parameters(weights):
     """How many numbers of a state dict are learned: all but statistics and counters."""
-    others = (*STATISTICS, *STATISTICS.values(), COUNTER)
-    return sum(math.prod(value.shape) for key, value in weights.items() if _split(key)[1] not in others)
-
-
-def _listed(counters):
-    """num_batches_tracked of bn1, bn2, bn3 and 50 more"""
-    owners = [key[: -len(COUNTER) - 1] for key in counters]
-    return f'{COUNTER} of {", ".join(owners[:3])}' + (f' and {len(owners) - 3} more' if len(owners) > 3 else '')
+    return sum(math.prod(value.shape) for key, value in weights.items() if _split(key)[1] not in NOT_LEARNED)
 
 
 def _split(key):
