@@ -35,12 +35,7 @@ def test_text_lines_json_and_yaml(path):
 
 READERS = pytest.mark.parametrize(
     'read',
-    [
-        files.read_text,
-        files.read_json,
-        files.read_yaml,
-        lambda path: list(files.read_lines(path)),
-    ],
+    [files.read_text, files.read_json, files.read_yaml, lambda path: list(files.read_lines(path))],
     ids=['text', 'json', 'yaml', 'lines'],
 )
 

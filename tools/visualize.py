@@ -144,7 +144,7 @@ def map_tiles(path, maps, args, names):
     tiles = [tile(square(source), title=os.path.basename(path)[:28]), tile(covered, of_cells, 'label map', names)]
     transform = TrainTransform(args.input_size, 'bicubic', args.aa, reprob=0.0, geometry=args.token_label_geometry)
     for draw in range(args.draws):
-        image, matrix = transform.geometry(source, np.random.default_rng([args.seed, draw]))
+        image, matrix = transform.draw(source, np.random.default_rng([args.seed, draw]))
         sampling = sampling_matrix(
             matrix, args.input_size, args.input_size // 16, maps.covered(*source.size), scores.shape[1:]
         )

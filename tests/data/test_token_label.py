@@ -224,7 +224,7 @@ def test_every_token_reads_its_label_where_its_pixels_come_from(size, tokens, co
     for draw in range(170):
         cells = (4, 14, 18, 24)[draw % 4]
         width, height = (int(v) for v in rng.integers(80, 256, 2))
-        image, matrix = transform.geometry(position_image(width, height), rng)
+        image, matrix = transform.draw(position_image(width, height), rng)
         flips += np.linalg.det(matrix[:2, :2]) < 0
         left, top, w, h = maps.covered(width, height)
         sampling = sampling_matrix(matrix, size, tokens, (left, top, w, h), (cells, cells)).astype('float64')

@@ -180,14 +180,14 @@ def quiet(size, **kwargs):
 
 
 def test_the_flip_matrix_maps_corners_to_the_mirrored_corners():
-    _, matrix = quiet(32, flip=1.0, scale=(1.0, 1.0)).geometry(noise(32, 32), np.random.default_rng(0))
+    _, matrix = quiet(32, flip=1.0, scale=(1.0, 1.0)).draw(noise(32, 32), np.random.default_rng(0))
     assert np.allclose(apply(matrix, 0, 0), (32, 0)) and np.allclose(apply(matrix, 32, 32), (0, 32))
 
 
 def test_the_crop_matrix_maps_the_inputs_corners_to_the_boxs():
     for seed in range(20):
         transform = quiet(16, flip=0.0)
-        _, matrix = transform.geometry(noise(90, 60), np.random.default_rng(seed))
+        _, matrix = transform.draw(noise(90, 60), np.random.default_rng(seed))
         rng = np.random.default_rng(seed)
         rng.random()  # the draw for the flip
         x, y, w, h = random_crop_box(90, 60, rng)
@@ -200,7 +200,7 @@ def test_the_crop_matrix_maps_the_inputs_corners_to_the_boxs():
 def test_pixels_come_from_where_the_matrix_says(flip, interpolation):
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        image, matrix = quiet(24, flip=flip, interpolation=interpolation).geometry(ramp(120, 80), rng)
+        image, matrix = quiet(24, flip=flip, interpolation=interpolation).draw(ramp(120, 80), rng)
         array = np.asarray(image).astype('float64')
         for row, column in ((8, 8), (12, 5), (15, 16)):
             x, y = apply(matrix, column + 0.5, row + 0.5)
@@ -209,7 +209,7 @@ def test_pixels_come_from_where_the_matrix_says(flip, interpolation):
 
 def test_the_flip_has_its_probability():
     transform = quiet(8, flip=0.3)
-    flipped = [transform.geometry(noise(), np.random.default_rng(seed))[1][0, 0] < 0 for seed in range(1500)]
+    flipped = [transform.draw(noise(), np.random.default_rng(seed))[1][0, 0] < 0 for seed in range(1500)]
     assert abs(np.mean(flipped) - 0.3) < 5 * (0.21 / 1500) ** 0.5
 
 
@@ -245,9 +245,9 @@ def test_the_source_image_is_left_as_it_was():
 
 def test_without_randaugment_colours_are_jittered():
     image = Image.new('RGB', (40, 40), (100, 150, 200))
-    plain, _ = quiet(16).geometry(image, np.random.default_rng(0))
+    plain, _ = quiet(16).draw(image, np.random.default_rng(0))
     assert (np.asarray(plain) == (100, 150, 200)).all()
-    jittered = [np.asarray(quiet(16, jitter=0.4).geometry(image, np.random.default_rng(s))[0])[8, 8] for s in range(60)]
+    jittered = [np.asarray(quiet(16, jitter=0.4).draw(image, np.random.default_rng(s))[0])[8, 8] for s in range(60)]
     assert np.std(jittered, axis=0).min() > 10
 
 

@@ -136,7 +136,7 @@ def test_as_many_of_20000_images_are_flipped_as_by_the_original(original, fideli
     transform, rng = TrainTransform(2, aa='', jitter=0.0), np.random.default_rng(9)
     image, label = Image.new('RGB', (4, 4)), original.torch.zeros(1, 1, 1, 1)
     original.torch.manual_seed(10)
-    ours = [transform.geometry(image, rng)[1][0, 0] < 0 for _ in range(20000)]
+    ours = [transform.draw(image, rng)[1][0, 0] < 0 for _ in range(20000)]
     theirs = [flip(image, label)[0] is not image for _ in range(20000)]
     fidelity(SECTION, '20,000 images: how many are flipped', counts_differ(ours, theirs), SIGMAS, SAMPLING)
     assert 9500 < sum(ours) < 10500
@@ -269,9 +269,9 @@ def test_the_steps_come_in_the_originals_order_with_its_constants(original):
     assert (erasing.min_area, erasing.max_area) == (0.02, 1 / 3)
     assert np.allclose(erasing.log_aspect_ratio, (math.log(0.3), -math.log(0.3)))
     assert (erasing.probability, erasing.max_count, erasing.per_pixel) == (
-        ours.erase['probability'],
-        ours.erase['count'],
-        ours.erase['mode'] == 'pixel',
+        ours.reprob,
+        ours.recount,
+        ours.remode == 'pixel',
     )
 
 
