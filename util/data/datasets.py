@@ -100,8 +100,8 @@ class ImageDataset(paddle.io.Dataset):
 
 
 class TrainDataset(ImageDataset):
-    """Training samples {'image': float32 [3, S, S], 'label': int, 'index': int, the sample's place in the set}, and with
-    label maps 'target' (token_label.SparseTarget).
+    """Training samples {'image': float32 [3, S, S], 'label': int, 'index': int, the sample's place in the set}, and
+    with label maps 'target' (token_label.SparseTarget).
 
     grid: tokens a side of the targets. Images among `unmapped` (paths) have no map and train with their label alone; if
     there are any, each sample says whether it is 'mapped'. An image that cannot be decoded is replaced by the next one;

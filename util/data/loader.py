@@ -18,8 +18,8 @@ atexit.register(kill_workers)
 
 
 def collate(samples):
-    """Samples of a batch to named arrays: image [B, 3, S, S], label [B], index [B], the samples' places in the set; with
-    label maps the fields of the stacked SparseTarget; where the set lacks maps, mapped [B], 0 for images without one.
+    """Samples of a batch to named arrays: image [B, 3, S, S], label [B], index [B], the samples' places in the set;
+    with label maps the fields of the stacked SparseTarget; where the set lacks maps, mapped [B], 0 for images without.
 
     A sample {'error': message} makes a batch {'error': its bytes}.
     """

@@ -72,8 +72,8 @@ def _average_over_tokens(to_map, side, grid, height, width):
 def sampling_matrix(matrix, side, grid, covered, map_shape):
     """A [1+N, H·W] float32, N = grid²: row 0 the whole input, rows 1… its tokens in row-major order.
 
-    matrix: input pixels to source pixels [3, 3]; side: input size in pixels; grid: tokens a side; covered: (x, y, width,
-    height) of the source that the map covers; map_shape: (H, W).
+    matrix: input pixels to source pixels [3, 3]; side: input size in pixels; grid: tokens a side;
+    covered: (x, y, width, height) of the source that the map covers; map_shape: (H, W).
     """
     height, width = map_shape
     x, y, w, h = covered
