@@ -33,10 +33,8 @@ def replacing(path, *also, previous=None, sync=True):
     """A binary file to write, in the folder of `path` (made if need be). When the block ends well it takes the place
     of the files `also`, one by one, and last of `path`; when it raises, all is as it was and nothing else is left. The
     names share one file on disk where there are hard links: never change a file in place.
-    previous: a name for the file that `path` was before, if any.
-    sync: wait until the disk has the file (milliseconds), so that it is whole even if the power fails right after.
-
-    An OSError (disk full, no permission) becomes a UserError that names `path`.
+    previous: a name for the file that `path` was before, if any. sync: wait until the disk has the file, which takes
+    milliseconds, so that it is whole even if the power fails. An OSError becomes a UserError that names `path`.
     """
     folder, temporary = os.path.dirname(os.path.abspath(path)), None
     try:
@@ -53,7 +51,6 @@ def replacing(path, *also, previous=None, sync=True):
         if previous and os.path.exists(path):  # only now: a save that fails leaves two good files, not one
             name_as_well(path, previous)
         os.replace(temporary, path)
-        temporary = None
         if sync:
             folder_handle = os.open(folder, os.O_RDONLY)
             os.fsync(folder_handle)  # or the new name could be lost with the power

@@ -163,12 +163,6 @@ def confusion(answers, num_classes):
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def confusion_rows(answers, num_classes):
-    """The same as rows, with a header and the true class in front."""
-    matrix = confusion(answers, num_classes).tolist()
-    return [['true\\predicted', *range(num_classes)], *([i, *row] for i, row in enumerate(matrix))]
-
-
 def prediction_rows(answers, images, k):
     """Rows file_name, label, loss, top1 … top<k>, an image each."""
     rows = [['file_name', 'label', 'loss', *(f'top{i + 1}' for i in range(k))]]
@@ -182,7 +176,9 @@ def write_tables(args, answers, images, names, topk):
     if args.per_class:
         write_csv(args.per_class, per_class(answers, args.nb_classes, names, topk))
     if args.confusion:
-        write_csv(args.confusion, confusion_rows(answers, args.nb_classes))
+        matrix = confusion(answers, args.nb_classes).tolist()
+        header = ['true\\predicted', *range(args.nb_classes)]
+        write_csv(args.confusion, [header, *([i, *row] for i, row in enumerate(matrix))])
     if args.save_predictions:
         write_csv(args.save_predictions, prediction_rows(answers, images, min(max(topk), answers.top.shape[1])))
 

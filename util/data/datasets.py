@@ -6,6 +6,7 @@ with the three, so neither the number of loader processes nor a resumed run chan
 
 import multiprocessing
 import os
+import re
 import sys
 
 import numpy as np
@@ -52,21 +53,17 @@ def read_list(data_path, list_path, num_classes):
         if not line.strip():
             continue
         name, _, word = line.strip().rpartition(' ')
-        try:
-            label = int(word)
-        except ValueError:
-            label = None
-        if not name or label is None:
+        if not name or not re.fullmatch(r'-?[0-9]{1,18}', word):
             raise UserError(f"{list_path}, line {number}: expected 'path class_id', found '{one_line(line)}'")
-        if not 0 <= label < num_classes:
-            raise UserError(f'{list_path}, line {number}: class id {one_line(word)}, but --nb_classes is {num_classes}')
+        if not 0 <= int(word) < num_classes:
+            raise UserError(f'{list_path}, line {number}: class id {word}, but --nb_classes is {num_classes}')
         path = os.path.join(data_path, name)
         folder, base = os.path.split(path)
         if folder not in listings:
             listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
         if base not in listings[folder]:
             raise UserError(f'{list_path}, line {number}: {one_line(path)} does not exist; check --data_path')
-        samples.append((path, label))
+        samples.append((path, int(word)))
     if not samples:
         raise UserError(f'{list_path}: lists no images')
     return samples
@@ -83,8 +80,7 @@ class ImageDataset(paddle.io.Dataset):
     """
 
     def __init__(self, samples, transform):
-        self.samples = samples
-        self.transform = transform
+        self.samples, self.transform = samples, transform
 
     def __len__(self):
         return len(self.samples)
@@ -94,9 +90,6 @@ class ImageDataset(paddle.io.Dataset):
             return self.sample(index)
         except UserError as error:
             return {'error': str(error)}
-
-    def sample(self, index):
-        raise NotImplementedError
 
 
 class TrainDataset(ImageDataset):
@@ -112,13 +105,9 @@ class TrainDataset(ImageDataset):
         self, samples, transform, num_classes, seed=0, label_maps=None, grid=14, max_bad_images=100, unmapped=()
     ):
         super().__init__(samples, transform)
-        self.num_classes = num_classes
-        self.seed = seed
-        self.label_maps = label_maps
-        self.grid = grid
+        self.num_classes, self.seed, self.epoch = num_classes, seed, 0
+        self.label_maps, self.grid, self.unmapped = label_maps, grid, frozenset(unmapped)
         self.max_bad_images = max_bad_images
-        self.unmapped = frozenset(unmapped)
-        self.epoch = 0
         # int8, 1 where a file was found undecodable; in memory that the loader processes, which are forked, share
         self.bad = np.frombuffer(multiprocessing.RawArray('b', len(samples)), 'int8')
 

@@ -24,8 +24,7 @@ class LabelMaps:
     def __init__(self, folder, num_classes, coverage='center', geometry='exact'):
         if not os.path.isdir(folder):
             raise UserError(f'--token_label_data {folder}: no such folder')
-        self.folder = folder
-        self.num_classes = num_classes
+        self.folder, self.num_classes = folder, num_classes
         self.meta_path = os.path.join(folder, META)
         self.meta = read_meta(self.meta_path)
         self.coverage = self.meta.get('coverage', coverage) if geometry == 'exact' else 'full'

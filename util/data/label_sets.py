@@ -74,13 +74,7 @@ class PackedSet:
         self.folder = folder
         self.file = os.path.join(folder, array)
         self._maps = read_npy(self.file, mmap_mode='r')
-        if self._maps.ndim != 5:
-            raise UserError(
-                f'{self.file}: not a readable packed set of label maps (shape {list(self._maps.shape)} instead of '
-                '[n, 2, K, H, H])'
-            )
-        self.shape = self._maps.shape[1:]
-        self.dtype = self._maps.dtype
+        self.shape, self.dtype = self._maps.shape[1:], self._maps.dtype
         self._names = self._read_names(os.path.join(folder, NAMES))
 
     def _read_names(self, path):

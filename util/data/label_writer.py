@@ -39,9 +39,7 @@ class LabelWriter:
     """
 
     def __init__(self, out, samples, settings):
-        self.out = out
-        self.samples = samples
-        self.settings = settings
+        self.out, self.samples, self.settings = out, samples, settings
         self.paths = map_paths(out, samples)
         check_folder(out, settings)
         whole = npy_size(settings['shape'], settings['dtype'])

@@ -48,14 +48,9 @@ class TrainSampler:
     """
 
     def __init__(self, length, batch_size, rank=0, world_size=1, seed=0, accum_iter=1):
-        self.length = length
-        self.batch_size = batch_size
-        self.rank = rank
-        self.world_size = world_size
-        self.seed = seed
-        self.accum_iter = accum_iter
-        self.epoch = 0
-        self.first = 0  # the batch to begin with
+        self.length, self.batch_size, self.accum_iter = length, batch_size, accum_iter
+        self.rank, self.world_size = rank, world_size
+        self.seed, self.epoch, self.first = seed, 0, 0
         if len(self) == 0:
             raise UserError(
                 f'--batch_size {batch_size} with --accum_iter {accum_iter} on {world_size} process(es) is '
@@ -64,8 +59,7 @@ class TrainSampler:
 
     def set_epoch(self, epoch, first=0):
         """first: the batch of the epoch to begin with."""
-        self.epoch = epoch
-        self.first = first
+        self.epoch, self.first = epoch, first
 
     def __len__(self):
         return self.length // (self.batch_size * self.world_size * self.accum_iter) * self.accum_iter
@@ -81,8 +75,7 @@ class EvalSampler:
     """Every image exactly once over all processes, in order, nothing padded; the last batch may be short."""
 
     def __init__(self, length, batch_size, rank=0, world_size=1):
-        self.indices = list(range(rank, length, world_size))
-        self.batch_size = batch_size
+        self.indices, self.batch_size = list(range(rank, length, world_size)), batch_size
 
     def __len__(self):
         return -(-len(self.indices) // self.batch_size)  # rounded up
@@ -168,8 +161,7 @@ class Loader:
     """
 
     def __init__(self, dataset, sampler, num_workers):
-        self.dataset = dataset
-        self.sampler = sampler
+        self.dataset, self.sampler = dataset, sampler
         self._loader = paddle.io.DataLoader(
             dataset,
             batch_sampler=sampler,

@@ -124,15 +124,10 @@ class TrainTransform:
             raise UserError(f'--train_interpolation {interpolation}: use random, {", ".join(INTERPOLATIONS)}')
         if remode not in ('pixel', 'rand', 'const'):
             raise UserError(f'--remode {remode}: use pixel, rand or const')
-        self.size = size
+        self.size, self.scale, self.flip, self.geometry = size, scale, flip, geometry
         self.interpolation = INTERPOLATIONS.get(interpolation)  # None: random
         self.jitter = jitter
-        self.reprob = reprob
-        self.remode = remode
-        self.recount = recount
-        self.scale = scale
-        self.flip = flip
-        self.geometry = geometry
+        self.reprob, self.remode, self.recount = reprob, remode, recount
         fill = tuple(min(255, round(255 * m)) for m in IMAGENET_MEAN)
         self.augment = RandAugment(aa, fill, self.interpolation) if aa else None
 
