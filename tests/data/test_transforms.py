@@ -1,4 +1,7 @@
-"""util/data/transforms.py: crops, flips and their matrices, evaluation's geometry, normalisation, random erasing."""
+"""util/data/transforms.py: crops, flips and their matrices, evaluation's geometry, normalisation, random erasing.
+
+The distributions of the draws are compared with the original's in tests/parity/test_train_transform.py.
+"""
 
 import numpy as np
 import pytest
@@ -6,7 +9,7 @@ from PIL import Image
 
 from util.errors import UserError
 from util.data.transforms import INTERPOLATIONS, EvalTransform, TrainTransform
-from util.data.transforms import color_jitter, random_crop_box, random_erase, resize, to_input
+from util.data.transforms import random_crop_box, random_erase, resize, to_input
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
@@ -114,20 +117,6 @@ def test_crop_boxes_lie_inside_the_image(width, height):
         assert all(type(v) is int for v in (x, y, w, h))
 
 
-def test_crop_boxes_cover_the_permitted_areas_and_shapes_and_all_places():
-    rng = np.random.default_rng(1)
-    x, y, w, h = np.array([random_crop_box(400, 400, rng) for _ in range(6000)]).T
-    area, aspect = w * h / 400**2, w / h
-    assert 0.075 < area.min() < 0.09 and area.max() > 0.97
-    assert 0.74 < aspect.min() < 0.77 and 1.3 < aspect.max() < 1.35
-    small = area < 0.5  # hardly ever rejected: the draws are as they were made
-    assert abs(np.log(aspect[small]).mean()) < 0.02
-    assert abs(np.median(area[small]) - 0.29) < 0.02
-    share = x[small] / (400 - w[small])
-    assert abs(share.mean() - 0.5) < 0.03 and share.min() < 0.02 and share.max() > 0.98
-    assert abs((y[small] / (400 - h[small])).mean() - 0.5) < 0.03
-
-
 def test_crop_scale_bounds_the_area():
     rng = np.random.default_rng(2)
     area = np.array([np.prod(random_crop_box(300, 300, rng, scale=(0.25, 0.3))[2:]) for _ in range(300)]) / 300**2
@@ -207,12 +196,6 @@ def test_without_randaugment_colours_are_jittered():
     assert np.std(jittered, axis=0).min() > 10
 
 
-def test_colour_jitter_stays_within_its_strength():
-    grey = Image.new('RGB', (4, 4), (100, 100, 100))  # contrast and saturation leave an even grey as it is
-    values = [np.asarray(color_jitter(grey, 0.4, np.random.default_rng(s)))[0, 0, 0] for s in range(300)]
-    assert 58 <= min(values) < 70 and 130 < max(values) <= 142
-
-
 # ---- random erasing
 
 
@@ -221,12 +204,6 @@ def erased(seed, **kwargs):
     array = np.full((3, 40, 60), 7.0, 'float32')
     assert random_erase(array, np.random.default_rng(seed), **kwargs) is array, 'in place'
     return (array != 7.0), array
-
-
-def test_erasing_happens_with_its_probability():
-    changed = [erased(seed, probability=0.25)[0].any() for seed in range(1500)]
-    assert abs(np.mean(changed) - 0.25) < 5 * (0.1875 / 1500) ** 0.5
-    assert not any(erased(seed, probability=0.0)[0].any() for seed in range(50))
 
 
 @pytest.mark.parametrize('mode', ['pixel', 'rand', 'const'])
@@ -247,10 +224,3 @@ def test_erasing_fills_one_box_of_the_permitted_area_and_nothing_else(mode):
         elif box.sum() > 200:
             assert abs(inside.mean()) < 0.3 and 0.8 < inside.std() < 1.2
     assert 0.01 < min(areas) < 0.05 and 0.28 < max(areas) < 0.36
-
-
-def test_several_boxes_share_the_area():
-    areas = np.array([erased(seed, probability=1.0, count=3)[0][0].mean() for seed in range(300)])
-    assert areas.max() < 0.36
-    single = np.array([erased(seed, probability=1.0)[0][0].mean() for seed in range(300)])
-    assert abs(areas.mean() - single.mean()) < 0.03
