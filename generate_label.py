@@ -84,7 +84,9 @@ def load_annotator(args):
     if not path and (args.transfer or args.ema or args.model in FAMILY):
         raise UserError('--resume is missing: the checkpoint or state dict to use')
     if args.model not in FAMILY:
-        model, source = annotator.load_classifier(args.model, args.nb_classes, path, args.ema, args.transfer)
+        model, source = annotator.load_classifier(
+            args.model, args.nb_classes, path, ema=args.ema, transfer=args.transfer
+        )
         log(source)
         return annotator.PooledHead(model, args.model, args.img_size), path
     weights, source = pretrained.load_weights(path, args.ema)

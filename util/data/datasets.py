@@ -53,7 +53,7 @@ def read_list(data_path, list_path, num_classes):
         if not line.strip():
             continue
         name, _, word = line.strip().rpartition(' ')
-        if not name or not re.fullmatch(r'-?[0-9]{1,18}', word):
+        if not name or not re.fullmatch('-?[0-9]{1,18}', word):  # Python refuses to read thousands of digits
             raise UserError(f"{list_path}, line {number}: expected 'path class_id', found '{one_line(line)}'")
         if not 0 <= int(word) < num_classes:
             raise UserError(f'{list_path}, line {number}: class id {word}, but --nb_classes is {num_classes}')
