@@ -28,7 +28,7 @@ def parser():
 
 def main(args):
     published_defaults(args)
-    metrics.check(args)
+    metrics.check_flags(args)
     topk = sorted(set(args.topk or (1, 5)))
     names = records.label_names(args.label_list, args.nb_classes)
     rank, world_size = dist.init()
@@ -40,12 +40,13 @@ def main(args):
     log(load_weights(model, args))
     resize = f'{args.interpolation.replace("random", "bicubic")}, short side to {val_loader.dataset.transform.short}'
     log(f'{args.model}: {len(images)} images, input {args.input_size}, crop_pct {args.crop_pct} ({resize})')
-    answers = answer(model, val_loader, max(topk), Amp(args.use_amp, args.amp_dtype, args.amp_level), shared=True)
+    amp = Amp(args.use_amp, args.amp_dtype, args.amp_level)
+    answers = answer(model, val_loader, max(topk), amp=amp, shared=True)
     metrics.report(answers, topk)
     if real:
         metrics.report_real(answers, real, topk)
     if dist.is_main():
-        metrics.write_tables(args, answers, images, names, topk)
+        metrics.write_tables(args, answers, images, names=names, topk=topk)
 
 
 if __name__ == '__main__':

@@ -9,29 +9,23 @@ kept, unfinished ones never exist. On several processes through paddle.distribut
 """
 
 import argparse
-import io
-import json
 import os
 import sys
 
 from util import runtime
 
-import numpy as np
 import paddle
 
 from models import FAMILY, build_model, published_weights
 from util import dist, options
 from util.data import annotator, datasets
-from util.data.label_maps import map_name
-from util.data.loader import Loader
+from util.data.label_writer import LabelWriter
 from util.data.transforms import EvalTransform
 from util.errors import UserError
-from util.logger import log, progress
-from util.files import read_json
+from util.logger import log
 from util.weights import pretrained
 
 ANY = sys.maxsize  # class ids of the data need not be the annotator's
-RESULTS = ('complete', 'maps', 'undecodable')  # what meta.json says beside the settings
 
 
 def parser():
@@ -82,17 +76,6 @@ def read_samples(data, list_path):
     return samples, samples[-1][1] + 1
 
 
-def map_paths(out, samples):
-    """The file of each sample's map. Raises UserError if two images would share one."""
-    owners = {}
-    for image, _ in samples:
-        path = os.path.join(out, *map_name(image).split('/')) + '.npy'
-        if path in owners:
-            raise UserError(f'{image}: its label map would be that of {owners[path]} ({path}); rename one of them')
-        owners[path] = image
-    return list(owners)
-
-
 def load_annotator(args):
     """(annotator, weights file) of --model with the weights that were asked for. Raises UserError."""
     given = {'--resume': args.resume, '--pretrained_weights': args.pretrained_weights, '--pretrained': args.pretrained}
@@ -105,7 +88,9 @@ def load_annotator(args):
     if not path and (args.transfer or args.ema or args.model in FAMILY):
         raise UserError('--resume is missing: the checkpoint or state dict to use')
     if args.model not in FAMILY:
-        model, source = annotator.load_classifier(args.model, args.nb_classes, path, args.ema, args.transfer)
+        model, source = annotator.load_classifier(
+            args.model, args.nb_classes, path, ema=args.ema, transfer=args.transfer
+        )
         log(source)
         return annotator.PooledHead(model, args.model, args.img_size), path
     weights, source = pretrained.read_weights(path, args.ema)
@@ -119,89 +104,24 @@ def load_annotator(args):
     return annotator.TokenHead(model, args.model), path
 
 
-def check_set(out, settings):
-    """Raise UserError unless `out` is new, empty, or a set of label maps begun with the same settings."""
-    meta = os.path.join(out, 'meta.json')
-    if not os.path.isdir(out) or not any(not name.startswith('.') for name in os.listdir(out)):
-        return
-    if not os.path.exists(meta):
-        raise UserError(
-            f'{out}: not empty, and no set of label maps begun here (it has no meta.json); choose another folder'
-        )
-    begun = read_json(meta)
-    if not isinstance(begun, dict):
-        raise UserError(f'{meta}: not the readable description of a set of label maps')
-    for key in [*settings, *begun]:
-        if key not in RESULTS and settings.get(key) != begun.get(key):
-            raise UserError(
-                f"{meta}: this set was begun with '{key}' {json.dumps(begun.get(key))}, not "
-                f'{json.dumps(settings.get(key))}; a set is of one kind, choose another folder'
-            )
-
-
-def npy(array):
-    """An array as the bytes of a .npy file."""
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()
-
-
-def write(path, data):
-    """All of a file or none: a temporary one beside it, renamed. Raises UserError."""
-    folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f'.{name}.tmp')
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with open(temporary, 'wb') as f:
-            f.write(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f'{path}: could not be written ({error.strerror or error}); the maps finished so far are kept')
-
-
-def write_meta(out, settings, **results):
-    """OUT/meta.json, on the first process: the settings that all maps share, and RESULTS."""
-    if dist.is_main():
-        write(os.path.join(out, 'meta.json'), (json.dumps({**settings, **results}, indent=1) + '\n').encode())
-
-
-def count_maps(out):
-    return sum(name.endswith('.npy') and not name.startswith('.') for _, _, names in os.walk(out) for name in names)
-
-
-def label_images(annotate, loader, batches, paths, missing, settings):
-    """Write the missing maps of this process. Returns counts: maps written, undecodable images, judged, correct.
-
-    loader yields the `batches` (lists of sample numbers); paths: the map of each sample; missing: numbers of those to
-    be written. Judged are images whose class is one of the annotator's, correct those where this class has
-    the highest mean score over all cells. Raises UserError for scores that are not finite.
-    """
-    written = undecodable = judged = correct = 0
-    for batch, numbers in zip(loader, progress(batches, 'batches')):
-        scores = annotate(batch['image'])
-        maps = annotator.top_maps(scores, settings['shape'][1], settings['dtype'])
-        guesses = scores.mean(axis=1).argmax(axis=-1).numpy()
-        for number, label, guess, array in zip(numbers, batch['label'].numpy(), guesses, maps):
-            if number not in missing:
-                continue
-            if label < 0:
-                undecodable += 1
-                continue
-            if not np.isfinite(array).all():
-                raise UserError(
-                    f'{paths[number]}: scores that are not finite in {settings["dtype"]}; '
-                    "are the annotator's weights good?"
-                )
-            write(paths[number], npy(array))
-            written += 1
-            judged += int(label < annotate.num_classes)
-            correct += int(label == guess)
-    return written, undecodable, judged, correct
+def describe(args, annotate, weights):
+    """What meta.json says of every map of the set."""
+    return {
+        'annotator': args.model,
+        'weights': os.path.basename(weights) or 'as Paddle offers them',
+        'coverage': 'center',
+        'size': args.img_size,
+        'interpolation': args.interpolation,
+        'shape': [2, min(args.topk, annotate.num_classes), annotate.side, annotate.side],
+        'dtype': annotator.map_dtype(annotate.num_classes),
+        'num_classes': annotate.num_classes,
+        'weights_sha256': annotator.fingerprint(annotate.model),
+    }
 
 
 @paddle.no_grad()
 def main(args):
-    rank, world_size = dist.init()
+    _, world_size = dist.init()
     log(f'Paddle {paddle.__version__} on {paddle.device.get_device()}, {world_size} process(es). {runtime.CPU}')
     if args.crop_pct != 1:
         raise UserError(
@@ -209,53 +129,29 @@ def main(args):
             "training reads it (coverage 'center')"
         )
     transform = EvalTransform(args.img_size, args.crop_pct, args.interpolation)
-    samples, folders = read_samples(args.data, args.cls_label_path)
-    paths = map_paths(args.out, samples)
+    samples, class_folders = read_samples(args.data, args.cls_label_path)
     annotate, weights = load_annotator(args)
+    settings = describe(args, annotate, weights)
+    writer = LabelWriter(args.out, samples, settings)
     side, classes = annotate.side, annotate.num_classes
-    settings = {
-        'annotator': args.model,
-        'weights': os.path.basename(weights) or 'as Paddle offers them',
-        'coverage': 'center',
-        'size': args.img_size,
-        'interpolation': args.interpolation,
-        'shape': [2, min(args.topk, classes), side, side],
-        'dtype': annotator.map_dtype(classes),
-        'num_classes': classes,
-        'weights_sha256': annotator.fingerprint(annotate.model),
-    }
-    check_set(args.out, settings)
-    whole = len(npy(np.zeros(settings['shape'], settings['dtype'])))
-    missing = {i for i, path in enumerate(paths) if not (os.path.isfile(path) and os.path.getsize(path) == whole)}
-    dist.barrier()  # nobody writes before everybody has looked
-    write_meta(args.out, settings, complete=False)
-    dist.barrier()  # and no map is there without its meta.json
-
-    # The batches of the whole set are dealt out, and one with a map missing is computed as a whole: so a map depends
-    # neither on interruptions nor on who computes it, not even in the last bit (with as many threads).
-    starts = range(0, len(paths), args.batch_size)
-    batches = [list(range(i, min(i + args.batch_size, len(paths)))) for i in starts[rank::world_size]]
-    batches = [batch for batch in batches if not missing.isdisjoint(batch)]
     log(
         f'{args.model}: maps of {side}x{side} cells, {settings["shape"][1]} of {classes} classes, {settings["dtype"]}; '
-        f'{len(paths)} images, {len(paths) - len(missing)} of them labelled before'
+        f'{len(samples)} images, {len(samples) - len(writer.missing)} of them labelled before'
     )
-    loader = Loader(datasets.EvalDataset(samples, transform, skip_bad=True), batches, args.num_workers)
-    counts = label_images(annotate, loader, batches, paths, missing, settings)
-    written, undecodable, judged, correct = map(int, dist.all_sum(counts))
-
-    write_meta(args.out, settings, complete=True, maps=count_maps(args.out), undecodable=undecodable)
-    log(f'{written} maps written to {args.out}')
-    if folders not in (None, classes):
+    counts = writer.write(annotate, transform, args.batch_size, args.num_workers)
+    log(f'{counts.written} maps written to {args.out}')
+    if class_folders not in (None, classes):
         log(
-            f'top-1 not known: {folders} class folders, but the annotator has {classes} classes; '
+            f'top-1 not known: {class_folders} class folders, but the annotator has {classes} classes; '
             'a list (--cls_label_path) gives the ids'
         )
-    elif judged:
-        log(f'* Acc@1 {100 * correct / judged:.3f} of the mean over the cells, on {judged} images labelled now')
-    if undecodable:
+    elif counts.judged:
+        accuracy = 100 * counts.correct / counts.judged
+        log(f'* Acc@1 {accuracy:.3f} of the mean over the cells, on {counts.judged} images labelled now')
+    if counts.undecodable:
         raise UserError(
-            f'{undecodable} of {len(paths)} images could not be decoded (named above) and have no map; all others have'
+            f'{counts.undecodable} of {len(samples)} images could not be decoded (named above) and have no map; '
+            'all others have'
         )
 
 

@@ -3,8 +3,8 @@
     python benchmarks/reading.py FOLDER [--maps 20000]
 
 Writes random maps [2, 5, 18, 18] float16 of 1,000 classes into FOLDER/files (20 class folders), packs them with
-tools/pack_token_label.py into FOLDER/packed, and reads every map through util.label_maps.LabelMaps in the same random
-order: once from a cold page cache where the kernel lets us drop it, then warm, alternating; medians of 3.
+tools/pack_token_label.py into FOLDER/packed, and reads every map through LabelMaps (util/data/label_maps.py) in the
+same random order: once from a cold page cache where the kernel lets us drop it, then warm, alternating; medians of 3.
 """
 
 import argparse

@@ -26,7 +26,7 @@ from util.data.token_label import dense_target, sampling_matrix, sparse_target, 
 from util.data.transforms import crop_matrix, random_crop_box
 from util.train.loss import soft_cross_entropy
 
-SIDE, TOKENS, CELLS, TOPK = 224, 14, 18, 5
+SIDE, GRID, CELLS, TOPK = 224, 14, 18, 5
 
 
 def inputs(batch, classes, rng):
@@ -50,7 +50,7 @@ def dense_way(maps, boxes, classes):
     full = weighted.reshape([batch, TOPK, CELLS, CELLS, classes]).sum(axis=1).transpose([0, 3, 1, 2])
     roi = np.array([[x, y, x + w, y + h] for x, y, w, h in boxes], 'float32') * (CELLS / SIDE)
     roi, count = paddle.to_tensor(roi), paddle.ones([batch], 'int32')
-    tokens = paddle.vision.ops.roi_align(full, roi, count, TOKENS, aligned=True).flatten(2)
+    tokens = paddle.vision.ops.roi_align(full, roi, count, GRID, aligned=True).flatten(2)
     whole = paddle.vision.ops.roi_align(full, roi, count, 1, aligned=True).flatten(2)
     return F.softmax(paddle.concat([whole, tokens], axis=2), axis=1).transpose([0, 2, 1])
 
@@ -58,7 +58,8 @@ def dense_way(maps, boxes, classes):
 def stacked(maps, boxes, classes):
     targets = []
     for array, box in zip(maps, boxes):
-        sampling = sampling_matrix(crop_matrix(box, SIDE, SIDE, SIDE), SIDE, TOKENS, (0, 0, SIDE, SIDE), (CELLS, CELLS))
+        matrix = crop_matrix(box, SIDE, SIDE, SIDE)
+        sampling = sampling_matrix(matrix, SIDE, GRID, covered=(0, 0, SIDE, SIDE), map_shape=(CELLS, CELLS))
         targets.append(sparse_target(array[0].astype('float32'), array[1].astype('int64'), sampling, classes))
     return tuple(map(paddle.to_tensor, stack_targets(targets)))
 
@@ -87,7 +88,7 @@ def compare_losses(batch, classes, repeat):
     sparse = stacked(maps, boxes, classes)
     listed = [len(np.unique(array[1])) for array in maps]
     once = paddle.to_tensor(np.arange(max(listed))[None, :] < np.array(listed)[:, None])  # no class counts twice
-    logits = paddle.to_tensor(rng.standard_normal((batch, 1 + TOKENS**2, classes), dtype='float32'))
+    logits = paddle.to_tensor(rng.standard_normal((batch, 1 + GRID**2, classes), dtype='float32'))
     logits.stop_gradient = False
     times, values = {}, {}
     for way in (expanded_loss, sparse_loss) * repeat:

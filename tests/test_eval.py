@@ -19,6 +19,8 @@ import infer
 import main
 import models
 import predict
+from engine import evaluate
+from util.data.loader import build_eval_loader
 from util.data.transforms import EvalTransform
 from util.weights import checkpoint
 
@@ -26,6 +28,7 @@ pytestmark = pytest.mark.cross_version
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 MODEL = ['--model', 'lvvit_nano', '--input_size', 32]
+CLASSES, IMAGES = 10, 101  # no batch size below, no number of processes and no share of one divides the images
 
 
 def numbers(text):
@@ -43,6 +46,15 @@ def save_random(path, num_classes):
         p.set_value(rng.normal(0, 0.3, p.shape).astype('float32'))
     model.eval()
     checkpoint.save({'model': model.state_dict()}, str(path))
+    return model
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory):
+    """A model of CLASSES classes; model.file is its checkpoint."""
+    path = tmp_path_factory.mktemp('weights') / 'x.pd'
+    model = save_random(path, CLASSES)
+    model.file = path
     return model
 
 
@@ -67,104 +79,84 @@ def val(scenes):
     return [*MODEL, '--data_path', scenes, '--cls_label_path_val', scenes / 'val_list.txt', '--num_workers', 0]
 
 
-@pytest.mark.parametrize('batch_size', [1, 3, 7, 64])
-def test_accuracy_and_loss_are_those_of_a_plain_loop_whatever_the_batch_size(run, val, scenes, tmp_path, batch_size):
-    model = save_random(tmp_path / 'x.pd', 10)
-    result = run(
-        eval_script,
-        *val,
-        '--nb_classes',
-        10,
-        '--resume',
-        tmp_path / 'x.pd',
-        '--batch_size',
-        batch_size,
-        '--crop_pct',
-        0.9,
-    )
+@pytest.fixture
+def flags(val, model):
+    """Flags of eval.py for the validation scenes and the model."""
+    return [*val, '--nb_classes', CLASSES, '--resume', model.file]
+
+
+# ---- the numbers
+
+
+def test_accuracy_and_loss_are_those_of_a_plain_loop(run, flags, model, scenes):
+    result = run(eval_script, *flags, '--crop_pct', 0.9)
     assert result.code == 0 and result.err == ''
     acc1, acc5, loss, n = counted(model, scenes, 0.9)
     assert 0 < acc5 < 100 and n == 20
     assert numbers(result.out)[:2] == (f'{acc1:.3f}', f'{acc5:.3f}') and numbers(result.out)[3] == '20'
     assert float(numbers(result.out)[2]) == pytest.approx(loss, abs=1e-3)
-
-
-def test_engine_returns_the_unrounded_numbers(val, scenes, tmp_path, capfd):
-    from engine import evaluate
-    from util.data.loader import build_eval_loader
-
-    model = save_random(tmp_path / 'x.pd', 10)
-    args = eval_script.parser().parse_args([*map(str, val), '--nb_classes', '10', '--batch_size', '7'])
-    stats = evaluate(model, build_eval_loader(args, 1.0))
+    args = eval_script.parser().parse_args([*map(str, flags), '--batch_size', '7'])
     acc1, acc5, loss, _ = counted(model, scenes, 1.0)
-    assert stats == {'acc1': acc1, 'acc5': acc5, 'loss': pytest.approx(loss, rel=1e-6)}
+    expected = {'acc1': acc1, 'acc5': acc5, 'loss': pytest.approx(loss, rel=1e-6)}
+    assert evaluate(model, build_eval_loader(args, 1.0)) == expected, 'the engine does not round'
 
 
-def test_fewer_than_5_classes(run, scenes, tmp_path):
+def test_fewer_than_5_classes(run, val, scenes, tmp_path):
     lines = [line.split() for line in (scenes / 'val_list.txt').read_text().splitlines()]
     (tmp_path / 'list.txt').write_text(''.join(f'{path} {int(i) % 3}\n' for path, i in lines))
     model = save_random(tmp_path / 'x.pd', 3)
-    result = run(
-        eval_script,
-        *MODEL,
-        '--data_path',
-        scenes,
-        '--cls_label_path_val',
-        tmp_path / 'list.txt',
-        '--num_workers',
-        0,
-        '--nb_classes',
-        3,
-        '--resume',
-        tmp_path / 'x.pd',
-    )
+    flags = [*val, '--cls_label_path_val', tmp_path / 'list.txt', '--nb_classes', 3, '--resume', tmp_path / 'x.pd']
     acc1, acc5, _, _ = counted(model, scenes, 1.0, classes=3)
-    assert acc5 == 100 and numbers(result.out)[:2] == (f'{acc1:.3f}', '100.000')
+    assert acc5 == 100 and numbers(run(eval_script, *flags).out)[:2] == (f'{acc1:.3f}', '100.000')
 
 
-def test_folders_and_lists_give_the_same_numbers(run, val, scenes, tmp_path):
-    save_random(tmp_path / 'x.pd', 10)
-    flags = ['--nb_classes', 10, '--resume', tmp_path / 'x.pd', '--num_workers', 0]
-    folders = run(eval_script, *MODEL, '--data_path', scenes, *flags)
-    assert numbers(folders.out) == numbers(run(eval_script, *val, *flags).out)
-
-
-def test_the_models_own_crop_is_used_unless_one_is_given(run, val, tmp_path, refused):
-    save_random(tmp_path / 'x.pd', 10)
-    flags = [*val, '--nb_classes', 10, '--resume', tmp_path / 'x.pd']
+def test_the_models_own_crop_is_used_unless_one_is_given_and_folders_count_as_lists(run, flags, scenes, model, refused):
     own = run(eval_script, *flags)
     assert '20 images, input 32, crop_pct 1.0 (bicubic, short side to 32)' in own.out
     assert numbers(run(eval_script, *flags, '--crop_pct', 1).out) == numbers(own.out)
     assert numbers(run(eval_script, *flags, '--crop_pct', 0.5).out) != numbers(own.out)
     assert '--crop_pct 0' in refused(eval_script, *flags, '--crop_pct', 0)
+    folders = [*MODEL, '--data_path', scenes, '--nb_classes', CLASSES, '--resume', model.file, '--num_workers', 0]
+    assert numbers(run(eval_script, *folders).out) == numbers(own.out)
 
 
-def test_ema_is_evaluated_on_request_and_missing_weights_are_named(run, refused, val, tmp_path):
-    model = save_random(tmp_path / 'x.pd', 10)
-    other = checkpoint.to_numpy(model.state_dict())
-    checkpoint.save({'model': {k: v * 0 for k, v in other.items()}, 'model_ema': other}, str(tmp_path / 'both.pd'))
-    flags = [*val, '--nb_classes', 10, '--resume']
-    ema = run(eval_script, *flags, tmp_path / 'both.pd', '--ema')
-    assert 'averaged weights' in ema.out
-    assert numbers(ema.out) == numbers(run(eval_script, *flags, tmp_path / 'x.pd').out)
-    assert numbers(run(eval_script, *flags, tmp_path / 'both.pd').out) != numbers(ema.out)
-    assert 'no averaged weights' in refused(eval_script, *flags, tmp_path / 'x.pd', '--ema')
-    assert '--resume is missing' in refused(eval_script, *flags[:-1])
+def test_ema_is_evaluated_on_request_and_missing_weights_are_named(run, refused, flags, model, tmp_path):
+    average = checkpoint.to_numpy(model.state_dict())
+    trained = {k: v * 0 for k, v in average.items()}
+    checkpoint.save({'model': trained, 'model_ema': average}, str(tmp_path / 'both.pd'))
+    plain = numbers(run(eval_script, *flags).out)
+    ema = run(eval_script, *flags, '--resume', tmp_path / 'both.pd', '--ema')
+    assert 'averaged weights' in ema.out and numbers(ema.out) == plain
+    assert numbers(run(eval_script, *flags, '--resume', tmp_path / 'both.pd').out) != plain
+    assert 'no averaged weights' in refused(eval_script, *flags, '--ema')
+    assert '--resume is missing' in refused(eval_script, *flags, '--resume', '')
 
 
-# ---- protocols
+PUBLISHED = [('lvvit_t', 224, 0.9), ('lvvit_s', 224, 0.9), ('lvvit_m', 224, 1.0), ('lvvit_l', 448, 1.0)]
 
-CLASSES, IMAGES = 10, 101  # no batch size below, no number of processes and no share of one divides the images
+
+@pytest.mark.parametrize('name, size, crop_pct', [*PUBLISHED, ('vit', 224, 0.9)])
+def test_input_and_crop_are_the_models_published_ones_and_a_flag_wins(name, size, crop_pct):
+    for words, expected in (
+        ([], (size, crop_pct)),
+        (['--input_size', '64'], (64, crop_pct)),
+        (['--crop_pct', '0.5'], (size, 0.5)),
+    ):
+        args = eval_script.parser().parse_args(['--model', name, *words])
+        models.published_defaults(args)
+        assert (args.input_size, args.crop_pct) == expected
+
+
+# ---- every answer
 
 
 @pytest.fixture(scope='module')
-def photos(tmp_path_factory):
-    """101 images named as ImageNet's, and a model whose six best classes are more than 0.01 apart on each: no ties.
+def photos(tmp_path_factory, model):
+    """101 images named as ImageNet's, on each of which the model's six best classes are more than 0.01 apart: no ties.
 
     Returns (folder, flags of eval.py, logits [101, 10] of one image at a time, labels).
     """
     folder = tmp_path_factory.mktemp('photos')
-    model = save_random(folder / 'x.pd', CLASSES)
     rng, transform, kept, lines = np.random.default_rng(0), EvalTransform(32, 0.9), [], []
     numbers = iter(rng.permutation(50_000) + 1)
     while len(kept) < IMAGES:
@@ -177,21 +169,8 @@ def photos(tmp_path_factory):
             kept.append(logits)
     (folder / 'list.txt').write_text(''.join(lines))
     (folder / 'two.txt').write_text(''.join(lines[:2]))
-    flags = [
-        *MODEL,
-        '--nb_classes',
-        CLASSES,
-        '--data_path',
-        folder,
-        '--cls_label_path_val',
-        folder / 'list.txt',
-        '--resume',
-        folder / 'x.pd',
-        '--crop_pct',
-        0.9,
-        '--num_workers',
-        0,
-    ]
+    flags = [*MODEL, '--nb_classes', CLASSES, '--resume', model.file, '--crop_pct', 0.9, '--num_workers', 0]
+    flags += ['--data_path', folder, '--cls_label_path_val', folder / 'list.txt']
     return folder, flags, np.array(kept), np.array([int(line.split()[1]) for line in lines])
 
 
@@ -211,64 +190,24 @@ def check_answers(path, logits, labels):
 
 
 @pytest.mark.parametrize('batch_size', [1, 3, 7, 64])
-def test_every_answer_is_the_same_whatever_the_batch_size(run, photos, tmp_path, batch_size):
+def test_every_answer_is_the_same_whatever_the_batch_size(run, photos, model, tmp_path, batch_size):
     folder, flags, logits, labels = photos
     result = run(eval_script, *flags, '--batch_size', batch_size, '--save_predictions', tmp_path / 'x.csv')
     check_answers(tmp_path / 'x.csv', logits, labels)
     assert numbers(result.out)[0] == f'{100 * (logits.argmax(1) == labels).mean():.3f}'
     assert 0 < float(numbers(result.out)[0]) < float(numbers(result.out)[1]) < 100 and numbers(result.out)[3] == '101'
-
-
-@pytest.mark.parametrize('batch_size', [3, 7, 64, 101])
-def test_logits_of_a_batch_are_those_of_its_images_but_for_rounding(photos, batch_size):
-    folder, flags, logits, _ = photos
-    from util.data.loader import build_eval_loader
-
     args = eval_script.parser().parse_args([*map(str, flags), '--batch_size', str(batch_size)])
-    model = models.build_model('lvvit_nano', img_size=32, num_classes=CLASSES)
-    model.set_state_dict({k: paddle.to_tensor(v) for k, v in checkpoint.load(str(folder / 'x.pd'))['model'].items()})
-    model.eval()
     together = np.concatenate([model(batch['image']).numpy() for batch in build_eval_loader(args, 0.9)])
-    assert np.abs(together - logits).max() < 1e-5 * np.abs(logits).max()
+    assert np.abs(together - logits).max() < 1e-5 * np.abs(logits).max(), 'but for rounding'
 
 
-def test_every_image_is_answered_once_or_it_is_no_evaluation(photos):
-    from engine import evaluate
-    from util.data.loader import build_eval_loader
-
+def test_every_image_is_answered_once_or_it_is_no_evaluation(photos, model):
     args = eval_script.parser().parse_args([*map(str, photos[1]), '--batch_size', '64'])
-    model = models.build_model('lvvit_nano', img_size=32, num_classes=CLASSES)
-    with pytest.raises(RuntimeError, match='every image of the set exactly once'):
-        evaluate(model, build_eval_loader(args, 0.9, 0, 2), shared=False)  # half of it, taken for all
     twice = build_eval_loader(args, 0.9)
     twice.sampler.indices.append(0)  # what padding does
-    with pytest.raises(RuntimeError, match='every image of the set exactly once'):
-        evaluate(model, twice)
-
-
-THREE = f"""import sys
-sys.path.insert(0, {ROOT!r})
-import eval
-for size in ('1', '3', '7', '64', 'two.txt'):
-    words = sys.argv[1:] + ['--save_predictions', size + '.csv']
-    words += ['--batch_size', size] if size.isdigit() else ['--cls_label_path_val', sys.argv[1] + '/' + size]
-    eval.main(eval.parser().parse_args(words[1:]))
-"""
-
-
-def test_every_answer_is_the_same_on_three_processes(run, photos, tmp_path):
-    """Of a set that neither they nor the batch sizes divide, and of two images, which leave one without any."""
-    folder, flags, logits, labels = photos
-    (tmp_path / 'three.py').write_text(THREE)
-    outputs = launch(tmp_path, tmp_path / 'three.py', folder, *flags, '--confusion', 'confusion.csv', processes=3)
-    lines = re.findall(r'\* Acc@1.*', outputs[0])
-    assert len(lines) == 5 and len({line.split(' loss ')[0] for line in lines[:4]}) == 1
-    assert lines[:4] == re.findall(r'\* Acc@1.*', run(eval_script, *flags).out) * 4 and '3 process(es)' in outputs[0]
-    assert ours(outputs[1]) == ours(outputs[2]) == []
-    for size in (1, 3, 7, 64):
-        check_answers(tmp_path / f'{size}.csv', logits, labels)
-    check_answers(tmp_path / 'two.txt.csv', logits[:2], labels[:2])
-    assert sum(int(n) for row in table(tmp_path / 'confusion.csv') for n in row[1:]) == 2
+    for wrong in (twice, build_eval_loader(args, 0.9, 0, 2)):  # half of it, taken for all
+        with pytest.raises(RuntimeError, match='every image of the set exactly once'):
+            evaluate(model, wrong)
 
 
 def test_protocols_agree_with_the_predictions(run, photos, tmp_path):
@@ -280,21 +219,9 @@ def test_protocols_agree_with_the_predictions(run, photos, tmp_path):
         real[number - 1] = rng.choice(CLASSES, rng.integers(0, 4), replace=False).tolist()
     (tmp_path / 'real.json').write_text(json.dumps(real))
     (tmp_path / 'names.txt').write_text(''.join(f'{i} class {i}, or so\n' for i in range(CLASSES)))
-    result = run(
-        eval_script,
-        *flags,
-        '--topk',
-        3,
-        1,
-        '--real_labels',
-        tmp_path / 'real.json',
-        '--label_list',
-        tmp_path / 'names.txt',
-        '--per_class',
-        tmp_path / 'classes.csv',
-        '--confusion',
-        tmp_path / 'matrix.csv',
-    )
+    protocols = ['--real_labels', tmp_path / 'real.json', '--label_list', tmp_path / 'names.txt', '--topk', 3, 1]
+    tables = ['--per_class', tmp_path / 'classes.csv', '--confusion', tmp_path / 'matrix.csv']
+    result = run(eval_script, *flags, *protocols, *tables)
     order = np.argsort(-logits)
     acc = {k: 100 * np.mean([label in row[:k] for label, row in zip(labels, order)]) for k in (1, 3)}
     assert f'* Acc@1 {acc[1]:.3f} Acc@3 {acc[3]:.3f} loss' in result.out
@@ -320,19 +247,54 @@ def test_flags_of_protocols_that_cannot_be_give_one_line(refused, photos, tmp_pa
     assert '--confusion' in refused(eval_script, *flags, '--confusion', tmp_path)
 
 
-@pytest.mark.parametrize(
-    'name, size, crop_pct',
-    [('lvvit_t', 224, 0.9), ('lvvit_s', 224, 0.9), ('lvvit_m', 224, 1.0), ('lvvit_l', 448, 1.0), ('vit', 224, 0.9)],
-)
-def test_input_and_crop_are_the_models_published_ones_and_a_flag_wins(name, size, crop_pct):
-    for flags, expected in (
-        ((), (size, crop_pct)),
-        (('--input_size', '64'), (64, crop_pct)),
-        (('--crop_pct', '0.5'), (size, 0.5)),
-    ):
-        args = eval_script.parser().parse_args(['--model', name, *flags])
-        models.published_defaults(args)
-        assert (args.input_size, args.crop_pct) == expected
+# ---- several processes (of training: tests/test_dist.py)
+
+
+def launch(folder, script, *argv, processes):
+    """Run a script through `python -m paddle.distributed.launch`; returns the output of each process."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(('OMP_', 'PADDLE_', 'FLAGS_'))}
+    command = f'-m paddle.distributed.launch --nproc_per_node {processes} --backend gloo --log_dir'.split()
+    command = [sys.executable, *command, folder / 'log', script, *argv]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run([str(word) for word in command], cwd=folder, env=clean, timeout=120, **pipes)
+    logs = sorted((folder / 'log').glob('workerlog.*'))
+    text = '\n'.join(path.read_text() for path in logs)
+    assert done.returncode == 0, done.stdout[-2000:] + text[-3000:]
+    assert [path.name for path in logs] == [f'workerlog.{rank}' for rank in range(processes)]
+    return [path.read_text() for path in logs]
+
+
+def ours(text):
+    """Lines of our own, with their time stamps cut off."""
+    return re.findall(r'^\[\d\d:\d\d:\d\d\.\d{6}\] (.*)$', text, re.M)
+
+
+THREE = f"""import sys
+sys.path.insert(0, {ROOT!r})
+import eval
+for size in ('1', '3', '7', '64', 'two.txt'):
+    words = sys.argv[1:] + ['--save_predictions', size + '.csv']
+    words += ['--batch_size', size] if size.isdigit() else ['--cls_label_path_val', sys.argv[1] + '/' + size]
+    eval.main(eval.parser().parse_args(words[1:]))
+"""
+
+
+def test_every_answer_is_the_same_on_three_processes(run, photos, tmp_path):
+    """Of a set that neither they nor the batch sizes divide, and of two images, which leave one without any."""
+    folder, flags, logits, labels = photos
+    (tmp_path / 'three.py').write_text(THREE)
+    outputs = launch(tmp_path, tmp_path / 'three.py', folder, *flags, '--confusion', 'confusion.csv', processes=3)
+    lines = re.findall(r'\* Acc@1.*', outputs[0])
+    assert len(lines) == 5 and len({line.split(' loss ')[0] for line in lines[:4]}) == 1
+    assert lines[:4] == re.findall(r'\* Acc@1.*', run(eval_script, *flags).out) * 4 and '3 process(es)' in outputs[0]
+    assert ours(outputs[1]) == ours(outputs[2]) == [], 'one stream of lines'
+    for size in (1, 3, 7, 64):
+        check_answers(tmp_path / f'{size}.csv', logits, labels)
+    check_answers(tmp_path / 'two.txt.csv', logits[:2], labels[:2])
+    assert sum(int(n) for row in table(tmp_path / 'confusion.csv') for n in row[1:]) == 2
+
+
+# ---- the chain
 
 
 def test_each_script_takes_the_published_size(run, photos, tmp_path, tiny):
@@ -349,166 +311,28 @@ def test_each_script_takes_the_published_size(run, photos, tmp_path, tiny):
     assert 'input_size: 448\n' in (tmp_path / 'export' / 'inference.yml').read_text()
 
 
-# ---- several processes
-
-
-def launch(folder, script, *argv, processes=2):
-    """Run a script through `python -m paddle.distributed.launch`; returns the output of each process."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(('OMP_', 'PADDLE_', 'FLAGS_'))}
-    done = subprocess.run(
-        [
-            sys.executable,
-            '-m',
-            'paddle.distributed.launch',
-            '--nproc_per_node',
-            str(processes),
-            '--backend',
-            'gloo',
-            '--log_dir',
-            str(folder / 'log'),
-            os.path.join(ROOT, script),
-            *map(str, argv),
-        ],
-        cwd=folder,
-        env=clean,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=120,
-    )
-    logs = sorted((folder / 'log').glob('workerlog.*'))
-    text = '\n'.join(path.read_text() for path in logs)
-    assert done.returncode == 0, done.stdout[-2000:] + text[-3000:]
-    assert [path.name for path in logs] == [f'workerlog.{rank}' for rank in range(processes)]
-    return [path.read_text() for path in logs]
-
-
-def ours(text):
-    """Lines of our own, with their time stamps cut off."""
-    return re.findall(r'^\[\d\d:\d\d:\d\d\.\d{6}\] (.*)$', text, re.M)
-
-
-def test_two_processes_give_the_numbers_of_one(run, val, tmp_path):
-    save_random(tmp_path / 'x.pd', 10)
-    (tmp_path / 'work').mkdir()
-    flags = [*val, '--nb_classes', 10, '--resume', tmp_path / 'x.pd', '--batch_size', 3]
-    first, second = launch(tmp_path / 'work', 'eval.py', *flags)
-    assert numbers(first) == numbers(run(eval_script, *flags).out) and numbers(first)[3] == '20'
-    assert '2 process(es)' in first and ours(second) == [], 'one stream of lines'
-
-
-SHRUNK = f"""import sys
-sys.path.insert(0, {ROOT!r})
-import main, models
-models.FAMILY['vit'].architecture.update(embed_dim=24, depth=2, num_heads=2)
-main.runtime.run(main.main, main.parser())
-"""
-
-
-def test_two_processes_train_as_one_with_a_batch_of_both(run, scenes, tmp_path, tiny):
-    (tmp_path / 'work').mkdir()
-    (tmp_path / 'shrunk.py').write_text(SHRUNK)  # main.py with the model of `tiny`
-    # vit: no batch norm, whose statistics are each process's own
-    flags = [
-        '--model',
-        'vit',
-        '--input_size',
-        32,
-        '--nb_classes',
-        10,
-        '--data_path',
-        scenes,
-        '--epochs',
-        1,
-        '--warmup_epochs',
-        0,
-        '--cooldown_epochs',
-        0,
-        '--num_workers',
-        0,
-        '--opt',
-        'momentum',
-        '--lr',
-        0.1,
-        '--mixup',
-        0,
-        '--cutmix',
-        0,
-        '--dist_eval',
-    ]
-    first, second = launch(
-        tmp_path / 'work', tmp_path / 'shrunk.py', *flags, '--batch_size', 20, '--output_dir', tmp_path / 'two'
-    )
-    assert sum('Training time' in line for line in ours(first)) == 1 and ours(second) == []
-    one = run(main, *flags, '--batch_size', 40, '--output_dir', tmp_path / 'one')
-    assert one.code == 0
-    states = [checkpoint.load(str(tmp_path / n / 'checkpoint-latest.pd')) for n in ('one', 'two')]
-    assert states[0]['step'] == states[1]['step'] == 1
-    for key, value in states[0]['model'].items():
-        np.testing.assert_allclose(states[1]['model'][key], value, atol=1e-5)
-    assert numbers(first)[0] == numbers(one.out)[0]
-    assert len((tmp_path / 'two' / 'log.txt').read_text().splitlines()) == 1
-
-
-# ---- the chain
+def records(result):
+    return ast.literal_eval(result.out[result.out.index('[{') :].splitlines()[0])
 
 
 def test_train_eval_predict_export_infer(run, val, scenes, tmp_path, tiny):
     """The README's commands at a small scale: each script takes what the one before it wrote."""
-    flags = [*val, '--nb_classes', 10]
-    trained = run(
-        main,
-        *flags,
-        '--cls_label_path_train',
-        scenes / 'train_list.txt',
-        '--token_label',
-        '--token_label_data',
-        scenes / 'label_maps',
-        '--token_label_size',
-        2,
-        '--mixup',
-        0,
-        '--cutmix',
-        0,
-        '--batch_size',
-        10,
-        '--epochs',
-        1,
-        '--warmup_epochs',
-        0,
-        '--cooldown_epochs',
-        0,
-        '--model_ema',
-        '--model_ema_eval',
-        '--drop_path',
-        0.1,
-        '--output_dir',
-        tmp_path,
-    )
+    recipe = '--mixup 0 --cutmix 0 --batch_size 10 --epochs 1 --warmup_epochs 0 --cooldown_epochs 0 --model_ema '
+    recipe += '--model_ema_eval --drop_path 0.1 --token_label --token_label_size 2 --token_label_data'
+    recipe = [*recipe.split(), scenes / 'label_maps', '--cls_label_path_train', scenes / 'train_list.txt']
+    trained = run(main, *val, '--nb_classes', 10, *recipe, '--output_dir', tmp_path)
     assert trained.code == 0, trained.err
-    best = tmp_path / 'checkpoint-best.pd'
-    evaluated = run(eval_script, *flags, '--resume', best)
+    weights = ['--nb_classes', 10, '--resume', tmp_path / 'checkpoint-best.pd']
+    evaluated = run(eval_script, *val, *weights)
     assert re.findall(r'\* Acc@1.*', evaluated.out) == re.findall(r'\* Acc@1.*', trained.out)[:1]
-    weights = [*MODEL, '--nb_classes', 10, '--resume', best]
-    names = ['--label_list', scenes / 'label_list.txt']
-    read = lambda result: ast.literal_eval(result.out[result.out.index('[{') :].splitlines()[0])  # noqa: E731
-    predicted = read(run(predict, *weights, *names, '--infer_imgs', scenes / 'val'))
-    truth = [name.split('digit')[1][0] for name in (r['file_name'] for r in predicted)]
+    weights = [*MODEL, *weights, '--label_list', scenes / 'label_list.txt']
+    predicted = records(run(predict, *weights, '--infer_imgs', scenes / 'val'))
+    truth = [record['file_name'].split('digit')[1][0] for record in predicted]
     right = np.mean([str(r['class_ids'][0]) == c for r, c in zip(predicted, truth)])
     assert len(predicted) == 20 and f'{100 * right:.3f}' == numbers(evaluated.out)[0]
-    assert run(export_model, *weights, *names, '--output_dir', tmp_path / 'export').code == 0
-    inferred = read(
-        run(
-            infer,
-            '--model_file',
-            tmp_path / 'export' / 'model.pdmodel',
-            '--params_file',
-            tmp_path / 'export' / 'model.pdiparams',
-            '--input_file',
-            scenes / 'val',
-            '--use_gpu',
-            'False',
-        )
-    )
+    export = tmp_path / 'export'
+    assert run(export_model, *weights, '--output_dir', export).code == 0
+    files = ['--model_file', export / 'model.pdmodel', '--params_file', export / 'model.pdiparams']
+    inferred = records(run(infer, *files, '--input_file', scenes / 'val', '--use_gpu', 'False'))
     assert [r['file_name'] for r in inferred] == [r['file_name'] for r in predicted]
     np.testing.assert_allclose([r['scores'] for r in inferred], [r['scores'] for r in predicted], atol=1e-4)

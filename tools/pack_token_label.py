@@ -8,26 +8,20 @@ Whatever was written is read back and compared at the end. An interrupted run co
 """
 
 import argparse
-import io
-import json
 import os
 import shutil
-import struct
 import sys
-import zlib
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from util import runtime
 
 import numpy as np
 
-from util.data import label_maps
-from util.data.label_maps import ARRAY, META, NAMES, PARTIAL
+from util import files
+from util.data import label_maps, label_sets
+from util.data.label_sets import ARRAY, META, NAMES, PARTIAL, FolderSet, PackedSet
 from util.errors import UserError
 from util.logger import log, progress
-
-PROGRESS = 'label_maps.npy.progress'  # a line that says what is packed, then 4 bytes per finished map: its checksum
-STRETCH = 256  # maps from one note of progress to the next
 
 
 def parser():
@@ -41,24 +35,18 @@ def parser():
     return parser
 
 
-def open_maps(folder, kind=object, advice=''):
-    """(set, names) in a folder. Raises UserError if it is not of this kind, has no maps, or has names of no use."""
+def open_maps(folder):
+    """The set in a folder and its names. Raises UserError for one without maps, or with names that lead elsewhere."""
     if not os.path.isdir(folder):
         raise UserError(f'{folder}: no such folder')
-    maps = label_maps.open_set(folder)
-    if not isinstance(maps, kind):
-        raise UserError(f'{folder}: {advice}')
+    maps = label_sets.open_set(folder)
     names = maps.names()
     if not names:
         raise UserError(f'{folder}: has no label maps (looked for <class folder>/<image stem>.npy and .pt)')
     for name in names:  # they become lines of a file in one direction, paths in the other
-        if name.count('/') != 1 or {'', '.', '..'} & set(name.split('/')) or {'\n', '\0'} & set(name):
+        if name.count('/') != 1 or {'', '.', '..'} & set(name.split('/')) or '\n' in name:
             raise UserError(f'{folder}: {name!r} is no name for a label map')
     return maps, names
-
-
-def checksum(array):
-    return struct.pack('<I', zlib.crc32(np.ascontiguousarray(array)))
 
 
 def copy_meta(data, out):
@@ -66,50 +54,31 @@ def copy_meta(data, out):
         shutil.copyfile(os.path.join(data, META), os.path.join(out, META))
 
 
-def npy_header(shape, dtype):
-    """What precedes the data in a .npy file."""
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        buffer, {'descr': np.lib.format.dtype_to_descr(dtype), 'fortran_order': False, 'shape': shape}
-    )
-    return buffer.getvalue()
-
-
-def noted(record, task):
-    """The checksums (4 bytes each) that an earlier run of the same task has noted; empty without one."""
-    try:
-        with open(record, 'rb') as f:
-            return bytearray(f.read() if f.readline() == task else b'')
-    except FileNotFoundError:
-        return bytearray()
-
-
 def pack(data, out):
-    """Write OUT/names.txt, meta.json and label_maps.npy, which gets this name when all of it has been compared."""
-    final, partial, record = (os.path.join(out, name) for name in (ARRAY, PARTIAL, PROGRESS))
+    """Write OUT/names.txt, meta.json and label_maps.npy, which gets this name when all of it has been compared.
+
+    Until then names.txt names the maps that are packed so far: from there an interrupted run continues.
+    """
+    final, partial, index = (os.path.join(out, name) for name in (ARRAY, PARTIAL, NAMES))
     if os.path.exists(final):
         log(f'{final}: was packed before')
-        return verify(data, out)
-    maps, names = open_maps(data, label_maps.FolderSet, 'is packed already; --unpack makes files of it')
+        verify(data, out)
+        return
+    maps, names = open_maps(data)
+    if not isinstance(maps, FolderSet):
+        raise UserError(f'{data}: is packed already; --unpack makes files of it')
     first, first_path = maps.read(names[0])
     label_maps.check_shape(first.shape, first.dtype, first_path)
-    label_maps.check_meta(label_maps.read_meta(data), first.shape, os.path.join(data, META), first_path)
-    listing = b''.join(os.fsencode(name) + b'\n' for name in names)
-    header = npy_header((len(names), *first.shape), first.dtype)
-    task = json.dumps({'maps': len(names), 'crc32': zlib.crc32(header + listing)}).encode() + b'\n'
+    meta_path = os.path.join(data, META)
+    label_maps.check_meta(label_maps.read_meta(meta_path), first.shape, meta_path, first_path)
 
     os.makedirs(out, exist_ok=True)
-    sums = noted(record, task)
-    whole = (os.path.getsize(partial) - len(header)) // first.nbytes if os.path.exists(partial) else 0
-    done = max(0, min(len(sums) // 4, whole, len(names)))
-    del sums[4 * done :]
+    lines = [os.fsencode(name) + b'\n' for name in names]
+    packed, done = begin(partial, index, lines, first)
     if done:
         log(f'{done} of {len(names)} maps were packed before')
-    with open(partial, 'r+b' if done else 'wb') as array, open(record, 'r+b' if done else 'wb') as notes:
-        for file, start, size in ((array, header, first.nbytes), (notes, task, 4)):
-            file.write(start)
-            file.truncate(len(start) + done * size)
-            file.seek(0, os.SEEK_END)
+    with open(index, 'wb') as listing:
+        listing.writelines(lines[:done])
         for number in progress(range(done, len(names)), 'pack'):
             one, path = maps.read(names[number])
             if (one.shape, one.dtype) != (first.shape, first.dtype):
@@ -117,74 +86,88 @@ def pack(data, out):
                     f'{path}: is {one.dtype} {list(one.shape)}, but {first_path} is {first.dtype} '
                     f'{list(first.shape)}; a packed set holds maps of one kind'
                 )
-            array.write(np.ascontiguousarray(one))
-            sums += checksum(one)
-            if (number + 1) % STRETCH == 0 or number + 1 == len(names):
-                array.flush()  # first the maps, then the note that they are there
-                notes.write(sums[4 * done :])
-                notes.flush()
-                done = number + 1
-        os.fsync(array.fileno())
+            packed[number] = one
+            listing.write(lines[number])
+    packed.flush()
 
-    read_back(partial, record, names, sums)
-    with open(os.path.join(out, NAMES), 'wb') as f:
-        f.write(listing)
+    try:
+        compare(maps, PackedSet(out, PARTIAL), names)
+    except UserError:
+        os.unlink(index)  # the next run starts anew
+        raise
     copy_meta(data, out)
     os.replace(partial, final)
-    os.unlink(record)
     log(f'{len(names)} maps, {first.dtype} {list(first.shape)}, packed into {final} and compared')
 
 
-def read_back(partial, record, names, sums):
-    """Raises UserError for a map that does not come back from the disk as it was; the next run then starts anew."""
-    packed = np.load(partial, mmap_mode='r')
-    for number in progress(range(len(names)), 'verify'):
-        if checksum(packed[number]) != sums[4 * number : 4 * number + 4]:
-            os.unlink(record)
-            raise UserError(
-                f'{partial}: {names[number]} was not read back as it was written; the disk may be failing. '
-                'Run this again to start anew'
-            )
+def begin(partial, index, lines, first):
+    """(array on disk for all maps, how many of them an earlier run has packed).
+
+    lines: what names.txt is to hold in the end; first: a map, like which all of them are.
+    """
+    shape = (len(lines), *first.shape)
+    try:
+        packed = np.lib.format.open_memmap(partial, mode='r+')
+        with open(index, 'rb') as f:
+            packed_before = f.readlines()
+    except (FileNotFoundError, ValueError):  # not begun, or cut short by a crash
+        packed = None
+    if packed is None or (packed.shape, packed.dtype) != (shape, first.dtype):
+        needed, free = len(lines) * first.nbytes, shutil.disk_usage(os.path.dirname(partial)).free
+        if needed > free:  # found out later, while writing to mapped memory, it would be a crash
+            raise UserError(f'{partial}: needs {needed / 1e9:.3g} GB, and only {free / 1e9:.3g} are free on this disk')
+        return np.lib.format.open_memmap(partial, mode='w+', dtype=first.dtype, shape=shape), 0
+    done = 0
+    for line, before in zip(lines, packed_before):
+        if line != before:  # the line that a crash has cut short, or the set has changed
+            break
+        done += 1
+    return packed, done
 
 
 def unpack(data, out):
     """Write OUT/<class folder>/<stem>.npy, each whole or not at all, and meta.json; then compare them all."""
-    maps, names = open_maps(data, label_maps.PackedSet, 'is no packed set; without --unpack it will be packed')
+    maps, names = open_maps(data)
+    if not isinstance(maps, PackedSet):
+        raise UserError(f'{data}: is no packed set; without --unpack it will be packed')
     if os.path.exists(os.path.join(out, ARRAY)):
         raise UserError(f'{out}: holds a packed set; choose another folder')
-    size = len(npy_header(maps.shape, maps.dtype)) + maps.dtype.itemsize * int(np.prod(maps.shape))
+    size = label_sets.npy_size(maps.shape, maps.dtype)
     for name in progress(names, 'unpack'):
         path = os.path.join(out, *name.split('/')) + '.npy'
         if os.path.exists(path) and os.path.getsize(path) == size:
             continue  # of an earlier run
-        folder, base = os.path.split(path)
-        os.makedirs(folder, exist_ok=True)
-        temporary = os.path.join(folder, f'.{base}.tmp')
-        with open(temporary, 'wb') as f:
+        with files.replacing(path, sync=False) as f:
             np.save(f, maps.read(name)[0])
-        os.replace(temporary, path)
     copy_meta(data, out)
     verify(data, out)
 
 
 def verify(data, out):
     """Raises UserError unless two sets, of either kind, hold the same maps under the same names."""
-    (one, names), (other, others) = open_maps(data), open_maps(out)
-    for folder, only in ((data, set(names) - set(others)), (out, set(others) - set(names))):
+    maps, names = open_maps(data)
+    others, other_names = open_maps(out)
+    for folder, only in ((data, set(names) - set(other_names)), (out, set(other_names) - set(names))):
         if only:
             raise UserError(f'{data} and {out} differ: {len(only)} maps are in {folder} only, the first is {min(only)}')
-    for name in progress(names, 'verify'):
-        (a, path), (b, other_path) = one.read(name), other.read(name)
-        if (a.shape, a.dtype) != (b.shape, b.dtype) or a.tobytes() != b.tobytes():
-            raise UserError(f'{other_path}: not the same map as {path}')
+    compare(maps, others, names)
     log(f'{len(names)} maps are the same in {data} and {out}')
+
+
+def compare(maps, others, names):
+    """Raises UserError for the first of the maps that is not the same, to the bit, in two sets."""
+    for name in progress(names, 'verify'):
+        (one, path), (other, other_path) = maps.read(name), others.read(name)
+        if (one.shape, one.dtype) != (other.shape, other.dtype) or one.tobytes() != other.tobytes():
+            raise UserError(f'{other_path}: not the same map as {path}')
 
 
 def main(args):
     if os.path.realpath(args.data) == os.path.realpath(args.out):
         raise UserError(f'{args.out}: is both DIR and OUT')
+    work = verify if args.verify else unpack if args.unpack else pack
     try:
-        (verify if args.verify else unpack if args.unpack else pack)(args.data, args.out)
+        work(args.data, args.out)
     except OSError as error:
         raise UserError(
             f'{error.filename or args.out}: {error.strerror or error}; what was finished is kept, '

@@ -26,7 +26,7 @@ from util.deploy import records
 from util.errors import UserError
 from util.logger import log
 
-SIDE, MARGIN, CAPTION = 224, 12, 44
+SIDE, GAP, MARGIN, CAPTION = 224, 4, 12, 44  # pixels: of a tile, between tiles, around panels, below a tile
 INK, PAPER = (30, 30, 30), (255, 255, 255)
 KNOWS = 1.1  # a token whose best class has less than this multiple of 1 / classes says nothing
 
@@ -48,6 +48,9 @@ def parser():
     return parser
 
 
+# -- pictures ---------------------------------------------------------------------------------------------------------
+
+
 def font(size):
     try:
         return ImageFont.load_default(size)
@@ -61,94 +64,94 @@ def colour(class_id):
     return int(red * 255), int(green * 255), int(blue * 255)
 
 
+def name_of(class_id, names):
+    return names.get(int(class_id), str(class_id))
+
+
+def tile(image, title, probabilities=None, names=None):
+    """A square picture with a caption; with probabilities [N, C] every token is washed in its class's colour."""
+    image = image.resize((SIDE, SIDE), Image.BICUBIC)
+    canvas = Image.new('RGB', (SIDE, SIDE + CAPTION), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    draw.text((0, SIDE + 4), title, fill=INK, font=font(14))
+    if probabilities is not None:
+        image = overlay(image, probabilities, names)
+        draw_legend(draw, SIDE + 24, probabilities, names)
+    canvas.paste(image, (0, 0))
+    return canvas
+
+
 def overlay(image, probabilities, names):
     """The image with a wash over each token: its best class's colour, the stronger the surer; names where they fit.
 
     image: PIL image; probabilities: [N, C].
     """
-    n = round(len(probabilities) ** 0.5)
-    cell = image.width / n
-    best, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    grid = round(len(probabilities) ** 0.5)
+    cell = image.width / grid
     wash = Image.new('RGBA', image.size)
     draw = ImageDraw.Draw(wash)
-    for i, (c, p) in enumerate(zip(best, sure)):
-        if p * probabilities.shape[1] <= KNOWS:
+    for i, token in enumerate(probabilities):
+        best, sure = token.argmax(), token.max()
+        if sure * len(token) <= KNOWS:
             continue
-        x, y = i % n * cell, i // n * cell
-        draw.rectangle((x, y, x + cell - 1, y + cell - 1), fill=(*colour(c), int(20 + 170 * p)))
+        x, y = i % grid * cell, i // grid * cell
+        draw.rectangle((x, y, x + cell - 1, y + cell - 1), fill=(*colour(best), int(20 + 170 * sure)))
         if cell >= 40:
-            draw.text(
-                (x + cell / 2, y + cell / 2),
-                f'{names.get(int(c), str(c))[:7]}\n{p:.0%}',
-                fill='white',
-                font=font(12),
-                anchor='mm',
-                align='center',
-                stroke_width=2,
-                stroke_fill=INK,
-            )
+            text, middle = f'{name_of(best, names)[:7]}\n{sure:.0%}', (x + cell / 2, y + cell / 2)
+            outlined = dict(fill='white', stroke_fill=INK, stroke_width=2)
+            draw.text(middle, text, font=font(12), anchor='mm', align='center', **outlined)
     return Image.alpha_composite(image.convert('RGBA'), wash).convert('RGB')
 
 
-def legend(draw, x, y, probabilities, names):
+def draw_legend(draw, y, probabilities, names):
     """Chips with the names of the commonest classes, as many as fit; tokens that know nothing do not count."""
     sure = probabilities.max(axis=1) * probabilities.shape[1] > KNOWS
     ids, counts = np.unique(probabilities[sure].argmax(axis=1), return_counts=True)
-    for c in ids[np.argsort(-counts, kind='stable')]:
-        text = names.get(int(c), str(c)).split(',')[0][:14]
-        if x + 15 + draw.textlength(text, font=font(12)) > SIDE:
+    x = 0
+    for class_id in ids[np.argsort(-counts, kind='stable')]:
+        text = name_of(class_id, names).split(',')[0][:14]
+        width = draw.textlength(text, font=font(12))
+        if x + 15 + width > SIDE:
             break
-        draw.rectangle((x, y + 2, x + 11, y + 13), fill=colour(c))
+        draw.rectangle((x, y + 2, x + 11, y + 13), fill=colour(class_id))
         draw.text((x + 15, y), text, fill=INK, font=font(12))
-        x += 24 + int(draw.textlength(text, font=font(12)))
+        x += 24 + int(width)
 
 
-def tile(image, probabilities=None, title='', names=None):
-    """A square picture with a caption; with probabilities [N, C] every token is washed in its class's colour."""
-    image = image.resize((SIDE, SIDE), Image.BICUBIC)
-    canvas = Image.new('RGB', (SIDE, SIDE + CAPTION), PAPER)
-    canvas.paste(image if probabilities is None else overlay(image, probabilities, names), (0, 0))
-    draw = ImageDraw.Draw(canvas)
-    draw.text((0, SIDE + 4), title, fill=INK, font=font(14))
-    if probabilities is not None:
-        legend(draw, 0, SIDE + 24, probabilities, names)
+def arrange(pictures, columns, gap, margin=0):
+    """Pictures of one size on a white one, row by row."""
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)  # rounded up
+    width, height = pictures[0].width + gap, pictures[0].height + gap
+    canvas = Image.new('RGB', (columns * width - gap + 2 * margin, rows * height - gap + 2 * margin), PAPER)
+    for i, picture in enumerate(pictures):
+        canvas.paste(picture, (margin + i % columns * width, margin + i // columns * height))
     return canvas
 
 
-def row(tiles):
-    canvas = Image.new('RGB', (len(tiles) * (SIDE + 4) - 4, SIDE + CAPTION), PAPER)
-    for i, item in enumerate(tiles):
-        canvas.paste(item, (i * (SIDE + 4), 0))
-    return canvas
-
-
-def sheet(panels, columns):
-    """Panels on a white page, row by row."""
-    columns = min(columns, len(panels))
-    width, height = panels[0].width + MARGIN, panels[0].height + MARGIN
-    page = Image.new('RGB', (columns * width + MARGIN, -(-len(panels) // columns) * height + MARGIN), PAPER)
-    for i, item in enumerate(panels):
-        page.paste(item, (MARGIN + i % columns * width, MARGIN + i // columns * height))
-    return page
+# -- what is shown of an image ----------------------------------------------------------------------------------------
 
 
 def map_tiles(path, maps, args, names):
     """The source, its label map where it lies, and draws of the train transform with the targets of their tokens."""
     source = open_rgb(path)
     scores, ids = maps.read(path)
-    x, y, w, h = maps.covered(*source.size)
-    covered = source.crop((round(x), round(y), round(x + w), round(y + h)))
-    cells = np.eye(scores[0].size, dtype='float32')  # every cell as it is
-    of_cells = dense(sparse_target(scores, ids, cells, args.nb_classes), args.nb_classes)
-    tiles = [tile(square(source), title=os.path.basename(path)[:28]), tile(covered, of_cells, 'label map', names)]
-    transform = TrainTransform(args.input_size, 'bicubic', args.aa, reprob=0.0, geometry=args.token_label_geometry)
+    covered = maps.covered(*source.size)
+
+    def targets(sampling):
+        return dense(sparse_target(scores, ids, sampling, args.nb_classes), args.nb_classes)
+
+    left, top, width, height = covered
+    square = source.crop((round(left), round(top), round(left + width), round(top + height)))
+    every_cell = np.eye(scores[0].size, dtype='float32')
+    tiles = [tile(on_white(source), os.path.basename(path)[:28]), tile(square, 'label map', targets(every_cell), names)]
+    transform = TrainTransform(args.input_size, aa=args.aa, reprob=0.0, geometry=args.token_label_geometry)
     for draw in range(args.draws):
-        image, matrix = transform.geometry(source, np.random.default_rng([args.seed, draw]))
+        image, matrix = transform.draw(source, np.random.default_rng([args.seed, draw]))
         sampling = sampling_matrix(
-            matrix, args.input_size, args.input_size // 16, maps.covered(*source.size), scores.shape[1:]
+            matrix, args.input_size, args.input_size // 16, covered=covered, map_shape=scores.shape[1:]
         )
-        target = dense(sparse_target(scores, ids, sampling, args.nb_classes), args.nb_classes)
-        tiles.append(tile(image, target[1:], f'draw {draw}: token targets', names))
+        tiles.append(tile(image, f'draw {draw}: token targets', targets(sampling)[1:], names))
     return tiles
 
 
@@ -159,12 +162,12 @@ def dense(target, num_classes):
     return result
 
 
-def square(image):
+def on_white(image):
     """The image on a white square, so that a tile does not distort it."""
     side = max(image.size)
-    page = Image.new('RGB', (side, side), PAPER)
-    page.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return page
+    canvas = Image.new('RGB', (side, side), PAPER)
+    canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return canvas
 
 
 def prediction_tiles(path, model, transform, names):
@@ -172,10 +175,10 @@ def prediction_tiles(path, model, transform, names):
     image = transform.crop(open_rgb(path))
     cls, aux = model.forward_dense(paddle.to_tensor(to_input(image)[None]))
     scores = F.softmax(cls + 0.5 * aux.max(axis=1)).numpy()[0]
-    best = int(scores.argmax())
+    best = scores.argmax()
     return [
-        tile(image, title=f'{names.get(best, str(best))[:24]}  {scores[best]:.1%}'),
-        tile(image, F.softmax(aux[0]).numpy(), 'the model, token by token', names),
+        tile(image, f'{name_of(best, names)[:24]}  {scores[best]:.1%}'),
+        tile(image, 'the model, token by token', F.softmax(aux[0]).numpy(), names),
     ]
 
 
@@ -199,11 +202,15 @@ def main(args):
             raise UserError(f'--model {args.model}: has no classifier of tokens to show')
         log(load_weights(model, args))
         model.eval()
-    rows = []
+    panels = []
     for path in files:
-        tiles = map_tiles(path, maps, args, names) if maps else []
-        rows.append(row(tiles + (prediction_tiles(path, model, transform, names) if model else [])))
-    sheet(rows, 1 if maps else args.columns).save(args.output)
+        tiles = []
+        if maps:
+            tiles += map_tiles(path, maps, args, names)
+        if model:
+            tiles += prediction_tiles(path, model, transform, names)
+        panels.append(arrange(tiles, len(tiles), GAP))
+    arrange(panels, 1 if maps else args.columns, MARGIN, margin=MARGIN).save(args.output)
     log(f'wrote {args.output}')
 
 

@@ -29,13 +29,12 @@ def check_target(flag, path):
 
 
 @contextlib.contextmanager
-def replacing(path, *also, previous=None):
-    """A binary file to write, in the folder of `path` (made if need be). When the block ends well it is synced and
-    takes the place of the files `also`, one by one, and last of `path`; when it raises, all is as it was and nothing
-    else is left. The names share one file on disk where there are hard links: never change a file in place.
-    previous: a name for the file that `path` was before, if any.
-
-    An OSError (disk full, no permission) becomes a UserError that names `path`.
+def replacing(path, *also, previous=None, sync=True):
+    """A binary file to write, in the folder of `path` (made if need be). When the block ends well it takes the place
+    of the files `also`, one by one, and last of `path`; when it raises, all is as it was and nothing else is left. The
+    names share one file on disk where there are hard links: never change a file in place.
+    previous: a name for the file that `path` was before, if any. sync: wait until the disk has the file, which takes
+    milliseconds, so that it is whole even if the power fails. An OSError becomes a UserError that names `path`.
     """
     folder, temporary = os.path.dirname(os.path.abspath(path)), None
     try:
@@ -43,18 +42,19 @@ def replacing(path, *also, previous=None):
         handle, temporary = tempfile.mkstemp(prefix=f'.{os.path.basename(path)}.', suffix='.tmp', dir=folder)
         with os.fdopen(handle, 'wb') as f:
             yield f
-            f.flush()
-            os.fsync(f.fileno())
+            if sync:
+                f.flush()
+                os.fsync(f.fileno())
         os.chmod(temporary, 0o644)
         for name in also:
             name_as_well(temporary, name)
         if previous and os.path.exists(path):  # only now: a save that fails leaves two good files, not one
             name_as_well(path, previous)
         os.replace(temporary, path)
-        temporary = None
-        folder_handle = os.open(folder, os.O_RDONLY)
-        os.fsync(folder_handle)  # or the new name could be lost with the power
-        os.close(folder_handle)
+        if sync:
+            folder_handle = os.open(folder, os.O_RDONLY)
+            os.fsync(folder_handle)  # or the new name could be lost with the power
+            os.close(folder_handle)
     except OSError as error:
         raise UserError(f'{path}: could not be written ({error.strerror or error}); what was there before is untouched')
     finally:

@@ -9,7 +9,7 @@ import io
 import json
 import os
 import re
-from collections import namedtuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,23 +17,28 @@ from util import files
 from util.errors import UserError
 from util.logger import log
 
-# labels: int64 [N]; top: int64 [N, K], the K best classes, best first; losses: float64 [N], cross-entropy
-Answers = namedtuple('Answers', 'labels top losses')
-
 IMAGENET_VAL = re.compile(r'ILSVRC2012_val_(\d{8})(?!\d)')
 IMAGENET_VAL_IMAGES = 50_000
-OUTPUTS = ('per_class', 'confusion', 'save_predictions')
+OUTPUTS = ('per_class', 'confusion', 'save_predictions')  # flags that name a table to write
 
 
-def check(args):
+class Answers(NamedTuple):
+    """A model's answers to the N images of a set, in its order."""
+
+    labels: np.ndarray  # int64 [N]
+    top: np.ndarray  # int64 [N, K], the K best classes, best first
+    losses: np.ndarray  # float64 [N], cross-entropy
+
+
+def check_flags(args):
     """Raise UserError for flags of options.add_protocols that cannot be, before anything is read."""
     if args.topk and max(args.topk) > args.nb_classes:
         raise UserError(f'--topk {max(args.topk)}: there are {args.nb_classes} classes only (--nb_classes)')
-    paths = [(f'--{name}', getattr(args, name)) for name in OUTPUTS if getattr(args, name)]
-    for flag, path in paths:
+    paths = {f'--{name}': getattr(args, name) for name in OUTPUTS if getattr(args, name)}
+    for flag, path in paths.items():
         files.check_target(flag, path)
-    if len({os.path.realpath(path) for _, path in paths}) < len(paths):
-        raise UserError(f'{" and ".join(flag for flag, _ in paths)}: name different files')
+    if len(set(map(os.path.realpath, paths.values()))) < len(paths):
+        raise UserError(f'{" and ".join(paths)}: name different files')
 
 
 # -- accuracy ---------------------------------------------------------------------------------------------------------
@@ -46,10 +51,11 @@ def correct(answers, k):
 
 def report(answers, topk=(1, 5)):
     """Log the closing line of an evaluation; returns {'acc<k>' in percent for each k of topk, 'loss'}."""
-    n = len(answers.labels)
-    stats = {f'acc{k}': 100 * int(correct(answers, k).sum()) / n for k in topk}
+    count = len(answers.labels)
+    stats = {f'acc{k}': 100 * int(correct(answers, k).sum()) / count for k in topk}
     stats['loss'] = float(answers.losses.mean())
-    log('* ' + ''.join(f'Acc@{k} {stats[f"acc{k}"]:.3f} ' for k in topk) + f'loss {stats["loss"]:.3f} on {n} images')
+    accuracies = ' '.join(f'Acc@{k} {stats[f"acc{k}"]:.3f}' for k in topk)
+    log(f'* {accuracies} loss {stats["loss"]:.3f} on {count} images')
     return stats
 
 
@@ -72,9 +78,9 @@ def read_real(path, images, num_classes):
                 f'{IMAGENET_VAL_IMAGES}, one for each image of the ImageNet validation set; for another '
                 'set use an object {file name: [class ids]}'
             )
-        keys = [_number(path, image) - 1 for image in images]
+        keys = [_place(path, image) for image in images]
     elif isinstance(content, dict):
-        keys = _names(path, content, images)
+        keys = _keys(path, content, images)
     else:
         raise UserError(f'--real_labels {path}: neither a list nor an object, but {json.dumps(content)[:40]}')
     labels = [content[key] for key in keys]
@@ -87,24 +93,26 @@ def read_real(path, images, num_classes):
     return labels
 
 
-def _number(path, image):
-    """The number in the name of an image of the ImageNet validation set, 1 to 50,000."""
+def _place(path, image):
+    """The place in real.json of an image of the ImageNet validation set: the number in its name, from 0."""
     found = IMAGENET_VAL.match(os.path.basename(image))
     if not found or not 1 <= int(found[1]) <= IMAGENET_VAL_IMAGES:
         raise UserError(
             f'--real_labels {path}: a list goes by the number in ILSVRC2012_val_XXXXXXXX, and {image} has '
             'none; for another set use an object {file name: [class ids]}'
         )
-    return int(found[1])
+    return int(found[1]) - 1
 
 
-def _names(path, content, images):
-    """For each image its key in `content`: 'folder/name' or 'name'."""
+def _keys(path, content, images):
+    """For each image its key in the object `content`: 'folder/name' or 'name'."""
     keys, owners = [], {}
     for image in images:
         folder, name = os.path.split(image)
-        key = next((k for k in (f'{os.path.basename(folder)}/{name}', name) if k in content), None)
-        if key is None:
+        key = f'{os.path.basename(folder)}/{name}'
+        if key not in content:
+            key = name
+        if key not in content:
             raise UserError(
                 f'--real_labels {path}: has no entry {name}; give an image that is not to count an empty list'
             )
@@ -124,13 +132,12 @@ def report_real(answers, real, topk=(1, 5)):
     counted = [i for i, ids in enumerate(real) if ids]
     if not counted:
         raise UserError('--real_labels: not one image of the set has a label there')
-    hits = {k: sum(not set(real[i]).isdisjoint(answers.top[i, :k].tolist()) for i in counted) for k in topk}
-    stats = {f'real{k}': 100 * hits[k] / len(counted) for k in topk}
-    log(
-        '* '
-        + ''.join(f'ReaL@{k} {stats[f"real{k}"]:.3f} ' for k in topk)
-        + f'on {len(counted)} images ({len(real) - len(counted)} without a label do not count)'
-    )
+    stats = {}
+    for k in topk:
+        hits = sum(not set(real[i]).isdisjoint(answers.top[i, :k].tolist()) for i in counted)
+        stats[f'real{k}'] = 100 * hits / len(counted)
+    accuracies = ' '.join(f'ReaL@{k} {stats[f"real{k}"]:.3f}' for k in topk)
+    log(f'* {accuracies} on {len(counted)} images ({len(real) - len(counted)} without a label do not count)')
     return {**stats, 'real_images': len(counted)}
 
 
@@ -140,12 +147,14 @@ def report_real(answers, real, topk=(1, 5)):
 def per_class(answers, num_classes, names, topk=(1, 5)):
     """Rows class_id, name, images, and for each k correct@k, acc@k in percent (empty for a class without images)."""
     images = np.bincount(answers.labels, minlength=num_classes)
-    hits = [np.bincount(answers.labels[correct(answers, k)], minlength=num_classes) for k in topk]
-    rows = [['class_id', 'name', 'images', *(f'{word}@{k}' for k in topk for word in ('correct', 'acc'))]]
-    for i, n in enumerate(images):
-        shares = [(h[i], f'{100 * h[i] / n:.3f}' if n else '') for h in hits]
-        rows.append([i, names.get(i, ''), n, *(value for pair in shares for value in pair)])
-    return rows
+    header = ['class_id', 'name', 'images']
+    rows = [[i, names.get(i, ''), count] for i, count in enumerate(images)]
+    for k in topk:
+        header += [f'correct@{k}', f'acc@{k}']
+        hits = np.bincount(answers.labels[correct(answers, k)], minlength=num_classes)
+        for row, hit, count in zip(rows, hits, images):
+            row += [hit, f'{100 * hit / count:.3f}' if count else '']
+    return [header, *rows]
 
 
 def confusion(answers, num_classes):
@@ -154,24 +163,28 @@ def confusion(answers, num_classes):
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
+def prediction_rows(answers, images, k):
+    """Rows file_name, label, loss, top1 … top<k>, an image each."""
+    rows = [['file_name', 'label', 'loss', *(f'top{i + 1}' for i in range(k))]]
+    for path, label, loss, top in zip(images, answers.labels, answers.losses, answers.top[:, :k].tolist()):
+        rows.append([path, label, f'{loss:.6g}', *top])
+    return rows
+
+
 def write_tables(args, answers, images, names, topk):
     """Write what --per_class, --confusion and --save_predictions ask for. images: their paths. Raises UserError."""
-    tables = {}
     if args.per_class:
-        tables[args.per_class] = per_class(answers, args.nb_classes, names, topk)
+        write_csv(args.per_class, per_class(answers, args.nb_classes, names, topk))
     if args.confusion:
-        matrix = confusion(answers, args.nb_classes)
-        tables[args.confusion] = [
-            ['true\\predicted', *range(args.nb_classes)],
-            *([i, *row] for i, row in enumerate(matrix.tolist())),
-        ]
+        matrix = confusion(answers, args.nb_classes).tolist()
+        header = ['true\\predicted', *range(args.nb_classes)]
+        write_csv(args.confusion, [header, *([i, *row] for i, row in enumerate(matrix))])
     if args.save_predictions:
-        k = min(max(topk), answers.top.shape[1])
-        tables[args.save_predictions] = [['file_name', 'label', 'loss', *(f'top{i + 1}' for i in range(k))]]
-        for path, label, loss, top in zip(images, answers.labels, answers.losses, answers.top[:, :k].tolist()):
-            tables[args.save_predictions].append([path, label, f'{loss:.6g}', *top])
-    for path, rows in tables.items():
-        text = io.StringIO()
-        csv.writer(text, lineterminator='\n').writerows(rows)
-        files.write(path, text.getvalue().encode(errors='surrogateescape'))  # file names are bytes, after all
-        log(f'wrote {path}')
+        write_csv(args.save_predictions, prediction_rows(answers, images, min(max(topk), answers.top.shape[1])))
+
+
+def write_csv(path, rows):
+    text = io.StringIO()
+    csv.writer(text, lineterminator='\n').writerows(rows)
+    files.write(path, text.getvalue().encode(errors='surrogateescape'))  # file names are bytes, after all
+    log(f'wrote {path}')

@@ -2,72 +2,56 @@
 
 import json
 import os
+import shutil
+from collections import namedtuple
 
 import numpy as np
 import pytest
+from map_files import contents, make_map, save_folders, save_map
 
 from tools import pack_token_label as tool
-import torch_files
-from util.data.label_maps import ARRAY, META, NAMES, PARTIAL, LabelMaps
+from util.data.label_maps import LabelMaps
+from util.data.label_sets import ARRAY, META, NAMES, PARTIAL, FolderSet
 
-NAMES_OF_MAPS = [f'n{c:02d}/image{i}' for c in range(3) for i in range(10)]
+MAPS = {f'n{c:02d}/image{i}': make_map(10 * c + i) for c in range(3) for i in range(10)}
 
 
-def make(folder, dtype='float16', shape=(2, 3, 4, 4), suffix='.npy'):
-    rng = np.random.default_rng(0)
-    maps = {name: rng.integers(0, 9, shape).astype(dtype) for name in NAMES_OF_MAPS}
-    for name, array in maps.items():
-        path = folder / (name + suffix)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, array) if suffix == '.npy' else torch_files.save(array, str(path))
+def save_set(folder, maps=MAPS, suffix='.npy'):
+    save_folders(folder, maps, suffix)
     (folder / META).write_text('{"coverage": "full"}\n')
-    return maps
-
-
-def files(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob('*') if path.is_file()}
 
 
 @pytest.fixture
-def maps(tmp_path):
-    return make(tmp_path / 'maps')
-
-
-@pytest.fixture
-def pack(run, tmp_path, maps):
+def pack(run, tmp_path):
     """pack(flags…, data=, out=) -> Result of the tool."""
+    save_set(tmp_path / 'maps')
     return lambda *flags, data='maps', out='packed': run(tool, tmp_path / data, tmp_path / out, *flags)
 
 
-def assert_packed(folder, maps):
+def assert_packed(folder, maps=MAPS):
     assert sorted(os.listdir(folder)) == sorted([ARRAY, NAMES, META])
-    label_maps = LabelMaps(str(folder), 9)
-    for name, array in maps.items():
-        assert np.array_equal(label_maps.read(name + '.JPEG')[0], array[0].astype('float32'))
-    assert np.load(folder / ARRAY).dtype == array.dtype and label_maps.coverage == 'full'
+    expected = np.stack([maps[name] for name in sorted(maps)])
+    assert np.load(folder / ARRAY).dtype == expected.dtype and np.array_equal(np.load(folder / ARRAY), expected)
+    assert LabelMaps(str(folder), 9).coverage == 'full'
 
 
-def test_there_and_back(pack, tmp_path, maps):
+def test_there_and_back_and_a_second_run_only_compares(pack, tmp_path):
     assert pack().code == 0
-    assert_packed(tmp_path / 'packed', maps)
+    assert_packed(tmp_path / 'packed')
+    before = os.stat(tmp_path / 'packed' / ARRAY).st_mtime_ns
+    assert '30 maps are the same' in pack().out
+    assert os.stat(tmp_path / 'packed' / ARRAY).st_mtime_ns == before
     assert pack('--unpack', data='packed', out='again').code == 0
-    assert files(tmp_path / 'again') == files(tmp_path / 'maps')
+    assert contents(tmp_path / 'again') == contents(tmp_path / 'maps')
 
 
 @pytest.mark.parametrize('suffix', ['.npy', '.pt'])
 @pytest.mark.parametrize('dtype', ['float16', 'float32'])
 def test_shape_and_dtype_are_kept_and_pt_files_are_read(pack, tmp_path, dtype, suffix):
-    maps = make(tmp_path / 'others', dtype, (2, 1, 7, 7), suffix)
+    maps = {name: make_map(i, k=1, side=7, dtype=dtype) for i, name in enumerate(MAPS)}
+    save_set(tmp_path / 'others', maps, suffix)
     assert pack(data='others').code == 0
     assert_packed(tmp_path / 'packed', maps)
-
-
-def test_a_second_run_only_compares(pack, tmp_path):
-    pack()
-    before = os.stat(tmp_path / 'packed' / ARRAY)
-    result = pack()
-    assert result.code == 0 and '30 maps are the same' in result.out
-    assert os.stat(tmp_path / 'packed' / ARRAY).st_mtime_ns == before.st_mtime_ns
 
 
 # ---- interruptions
@@ -77,64 +61,69 @@ def test_a_second_run_only_compares(pack, tmp_path):
 def interrupted(monkeypatch, pack):
     """interrupted(n): a run that ends while it reads map n; afterwards all is well again."""
 
-    def call(n, *flags, error=KeyboardInterrupt, **folders):
+    def call(n, error=KeyboardInterrupt):
         calls = []
 
-        def read(self, name, original=tool.label_maps.FolderSet.read):
+        def read(self, name, original=FolderSet.read):
             calls.append(name)
             if len(calls) > n + 1:  # the first map is read twice
                 raise error
             return original(self, name)
 
         with monkeypatch.context() as patch:
-            patch.setattr(tool.label_maps.FolderSet, 'read', read)
-            return pack(*flags, **folders)
+            patch.setattr(FolderSet, 'read', read)
+            return pack()
 
-    monkeypatch.setattr(tool, 'STRETCH', 4)
     return call
 
 
-def test_an_interrupted_run_continues(interrupted, pack, tmp_path, maps):
+def test_an_interrupted_run_continues_and_nothing_takes_it_for_whole(interrupted, pack, refused, tmp_path):
     assert interrupted(10).code == 130
-    assert sorted(os.listdir(tmp_path / 'packed')) == sorted([PARTIAL, tool.PROGRESS])
-    assert interrupted(10).code == 130  # 8 of them were finished, 8 more will be
+    assert sorted(os.listdir(tmp_path / 'packed')) == sorted([PARTIAL, NAMES])
+    assert 'not packed to the end' in refused(tool, tmp_path / 'packed', tmp_path / 'again', '--unpack')
+    full = interrupted(6, error=OSError(28, 'No space left on device'))
+    assert full.code == 1 and 'No space left on device' in full.err and 'continues' in full.err
     result = pack()
     assert result.code == 0 and '16 of 30 maps were packed before' in result.out
-    assert_packed(tmp_path / 'packed', maps)
+    assert_packed(tmp_path / 'packed')
 
 
-@pytest.mark.parametrize('lost', [1, 70, 400, 10**6])
-@pytest.mark.parametrize('name', [PARTIAL, tool.PROGRESS])
-def test_what_a_crash_cuts_off_is_packed_again(interrupted, pack, tmp_path, maps, name, lost):
+@pytest.mark.parametrize('lost', [1, 70, 400, 10**6, None])
+@pytest.mark.parametrize('name', [PARTIAL, NAMES])
+def test_what_a_crash_cuts_off_is_packed_again(interrupted, pack, tmp_path, name, lost):
     interrupted(10)
     path = tmp_path / 'packed' / name
-    os.truncate(path, max(0, path.stat().st_size - lost))
+    if lost:
+        os.truncate(path, max(0, path.stat().st_size - lost))
+    else:
+        path.unlink()
     assert pack().code == 0
-    assert_packed(tmp_path / 'packed', maps)
+    assert_packed(tmp_path / 'packed')
 
 
-@pytest.mark.parametrize('name', [PARTIAL, tool.PROGRESS])
-def test_a_lost_file_of_an_interrupted_run_means_to_start_anew(interrupted, pack, tmp_path, maps, name):
+def test_a_set_that_has_grown_is_packed_anew(interrupted, pack, tmp_path):
     interrupted(10)
-    (tmp_path / 'packed' / name).unlink()
-    assert pack().code == 0
-    assert_packed(tmp_path / 'packed', maps)
-
-
-def test_a_set_that_has_grown_is_packed_anew(interrupted, pack, tmp_path, maps):
-    interrupted(10)
-    maps['n00/image00'] = maps['n00/image1']
-    np.save(tmp_path / 'maps' / 'n00' / 'image00.npy', maps['n00/image00'])
+    save_map(tmp_path / 'maps' / 'n00' / 'image00.npy', make_map())
     result = pack()
     assert result.code == 0 and 'before' not in result.out
-    assert_packed(tmp_path / 'packed', maps)
+    assert_packed(tmp_path / 'packed', {**MAPS, 'n00/image00': make_map()})
 
 
-def test_a_full_disk_is_said_and_survived(interrupted, pack, tmp_path, maps, refused):
-    result = interrupted(10, error=OSError(28, 'No space left on device'))
-    assert result.code == 1 and 'No space left on device' in result.err and 'continues' in result.err
+def test_what_commit_260439a_left_half_packed_does_no_harm(pack, tmp_path):
+    (tmp_path / 'packed').mkdir()
+    np.save(tmp_path / 'packed' / 'x.npy', np.stack(list(MAPS.values())))
+    (tmp_path / 'packed' / 'x.npy').rename(tmp_path / 'packed' / PARTIAL)
+    os.truncate(tmp_path / 'packed' / PARTIAL, 2000)
+    (tmp_path / 'packed' / f'{ARRAY}.progress').write_bytes(b'{"maps": 30, "crc32": 1}\n\0\0\0\0')
     assert pack().code == 0
-    assert_packed(tmp_path / 'packed', maps)
+    (tmp_path / 'packed' / f'{ARRAY}.progress').unlink()
+    assert_packed(tmp_path / 'packed')
+
+
+def test_a_full_disk_is_said_before_anything_is_written(refused, pack, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, 'disk_usage', lambda folder: namedtuple('Usage', 'free')(2000))
+    message = refused(tool, tmp_path / 'maps', tmp_path / 'packed')
+    assert f'{tmp_path / "packed" / PARTIAL}: needs ' in message and os.listdir(tmp_path / 'packed') == []
 
 
 def test_an_interrupted_unpacking_continues(pack, tmp_path, monkeypatch):
@@ -147,38 +136,37 @@ def test_an_interrupted_unpacking_continues(pack, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         replace(*paths)
 
-    monkeypatch.setattr(tool.os, 'replace', interrupted)
+    monkeypatch.setattr(os, 'replace', interrupted)
     assert pack('--unpack', data='packed', out='again').code == 130
     calls.clear()
-    monkeypatch.setattr(tool.os, 'replace', lambda *paths: calls.append(replace(*paths)))
+    monkeypatch.setattr(os, 'replace', lambda *paths: calls.append(replace(*paths)))
     assert pack('--unpack', data='packed', out='again').code == 0
-    assert len(calls) == 23 and files(tmp_path / 'again') == files(tmp_path / 'maps')
+    assert len(calls) == 23 and contents(tmp_path / 'again') == contents(tmp_path / 'maps')
 
 
 # ---- comparison
 
 
-def test_a_bit_that_changes_on_its_way_to_the_disk_is_noticed(interrupted, pack, tmp_path, maps):
+def test_a_bit_that_changes_on_its_way_to_the_disk_is_noticed(interrupted, pack, tmp_path):
     interrupted(10)
     path = tmp_path / 'packed' / PARTIAL
     data = bytearray(path.read_bytes())
     data[300] ^= 1
     path.write_bytes(data)
     result = pack()
-    assert result.code == 1 and f'{PARTIAL}: n00/image' in result.err and not (tmp_path / 'packed' / ARRAY).exists()
+    assert result.code == 1 and f'{PARTIAL}, map n00/image' in result.err and not (tmp_path / 'packed' / ARRAY).exists()
     assert pack().code == 0  # anew
-    assert_packed(tmp_path / 'packed', maps)
+    assert_packed(tmp_path / 'packed')
 
 
-def test_verify_compares_and_writes_nothing(pack, tmp_path, maps):
+def test_verify_compares_and_writes_nothing(pack, tmp_path):
     pack()
     pack('--unpack', data='packed', out='again')
-    before = files(tmp_path)
+    before = contents(tmp_path)
     for out in ('packed', 'again'):
         assert '30 maps are the same' in pack('--verify', out=out).out
-    assert files(tmp_path) == before
-    maps['n01/image3'][1, 2, 3, 3] += 1
-    np.save(tmp_path / 'maps' / 'n01' / 'image3.npy', maps['n01/image3'])
+    assert contents(tmp_path) == before
+    save_map(tmp_path / 'maps' / 'n01' / 'image3.npy', MAPS['n01/image3'] + 1)
     for out in ('packed', 'again'):
         assert 'n01/image3' in pack('--verify', out=out).err
     (tmp_path / 'maps' / 'n01' / 'image3.npy').unlink()
@@ -188,41 +176,34 @@ def test_verify_compares_and_writes_nothing(pack, tmp_path, maps):
 # ---- refusals, one line each
 
 
-@pytest.mark.parametrize(
-    'wrong',
-    [np.zeros((2, 5, 4, 4), 'float16'), np.zeros((2, 3, 5, 5), 'float16'), np.zeros((2, 3, 4, 4), 'float32')],
-    ids=['K', 'H', 'dtype'],
-)
-def test_the_first_map_of_another_kind_is_named(refused, tmp_path, maps, wrong):
+@pytest.mark.parametrize('wrong', [make_map(k=5), make_map(side=5), make_map(dtype='float32')], ids=['K', 'H', 'dtype'])
+def test_the_first_map_of_another_kind_is_named(refused, pack, tmp_path, wrong):
     for name in ('n01/image5', 'n02/image7'):
-        np.save(tmp_path / 'maps' / f'{name}.npy', wrong)
+        save_map(tmp_path / 'maps' / f'{name}.npy', wrong)
     message = refused(tool, tmp_path / 'maps', tmp_path / 'packed')
     assert str(tmp_path / 'maps' / 'n01' / 'image5.npy') in message and str(list(wrong.shape)) in message
     assert not (tmp_path / 'packed' / ARRAY).exists()
 
 
-def test_a_damaged_map_is_named(refused, tmp_path, maps):
-    path = tmp_path / 'maps' / 'n02' / 'image0.npy'
-    path.write_bytes(path.read_bytes()[:-3])
-    assert str(path) in refused(tool, tmp_path / 'maps', tmp_path / 'packed')
-
-
-def test_a_meta_json_that_contradicts_the_maps_is_named(refused, tmp_path, maps):
+def test_a_damaged_map_and_a_meta_json_that_contradicts_the_maps_are_named(refused, pack, tmp_path):
     (tmp_path / 'maps' / META).write_text(json.dumps({'shape': [2, 5, 18, 18]}))
     assert str(tmp_path / 'maps' / META) in refused(tool, tmp_path / 'maps', tmp_path / 'packed')
+    (tmp_path / 'maps' / META).unlink()
+    os.truncate(tmp_path / 'maps' / 'n02' / 'image0.npy', 200)
+    assert str(tmp_path / 'maps' / 'n02' / 'image0.npy') in refused(tool, tmp_path / 'maps', tmp_path / 'packed')
 
 
 def test_folders_that_make_no_sense_are_named(refused, pack, tmp_path):
     pack()
-    maps, packed, empty = tmp_path / 'maps', tmp_path / 'packed', tmp_path / 'empty'
+    maps, packed, empty, file = (tmp_path / name for name in ('maps', 'packed', 'empty', 'file'))
     empty.mkdir()
+    file.write_text('')
     assert 'no such folder' in refused(tool, tmp_path / 'nowhere', empty)
     assert 'has no label maps' in refused(tool, empty, tmp_path / 'out')
     assert 'both DIR and OUT' in refused(tool, maps, maps)
     assert '--unpack' in refused(tool, packed, tmp_path / 'out')
     assert 'is no packed set' in refused(tool, '--unpack', maps, tmp_path / 'out')
-    (tmp_path / 'file').write_text('')
-    assert str(tmp_path / 'file') in refused(tool, maps, tmp_path / 'file')
+    assert str(file) in refused(tool, maps, file)
 
 
 @pytest.mark.parametrize('name', [b'../image', b'n00/../../image', b'/image', b'n00/', b'n00/..'])

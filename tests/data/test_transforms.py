@@ -1,20 +1,15 @@
-"""util/data/transforms.py: crops, flips and their matrices, evaluation's geometry, normalisation, random erasing."""
+"""util/data/transforms.py: crops, flips and their matrices, evaluation's geometry, normalisation, random erasing.
+
+The distributions of the draws are compared with the original's in tests/parity/test_train_transform.py.
+"""
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from util.errors import UserError
-from util.data.transforms import (
-    INTERPOLATIONS,
-    EvalTransform,
-    TrainTransform,
-    color_jitter,
-    random_crop_box,
-    random_erase,
-    resize,
-    to_input,
-)
+from util.data.transforms import INTERPOLATIONS, EvalTransform, TrainTransform
+from util.data.transforms import random_crop_box, random_erase, resize, to_input
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
@@ -47,26 +42,15 @@ def test_input_is_normalised_float32_channels_first():
 
 
 def row_by_row(image, width, interpolation):
-    return np.concatenate(
-        [
-            np.asarray(image.crop((0, y, image.width, y + 1)).resize((width, 1), interpolation))
-            for y in range(image.height)
-        ]
-    )
+    rows = [image.crop((0, y, image.width, y + 1)).resize((width, 1), interpolation) for y in range(image.height)]
+    return np.concatenate([np.asarray(row) for row in rows])
+
+
+SIZES = [((60, 40), (33, 22)), ((40, 60), (22, 33)), ((30, 120), (24, 96)), ((20, 50), (32, 32)), ((50, 20), (32, 32))]
 
 
 @pytest.mark.parametrize('name', INTERPOLATIONS)
-@pytest.mark.parametrize(
-    'source, target',
-    [
-        ((60, 40), (33, 22)),
-        ((40, 60), (22, 33)),
-        ((30, 120), (24, 96)),
-        ((20, 50), (32, 32)),
-        ((50, 20), (32, 32)),
-        ((24, 60), (24, 24)),
-    ],
-)
+@pytest.mark.parametrize('source, target', [*SIZES, ((24, 60), (24, 24))])
 def test_rows_are_resized_before_columns_whatever_pillow_prefers(source, target, name):
     """With black and white pixels, bicubic and Lanczos overshoot between the passes: the order makes a difference."""
     image = noise(*source).point(([0] * 128 + [255] * 128) * 3)
@@ -95,19 +79,12 @@ def test_eval_resizes_the_short_side_and_cuts_the_centre_square(size, crop_pct, 
     assert np.array_equal(np.asarray(EvalTransform(size, crop_pct).crop(image)), np.asarray(expected))
 
 
-def test_eval_leaves_an_image_of_the_right_size_untouched():
-    image = noise(32, 32)
-    assert np.array_equal(EvalTransform(32, 1.0)(image), to_input(image))
-
-
-@pytest.mark.parametrize('name', INTERPOLATIONS)
-def test_eval_uses_the_filter_it_is_told(name):
+@pytest.mark.parametrize('name', [*INTERPOLATIONS, 'random'])
+def test_eval_uses_the_filter_it_is_told_and_none_for_an_image_of_the_right_size(name):
     own = EvalTransform(16, 1.0, name).crop(noise(64, 64))
-    assert np.array_equal(np.asarray(own), np.asarray(noise(64, 64).resize((16, 16), INTERPOLATIONS[name])))
-
-
-def test_eval_takes_random_as_bicubic():
-    assert np.array_equal(EvalTransform(16, 0.9, 'random')(noise()), EvalTransform(16, 0.9, 'bicubic')(noise()))
+    expected = noise(64, 64).resize((16, 16), INTERPOLATIONS.get(name, Image.BICUBIC))  # random is bicubic
+    assert np.array_equal(np.asarray(own), np.asarray(expected))
+    assert np.array_equal(EvalTransform(32, 1.0, name)(noise(32, 32)), to_input(noise(32, 32)))
 
 
 @pytest.mark.parametrize('source', [(1, 1), (3, 200), (200, 3), (31, 33)])
@@ -116,20 +93,16 @@ def test_eval_output_has_the_input_size_whatever_the_source(source, crop_pct):
     assert EvalTransform(32, crop_pct)(noise(*source)).shape == (3, 32, 32)
 
 
-@pytest.mark.parametrize(
-    'wrong, word',
-    [
-        (lambda: EvalTransform(32, 0.0), '--crop_pct'),
-        (lambda: EvalTransform(32, 1.5), '--crop_pct'),
-        (lambda: EvalTransform(32, 0.9, 'cubic'), '--interpolation cubic'),
-        (lambda: TrainTransform(32, interpolation='cubic'), '--train_interpolation cubic'),
-        (lambda: TrainTransform(32, remode='noise'), '--remode noise'),
-        (lambda: TrainTransform(32, aa='autoaugment'), '--aa autoaugment'),
-    ],
-)
-def test_unusable_settings_are_refused_by_the_name_of_their_flag(wrong, word):
-    with pytest.raises(UserError, match=word):
-        wrong()
+WRONG = [(EvalTransform, dict(crop_pct=0.0)), (EvalTransform, dict(crop_pct=1.5))]
+WRONG += [(EvalTransform, dict(crop_pct=0.9, interpolation='cubic')), (TrainTransform, dict(interpolation='cubic'))]
+WRONG += [(TrainTransform, dict(remode='noise')), (TrainTransform, dict(aa='autoaugment'))]
+
+
+@pytest.mark.parametrize('transform, settings', WRONG, ids=str)
+def test_unusable_settings_are_refused_by_the_name_of_their_flag(transform, settings):
+    name, value = list(settings.items())[-1]
+    with pytest.raises(UserError, match=f'--(train_)?{name} {value}'):
+        transform(32, **settings)
 
 
 # ---- random crop
@@ -142,20 +115,6 @@ def test_crop_boxes_lie_inside_the_image(width, height):
         x, y, w, h = random_crop_box(width, height, rng)
         assert 0 <= x and 0 <= y and 1 <= w and 1 <= h and x + w <= width and y + h <= height
         assert all(type(v) is int for v in (x, y, w, h))
-
-
-def test_crop_boxes_cover_the_permitted_areas_and_shapes_and_all_places():
-    rng = np.random.default_rng(1)
-    x, y, w, h = np.array([random_crop_box(400, 400, rng) for _ in range(6000)]).T
-    area, aspect = w * h / 400**2, w / h
-    assert 0.075 < area.min() < 0.09 and area.max() > 0.97
-    assert 0.74 < aspect.min() < 0.77 and 1.3 < aspect.max() < 1.35
-    small = area < 0.5  # hardly ever rejected: the draws are as they were made
-    assert abs(np.log(aspect[small]).mean()) < 0.02
-    assert abs(np.median(area[small]) - 0.29) < 0.02
-    share = x[small] / (400 - w[small])
-    assert abs(share.mean() - 0.5) < 0.03 and share.min() < 0.02 and share.max() > 0.98
-    assert abs((y[small] / (400 - h[small])).mean() - 0.5) < 0.03
 
 
 def test_crop_scale_bounds_the_area():
@@ -180,14 +139,14 @@ def quiet(size, **kwargs):
 
 
 def test_the_flip_matrix_maps_corners_to_the_mirrored_corners():
-    _, matrix = quiet(32, flip=1.0, scale=(1.0, 1.0)).geometry(noise(32, 32), np.random.default_rng(0))
+    _, matrix = quiet(32, flip=1.0, scale=(1.0, 1.0)).draw(noise(32, 32), np.random.default_rng(0))
     assert np.allclose(apply(matrix, 0, 0), (32, 0)) and np.allclose(apply(matrix, 32, 32), (0, 32))
 
 
 def test_the_crop_matrix_maps_the_inputs_corners_to_the_boxs():
     for seed in range(20):
         transform = quiet(16, flip=0.0)
-        _, matrix = transform.geometry(noise(90, 60), np.random.default_rng(seed))
+        _, matrix = transform.draw(noise(90, 60), np.random.default_rng(seed))
         rng = np.random.default_rng(seed)
         rng.random()  # the draw for the flip
         x, y, w, h = random_crop_box(90, 60, rng)
@@ -200,7 +159,7 @@ def test_the_crop_matrix_maps_the_inputs_corners_to_the_boxs():
 def test_pixels_come_from_where_the_matrix_says(flip, interpolation):
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        image, matrix = quiet(24, flip=flip, interpolation=interpolation).geometry(ramp(120, 80), rng)
+        image, matrix = quiet(24, flip=flip, interpolation=interpolation).draw(ramp(120, 80), rng)
         array = np.asarray(image).astype('float64')
         for row, column in ((8, 8), (12, 5), (15, 16)):
             x, y = apply(matrix, column + 0.5, row + 0.5)
@@ -209,52 +168,32 @@ def test_pixels_come_from_where_the_matrix_says(flip, interpolation):
 
 def test_the_flip_has_its_probability():
     transform = quiet(8, flip=0.3)
-    flipped = [transform.geometry(noise(), np.random.default_rng(seed))[1][0, 0] < 0 for seed in range(1500)]
+    flipped = [transform.draw(noise(), np.random.default_rng(seed))[1][0, 0] < 0 for seed in range(1500)]
     assert abs(np.mean(flipped) - 0.3) < 5 * (0.21 / 1500) ** 0.5
 
 
-@pytest.mark.parametrize(
-    'kwargs',
-    [
-        dict(),
-        dict(aa=''),
-        dict(interpolation='random'),
-        dict(interpolation='lanczos'),
-        dict(interpolation='nearest'),
-        dict(reprob=1.0, remode='rand', recount=3),
-    ],
-    ids=str,
-)
+KINDS = [dict(), dict(aa=''), *(dict(interpolation=name) for name in ('random', 'lanczos', 'nearest'))]
+
+
+@pytest.mark.parametrize('kwargs', [*KINDS, dict(reprob=1.0, remode='rand', recount=3)], ids=str)
 def test_a_sample_is_a_function_of_the_generator(kwargs):
     transform = TrainTransform(32, **kwargs)
     for seed in range(8):
-        (a, ma), (b, mb), (c, mc) = (
-            transform(noise(50, 40), np.random.default_rng(s)) for s in (seed, seed, seed + 100)
-        )
+        image, seeds = noise(50, 40), (seed, seed, seed + 100)
+        (a, ma), (b, mb), (c, mc) = (transform(image, np.random.default_rng(s)) for s in seeds)
+        assert np.array_equal(np.asarray(image), np.asarray(noise(50, 40))), 'the source is left as it was'
         assert a.shape == (3, 32, 32) and a.dtype == np.float32 and ma.shape == (3, 3) and ma.dtype == np.float64
         assert np.array_equal(a, b) and np.array_equal(ma, mb)
         assert not np.array_equal(a, c) and not np.array_equal(ma, mc)
         assert np.array_equal(ma[2], [0, 0, 1])
 
 
-def test_the_source_image_is_left_as_it_was():
-    image = noise(50, 40)
-    TrainTransform(32, reprob=1.0)(image, np.random.default_rng(0))
-    assert np.array_equal(np.asarray(image), np.asarray(noise(50, 40)))
-
-
 def test_without_randaugment_colours_are_jittered():
     image = Image.new('RGB', (40, 40), (100, 150, 200))
-    plain, _ = quiet(16).geometry(image, np.random.default_rng(0))
+    plain, _ = quiet(16).draw(image, np.random.default_rng(0))
     assert (np.asarray(plain) == (100, 150, 200)).all()
-    jittered = [np.asarray(quiet(16, jitter=0.4).geometry(image, np.random.default_rng(s))[0])[8, 8] for s in range(60)]
+    jittered = [np.asarray(quiet(16, jitter=0.4).draw(image, np.random.default_rng(s))[0])[8, 8] for s in range(60)]
     assert np.std(jittered, axis=0).min() > 10
-
-
-def test_colour_jitter_stays_within_its_strength():
-    grey = Image.new('RGB', (4, 4), (100, 100, 100))  # contrast and saturation leave an even grey as it is
-    values = [np.asarray(color_jitter(grey, 0.4, np.random.default_rng(s)))[0, 0, 0] for s in range(300)]
-    assert 58 <= min(values) < 70 and 130 < max(values) <= 142
 
 
 # ---- random erasing
@@ -262,14 +201,9 @@ def test_colour_jitter_stays_within_its_strength():
 
 def erased(seed, **kwargs):
     """Mask of the values that random erasing changed in an array of sevens, and the array."""
-    array = random_erase(np.full((3, 40, 60), 7.0, 'float32'), np.random.default_rng(seed), **kwargs)
+    array = np.full((3, 40, 60), 7.0, 'float32')
+    assert random_erase(array, np.random.default_rng(seed), **kwargs) is array, 'in place'
     return (array != 7.0), array
-
-
-def test_erasing_happens_with_its_probability():
-    changed = [erased(seed, probability=0.25)[0].any() for seed in range(1500)]
-    assert abs(np.mean(changed) - 0.25) < 5 * (0.1875 / 1500) ** 0.5
-    assert not any(erased(seed, probability=0.0)[0].any() for seed in range(50))
 
 
 @pytest.mark.parametrize('mode', ['pixel', 'rand', 'const'])
@@ -290,15 +224,3 @@ def test_erasing_fills_one_box_of_the_permitted_area_and_nothing_else(mode):
         elif box.sum() > 200:
             assert abs(inside.mean()) < 0.3 and 0.8 < inside.std() < 1.2
     assert 0.01 < min(areas) < 0.05 and 0.28 < max(areas) < 0.36
-
-
-def test_several_boxes_share_the_area():
-    areas = np.array([erased(seed, probability=1.0, count=3)[0][0].mean() for seed in range(300)])
-    assert areas.max() < 0.36
-    single = np.array([erased(seed, probability=1.0)[0][0].mean() for seed in range(300)])
-    assert abs(areas.mean() - single.mean()) < 0.03
-
-
-def test_erasing_works_in_place_on_the_normalised_array():
-    array = np.zeros((3, 20, 20), 'float32')
-    assert random_erase(array, np.random.default_rng(0), probability=1.0) is array and array.any()

@@ -58,7 +58,7 @@ class Set:
             lambda image, rng: transform(image, Draws(next(flips))),
             self.num_classes,
             label_maps=LabelMaps(self.folder / 'maps', self.num_classes, coverage, geometry),
-            tokens=tokens,
+            grid=tokens,
         )
         return collate([dataset[i] for i in range(len(self.samples))])
 

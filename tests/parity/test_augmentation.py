@@ -75,7 +75,7 @@ def test_an_op_gives_the_pixels_of_the_original(name, labelled, original, fideli
             )
             fidelity(SECTION, f'{name} at 5 levels on 3 photos: pixels', furthest(own, expected), 0, GREY)
             results.add(own.tobytes())
-    levelled = PHOTOMETRIC.get(name, (None, None))[1] is not auto_augment.no_argument
+    levelled = name in GEOMETRIC or PHOTOMETRIC[name].argument is not auto_augment.no_argument
     assert len(results) >= len(photos()) * (4 if levelled else 1), 'the same at every level'
 
 
@@ -99,7 +99,7 @@ def test_a_policys_name_means_what_it_means_to_the_original(config, original):
     level = 2.0  # with different arguments in the two sets
     for name, op in zip(NAMES, theirs.ops):
         if name in PHOTOMETRIC and op.level_fn:
-            argument = PHOTOMETRIC[name][2 if ours.increasing else 1]
+            argument = PHOTOMETRIC[name].increasing if ours.increasing else PHOTOMETRIC[name].argument
             assert op.level_fn(level, op.hparams)[0] in [argument(level, Sign(s)) for s in (True, False)], name
 
 
@@ -164,10 +164,11 @@ def our_draws(monkeypatch, config, images):
         return call
 
     with monkeypatch.context() as patch:
-        for name, (matrix, argument) in GEOMETRIC.items():
-            patch.setitem(GEOMETRIC, name, (matrix, recorded(name, argument)))
-        for name, (_, *arguments) in PHOTOMETRIC.items():
-            patch.setitem(PHOTOMETRIC, name, (lambda image, _: image, *(recorded(name, a) for a in arguments)))
+        for name, op in GEOMETRIC.items():
+            patch.setitem(GEOMETRIC, name, op._replace(argument=recorded(name, op.argument)))
+        for name, op in PHOTOMETRIC.items():
+            arguments = recorded(name, op.argument), recorded(name, op.increasing)
+            patch.setitem(PHOTOMETRIC, name, auto_augment.Photometric(lambda image, _: image, *arguments))
         patch.setattr(auto_augment, 'affine', lambda image, *_: image)
         policy, rng, image = RandAugment(config), np.random.default_rng(2), Image.new('RGB', (2, 2))
         for _ in range(images):

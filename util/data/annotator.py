@@ -45,17 +45,19 @@ class PooledHead:
 
     def __init__(self, model, name, size):
         model.eval()
-        self.model, self._features = model, None
+        self.model = model
+        self._features = None  # what went into the pool in the last forward pass
         image = paddle.to_tensor(np.random.default_rng(0).standard_normal((1, 3, size, size), dtype='float32'))
         try:
             seen, logits = _watch(model, image)
         except (ValueError, RuntimeError) as error:  # sides that do not fit, says Paddle
             raise UserError(f'--model {name}: does not take images of {size} pixels ({_first_line(error)})')
-        pool, features = next((s for s in reversed(seen) if isinstance(s[0], nn.AdaptiveAvgPool2D)), (None, None))
-        self.head, pooled = next((s for s in reversed(seen) if isinstance(s[0], nn.Linear)), (None, None))
+        pool, features = _last(seen, nn.AdaptiveAvgPool2D)
+        self.head, pooled = _last(seen, nn.Linear)
         fits = pool and self.head and isinstance(logits, paddle.Tensor) and features.shape[1] == pooled.shape[-1]
         if fits:
-            self.num_classes, self.side = self.head.weight.shape[1], features.shape[-1]
+            self.num_classes = self.head.weight.shape[1]
+            self.side = features.shape[-1]
             pool.register_forward_pre_hook(self._keep)
             mean, logits = self(image).mean(axis=1).numpy(), logits.numpy()
             fits = mean.shape == logits.shape and np.abs(mean - logits).max() <= 1e-3 * np.abs(logits).max()
@@ -94,6 +96,14 @@ def _watch(model, image):
         for hook in hooks:
             hook.remove()
     return seen, output
+
+
+def _last(seen, kind):
+    """(layer, its input) of the last layer of a kind, of what _watch has seen; (None, None) if there is none."""
+    for layer, value in reversed(seen):
+        if isinstance(layer, kind):
+            return layer, value
+    return None, None
 
 
 def _first_line(error):

@@ -5,6 +5,7 @@ a token-label map can follow the image (transforms.py). Coordinates are continuo
 """
 
 import math
+from typing import Callable, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
@@ -47,7 +48,7 @@ def rotate(arg, width, height):
 
 
 def posterize(image, bits):
-    """Keep the highest `bits` bits; 0 leaves black, which happens at level 10 and which ImageOps refuses."""
+    """Keep the highest `bits` bits. 0 leaves black: that happens at level 10, and ImageOps.posterize refuses it."""
     keep = 0xFF & ~(2 ** (8 - bits) - 1)
     return image.point([i & keep for i in range(256)] * len(image.getbands()))
 
@@ -58,78 +59,77 @@ def solarize_add(image, add, threshold=128):
 
 
 def enhance(kind):
+    """The op of one of Pillow's enhancers: factor 1 leaves the image as it is, 0 has the least of what it enhances."""
     return lambda image, factor: kind(image).enhance(factor)
 
 
-# -- levels (0 … 10) to arguments -------------------------------------------------------------------------------------
+# -- levels (0 … 10) to arguments: functions (level, rng) -> argument --------------------------------------------------
 
 
-def plain(scale, kind=float, base=0.0):
-    return lambda level, rng: kind(base + level / MAX_LEVEL * scale)
+def rising(growth, base=0.0, kind=float):
+    """From `base` to `base` + `growth`."""
+    return lambda level, rng: kind(base + level / MAX_LEVEL * growth)
 
 
-def signed(scale, base=0.0):
-    return lambda level, rng: base + level / MAX_LEVEL * scale * (-1 if rng.random() < 0.5 else 1)
+def rising_with_random_sign(growth, base=0.0):
+    """`base` plus or minus what rises from 0 to `growth`."""
+    return lambda level, rng: base + level / MAX_LEVEL * growth * (-1 if rng.random() < 0.5 else 1)
+
+
+def falling(top):
+    """A whole number, falling from `top` to 0."""
+    return lambda level, rng: top - int(level / MAX_LEVEL * top)
 
 
 def no_argument(level, rng):
     return None
 
 
-GEOMETRIC = {  # name: (matrix, level to argument)
-    'Rotate': (rotate, signed(30.0)),
-    'ShearX': (shear_x, signed(0.3)),
-    'ShearY': (shear_y, signed(0.3)),
-    'TranslateXRel': (translate_x, signed(TRANSLATE_SHARE)),
-    'TranslateYRel': (translate_y, signed(TRANSLATE_SHARE)),
+class Geometric(NamedTuple):
+    matrix: Callable  # (argument, width, height) -> matrix
+    argument: Callable  # (level, rng) -> argument
+
+
+class Photometric(NamedTuple):
+    apply: Callable  # (image, argument) -> image
+    argument: Callable  # (level, rng) -> argument
+    increasing: Callable  # the same in the "increasing" set
+
+
+GEOMETRIC = {
+    'Rotate': Geometric(rotate, rising_with_random_sign(30.0)),
+    'ShearX': Geometric(shear_x, rising_with_random_sign(0.3)),
+    'ShearY': Geometric(shear_y, rising_with_random_sign(0.3)),
+    'TranslateXRel': Geometric(translate_x, rising_with_random_sign(TRANSLATE_SHARE)),
+    'TranslateYRel': Geometric(translate_y, rising_with_random_sign(TRANSLATE_SHARE)),
 }
-PHOTOMETRIC = {  # name: (op, level to argument, the same in the "increasing" set)
-    'AutoContrast': (lambda image, _: ImageOps.autocontrast(image), no_argument, no_argument),
-    'Equalize': (lambda image, _: ImageOps.equalize(image), no_argument, no_argument),
-    'Invert': (lambda image, _: ImageOps.invert(image), no_argument, no_argument),
-    'Posterize': (posterize, plain(4, int), lambda level, rng: 4 - int(level / MAX_LEVEL * 4)),
-    'Solarize': (ImageOps.solarize, plain(256, int), lambda level, rng: 256 - int(level / MAX_LEVEL * 256)),
-    'SolarizeAdd': (solarize_add, plain(110, int), plain(110, int)),
-    'Color': (enhance(ImageEnhance.Color), plain(1.8, base=0.1), signed(0.9, base=1.0)),
-    'Contrast': (enhance(ImageEnhance.Contrast), plain(1.8, base=0.1), signed(0.9, base=1.0)),
-    'Brightness': (enhance(ImageEnhance.Brightness), plain(1.8, base=0.1), signed(0.9, base=1.0)),
-    'Sharpness': (enhance(ImageEnhance.Sharpness), plain(1.8, base=0.1), signed(0.9, base=1.0)),
+ENHANCEMENT = rising(1.8, base=0.1)  # from hardly anything over the image itself, at 5, to nearly twice
+STRONGER_ENHANCEMENT = rising_with_random_sign(0.9, base=1.0)  # from the image itself, up or down
+PHOTOMETRIC = {
+    'AutoContrast': Photometric(lambda image, _: ImageOps.autocontrast(image), no_argument, no_argument),
+    'Equalize': Photometric(lambda image, _: ImageOps.equalize(image), no_argument, no_argument),
+    'Invert': Photometric(lambda image, _: ImageOps.invert(image), no_argument, no_argument),
+    'Posterize': Photometric(posterize, rising(4, kind=int), falling(4)),
+    'Solarize': Photometric(ImageOps.solarize, rising(256, kind=int), falling(256)),
+    'SolarizeAdd': Photometric(solarize_add, rising(110, kind=int), rising(110, kind=int)),
+    'Color': Photometric(enhance(ImageEnhance.Color), ENHANCEMENT, STRONGER_ENHANCEMENT),
+    'Contrast': Photometric(enhance(ImageEnhance.Contrast), ENHANCEMENT, STRONGER_ENHANCEMENT),
+    'Brightness': Photometric(enhance(ImageEnhance.Brightness), ENHANCEMENT, STRONGER_ENHANCEMENT),
+    'Sharpness': Photometric(enhance(ImageEnhance.Sharpness), ENHANCEMENT, STRONGER_ENHANCEMENT),
 }
-# `w0`: timm's hand-made weights; ops without an entry are never drawn
+# The order matters: the draws of an op go by it.
+NAMES = 'AutoContrast Equalize Invert Rotate Posterize Solarize SolarizeAdd Color Contrast Brightness Sharpness'.split()
+NAMES += 'ShearX ShearY TranslateXRel TranslateYRel'.split()
+# `w0`: timm's hand-made weights of the ops; one without an entry is never drawn
 WEIGHTS = [
     {
-        'Rotate': 0.3,
-        'ShearX': 0.2,
-        'ShearY': 0.2,
-        'TranslateXRel': 0.1,
-        'TranslateYRel': 0.1,
-        'Color': 0.025,
-        'Sharpness': 0.025,
-        'AutoContrast': 0.025,
-        'Solarize': 0.005,
-        'SolarizeAdd': 0.005,
-        'Contrast': 0.005,
-        'Brightness': 0.005,
-        'Equalize': 0.005,
+        **dict.fromkeys(['Rotate'], 0.3),
+        **dict.fromkeys(['ShearX', 'ShearY'], 0.2),
+        **dict.fromkeys(['TranslateXRel', 'TranslateYRel'], 0.1),
+        **dict.fromkeys(['Color', 'Sharpness', 'AutoContrast'], 0.025),
+        **dict.fromkeys(['Solarize', 'SolarizeAdd', 'Contrast', 'Brightness', 'Equalize'], 0.005),
     }
 ]
-NAMES = (
-    'AutoContrast',
-    'Equalize',
-    'Invert',
-    'Rotate',
-    'Posterize',
-    'Solarize',
-    'SolarizeAdd',
-    'Color',
-    'Contrast',
-    'Brightness',
-    'Sharpness',
-    'ShearX',
-    'ShearY',
-    'TranslateXRel',
-    'TranslateYRel',
-)
 
 
 def affine(image, matrix, interpolation, fill):
@@ -177,8 +177,9 @@ class RandAugment:
                 f"(parts m, n, mstd, inc, w0), or '' for none"
             )
         self.weights = None if weights is None else np.array([weights.get(name, 0.0) for name in NAMES])
-        # PIL has no Lanczos filter for resampling through a matrix
-        self.fill, self.interpolation = fill, Image.BICUBIC if interpolation == Image.LANCZOS else interpolation
+        self.fill = fill
+        # Pillow has no Lanczos filter for resampling through a matrix
+        self.interpolation = Image.BICUBIC if interpolation == Image.LANCZOS else interpolation
 
     def __call__(self, image, rng):
         """image: RGB PIL image; rng: numpy Generator. Returns (image, matrix 3x3 from new to old pixels)."""
@@ -187,7 +188,8 @@ class RandAugment:
         for i in rng.choice(len(NAMES), self.layers, replace=self.weights is None, p=self.weights):
             if rng.random() > APPLY_PROBABILITY:
                 continue
-            level = float(np.clip(rng.normal(self.magnitude, self.std) if self.std else self.magnitude, 0.0, MAX_LEVEL))
+            level = rng.normal(self.magnitude, self.std) if self.std else self.magnitude
+            level = min(max(level, 0.0), MAX_LEVEL)
             image, matrix = self.apply(NAMES[i], image, level, rng)
             total = total @ matrix
         return image, total
@@ -195,11 +197,13 @@ class RandAugment:
     def apply(self, name, image, level, rng):
         """Apply the op `name` at `level`; returns (image, matrix)."""
         if name in GEOMETRIC:
-            matrix_of, argument = GEOMETRIC[name]
-            matrix = matrix_of(argument(level, rng), *image.size)
+            op = GEOMETRIC[name]
+            width, height = image.size
+            matrix = op.matrix(op.argument(level, rng), width, height)
             interpolation = self.interpolation
             if interpolation is None:
                 interpolation = RANDOM_INTERPOLATION[rng.integers(2)]
             return affine(image, matrix, interpolation, self.fill), matrix
-        op, argument, increasing = PHOTOMETRIC[name]
-        return op(image, (increasing if self.increasing else argument)(level, rng)), np.eye(3)
+        op = PHOTOMETRIC[name]
+        argument = op.increasing(level, rng) if self.increasing else op.argument(level, rng)
+        return op.apply(image, argument), np.eye(3)

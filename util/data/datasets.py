@@ -4,9 +4,9 @@ A sample is a function of (seed, epoch, index) alone: every random draw of its t
 with the three, so neither the number of loader processes nor a resumed run changes what a sample looks like.
 """
 
-import functools
 import multiprocessing
 import os
+import re
 import sys
 
 import numpy as np
@@ -15,7 +15,8 @@ import paddle
 from util.data import token_label
 from util.data.images import EXTENSIONS, BadImage, is_image, open_rgb
 from util.errors import UserError, one_line
-from util.files import read_lines
+
+# -- which images there are -------------------------------------------------------------------------------------------
 
 
 def read_folder(root, num_classes):
@@ -40,138 +41,143 @@ def read_list(data_path, list_path, num_classes):
     """Samples [(path, class id)] of a list file with lines `path/below/data_path class_id`."""
     if not os.path.isdir(data_path):
         raise UserError(f'--data_path {data_path}: no such folder')
-    samples, present, listings = [], {}, {}
-    for number, line in read_lines(list_path):
-        name, _, label = line.rpartition(' ')
-        if not name or not label.isdecimal():
+    try:
+        with open(list_path, encoding='utf-8-sig') as f:
+            lines = f.readlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else one_line(error)
+        raise UserError(f'{list_path}: not a readable text file ({reason})')
+    samples = []
+    listings = {}  # {folder: names in it}: a look-up in a set costs far less than a look at the disk for every image
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        name, _, word = line.strip().rpartition(' ')
+        if not name or not re.fullmatch('-?[0-9]{1,18}', word):  # Python refuses to read thousands of digits
             raise UserError(f"{list_path}, line {number}: expected 'path class_id', found '{one_line(line)}'")
-        if len(label) > 18 or int(label) >= num_classes:
-            raise UserError(
-                f'{list_path}, line {number}: class id {one_line(label)}, but --nb_classes is {num_classes}'
-            )
+        if not 0 <= int(word) < num_classes:
+            raise UserError(f'{list_path}, line {number}: class id {word}, but --nb_classes is {num_classes}')
         path = os.path.join(data_path, name)
         folder, base = os.path.split(path)
-        if folder not in present:  # one listing a folder, not one look-up an image
-            present[folder] = _listing(folder, listings)
-        if base not in present[folder]:
+        if folder not in listings:
+            listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        if base not in listings[folder]:
             raise UserError(f'{list_path}, line {number}: {one_line(path)} does not exist; check --data_path')
-        samples.append((path, int(label)))
+        samples.append((path, int(word)))
     if not samples:
         raise UserError(f'{list_path}: lists no images')
     return samples
 
 
-def _listing(folder, listings):
-    """The names in a folder, as a set that is kept once however the folder is spelt; empty for none."""
-    folder = os.path.realpath(folder)
-    if folder not in listings:
-        listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-    return listings[folder]
+# -- their samples ----------------------------------------------------------------------------------------------------
 
 
-def _errors_as_samples(getitem):
-    """Hand a UserError over as a sample: one raised in a loader process would surface as a SystemError of Paddle's."""
+class ImageDataset(paddle.io.Dataset):
+    """Samples (path, class id), transformed by `sample(index)`.
 
-    @functools.wraps(getitem)
-    def wrapped(self, index):
-        try:
-            return getitem(self, index)
-        except UserError as error:
-            return {'error': str(error)}
-
-    return wrapped
-
-
-class TrainDataset(paddle.io.Dataset):
-    """Transformed training samples as dicts: image [3, S, S], label, index (the sample's place in the set), and with
-    label maps target (token_label.SparseTarget).
-
-    tokens: token grid side of the targets. Images among `unmapped` (paths) have no map and train with their label
-    alone: sample['mapped'] is 0 for them. An image that cannot be decoded is replaced by the next one; each such
-    file is named once on stderr, and more than `max_bad_images` of them raise UserError.
+    A UserError becomes the sample {'error': message}: raised in a loader process, Paddle would make a SystemError of
+    it. Loader raises it in the main process.
     """
 
-    def __init__(
-        self, samples, transform, num_classes, seed=0, label_maps=None, tokens=14, max_bad_images=100, unmapped=()
-    ):
-        self.samples, self.transform, self.num_classes, self.seed = samples, transform, num_classes, seed
-        self.label_maps, self.tokens = label_maps, tokens
-        self.max_bad_images, self.unmapped, self.epoch = max_bad_images, frozenset(unmapped), 0
-        self._bad = multiprocessing.RawArray('b', len(samples))  # shared with the loader's processes
+    def __init__(self, samples, transform):
+        self.samples, self.transform = samples, transform
 
     def __len__(self):
         return len(self.samples)
 
+    def __getitem__(self, index):
+        try:
+            return self.sample(index)
+        except UserError as error:
+            return {'error': str(error)}
+
+
+class TrainDataset(ImageDataset):
+    """Training samples {'image': float32 [3, S, S], 'label': int, 'index': int, the sample's place in the set}, and
+    with label maps 'target' (token_label.SparseTarget).
+
+    grid: tokens a side of the targets. Images among `unmapped` (paths) have no map and train with their label alone; if
+    there are any, each sample says whether it is 'mapped'. An image that cannot be decoded is replaced by the next one;
+    each such file is named once on stderr, and more than `max_bad_images` of them are a UserError.
+    """
+
+    def __init__(
+        self, samples, transform, num_classes, seed=0, label_maps=None, grid=14, max_bad_images=100, unmapped=()
+    ):
+        super().__init__(samples, transform)
+        self.num_classes, self.seed, self.epoch = num_classes, seed, 0
+        self.label_maps, self.grid, self.unmapped = label_maps, grid, frozenset(unmapped)
+        self.max_bad_images = max_bad_images
+        # int8, 1 where a file was found undecodable; in memory that the loader processes, which are forked, share
+        self.bad = np.frombuffer(multiprocessing.RawArray('b', len(samples)), 'int8')
+
     def set_epoch(self, epoch):
         self.epoch = epoch
-
-    @property
-    def bad(self):
-        """Flag of each sample: whether its file was found undecodable, by this process's loaders. int8, writable."""
-        return np.frombuffer(self._bad, 'int8')
 
     def bad_images(self):
         """How many files could not be decoded so far."""
         return int(self.bad.sum())
 
-    def _open(self, index):
-        for _ in range(len(self.samples)):
-            path, label = self.samples[index]
-            try:
-                return open_rgb(path), index
-            except BadImage as error:
-                if not self._bad[index]:
-                    self._bad[index] = 1
-                    print(f'warning: {error}; skipped', file=sys.stderr, flush=True)
-                    if self.bad_images() > self.max_bad_images:
-                        raise UserError(
-                            f'{path}: unreadable, and so are more images than '
-                            f'--max_bad_images {self.max_bad_images} allows'
-                        )
-                index = (index + 1) % len(self.samples)
-        raise UserError('not one image of the training set can be decoded')
-
-    @_errors_as_samples
-    def __getitem__(self, index):
+    def sample(self, index):
         rng = np.random.default_rng([self.seed, self.epoch, index])
         source, index = self._open(index)
         path, label = self.samples[index]
         image, matrix = self.transform(source, rng)
         sample = {'image': image, 'label': label, 'index': index}
         if self.label_maps:
-            mapped = path not in self.unmapped
-            sample['target'] = (
-                self._target(path, source.size, image.shape[-1], matrix)
-                if mapped
-                else token_label.no_target(self.tokens)
-            )
+            if path in self.unmapped:
+                sample['target'] = token_label.no_target(self.grid)
+            else:
+                sample['target'] = self._target(path, source.size, image.shape[-1], matrix)
             if self.unmapped:
-                sample['mapped'] = mapped
+                sample['mapped'] = path not in self.unmapped
         return sample
 
+    def _open(self, index):
+        """(RGB image, its index): of the sample at `index`, or of the next one that can be decoded."""
+        for step in range(len(self.samples)):
+            candidate = (index + step) % len(self.samples)
+            try:
+                return open_rgb(self.samples[candidate][0]), candidate
+            except BadImage as error:
+                self._skip(candidate, error)
+        raise UserError('not one image of the training set can be decoded')
+
+    def _skip(self, index, error):
+        """Name a file that cannot be decoded, once. Raises UserError if it is one too many."""
+        if self.bad[index]:
+            return
+        self.bad[index] = 1
+        print(f'warning: {error}; skipped', file=sys.stderr, flush=True)
+        if self.bad_images() > self.max_bad_images:
+            raise UserError(
+                f'{self.samples[index][0]}: unreadable, and so are more images than '
+                f'--max_bad_images {self.max_bad_images} allows'
+            )
+
     def _target(self, path, source_size, side, matrix):
+        """The SparseTarget of an image.
+
+        source_size: (width, height) of the file; side: of the transformed image; matrix: from its pixels to the file's.
+        """
         scores, ids = self.label_maps.read(path)
-        sampling = token_label.sampling_matrix(
-            matrix, side, self.tokens, self.label_maps.covered(*source_size), scores.shape[1:]
-        )
+        covered = self.label_maps.covered(*source_size)
+        sampling = token_label.sampling_matrix(matrix, side, self.grid, covered, map_shape=scores.shape[1:])
         return token_label.sparse_target(scores, ids, sampling, self.num_classes)
 
 
-class EvalDataset(paddle.io.Dataset):
-    """Evaluation samples {'image': float32 [3, S, S], 'label': int}.
+class EvalDataset(ImageDataset):
+    """Evaluation samples {'image': float32 [3, S, S], 'label': int, 'index': int, the sample's place in the set}.
 
-    An image that cannot be decoded raises UserError: an evaluation counts every image. With skip_bad it is named on
+    An image that cannot be decoded is a UserError: an evaluation counts every image. With skip_bad it is named on
     stderr and becomes black with label -1, so that the batches keep their composition.
     """
 
     def __init__(self, samples, transform, skip_bad=False):
-        self.samples, self.transform, self.skip_bad = samples, transform, skip_bad
+        super().__init__(samples, transform)
+        self.skip_bad = skip_bad
 
-    def __len__(self):
-        return len(self.samples)
-
-    @_errors_as_samples
-    def __getitem__(self, index):
+    def sample(self, index):
         path, label = self.samples[index]
         try:
             return {'image': self.transform(open_rgb(path)), 'label': label, 'index': index}

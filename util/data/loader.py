@@ -12,11 +12,16 @@ from util.data.transforms import EvalTransform, TrainTransform
 from util.errors import UserError
 from util.processes import begin_worker, kill_workers, sweep_shared_memory, worker_count
 
+# multiprocessing ends loader processes at exit too, by SIGTERM, which they ignore, and then waits for them. What is
+# registered last runs first, and multiprocessing has registered itself when it was imported, by paddle.
+atexit.register(kill_workers)
+
 
 def collate(samples):
-    """Samples of a batch to named arrays: image [B, 3, S, S], label [B], in training index [B], the samples' places in
-    the set; with label maps the fields of the stacked SparseTarget; where the set lacks maps, mapped [B], 0 for images
-    without one.
+    """Samples of a batch to named arrays: image [B, 3, S, S], label [B], index [B], the samples' places in the set;
+    with label maps the fields of the stacked SparseTarget; where the set lacks maps, mapped [B], 0 for images without.
+
+    A sample {'error': message} makes a batch {'error': its bytes}.
     """
     for sample in samples:
         if 'error' in sample:
@@ -24,14 +29,16 @@ def collate(samples):
     batch = {
         'image': np.stack([s['image'] for s in samples]),
         'label': np.array([s['label'] for s in samples], 'int64'),
+        'index': np.array([s['index'] for s in samples], 'int64'),
     }
-    if 'index' in samples[0]:
-        batch['index'] = np.array([s['index'] for s in samples], 'int64')
     if 'target' in samples[0]:
         batch.update(token_label.stack_targets([s['target'] for s in samples])._asdict())
     if 'mapped' in samples[0]:
         batch['mapped'] = np.array([s['mapped'] for s in samples], 'float32')
     return batch
+
+
+# -- which images make a batch ----------------------------------------------------------------------------------------
 
 
 class TrainSampler:
@@ -41,8 +48,9 @@ class TrainSampler:
     """
 
     def __init__(self, length, batch_size, rank=0, world_size=1, seed=0, accum_iter=1):
-        self.length, self.batch_size, self.rank, self.world_size, self.seed = length, batch_size, rank, world_size, seed
-        self.accum_iter, self.epoch, self.first = accum_iter, 0, 0
+        self.length, self.batch_size, self.accum_iter = length, batch_size, accum_iter
+        self.rank, self.world_size = rank, world_size
+        self.seed, self.epoch, self.first = seed, 0, 0
         if len(self) == 0:
             raise UserError(
                 f'--batch_size {batch_size} with --accum_iter {accum_iter} on {world_size} process(es) is '
@@ -70,57 +78,53 @@ class EvalSampler:
         self.indices, self.batch_size = list(range(rank, length, world_size)), batch_size
 
     def __len__(self):
-        return -(-len(self.indices) // self.batch_size)
+        return -(-len(self.indices) // self.batch_size)  # rounded up
 
     def __iter__(self):
         for start in range(0, len(self.indices), self.batch_size):
             yield self.indices[start : start + self.batch_size]
 
 
-def _samples(args, split, list_path):
-    if list_path:
-        return datasets.read_list(args.data_path, list_path, args.nb_classes)
-    return datasets.read_folder(os.path.join(args.data_path, split), args.nb_classes)
+# -- the loaders ------------------------------------------------------------------------------------------------------
 
 
 def build_train_loader(args, rank=0, world_size=1):
     """The training loader that main.py's flags describe."""
     sweep_shared_memory()
+    samples = read_samples(args, 'val' if args.debug else 'train', args.cls_label_path_train)
+    label_maps, unmapped = open_label_maps(args, [path for path, _ in samples])
     transform = TrainTransform(
         args.input_size,
-        args.train_interpolation,
-        args.aa,
-        args.color_jitter,
-        args.reprob,
-        args.remode,
-        args.recount,
-        args.train_scale,
-        args.hflip,
-        args.token_label_geometry,
+        interpolation=args.train_interpolation,
+        aa=args.aa,
+        jitter=args.color_jitter,
+        reprob=args.reprob,
+        remode=args.remode,
+        recount=args.recount,
+        scale=args.train_scale,
+        flip=args.hflip,
+        geometry=args.token_label_geometry,
     )
-    maps = (
-        LabelMaps(args.token_label_data, args.nb_classes, args.token_label_coverage, args.token_label_geometry)
-        if args.token_label
-        else None
-    )
-    samples = _samples(args, 'val' if args.debug else 'train', args.cls_label_path_train)
-    unmapped = ()
-    if maps:  # look before the first epoch, not in a loader process
-        if args.allow_missing_token_label:
-            unmapped = maps.missing([path for path, _ in samples])
-        else:
-            maps.require([path for path, _ in samples])
     dataset = datasets.TrainDataset(
-        samples, transform, args.nb_classes, args.seed, maps, args.token_label_size, args.max_bad_images, unmapped
+        samples,
+        transform,
+        args.nb_classes,
+        seed=args.seed,
+        label_maps=label_maps,
+        grid=args.token_label_size,
+        max_bad_images=args.max_bad_images,
+        unmapped=unmapped,
     )
-    sampler = TrainSampler(len(dataset), args.batch_size, rank, world_size, args.seed, args.accum_iter)
+    sampler = TrainSampler(
+        len(dataset), args.batch_size, rank=rank, world_size=world_size, seed=args.seed, accum_iter=args.accum_iter
+    )
     return Loader(dataset, sampler, args.num_workers)
 
 
 def build_eval_loader(args, crop_pct, rank=0, world_size=1):
     """The validation loader; with world_size > 1 the part of the set that belongs to this process."""
-    transform = EvalTransform(args.input_size, crop_pct, args.interpolation)
-    dataset = datasets.EvalDataset(_samples(args, 'val', args.cls_label_path_val), transform)
+    samples = read_samples(args, 'val', args.cls_label_path_val)
+    dataset = datasets.EvalDataset(samples, EvalTransform(args.input_size, crop_pct, args.interpolation))
     return Loader(dataset, EvalSampler(len(dataset), args.batch_size, rank, world_size), args.num_workers)
 
 
@@ -130,16 +134,33 @@ def build_predict_loader(files, transform, batch_size):
     return Loader(dataset, EvalSampler(len(files), batch_size), num_workers=1)
 
 
+def read_samples(args, split, list_path):
+    """Samples [(path, class id)] of a list file, or of the folder `split` if there is none."""
+    if list_path:
+        return datasets.read_list(args.data_path, list_path, args.nb_classes)
+    return datasets.read_folder(os.path.join(args.data_path, split), args.nb_classes)
+
+
+def open_label_maps(args, paths):
+    """(LabelMaps or None, those of the image paths that have no map). Raises UserError if some lack one that must not:
+    now, before the first epoch, not in a loader process.
+    """
+    if not args.token_label:
+        return None, []
+    label_maps = LabelMaps(args.token_label_data, args.nb_classes, args.token_label_coverage, args.token_label_geometry)
+    if args.allow_missing_token_label:
+        return label_maps, label_maps.missing(paths)
+    label_maps.require(paths)
+    return label_maps, []
+
+
 class Loader:
     """paddle.io.DataLoader over the batches of `sampler`, with at most as many processes as the machine has cores.
 
-    Iterating yields dicts of tensors (see collate) and raises the UserError of a sample, or UserError when a loader
-    process has died.
+    Iterating yields dicts of tensors (see collate) and raises the UserError of a sample.
     """
 
     def __init__(self, dataset, sampler, num_workers):
-        atexit.unregister(kill_workers)  # multiprocessing would end them by SIGTERM and wait
-        atexit.register(kill_workers)
         self.dataset, self.sampler = dataset, sampler
         self._loader = paddle.io.DataLoader(
             dataset,
@@ -164,5 +185,5 @@ class Loader:
                     raise UserError(batch['error'].numpy().tobytes().decode())
                 yield batch
         finally:
-            # Paddle keeps the name of every shared-memory file that it has opened, about 0.8 kB a batch, for ever
-            getattr(paddle.base.core, '_cleanup_mmap_fds', int)()
+            # Paddle notes the name of every shared-memory file that it has opened, about 0.8 kB a batch; forget them
+            paddle.base.core._cleanup_mmap_fds()

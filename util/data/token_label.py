@@ -26,51 +26,62 @@ class SparseTarget(NamedTuple):
     floor: np.ndarray  # float32 [1+N]
 
 
-def _axis_cells(position, size):
-    """Bilinear interpolation along one axis: (low cell, high cell, weight of high, inside).
+def _interpolate(position, size):
+    """Bilinear interpolation along one axis of `size` cells, at positions of which whole numbers are cell centres:
+    (cell before, cell after, weight of the one after, whether the position counts at all), each shaped as `position`.
 
-    The edge rule is RoIAlign's: up to half a cell beyond the outermost cell centres' cells the edge value holds,
-    further out there is nothing.
+    The edge rule is RoIAlign's: up to half a cell beyond the edge of the outermost cell its value holds, further out
+    there is nothing.
     """
     inside = (position >= -1.0) & (position <= size)
     position = np.clip(position, 0.0, size - 1.0)
-    low = np.minimum(position.astype('int64'), max(size - 2, 0))
-    return low, np.minimum(low + 1, size - 1), position - low, inside
+    before = np.minimum(position.astype('int64'), max(size - 2, 0))
+    after = np.minimum(before + 1, size - 1)
+    return before, after, position - before, inside
 
 
-def _pooled(to_map, side, n, height, width):
-    """Weights [n², H·W] of the map's cells in each of n² tokens of an input of `side` pixels.
+def _average_over_tokens(to_map, side, grid, height, width):
+    """Weights [grid², height·width] of a map's cells in each of grid² tokens of an input of `side` pixels.
 
-    Averages bilinear samples on a regular grid inside each token, as many along each of its edges as the edge is
-    cells long (RoIAlign, aligned, with adaptive sampling, for any affine `to_map` instead of a box).
+    to_map [3, 3]: input pixels to map cells, (0, 0) the map's upper left corner. Averages bilinear samples on a regular
+    lattice inside each token, as many along each of its edges as the edge is cells long, rounded up (RoIAlign, aligned,
+    with adaptive sampling, for any affine `to_map` instead of a box).
     """
-    step = side / n
-    across, down = (max(1, math.ceil(math.hypot(*to_map[:2, k]) * step - 1e-9)) for k in (0, 1))
-    xs = (np.arange(n * across) + 0.5) * (step / across)
-    ys = (np.arange(n * down) + 0.5) * (step / down)
+    token = side / grid  # pixels
+    across = max(1, math.ceil(math.hypot(*to_map[:2, 0]) * token - 1e-9))  # samples along a token's upper edge
+    down = max(1, math.ceil(math.hypot(*to_map[:2, 1]) * token - 1e-9))  # and along its left edge
+    # the samples: their pixels, and their places on the map in cells, a cell's centre being a whole number
+    xs = (np.arange(grid * across) + 0.5) * (token / across)
+    ys = (np.arange(grid * down) + 0.5) * (token / down)
     u = to_map[0, 0] * xs[None, :] + to_map[0, 1] * ys[:, None] + (to_map[0, 2] - 0.5)
     v = to_map[1, 0] * xs[None, :] + to_map[1, 1] * ys[:, None] + (to_map[1, 2] - 0.5)
-    x0, x1, fx, inside_x = _axis_cells(u, width)
-    y0, y1, fy, inside_y = _axis_cells(v, height)
-    weight = (inside_x & inside_y) / (across * down)
-    token = (np.arange(n * down) // down)[:, None] * n + (np.arange(n * across) // across)[None, :]
-    base = token * (height * width)
-    cells = np.stack([base + y0 * width + x0, base + y0 * width + x1, base + y1 * width + x0, base + y1 * width + x1])
-    weights = np.stack([(1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx]) * weight
-    return np.bincount(cells.ravel(), weights.ravel(), minlength=n * n * height * width).reshape(n * n, -1)
+    left, right, right_share, inside_x = _interpolate(u, width)
+    above, below, below_share, inside_y = _interpolate(v, height)
+    # each sample gives to four cells, by its distance to them; a token's samples together give 1
+    cells = np.stack([above * width + left, above * width + right, below * width + left, below * width + right])
+    left_share, above_share = 1 - right_share, 1 - below_share
+    shares = [above_share * left_share, above_share * right_share, below_share * left_share, below_share * right_share]
+    weights = np.stack(shares) * ((inside_x & inside_y) / (across * down))
+    # summed up for every pair of a token and a cell, which bincount sees as one number
+    owner = (np.arange(grid * down) // down)[:, None] * grid + (np.arange(grid * across) // across)[None, :]
+    pairs = owner * (height * width) + cells
+    total = np.bincount(pairs.ravel(), weights.ravel(), minlength=grid * grid * height * width)
+    return total.reshape(grid * grid, -1)
 
 
-def sampling_matrix(matrix, side, tokens, covered, map_shape):
-    """A [1+N, H·W] float32, N = tokens²: row 0 the whole input, rows 1… its tokens in row-major order.
+def sampling_matrix(matrix, side, grid, covered, map_shape):
+    """A [1+N, H·W] float32, N = grid²: row 0 the whole input, rows 1… its tokens in row-major order.
 
-    matrix: input pixels to source pixels [3, 3]; side: input size in pixels; covered: (x, y, width, height) of the
-    source that the map covers; map_shape: (H, W).
+    matrix: input pixels to source pixels [3, 3]; side: input size in pixels; grid: tokens a side;
+    covered: (x, y, width, height) of the source that the map covers; map_shape: (H, W).
     """
     height, width = map_shape
     x, y, w, h = covered
-    to_map = np.array([[width / w, 0, -x * width / w], [0, height / h, -y * height / h], [0, 0, 1.0]]) @ matrix
-    rows = _pooled(to_map, side, 1, height, width), _pooled(to_map, side, tokens, height, width)
-    return np.concatenate(rows).astype('float32')
+    from_source = np.array([[width / w, 0, -x * width / w], [0, height / h, -y * height / h], [0, 0, 1.0]])
+    to_map = from_source @ matrix
+    whole = _average_over_tokens(to_map, side, 1, height=height, width=width)
+    tokens = _average_over_tokens(to_map, side, grid, height=height, width=width)
+    return np.concatenate([whole, tokens]).astype('float32')
 
 
 def sparse_target(scores, ids, sampling, num_classes):
@@ -78,29 +89,34 @@ def sparse_target(scores, ids, sampling, num_classes):
 
     scores, ids: [K, H, W]; sampling: [1+N, H·W].
     """
-    listed, row = np.unique(ids, return_inverse=True)
-    compact = np.zeros((listed.size, scores[0].size), 'float32')
-    compact[row.reshape(len(scores), -1), np.arange(scores[0].size)] = scores.reshape(len(scores), -1)
-    logits = compact @ sampling.T
-    absent = num_classes - listed.size  # classes of score 0 everywhere
+    listed, column = np.unique(ids, return_inverse=True)
+    best = len(scores)  # K
+    cells = scores[0].size
+    compact = np.zeros((listed.size, cells), 'float32')  # Mᵀ without the classes that no cell lists
+    compact[column.reshape(best, -1), np.arange(cells)] = scores.reshape(best, -1)
+    logits = compact @ sampling.T  # [U, 1+N]
+    unlisted = num_classes - listed.size  # classes whose logit is 0 everywhere
     top = logits.max(axis=0)
-    if absent:
+    if unlisted:
         top = np.maximum(top, 0.0)
     weights, floor = np.exp(logits - top), np.exp(-top)
-    total = weights.sum(axis=0) + absent * floor
+    total = weights.sum(axis=0) + unlisted * floor
     return SparseTarget(listed.astype('int64'), weights / total, floor / total)
 
 
-def no_target(tokens):
+def no_target(grid):
     """Stands in for the target of an image without a map: all zeros."""
-    rows = 1 + tokens * tokens
+    rows = 1 + grid * grid
     return SparseTarget(np.zeros(1, 'int64'), np.zeros((1, rows), 'float32'), np.zeros(rows, 'float32'))
 
 
 def stack_targets(targets):
-    """SparseTargets of a batch as one: ids [B, U], listed [B, U, 1+N], floor [B, 1+N]; shorter ones repeat entries."""
-    width = max(t.ids.size for t in targets)
-    repeat = [np.arange(width) % t.ids.size for t in targets]
+    """SparseTargets of a batch as one: ids [B, U], listed [B, U, 1+N], floor [B, 1+N].
+
+    Those with fewer listed classes repeat theirs, which dense_target then writes twice, with the same values.
+    """
+    longest = max(t.ids.size for t in targets)
+    repeat = [np.arange(longest) % t.ids.size for t in targets]
     return SparseTarget(
         np.stack([t.ids[r] for t, r in zip(targets, repeat)]),
         np.stack([t.listed[r] for t, r in zip(targets, repeat)]),
@@ -116,7 +132,7 @@ def dense_target(ids, listed, floor, num_classes, smoothing=0.0):
     off = smoothing / num_classes
     on = 1.0 - smoothing + off
     batch, width, rows = listed.shape
-    # one memory-contiguous row of 1+N numbers per class, so that listed classes are copied over in whole rows
+    # Every class of every image is one contiguous row of 1+N numbers: the listed ones are copied over in whole rows.
     dense = (floor * on + off).unsqueeze(1).expand([batch, num_classes, rows]).reshape([batch * num_classes, rows])
     where = (ids + paddle.arange(batch).unsqueeze(-1) * num_classes).flatten()
     dense = paddle.scatter_(dense, where, (listed * on + off).reshape([batch * width, rows]), overwrite=True)

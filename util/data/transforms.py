@@ -83,14 +83,19 @@ def random_erase(array, rng, probability, mode='pixel', count=1, area=(0.02, 1 /
     _, height, width = array.shape
     boxes = 1 if count == 1 else int(rng.integers(1, count + 1))
     for _ in range(boxes):
-        for _ in range(10):
+        for _ in range(10):  # until a box fits
             target = rng.uniform(*area) * height * width / boxes
             aspect = math.exp(rng.uniform(math.log(min_aspect), -math.log(min_aspect)))
             h, w = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
             if h < height and w < width:
                 y, x = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
-                shape = {'pixel': (3, h, w), 'rand': (3, 1, 1), 'const': None}[mode]
-                array[:, y : y + h, x : x + w] = 0.0 if shape is None else rng.standard_normal(shape, dtype='float32')
+                if mode == 'pixel':
+                    filling = rng.standard_normal((3, h, w), dtype='float32')
+                elif mode == 'rand':
+                    filling = rng.standard_normal((3, 1, 1), dtype='float32')
+                else:
+                    filling = 0.0
+                array[:, y : y + h, x : x + w] = filling
                 break
     return array
 
@@ -119,14 +124,21 @@ class TrainTransform:
             raise UserError(f'--train_interpolation {interpolation}: use random, {", ".join(INTERPOLATIONS)}')
         if remode not in ('pixel', 'rand', 'const'):
             raise UserError(f'--remode {remode}: use pixel, rand or const')
-        self.size, self.jitter, self.scale, self.flip, self.mode = size, jitter, scale, flip, geometry
-        self.erase = dict(probability=reprob, mode=remode, count=recount)
-        self.interpolation = INTERPOLATIONS.get(interpolation)
+        self.size, self.scale, self.flip, self.geometry = size, scale, flip, geometry
+        self.interpolation = INTERPOLATIONS.get(interpolation)  # None: random
+        self.jitter = jitter
+        self.reprob, self.remode, self.recount = reprob, remode, recount
         fill = tuple(min(255, round(255 * m)) for m in IMAGENET_MEAN)
         self.augment = RandAugment(aa, fill, self.interpolation) if aa else None
 
-    def geometry(self, image, rng):
-        """The part before normalisation: PIL image -> (PIL image of size², matrix from its pixels to the source's)."""
+    def __call__(self, image, rng):
+        """PIL image -> (float32 [3, S, S], matrix float64 [3, 3] from the array's pixels to the source's)."""
+        image, matrix = self.draw(image, rng)
+        array = random_erase(to_input(image), rng, probability=self.reprob, mode=self.remode, count=self.recount)
+        return array, matrix
+
+    def draw(self, image, rng):
+        """All that comes before normalisation: PIL image -> (PIL image of size², matrix as in __call__)."""
         width, height = image.size
         matrix = np.eye(3)
         if rng.random() < self.flip:
@@ -137,17 +149,14 @@ class TrainTransform:
             matrix = matrix @ step
         elif self.jitter:
             image = color_jitter(image, self.jitter, rng)
-        box = x, y, w, h = random_crop_box(width, height, rng, self.scale)
+        box = random_crop_box(width, height, rng, self.scale)
         interpolation = self.interpolation
         if interpolation is None:
             interpolation = RANDOM_INTERPOLATION[rng.integers(2)]
-        image = resize(image.crop((x, y, x + w, y + h)), (self.size, self.size), interpolation)
-        return image, matrix @ crop_matrix(box, self.size, width, height, self.mode)
-
-    def __call__(self, image, rng):
-        """PIL image -> (float32 [3, S, S], matrix float64 [3, 3] from the array's pixels to the source's)."""
-        image, matrix = self.geometry(image, rng)
-        return random_erase(to_input(image), rng, **self.erase), matrix
+        left, top, box_width, box_height = box
+        image = image.crop((left, top, left + box_width, top + box_height))
+        image = resize(image, (self.size, self.size), interpolation)
+        return image, matrix @ crop_matrix(box, self.size, width, height, geometry=self.geometry)
 
 
 class EvalTransform:

@@ -1,0 +1,145 @@
+"""Sets of label maps on disk: a folder of one file per image, or the same set packed into one array.
+
+    SET/<class folder>/<image stem>.npy or .pt      a set in folders
+    SET/label_maps.npy, SET/names.txt               the same, packed by tools/pack_token_label.py
+    SET/meta.json                                   optional, with either: coverage, shape, num_classes, …
+
+The packed array is [n, 2, K, H, H], and line i of names.txt, which is sorted by bytes, names its map i as
+`<class folder>/<image stem>`. What a map holds: util/data/label_maps.py.
+"""
+
+import io
+import os
+
+import numpy as np
+
+from util.errors import UserError, one_line
+from util.weights import torch_file
+
+ARRAY, NAMES, META = 'label_maps.npy', 'names.txt', 'meta.json'
+PARTIAL = 'label_maps.npy.partial'  # the array until all of it is there
+
+
+def open_set(folder):
+    """The PackedSet or FolderSet in a folder. Raises UserError for one whose packing was not finished."""
+    if os.path.exists(os.path.join(folder, ARRAY)):
+        return PackedSet(folder)
+    if os.path.exists(os.path.join(folder, PARTIAL)):
+        raise UserError(f'{os.path.join(folder, PARTIAL)}: not packed to the end; run tools/pack_token_label.py again')
+    return FolderSet(folder)
+
+
+class FolderSet:
+    """`<folder>/<class folder>/<stem>.npy`, or `.pt` where there is no .npy."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def path(self, name):
+        """The file that holds a map, or would."""
+        path = os.path.join(self.folder, *name.split('/'))
+        if not os.path.exists(path + '.npy') and os.path.exists(path + '.pt'):
+            return path + '.pt'
+        return path + '.npy'
+
+    def read(self, name):
+        """(array, path); FileNotFoundError if there is none, UserError if it is unreadable."""
+        path = self.path(name)
+        return (read_torch(path) if path.endswith('.pt') else read_npy(path)), path
+
+    def names(self):
+        """All names, sorted by bytes."""
+        folders = [entry.name for entry in os.scandir(self.folder) if entry.is_dir() and not entry.name.startswith('.')]
+        return sorted((f'{folder}/{stem}' for folder in folders for stem in self._stems(folder)), key=os.fsencode)
+
+    def contains(self, names):
+        """A bool per name; one listing per class folder."""
+        pairs = [name.split('/') for name in names]
+        stems = {folder: self._stems(folder) for folder in {folder for folder, _ in pairs}}
+        return [stem in stems[folder] for folder, stem in pairs]
+
+    def _stems(self, folder):
+        path = os.path.join(self.folder, folder)
+        names = os.listdir(path) if os.path.isdir(path) else ()
+        return {os.path.splitext(n)[0] for n in names if n.endswith(('.npy', '.pt')) and not n.startswith('.')}
+
+
+class PackedSet:
+    """`<folder>/label_maps.npy`, mapped into memory, and names.txt. Raises UserError if they do not belong together.
+
+    The names stay one array of bytes: forked loader processes then share it, as they would not share a million strings.
+    """
+
+    def __init__(self, folder, array=ARRAY):
+        self.folder = folder
+        self.file = os.path.join(folder, array)
+        self._maps = read_npy(self.file, mmap_mode='r')
+        self.shape, self.dtype = self._maps.shape[1:], self._maps.dtype
+        self._names = self._read_names(os.path.join(folder, NAMES))
+
+    def _read_names(self, path):
+        """The lines of names.txt as an array of bytes."""
+        try:
+            with open(path, 'rb') as f:
+                lines = f.read().split(b'\n')[:-1]
+        except OSError as error:
+            raise UserError(f'{path}: cannot be read ({error.strerror}); it names the maps of {self.file}')
+        if len(lines) != len(self._maps):
+            raise UserError(f'{path}: names {len(lines)} maps, but {self.file} holds {len(self._maps)}')
+        names = np.array(lines, 'S')
+        if not (names[1:] > names[:-1]).all():
+            raise UserError(f'{path}: not sorted, or a name is there twice; pack the set again')
+        return names
+
+    def __reduce__(self):
+        return PackedSet, (self.folder,)  # a pickled copy maps the file anew: without this it would hold all the data
+
+    def path(self, name):
+        return self.file
+
+    def read(self, name):
+        """(array, where it is from); FileNotFoundError if there is none."""
+        key = os.fsencode(name)
+        place = np.searchsorted(self._names, np.array(key, self._names.dtype))
+        if place == len(self._names) or self._names[place] != key:
+            raise FileNotFoundError(name)
+        return self._maps[place], f'{self.file}, map {name}'
+
+    def names(self):
+        """All names, sorted by bytes."""
+        return [os.fsdecode(name) for name in self._names.tolist()]
+
+    def contains(self, names):
+        """A bool per name."""
+        return np.isin(np.array([os.fsencode(name) for name in names], 'S'), self._names)
+
+
+# -- one file ---------------------------------------------------------------------------------------------------------
+
+
+def read_npy(path, mmap_mode=None):
+    """The array in a .npy file. Raises FileNotFoundError; UserError that names the file if it holds none."""
+    try:
+        array = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a damaged file can raise nearly anything
+        raise UserError(f'{path}: not a readable .npy array ({one_line(error)})')
+    if not isinstance(array, np.ndarray):
+        raise UserError(f'{path}: not a readable .npy array (an archive of several, .npz)')
+    return array
+
+
+def read_torch(path):
+    """The array in a .pt file. Raises UserError that names the file if it does not hold one tensor."""
+    array = torch_file.load(path)
+    if not isinstance(array, np.ndarray):
+        raise UserError(f'{path}: a label map is one tensor, this file holds a {type(array).__name__}')
+    return array
+
+
+def npy_size(shape, dtype):
+    """Bytes of a whole .npy file of an array: by this one that a crash has cut short is recognised."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros(shape, dtype))
+    return buffer.getbuffer().nbytes
