@@ -70,8 +70,8 @@ def serve(engine, folder, threads, side, connection):
 def export(args, folder):
     """Random weights of the model as model.pdmodel and model.onnx in a folder."""
     code = (
-        'import sys; sys.path.insert(0, sys.argv[1]); from util import runtime; runtime.prepare(); import paddle;'
-        'from models import build_model; from util import checkpoint; paddle.seed(0);'
+        'import sys; sys.path.insert(0, sys.argv[1]); from util import runtime; import paddle;'
+        'from models import build_model; from util.weights import checkpoint; paddle.seed(0);'
         'model = build_model(sys.argv[2], img_size=int(sys.argv[3]));'
         'checkpoint.save(model.state_dict(), sys.argv[4])'
     )
@@ -157,7 +157,7 @@ def main():
         for situation in situations
     ]
     print(
-        '\nBest of the exact engines, as `--engine auto` picks: '
+        '\nFastest engine without loss of accuracy, for infer.py --engine: '
         + ', '.join(f'{m["engine"]} {m["ratio"]:.2f} (threads {m["threads"]}, batch {m["batch"]})' for m in best)
     )
     if args.json:
