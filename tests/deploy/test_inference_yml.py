@@ -103,7 +103,7 @@ def test_settings_that_export_did_not_write_are_named(line, folder, text):
     [
         (dict(nb_classes=12), '10 label_names for 12 classes'),
         (dict(nb_classes=3, label_names={}), 'gives 10 classes, inference.yml says 3'),
-        (dict(input_size=48), '[3, 48, 48]'),  # which OpenVINO does not notice by itself
+        (dict(input_size=48), '3, 48, 48]'),  # which OpenVINO does not notice by itself
         (dict(precision='fp16'), 'exported with --precision fp16'),
         (dict(std=[1, 1, 0]), '--std [1.0, 1.0, 0.0]'),
         (dict(mean='grey'), 'not the inference.yml that'),

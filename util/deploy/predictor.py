@@ -23,14 +23,15 @@ def reason(error):
 
 
 def input_shape(model_file):
-    """Shape [3, S, S] of the images that a .pdmodel takes, by Paddle's own reader of the format."""
+    """Shape [3, S, S] of the images that a .pdmodel takes, or None if it leaves a side open; read by Paddle itself."""
     with open(model_file, 'rb') as f:
         data = f.read()
     program = paddle.base.core.ProgramDesc(data)  # to be kept alive: its block only points into it
     block = program.block(0)
     operators = [block.op(i) for i in range(block.op_size())]
     (feed,) = [operator for operator in operators if operator.type() == 'feed']
-    return block.find_var(feed.output('Out')[0].encode()).shape()[1:]
+    shape = block.find_var(feed.output('Out')[0].encode()).shape()[1:]
+    return None if -1 in shape else shape
 
 
 class Predictor:
@@ -106,7 +107,9 @@ class Predictor:
     def __call__(self, images):
         given = list(images.shape[1:])
         if self.image_shape not in (None, given):  # OpenVINO would give the outputs of the run before
-            raise UserError(f'{self.model_file}: takes images {self.image_shape}, not {given}')
+            raise UserError(
+                f'{self.model_file}: takes images {self.image_shape}, not {given}; check --input_size or inference.yml'
+            )
         try:
             self._image.reshape(images.shape)
             self._image.copy_from_cpu(np.ascontiguousarray(images, 'float32'))
@@ -115,7 +118,7 @@ class Predictor:
         except Exception as error:
             raise UserError(
                 f'{self.model_file}: Paddle {paddle.__version__} cannot run it on images '
-                f'{list(images.shape)} with engine {self.engine} ({reason(error)})'
+                f'{list(images.shape)} with engine {self.engine} ({reason(error)}); check --input_size'
             )
         if self.num_classes not in (None, outputs.shape[1]):
             raise UserError(
