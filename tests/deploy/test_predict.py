@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import signal
 import threading
 
 import numpy as np
@@ -146,6 +147,12 @@ def test_an_image_that_is_gone_is_one_line(refused, either, images, monkeypatch,
     monkeypatch.setattr(script, 'find_images', lambda inputs: found)
     for batch_size in (1, 2):
         assert f'{tmp_path / "z.jpg"}: cannot be read' in refused(script, *flags, '--infer_imgs', 'x', '-b', batch_size)
+
+
+def test_a_decoding_process_that_dies_is_one_line(refused, either, images, monkeypatch):
+    script, flags = either
+    monkeypatch.setattr(EvalTransform, '__call__', lambda self, image: os.kill(os.getpid(), signal.SIGKILL))
+    assert 'a loader process has died' in refused(script, *flags, '--infer_imgs', images, '-b', 1)
 
 
 def test_inputs_that_are_no_images_are_named(predict_with, infer_with, images, tmp_path):

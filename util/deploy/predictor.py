@@ -116,6 +116,8 @@ class Predictor:
             self._predictor.run()
             outputs = self._output.copy_to_cpu()
         except Exception as error:
+            if 'DataLoader' in str(error):  # the process that decodes has died meanwhile: util/runtime.py says so
+                raise
             raise UserError(
                 f'{self.model_file}: Paddle {paddle.__version__} cannot run it on images '
                 f'{list(images.shape)} with engine {self.engine} ({reason(error)}); check --input_size'
