@@ -104,24 +104,28 @@ def find_settings(args):
     return settings
 
 
-def complete(settings, scores, label_list):
+def complete(settings, outputs, label_list):
     """Fill in what no inference.yml says, and log all that is assumed.
 
-    scores: what the network gives for an image, [1, C]: logits unless they are positive and sum to 1.
+    outputs: what the network gives for an image, [1, C]: logits, unless they are not negative and sum to 1.
     label_list: file of the names of the classes, or None.
     """
-    are_scores = bool(scores.min() >= 0 and abs(scores.sum() - 1) < 1e-3)
-    settings['output'] = 'scores' if are_scores else 'logits'
-    settings['nb_classes'] = scores.shape[1]
-    settings['label_names'] = class_names(label_list, scores.shape[1])
-    named = 'named by --label_list' if label_list else "ImageNet's" if settings['label_names'] else 'without names'
-    assumed = []
-    for flag in FLAGS:
-        value = settings[flag]
-        assumed.append(f'--{flag} ' + (' '.join(map(str, value)) if isinstance(value, list) else str(value)))
+    num_classes = outputs.shape[1]
+    sums_to_one = outputs.min() >= 0 and abs(outputs.sum() - 1) < 1e-3
+    settings['output'] = 'scores' if sums_to_one else 'logits'
+    settings['nb_classes'] = num_classes
+    settings['label_names'] = class_names(label_list, num_classes)
+    if label_list:
+        named = 'named by --label_list'
+    elif settings['label_names']:
+        named = "ImageNet's"
+    else:
+        named = 'without names'
+    numbers = {flag: ' '.join(map(str, settings[flag])) for flag in ('mean', 'std')}
     log(
-        f'no inference.yml beside the model; assumed: {" ".join(assumed)}; '
-        f'its output: {settings["output"]} of {settings["nb_classes"]} classes, {named}'
+        f'no inference.yml beside the model; assumed: --input_size {settings["input_size"]} '
+        f'--crop_pct {settings["crop_pct"]} --interpolation {settings["interpolation"]} --mean {numbers["mean"]} '
+        f'--std {numbers["std"]}; its output: {settings["output"]} of {num_classes} classes, {named}'
     )
 
 

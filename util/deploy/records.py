@@ -74,7 +74,8 @@ def classify(files, loader, network, names, topk, title, are_scores=False, timer
     loader: of build_predict_loader; network: float32 [B, 3, S, S] -> [B, C]; title: of the progress bar; timer: of
     benchmark.py, for the time of each stage.
     """
-    records, timer, batches = [], timer or Timer(), iter(loader)
+    records, batches = [], iter(loader)
+    timer = timer or Timer()  # whose times nobody asks for
     for _ in progress(range(len(loader)), title):
         timer.start()
         batch = next(batches)
