@@ -30,7 +30,7 @@ def main(args):
     published_defaults(args)
     metrics.check_flags(args)
     topk = sorted(set(args.topk or (1, 5)))
-    names = records.label_names(args.label_list, args.nb_classes)
+    names = records.class_names(args.label_list, args.nb_classes)
     rank, world_size = dist.init()
     log(f'Paddle {paddle.__version__} on {paddle.device.get_device()}, {world_size} process(es). {runtime.CPU}')
     val_loader = loader.build_eval_loader(args, args.crop_pct, rank, world_size)

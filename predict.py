@@ -7,9 +7,10 @@ import paddle
 from models import build_model, load_weights, published_defaults
 from util import options
 from util.data.images import find_images
+from util.data.loader import build_predict_loader
 from util.data.transforms import EvalTransform
-from util.deploy import decode, records
-from util.logger import log, progress
+from util.deploy import records
+from util.logger import log
 
 
 def parser():
@@ -27,20 +28,21 @@ def parser():
 def main(args):
     published_defaults(args)
     files = find_images(args.infer_imgs)
-    names = records.label_names(args.label_list, args.nb_classes)
+    names = records.class_names(args.label_list, args.nb_classes)
     transform = EvalTransform(args.input_size, args.crop_pct, args.interpolation)
-    result, bad = [], []
-    with decode.Batches(files, transform, args.batch_size) as batches:
-        model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
-        log(load_weights(model, args))
-        model.eval()
-        for good, images, left_out in progress(batches, 'predict'):
-            bad += left_out
-            if good:
-                logits = model(paddle.to_tensor(images))
-                result += records.records(good, logits.numpy(), names, args.topk)
-    records.show(result, args)
-    records.check_bad(bad, len(files), args.skip_bad)
+    model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
+    log(load_weights(model, args))
+    model.eval()
+    result = records.classify(
+        files,
+        loader=build_predict_loader(files, transform, args.batch_size),
+        network=lambda images: model(paddle.to_tensor(images)).numpy(),
+        names=names,
+        topk=args.topk,
+        title='predict',
+    )
+    records.print_and_save(result, args.save_json)
+    records.refuse_undecoded(len(files), len(result), args.skip_bad)
 
 
 if __name__ == '__main__':

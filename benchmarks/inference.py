@@ -2,14 +2,15 @@
 
     python benchmarks/inference.py [--model lvvit_t] [--batch_size 1 8] [--threads 1 2] [--rounds 9] [--repeat 3]
 
-Exports random weights with export_model.py (.pdmodel) and tools/export_onnx.py, starts one process per engine and
-number of threads, and lets them run one after another, `rounds` times, `repeat` runs each time (before them one that
-does not count). Prints the median time per image over all counted runs, the quartiles, and the ratio to ONNX Runtime; a
-ratio below 1 is faster. Nothing else should run on the machine. Needs
-`pip install paddle2onnx==2.1.0 onnx onnxruntime`.
+Exports weights of a fixed seed with export_model.py (.pdmodel) and tools/export_onnx.py, starts one process per engine
+and number of threads, and lets them run one after another, `rounds` times, `repeat` runs each time (before them one
+that does not count). Prints the median time per image over all counted runs, the quartiles, and the ratio to ONNX
+Runtime (below 1 is faster), and which --engine of infer.py is the fastest. Nothing else should run on the machine.
+Needs `pip install paddle2onnx==2.1.0 onnx onnxruntime`.
 """
 
 import argparse
+import importlib
 import json
 import multiprocessing
 import os
@@ -30,17 +31,16 @@ PAUSE = 0.3  # seconds: threads of the process before stop waiting actively
 
 def make(engine, folder, threads):
     """A function from images to outputs."""
+    importlib.import_module('util.runtime')  # sets the environment, before anything imports paddle
     if engine == RIVAL:
-        import onnxruntime
+        from tools import export_onnx
 
-        from tools.export_onnx import session
-
-        return session(onnxruntime, os.path.join(folder, 'model.onnx'), threads)
+        return export_onnx.session(export_onnx.libraries()[2], os.path.join(folder, 'model.onnx'), threads)
     from util.deploy.predictor import Predictor
 
     name, _, precision = engine.partition(' ')
-    files = [os.path.join(folder, name) for name in ('model.pdmodel', 'model.pdiparams')]
-    return Predictor(*files, name, precision or 'fp32', threads)
+    model_file, params_file = os.path.join(folder, 'model.pdmodel'), os.path.join(folder, 'model.pdiparams')
+    return Predictor(model_file, params_file, name, precision or 'fp32', threads)
 
 
 def serve(engine, folder, threads, side, connection):
@@ -68,21 +68,16 @@ def serve(engine, folder, threads, side, connection):
 
 
 def export(args, folder):
-    """Random weights of the model as model.pdmodel and model.onnx in a folder."""
-    code = (
-        'import sys; sys.path.insert(0, sys.argv[1]); from util import runtime; runtime.prepare(); import paddle;'
-        'from models import build_model; from util import checkpoint; paddle.seed(0);'
-        'model = build_model(sys.argv[2], img_size=int(sys.argv[3]));'
-        'checkpoint.save(model.state_dict(), sys.argv[4])'
-    )
-    weights = os.path.join(folder, 'weights.pdparams')
-    flags = ['--model', args.model, '--input_size', str(args.input_size), '--resume', weights]
-    for command in (
-        ['-c', code, ROOT, args.model, str(args.input_size), weights],
-        [os.path.join(ROOT, 'export_model.py'), *flags, '--output_dir', folder],
-        [os.path.join(ROOT, 'tools', 'export_onnx.py'), *flags, '--output', os.path.join(folder, 'model.onnx')],
+    """Weights of a fixed seed as model.pdmodel and model.onnx in a folder."""
+    weights, onnx = os.path.join(folder, 'weights.pdparams'), os.path.join(folder, 'model.onnx')
+    model = ['--model', args.model, '--input_size', str(args.input_size)]
+    for script, *flags in (
+        ['test_tipc/seed_weights.py', '--output', weights],
+        ['export_model.py', '--resume', weights, '--output_dir', folder],
+        ['tools/export_onnx.py', '--resume', weights, '--output', onnx],
     ):
-        done = subprocess.run([sys.executable, *command], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        command = [sys.executable, os.path.join(ROOT, script), *model, *flags]
+        done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if done.returncode:
             sys.exit(done.stdout.strip().splitlines()[-1])
 
@@ -151,15 +146,16 @@ def main():
             connection.close()
         for process in multiprocessing.active_children():
             process.join(5)
-    situations = dict.fromkeys((m['threads'], m['batch']) for m in medians)
-    best = [
-        min((m for m in medians if m['exact'] and (m['threads'], m['batch']) == situation), key=lambda m: m['ratio'])
-        for situation in situations
-    ]
-    print(
-        '\nBest of the exact engines, as `--engine auto` picks: '
-        + ', '.join(f'{m["engine"]} {m["ratio"]:.2f} (threads {m["threads"]}, batch {m["batch"]})' for m in best)
-    )
+    print()
+    for threads in args.threads:
+        for batch in args.batch_size:
+            exact = [m for m in medians if m['exact'] and (m['threads'], m['batch']) == (threads, batch)]
+            if exact:
+                best = min(exact, key=lambda figures: figures['ms'])
+                print(
+                    f'Fastest without loss of accuracy, {threads} thread(s), batch {batch}: '
+                    f'--engine {best["engine"]}, {best["ms"]:.1f} ms an image'
+                )
     if args.json:
         with open(args.json, 'w', encoding='utf-8') as f:
             json.dump(medians, f, indent=1)

@@ -34,14 +34,8 @@ def label_list(tmp_path_factory):
 def images(tmp_path_factory):
     """a.jpg, sub/b.PNG, sub/c.bmp, sub/deep/d.webp, sub/E.JPEG of different shapes, and a text file."""
     root = tmp_path_factory.mktemp('images')
-    shapes = {
-        'a.jpg': (40, 50),
-        'sub/b.PNG': (32, 32),
-        'sub/c.bmp': (70, 33),
-        'sub/deep/d.webp': (20, 90),
-        'sub/E.JPEG': (64, 64),
-    }
-    for seed, (name, shape) in enumerate(shapes.items()):
+    names = ['a.jpg', 'sub/b.PNG', 'sub/c.bmp', 'sub/deep/d.webp', 'sub/E.JPEG']
+    for seed, (name, shape) in enumerate(zip(names, [(40, 50), (32, 32), (70, 33), (20, 90), (64, 64)])):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         rng = np.random.default_rng(seed)
         coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), 'uint8'))
@@ -54,20 +48,10 @@ def images(tmp_path_factory):
 def exported(tmp_path_factory, ckpt, label_list):
     """Folder with model.pdmodel (and model.json on Paddle 3), model.pdiparams and inference.yml."""
     folder = tmp_path_factory.mktemp('export')
+    formats = ['--format', 'both' if PADDLE_3 else 'pdmodel']
+    out = ['--resume', ckpt, '--output_dir', folder, '--label_list', label_list]
     with contextlib.redirect_stdout(io.StringIO()):
-        code = execute(
-            export_model,
-            *MODEL,
-            '--resume',
-            ckpt,
-            '--output_dir',
-            folder,
-            '--label_list',
-            label_list,
-            '--format',
-            'both' if PADDLE_3 else 'pdmodel',
-            *AS_EXPORTED,
-        )
+        code = execute(export_model, *MODEL, *AS_EXPORTED, *formats, *out)
     assert code == 0
     return folder
 

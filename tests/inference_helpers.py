@@ -6,9 +6,8 @@ import numpy as np
 import paddle
 
 import models
-from util.deploy import inference_yml
+from util.deploy.inference_yml import PADDLE_3
 
-PADDLE_3 = inference_yml.PADDLE_3
 FORMATS = ['pdmodel', 'json'] if PADDLE_3 else ['pdmodel']
 MODEL = ['--model', 'lvvit_nano', '--input_size', 32, '--nb_classes', 10]
 AS_EXPORTED = ['--crop_pct', 0.8, '--interpolation', 'bilinear']
@@ -27,6 +26,18 @@ def random_weights(seed, num_classes=10):
         weights[f'patch_embed.bn{i}._mean'] = rng.normal(0, 0.1, 64).astype('float32')
         weights[f'patch_embed.bn{i}._variance'] = rng.uniform(0.01, 0.1, 64).astype('float32')
     return weights
+
+
+def random_model(seed=0):
+    """lvvit_nano with random_weights, in evaluation mode."""
+    model = models.build_model('lvvit_nano', img_size=32, num_classes=10)
+    model.set_state_dict(random_weights(seed))
+    model.eval()
+    return model
+
+
+def random_images(batch_size):
+    return np.random.default_rng(batch_size).standard_normal((batch_size, 3, 32, 32), dtype='float32')
 
 
 def as_exported(folder, kind='pdmodel'):

@@ -17,11 +17,10 @@ from util import runtime
 import paddle
 
 from models import build_model, load_weights, published_defaults
-from util import options
-from util.deploy import export, inference_yml
+from util import files, options
+from util.deploy import export
 from util.errors import UserError
 from util.logger import log
-from util.weights import checkpoint
 
 INSTALL = 'pip install paddle2onnx==2.1.0 onnx onnxruntime'
 
@@ -45,7 +44,7 @@ def parser():
 
 def libraries():
     """The modules paddle2onnx, onnx and onnxruntime. Raises UserError that says what to install."""
-    if not inference_yml.PADDLE_3:
+    if not export.PADDLE_3:
         raise UserError(f'ONNX export needs Paddle 3, this is {paddle.__version__}: paddle2onnx crashes on .pdmodel')
     try:
         with captured():
@@ -64,7 +63,7 @@ def captured():
     sys.stdout.flush()
     sys.stderr.flush()
     with tempfile.TemporaryFile() as file:
-        kept = os.dup(1), os.dup(2)
+        stdout, stderr = os.dup(1), os.dup(2)
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
 
@@ -77,9 +76,10 @@ def captured():
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
-            for saved, number in zip(kept, (1, 2)):
-                os.dup2(saved, number)
-                os.close(saved)
+            os.dup2(stdout, 1)
+            os.dup2(stderr, 2)
+            os.close(stdout)
+            os.close(stderr)
 
 
 def convert(paddle2onnx, prefix, path, opset):
@@ -135,7 +135,7 @@ def session(onnxruntime, path, threads):
 def main(args):
     paddle2onnx, onnx, onnxruntime = libraries()
     folder = os.path.dirname(os.path.abspath(args.output))
-    checkpoint.check_writable(folder)
+    files.check_folder(folder, f'--output {args.output}')
     args.crop_pct = None  # a default that an ONNX file has no place for
     published_defaults(args)
     model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
@@ -148,8 +148,8 @@ def main(args):
         export.save_graph(model, prefix, as_json=True)
         convert(paddle2onnx, prefix, path, args.opset)
         tidy(onnx, path, 'scores' if args.fuse_softmax else 'logits')
-        run = session(onnxruntime, path, int(os.environ['OMP_NUM_THREADS']))
-        worst = export.check(export.references(model), run, args.output)
+        network = session(onnxruntime, path, int(os.environ['OMP_NUM_THREADS']))
+        worst = export.compare(export.random_outputs(model), network, args.output)
         os.replace(path, args.output)
     log(
         f'{args.output}: opset {args.opset}, differs from the model by at most {worst:.1e} of the largest output '

@@ -191,7 +191,7 @@ def main(args):
         )
     files = find_images(args.input)
     files = [files[i] for i in np.linspace(0, len(files) - 1, min(args.count, len(files))).round().astype(int)]
-    names = records.label_names(args.label_list, args.nb_classes)
+    names = records.class_names(args.label_list, args.nb_classes)
     transform = EvalTransform(args.input_size, args.crop_pct, args.interpolation)
     maps = model = None
     if args.token_label_data:

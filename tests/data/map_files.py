@@ -3,9 +3,9 @@
 import os
 
 import numpy as np
+import torch_files
 
 from util.data.label_sets import ARRAY, NAMES
-import torch_files
 
 
 def make_map(seed=0, k=3, side=4, classes=9, dtype='float16'):

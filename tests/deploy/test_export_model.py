@@ -7,7 +7,8 @@ import numpy as np
 import paddle
 import pytest
 import yaml
-from inference_helpers import FORMATS, MODEL, PADDLE_3, as_exported, assert_agree, random_weights, records
+from inference_helpers import AS_EXPORTED, FORMATS, MODEL, PADDLE_3, as_exported, assert_agree, records
+from inference_helpers import random_images, random_model, random_weights
 
 import export_model
 import infer
@@ -82,12 +83,10 @@ def test_export_says_what_it_wrote_and_writes_the_settings(run, ckpt, tmp_path):
 
 @pytest.mark.parametrize('kind', FORMATS)
 def test_the_exported_network_is_the_model_for_batches_of_any_size(exported, ckpt, kind):
-    model = models.build_model('lvvit_nano', img_size=32, num_classes=10)
-    model.set_state_dict(random_weights(0))
-    model.eval()
+    model = random_model()
     run = Predictor(str(exported / f'model.{kind}'), str(exported / 'model.pdiparams'))
     for batch in (1, 2, 5, 3):
-        images = np.random.default_rng(batch).standard_normal((batch, 3, 32, 32), dtype='float32')
+        images = random_images(batch)
         expected = model(paddle.to_tensor(images)).numpy()
         assert np.abs(run(images) - expected).max() <= 5e-5 * np.abs(expected).max()
 
@@ -114,23 +113,10 @@ def test_weights_that_give_no_number_are_not_exported(refused, tmp_path):
 
 @pytest.mark.parametrize('kind', FORMATS)
 def test_with_fuse_softmax_the_records_stay_the_same(run, ckpt, images, exported, label_list, tmp_path, kind):
-    flags = arguments(
-        tmp_path,
-        ckpt,
-        '--fuse_softmax',
-        '--format',
-        kind,
-        '--label_list',
-        label_list,
-        '--crop_pct',
-        0.8,
-        '--interpolation',
-        'bilinear',
-    )
-    assert run(export_model, *flags).code == 0
+    flags = ['--fuse_softmax', '--format', kind, '--label_list', label_list, *AS_EXPORTED]
+    assert run(export_model, *arguments(tmp_path, ckpt, *flags)).code == 0
     network = Predictor(str(tmp_path / f'model.{kind}'), str(tmp_path / 'model.pdiparams'))
-    scores = network(np.random.default_rng(0).standard_normal((3, 3, 32, 32), dtype='float32'))
-    np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(network(random_images(3)).sum(axis=1), 1, atol=1e-5)
     assert_agree(
         records(run(infer, *as_exported(tmp_path, kind), '--input_file', images, '--topk', 10)),
         records(run(infer, *as_exported(exported, kind), '--input_file', images, '--topk', 10)),
@@ -144,7 +130,7 @@ def test_float16_is_refused_where_it_cannot_be_made(export_with, exported, tmp_p
     for name in ('model.pdmodel', 'model.pdiparams'):
         (tmp_path / name).write_bytes((exported / name).read_bytes())
     with pytest.raises(UserError, match='converted nothing'):
-        export.halve(str(tmp_path / 'model'))
+        export.to_float16(str(tmp_path / 'model'))
 
 
 @pytest.mark.skipif(PADDLE_3, reason='the format of Paddle 3')

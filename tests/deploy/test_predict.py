@@ -1,47 +1,39 @@
 """predict.py, and the records that it and infer.py print."""
 
 import json
+import multiprocessing
 import os
+import signal
+import threading
 
 import numpy as np
 import paddle
 import pytest
-from inference_helpers import MODEL, WORDS, as_exported, assert_agree, random_weights, records
+from inference_helpers import MODEL, WORDS, as_exported, assert_agree, random_model, random_weights, records
 from PIL import Image
 
 import export_model
 import infer
-import models
 import predict
+from util.data.loader import build_predict_loader
+from util.data.transforms import EvalTransform
 from util.weights import checkpoint
 
 pytest_plugins = 'inference_fixtures'
 pytestmark = pytest.mark.cross_version
 
 
-def test_a_record_is_the_softmax_of_the_logits(run, ckpt, images, label_list):
-    from util.data.transforms import EvalTransform
+@pytest.fixture
+def predicted(run, ckpt):
+    """predicted(image, …, flag, …) -> records."""
+    return lambda *words: records(run(predict, *MODEL, '--resume', ckpt, '--infer_imgs', *words))
 
-    (record,) = records(
-        run(
-            predict,
-            *MODEL,
-            '--resume',
-            ckpt,
-            '--infer_imgs',
-            images / 'a.jpg',
-            '--topk',
-            10,
-            '--label_list',
-            label_list,
-        )
-    )
+
+def test_a_record_is_the_softmax_of_the_logits(predicted, images, label_list):
+    (record,) = predicted(images / 'a.jpg', '--topk', 10, '--label_list', label_list)
     assert list(record) == ['class_ids', 'scores', 'file_name', 'label_names']
-    model = models.build_model('lvvit_nano', img_size=32, num_classes=10)
-    model.set_state_dict(random_weights(0))
-    model.eval()
     x = EvalTransform(32, 1.0)(Image.open(images / 'a.jpg'))
-    scores = paddle.nn.functional.softmax(model(paddle.to_tensor(x[None])))[0].numpy()
+    scores = paddle.nn.functional.softmax(random_model()(paddle.to_tensor(x[None])))[0].numpy()
     order = np.argsort(-scores)
     assert record['class_ids'] == order.tolist() and record['file_name'] == str(images / 'a.jpg')
     assert record['label_names'] == [WORDS[i] for i in order]
@@ -49,56 +41,26 @@ def test_a_record_is_the_softmax_of_the_logits(run, ckpt, images, label_list):
     assert sum(record['scores']) == pytest.approx(1, abs=1e-4) and record['scores'][0] > record['scores'][-1] + 0.05
 
 
-def test_folders_globs_and_files_in_the_order_given_whatever_the_case_of_the_extension(run, ckpt, images):
-    found = records(
-        run(
-            predict,
-            *MODEL,
-            '--resume',
-            ckpt,
-            '--infer_imgs',
-            images / 'sub',
-            images / '*.jpg',
-            images / 'sub' / 'b.PNG',
-        )
-    )
+def test_folders_globs_and_files_in_the_order_given_whatever_the_case_of_the_extension(predicted, images):
+    found = predicted(images / 'sub', images / '*.jpg', images / 'sub' / 'b.PNG')
     names = [os.path.relpath(r['file_name'], images) for r in found]
     assert names == ['sub/E.JPEG', 'sub/b.PNG', 'sub/c.bmp', 'sub/deep/d.webp', 'a.jpg', 'sub/b.PNG']
     assert found[1] == found[5] and len({tuple(r['scores']) for r in found}) == 5
 
 
-@pytest.mark.parametrize('topk, given', [(1, 1), (3, 3), (10, 10), (50, 10)])
-def test_topk(run, ckpt, images, topk, given):
-    (record,) = records(run(predict, *MODEL, '--resume', ckpt, '--infer_imgs', images / 'a.jpg', '--topk', topk))
+@pytest.mark.parametrize('topk, given', [(1, 1), (10, 10), (50, 10)])
+def test_topk(predicted, images, topk, given):
+    (record,) = predicted(images / 'a.jpg', '--topk', topk)
     assert [len(record[k]) for k in ('class_ids', 'scores', 'label_names')] == [given] * 3
     assert record['label_names'] == [str(i) for i in record['class_ids']], 'without a list an id is its own name'
-
-
-def test_save_json_holds_what_is_printed(run, ckpt, images, exported, tmp_path):
-    for script, flags in ((predict, [*MODEL, '--resume', ckpt]), (infer, as_exported(exported))):
-        result = run(script, *flags, '--infer_imgs', images, '--save_json', tmp_path / 'r.json')
-        assert json.loads((tmp_path / 'r.json').read_text()) == records(result)
 
 
 def test_1000_classes_are_imagenets_unless_named(run, images, tmp_path):
     weights = random_weights(0, 1000)
     weights['head.bias'][171], weights['head.bias'][0] = 50, 40
     checkpoint.save(weights, str(tmp_path / 'w.pdparams'))
-    (record,) = records(
-        run(
-            predict,
-            '--model',
-            'lvvit_nano',
-            '--input_size',
-            32,
-            '--resume',
-            tmp_path / 'w.pdparams',
-            '--infer_imgs',
-            images / 'a.jpg',
-            '--topk',
-            2,
-        )
-    )
+    flags = ['--resume', tmp_path / 'w.pdparams', '--infer_imgs', images / 'a.jpg', '--topk', 2]
+    (record,) = records(run(predict, '--model', 'lvvit_nano', '--input_size', 32, *flags))
     assert record['class_ids'] == [171, 0] and record['label_names'][0] == 'Italian greyhound'
     assert record['label_names'][1].startswith('tench')
 
@@ -113,13 +75,12 @@ def test_ema_selects_the_averaged_weights_and_says_so(run, ckpt, images, tmp_pat
     assert records(ema) == records(only) != records(plain)
 
 
-def test_batch_size_of_predict_does_not_change_the_records(run, ckpt, images):
-    flags = [*MODEL, '--resume', ckpt, '--infer_imgs', images, '--topk', 10]
+def test_the_batch_size_does_not_change_the_records(predicted, images):
     for batch_size in (1, 3):
-        assert_agree(records(run(predict, *flags, '-b', batch_size)), records(run(predict, *flags)))
+        assert_agree(predicted(images, '--topk', 10, '-b', batch_size), predicted(images, '--topk', 10))
 
 
-# ---- images that do not decode
+# ---- batches, and images that do not decode
 
 
 @pytest.fixture
@@ -132,24 +93,66 @@ def some_bad(images, tmp_path):
     return tmp_path / 'some'
 
 
+@pytest.fixture(params=['predict', 'infer'])
+def either(request, ckpt, exported):
+    """(script, flags) of predict.py and of infer.py."""
+    return (predict, [*MODEL, '--resume', ckpt]) if request.param == 'predict' else (infer, as_exported(exported))
+
+
 @pytest.mark.parametrize('batch_size', [1, 2, 8])
-def test_bad_images_are_left_out_listed_and_an_error_at_the_end(run, ckpt, images, exported, some_bad, batch_size):
-    for script, flags in ((predict, [*MODEL, '--resume', ckpt]), (infer, as_exported(exported))):
-        flags = [*flags, '--infer_imgs', some_bad, images / 'sub' / 'b.PNG', '-b', batch_size]
-        result = run(script, *flags)
-        assert result.code == 1
-        (line,) = result.err.splitlines()
-        assert '2 of 4 images left out' in line and '--skip_bad' in line
-        assert f'{some_bad / "b.jpg"}: cannot be decoded' in line and f'{some_bad / "c.png"}: cannot be decoded' in line
-        assert "'file_name': '" + str(some_bad / 'a.jpg') in result.out, 'results come before the error'
-        skipped = run(script, *flags, '--skip_bad')
-        assert [r['file_name'] for r in records(skipped)] == [str(some_bad / 'a.jpg'), str(images / 'sub' / 'b.PNG')]
+def test_bad_images_are_left_out_named_and_an_error_at_the_end(run, images, either, some_bad, tmp_path, batch_size):
+    script, flags = either
+    flags = [*flags, '--infer_imgs', some_bad, images / 'sub' / 'b.PNG', '-b', batch_size]
+    result = run(script, *flags, '--save_json', tmp_path / 'r.json')
+    assert result.code == 1
+    *named, line = result.err.splitlines()
+    assert '2 of 4 images could not be decoded' in line and '--skip_bad' in line
+    assert [f'{some_bad / name}: cannot be decoded' in said for name, said in zip(('b.jpg', 'c.png'), named)] == [
+        True
+    ] * 2
+    skipped = records(run(script, *flags, '--skip_bad'))
+    assert [r['file_name'] for r in skipped] == [str(some_bad / 'a.jpg'), str(images / 'sub' / 'b.PNG')]
+    assert json.loads((tmp_path / 'r.json').read_text()) == skipped, 'results come before the error'
+    assert multiprocessing.active_children() == []
 
 
-def test_no_image_that_decodes_is_an_error_even_with_skip_bad(refused, ckpt, exported, some_bad):
-    for script, flags in ((predict, [*MODEL, '--resume', ckpt]), (infer, as_exported(exported))):
-        line = refused(script, *flags, '--infer_imgs', some_bad / 'b.jpg', some_bad / 'c.png', '--skip_bad')
-        assert '2 of 2 images left out' in line
+def test_no_image_that_decodes_is_an_error_even_with_skip_bad(run, either, some_bad):
+    script, flags = either
+    result = run(script, *flags, '--infer_imgs', some_bad / 'b.jpg', some_bad / 'c.png', '--skip_bad')
+    assert result.code == 1 and '2 of 2 images could not be decoded' in result.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize('batch_size, ahead, processes', [(1, True, 1), (2, True, 1), (2, False, 0), (8, True, 0)])
+def test_batches_keep_the_order_and_mark_what_is_damaged(images, some_bad, batch_size, ahead, processes):
+    files = [str(images / 'sub' / 'b.PNG'), *map(str, sorted(some_bad.iterdir()))]
+    transform, threads = EvalTransform(32, 1.0), threading.active_count()
+    loader = build_predict_loader(files, transform, batch_size, ahead)
+    labels, arrays = [], []
+    for batch in loader:
+        assert len(multiprocessing.active_children()) <= processes
+        assert processes or threading.active_count() == threads
+        labels += np.asarray(batch['label']).tolist()
+        arrays += list(np.asarray(batch['image']))
+    assert len(loader) == -(-4 // batch_size) and labels == [0, 1, -1, -1]
+    for path, array in zip(files[:2], arrays):
+        np.testing.assert_array_equal(array, transform(Image.open(path)))
+    assert not np.any(arrays[2:])
+
+
+def test_an_image_that_is_gone_is_one_line(refused, either, images, monkeypatch, tmp_path):
+    script, flags = either
+    for name in ('x.jpg', 'y.jpg'):
+        (tmp_path / name).write_bytes((images / 'a.jpg').read_bytes())
+    found = [str(tmp_path / 'x.jpg'), str(tmp_path / 'z.jpg')]
+    monkeypatch.setattr(script, 'find_images', lambda inputs: found)
+    for batch_size in (1, 2):
+        assert f'{tmp_path / "z.jpg"}: cannot be read' in refused(script, *flags, '--infer_imgs', 'x', '-b', batch_size)
+
+
+def test_a_decoding_process_that_dies_is_one_line(refused, either, images, monkeypatch):
+    script, flags = either
+    monkeypatch.setattr(EvalTransform, '__call__', lambda self, image: os.kill(os.getpid(), signal.SIGKILL))
+    assert 'a loader process has died' in refused(script, *flags, '--infer_imgs', images, '-b', 1)
 
 
 def test_inputs_that_are_no_images_are_named(predict_with, infer_with, images, tmp_path):
@@ -162,36 +165,30 @@ def test_inputs_that_are_no_images_are_named(predict_with, infer_with, images, t
 # ---- what cannot be
 
 
-def test_label_lists_that_do_not_fit_are_named(predict_with, infer_with, export_with, tmp_path):
+@pytest.mark.parametrize(
+    'content, says',
+    [
+        (b'0 zero\n1 one\n', 'has no name for class 2 of 10'),
+        (b'0 zero\n\none 1\n', 'line 3'),
+        (b'0 zero\n1\n', "line 2: expected 'id name', found '1'"),
+        (b'', 'has no name for class 0'),
+        (b''.join(b'%d class\n' % i for i in range(11)), 'names 11 classes, but the model has 10'),
+        (b'0 \xff\xfe\n', 'not a readable text file'),
+    ],
+)
+def test_label_lists_that_do_not_fit_are_named(predict_with, infer_with, export_with, tmp_path, content, says):
     path = tmp_path / 'names.txt'
-    for text, says in (
-        ('0 zero\n1 one\n', 'has no name for class 2 of 10'),
-        ('0 zero\n\none 1\n', 'line 3'),
-        ('0 zero\n1\n', "line 2: expected 'id name', found '1'"),
-        ('', 'has no name for class 0'),
-        (''.join(f'{i} class\n' for i in range(11)), 'names 11 classes, but the model has 10'),
-    ):
-        path.write_text(text)
-        for script in (predict_with, infer_with, export_with):
-            line = script('--label_list', path)
-            assert str(path) in line and says in line
-    path.write_bytes(b'0 \xff\xfe\n')
+    path.write_bytes(content)
     for script in (predict_with, infer_with, export_with):
-        assert str(path) in script('--label_list', path)
+        line = script('--label_list', path)
+        assert str(path) in line and says in line
         assert '/nowhere/names.txt' in script('--label_list', '/nowhere/names.txt')
 
 
-@pytest.mark.parametrize(
-    'flags, says',
-    [
-        (['--crop_pct', 0], '--crop_pct 0'),
-        (['--crop_pct', 1.1], '--crop_pct 1.1'),
-        (['--interpolation', 'cubic'], '--interpolation cubic'),
-    ],
-)
-def test_settings_that_cannot_be_are_refused_by_every_script(predict_with, infer_with, export_with, flags, says):
+@pytest.mark.parametrize('flags', ['--crop_pct 0', '--crop_pct 1.1', '--interpolation cubic'])
+def test_settings_that_cannot_be_are_refused_by_every_script(predict_with, infer_with, export_with, flags):
     for script in (predict_with, infer_with, export_with):
-        assert says in script(*flags)
+        assert flags in script(*flags.split())
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ READERS = {
     **dict.fromkeys(NAMES, label_map),
     'yml': files.read_yaml,
     'list': image_list,
-    'label_list': records.read_label_list,
+    'label_list': lambda path: records.class_names(path, 10),
     **dict.fromkeys(('jpg', 'png', 'webp', 'bmp'), image),
 }
 PICKLES = ('pd', 'sealed.pd', 'pdparams', 'legacy.pth', 'pth', 'map.pt')

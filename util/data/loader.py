@@ -128,10 +128,38 @@ def build_eval_loader(args, crop_pct, rank=0, world_size=1):
     return Loader(dataset, EvalSampler(len(dataset), args.batch_size, rank, world_size), args.num_workers)
 
 
-def build_predict_loader(files, transform, batch_size):
-    """A loader over image files in their order, one process decoding ahead; label -1 marks those that cannot be."""
-    dataset = datasets.EvalDataset([(path, 0) for path in files], transform, skip_bad=True)
-    return Loader(dataset, EvalSampler(len(files), batch_size), num_workers=1)
+def build_predict_loader(files, transform, batch_size, ahead=True):
+    """Batches of image files in their order: image [B, 3, S, S] and label [B], here the place of the file in `files`,
+    or -1 (and a black image) where it cannot be decoded.
+
+    ahead: another process decodes one batch ahead. Without it, and for a single batch, each is decoded when asked for.
+    """
+    samples = [(path, place) for place, path in enumerate(files)]
+    dataset = datasets.EvalDataset(samples, transform, skip_bad=True)
+    sampler = EvalSampler(len(files), batch_size)
+    if ahead and len(sampler) > 1:
+        return Loader(dataset, sampler, num_workers=1)
+    return LazyLoader(dataset, sampler)
+
+
+class LazyLoader:
+    """As Loader, but a batch is made in this process, and not before it is asked for; arrays instead of tensors.
+
+    Paddle's DataLoader without processes makes the batches to come in a thread.
+    """
+
+    def __init__(self, dataset, sampler):
+        self.dataset, self.sampler = dataset, sampler
+
+    def __len__(self):
+        return len(self.sampler)
+
+    def __iter__(self):
+        for indices in self.sampler:
+            batch = collate([self.dataset[index] for index in indices])
+            if 'error' in batch:
+                raise UserError(batch['error'].tobytes().decode())
+            yield batch
 
 
 def read_samples(args, split, list_path):

@@ -23,10 +23,10 @@ INTERPOLATIONS = {
 }
 
 
-def to_input(image):
-    """RGB PIL image -> normalised float32 array [3, H, W]."""
+def to_input(image, mean=IMAGENET_MEAN, std=IMAGENET_STD):
+    """RGB PIL image -> normalised float32 array [3, H, W]. mean, std: of the three channels, in 0-1."""
     array = np.asarray(image, dtype='float32') / np.float32(255)
-    array = (array - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
+    array = (array - np.float32(mean)) / np.float32(std)
     return np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
@@ -162,14 +162,17 @@ class TrainTransform:
 class EvalTransform:
     """Resize the short side to size / crop_pct, cut the centre square, normalise: the field's standard evaluation."""
 
-    def __init__(self, size, crop_pct, interpolation='bicubic'):
+    def __init__(self, size, crop_pct, interpolation='bicubic', mean=IMAGENET_MEAN, std=IMAGENET_STD):
         if not 0 < crop_pct <= 1:
             raise UserError(f'--crop_pct {crop_pct}: must be above 0 and at most 1')
         if interpolation == 'random':
             interpolation = 'bicubic'
         if interpolation not in INTERPOLATIONS:
             raise UserError(f'--interpolation {interpolation}: use {", ".join(INTERPOLATIONS)}')
+        if len(mean) != 3 or len(std) != 3 or not min(std) > 0:
+            raise UserError(f'--mean {mean} --std {std}: must be three numbers each, the deviations above 0')
         self.size, self.short = size, int(math.floor(size / crop_pct))
+        self.mean, self.std = mean, std
         self.interpolation = INTERPOLATIONS[interpolation]
 
     def crop(self, image):
@@ -186,4 +189,4 @@ class EvalTransform:
 
     def __call__(self, image):
         """PIL image -> float32 [3, S, S]."""
-        return to_input(self.crop(image))
+        return to_input(self.crop(image), self.mean, self.std)

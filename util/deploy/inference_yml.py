@@ -1,38 +1,31 @@
-"""The files of an exported model: inference.yml, and checks that they are whole and belong together.
-
-Paddle crashes on some damaged files and runs silently on others (it fills up parameters that were cut off), so they
-are looked at here before Paddle sees them.
-"""
+"""inference.yml, which export_model.py writes beside a model: what the network expects, and checksums of its files."""
 
 import hashlib
-import math
 import os
-import struct
 
 import paddle
 import yaml
 
+from util.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from util.deploy.records import class_names
 from util.errors import UserError, one_line
-from util.files import read_json, read_yaml
+from util.files import read_yaml
+from util.logger import log
 
 PADDLE_3 = int(paddle.__version__.split('.')[0]) >= 3
-MAX_PROGRAM = 64 << 20  # bytes of a model.json or model.pdmodel, which holds no parameters; lvvit_l has 1 MB
 OUTPUTS = ('logits', 'scores')  # what the network's last layer gives: scores with --fuse_softmax
-ITEM_BYTES = {0: 1, 1: 2, 2: 4, 3: 8, 4: 2, 5: 4, 6: 8, 19: 8, 20: 1, 21: 1, 22: 2, 23: 8, 24: 16}  # VarType.Type
-SETTINGS = {
-    'model': str,
-    'input_size': int,
-    'nb_classes': int,
-    'crop_pct': float,
-    'interpolation': str,
-    'label_names': dict,
-}
+FLAGS = ('input_size', 'crop_pct', 'interpolation', 'mean', 'std')  # of infer.py, each a setting too
+FIRST_BYTES = {'json': b'{', 'pdmodel': b'\n', 'pdiparams': bytes(4)}  # of every file that Paddle writes
 
 
-# -- inference.yml ----------------------------------------------------------------------------------------------------
+def is_json(path):
+    return path.endswith('.json')
 
 
-def fingerprint(path):
+# -- settings ----------------------------------------------------------------------------------------------------------
+
+
+def checksum(path):
     """{'bytes': size, 'sha256': hex digest} of a file."""
     digest = hashlib.sha256()
     with open(path, 'rb') as f:
@@ -42,15 +35,14 @@ def fingerprint(path):
 
 
 def write_settings(folder, settings, files):
-    """Write inference.yml: what the network expects, the Paddle it was exported with, and a fingerprint per file.
+    """Write inference.yml: the settings, the Paddle that exported the model, and a checksum of each file.
 
     files: names in `folder`, such as model.pdmodel; each is known by its ending.
     """
-    record = {name.rpartition('.')[2]: fingerprint(os.path.join(folder, name)) for name in files}
+    checksums = {name.rpartition('.')[2]: checksum(os.path.join(folder, name)) for name in files}
+    content = {**settings, 'paddle': paddle.__version__, 'files': checksums}
     with open(os.path.join(folder, 'inference.yml'), 'w', encoding='utf-8') as f:
-        yaml.safe_dump(
-            {**settings, 'paddle': paddle.__version__, 'files': record}, f, sort_keys=False, allow_unicode=True
-        )
+        yaml.safe_dump(content, f, sort_keys=False, allow_unicode=True)
 
 
 def read_settings(path):
@@ -58,175 +50,125 @@ def read_settings(path):
 
     Raises UserError that names the file.
     """
+    content = read_yaml(path, hint='; export_model.py writes it beside the model')
     try:
-        if not os.path.exists(path):
-            raise FileNotFoundError(path)
-        content = read_yaml(path, hint='; export_model.py writes it beside the model')
-        settings = {key: kind(content[key]) for key, kind in SETTINGS.items()}
-        settings.update(
-            output=content.get('output', 'logits'),
-            precision=content.get('precision', 'fp32'),
-            paddle=str(content.get('paddle', 'unknown')),
-            files=dict(content.get('files') or {}),
-        )
+        settings = {
+            'model': str(content['model']),
+            'input_size': int(content['input_size']),
+            'nb_classes': int(content['nb_classes']),
+            'crop_pct': float(content['crop_pct']),
+            'interpolation': str(content['interpolation']),
+            'mean': [float(number) for number in content.get('mean', IMAGENET_MEAN)],
+            'std': [float(number) for number in content.get('std', IMAGENET_STD)],
+            'output': content.get('output', 'logits'),
+            'precision': content.get('precision', 'fp32'),
+            'label_names': dict(content['label_names']),
+            'files': {kind: dict(recorded) for kind, recorded in (content.get('files') or {}).items()},
+        }
         if settings['output'] not in OUTPUTS:
             raise ValueError(f'output: {settings["output"]}')
-    except FileNotFoundError:
-        raise UserError(f'{path}: no such file; export_model.py writes it beside the model')
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f'{path}: not the inference.yml that export_model.py writes ({one_line(error)})')
+    names, classes = settings['label_names'], settings['nb_classes']
+    if names and len(names) != classes:
+        raise UserError(f'{path}: {len(names)} label_names for {classes} classes')
     return settings
 
 
-# -- the files --------------------------------------------------------------------------------------------------------
-
-
-def _varint(data, at):
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value, shift, at = value | (byte & 127) << shift, shift + 7, at + 1
-        if byte < 128:
-            return value, at
-
-
-def _tensor_desc(data):
-    """(VarType.Type, dims) of the protobuf message TensorDesc: field 1 a varint, field 2 varints, packed or not."""
-    kind, dims, at = None, [], 0
-    while at < len(data):
-        tag, at = _varint(data, at)
-        value, at = _varint(data, at)
-        if tag == 0x08:
-            kind = value
-        elif tag == 0x10:
-            dims.append(value)
-        elif tag == 0x12:
-            end = at + value
-            while at < end:
-                value, at = _varint(data, at)
-                dims.append(value)
-        else:
-            raise ValueError(f'tag {tag}')
-    return kind, dims
-
-
-def parameter_shapes(path):
-    """Shapes of the tensors in a .pdiparams file, in its order. Raises ValueError for what is no such file, or a part
-    of one: it must end where its last tensor ends. Reads the headers only.
+def find_settings(args):
+    """The settings of the model that infer.py's flags name, with the flags laid over them: those of --config or of the
+    inference.yml beside the model. Where there is none, those of the family; `complete` must then fill in the classes.
     """
-    size, shapes = os.path.getsize(path), []
-    with open(path, 'rb') as f:
+    path = args.config or os.path.join(os.path.dirname(args.model_file), 'inference.yml')
+    if args.config or os.path.exists(path):
+        settings = read_settings(path)
+        if args.input_size not in (None, settings['input_size']):
+            raise UserError(f'--input_size {args.input_size}: the model was exported for {settings["input_size"]}')
+        if args.label_list:
+            settings['label_names'] = class_names(args.label_list, settings['nb_classes'])
+    else:
+        settings = {
+            'model': 'unknown',
+            'input_size': 224,
+            'nb_classes': None,
+            'crop_pct': 0.9,
+            'interpolation': 'bicubic',
+            'mean': list(IMAGENET_MEAN),
+            'std': list(IMAGENET_STD),
+            'precision': 'fp32',
+            'files': {},
+        }
+    for flag in FLAGS:
+        if getattr(args, flag) is not None:
+            settings[flag] = getattr(args, flag)
+    return settings
 
-        def read(layout):
-            return struct.unpack(layout, f.read(struct.calcsize(layout)))
 
-        try:
-            while f.tell() < size:
-                version, levels = read('<IQ')
-                if version != 0 or levels > 8:
-                    raise ValueError('no Paddle tensor')
-                for _ in range(levels):
-                    f.seek(read('<Q')[0], os.SEEK_CUR)
-                version, length = read('<Ii')
-                if version != 0 or not 0 < length < 1024:
-                    raise ValueError('no Paddle tensor')
-                kind, dims = _tensor_desc(f.read(length))
-                f.seek(ITEM_BYTES[kind] * math.prod(dims), os.SEEK_CUR)
-                shapes.append(dims)
-        except (struct.error, IndexError, KeyError) as error:
-            raise ValueError(f'broken off or damaged at byte {f.tell()} ({type(error).__name__})')
-        if f.tell() != size or not shapes:
-            raise ValueError(f'{size} bytes, but its tensors need {f.tell()}')
-    return shapes
+def complete(settings, outputs, label_list):
+    """Fill in what no inference.yml says, and log all that is assumed.
 
-
-def model_shapes(path):
-    """(input shape, [parameter shapes]) of a model.pdmodel or model.json; -1 stands for any batch size.
-
-    Raises ValueError for what is no such model.
+    outputs: what the network gives for an image, [1, C]: logits, unless they are not negative and sum to 1.
+    label_list: file of the names of the classes, or None.
     """
-    if is_json(path):
-        try:
-            program = read_json(path)
-            if program['base_code']['magic'] != 'pir':
-                raise ValueError('not a program of Paddle 3')
-            ops = program['program']['regions'][0]['blocks'][0]['ops']
-            (image,) = [op for op in ops if op['#'] == '1.data']
-            return image['O'][0]['TT']['D'][1], [op['O']['TT']['D'][1] for op in ops if op['#'] == 'p']
-        except (UserError, KeyError, IndexError, TypeError) as error:
-            raise ValueError(f'not a program of Paddle 3 ({one_line(error)})')
-    with open(path, 'rb') as f:
-        data = f.read(MAX_PROGRAM)
-    program = paddle.base.core.ProgramDesc(data)  # to be kept alive: its block only points into it
-    if not program.num_blocks() or not program.block(0).op_size():
-        raise ValueError('an empty program')
-    block = program.block(0)
-    feeds = [op for op in map(block.op, range(block.op_size())) if op.type() == 'feed']
-    variables = {v.name(): v for v in block.all_vars()}
-    (image,) = [variables[op.output('Out')[0]] for op in feeds]
-    parameters = [v for name, v in variables.items() if v.persistable() and name not in ('feed', 'fetch')]
-    return list(image.shape()), [v.shape() for v in parameters]
+    num_classes = outputs.shape[1]
+    sums_to_one = outputs.min() >= 0 and abs(outputs.sum() - 1) < 1e-3
+    settings['output'] = 'scores' if sums_to_one else 'logits'
+    settings['nb_classes'] = num_classes
+    settings['label_names'] = class_names(label_list, num_classes)
+    if label_list:
+        named = 'named by --label_list'
+    elif settings['label_names']:
+        named = "ImageNet's"
+    else:
+        named = 'without names'
+    numbers = {flag: ' '.join(map(str, settings[flag])) for flag in ('mean', 'std')}
+    log(
+        f'no inference.yml beside the model; assumed: --input_size {settings["input_size"]} '
+        f'--crop_pct {settings["crop_pct"]} --interpolation {settings["interpolation"]} --mean {numbers["mean"]} '
+        f'--std {numbers["std"]}; its output: {settings["output"]} of {num_classes} classes, {named}'
+    )
 
 
-def is_json(path):
-    return path.endswith('.json')
+# -- the files ---------------------------------------------------------------------------------------------------------
 
 
-def is_quantised(model_file):
-    """Whether a model carries quantisation operators, such as PaddleSlim's calibration leaves in it."""
-    with open(model_file, 'rb') as f:
-        data = f.read()
-    return b'quantize_linear' in data or b'fake_quantize' in data
+def check_files(model_file, params_file, recorded):
+    """Raise UserError that names the flag and the file that is missing, swapped, damaged, or of another export.
 
-
-def _looks_like(check, path):
-    try:
-        return bool(check(path))
-    except (ValueError, RuntimeError):
-        return False
-
-
-def check(model_file, params_file, settings):
-    """Raises UserError that names the flag and file that is missing, damaged, swapped or of another export or Paddle.
-
-    settings: of read_settings; a model without recorded fingerprints is checked by its structure alone.
+    recorded: {ending: checksum} of inference.yml. Without a checksum only the first bytes are looked at; what else is
+    wrong is left to Paddle, which refuses some files, fills up others with zeros, and may crash.
     """
-    files = {'--model_file': model_file, '--params_file': params_file}
-    for flag, path in files.items():
+    kinds = ('json' if is_json(model_file) else 'pdmodel', 'pdiparams')
+    files = list(zip(('--model_file', '--params_file'), (model_file, params_file), kinds))
+    for flag, path, _ in files:
         if not os.path.isfile(path):
             raise UserError(f'{flag} {path}: no such file')
     if is_json(model_file) and not PADDLE_3:
         raise UserError(
             f'--model_file {model_file}: Paddle {paddle.__version__} reads .pdmodel only; export with --format pdmodel'
         )
-    if _looks_like(parameter_shapes, model_file):
-        swapped = ' (are --model_file and --params_file swapped?)' if _looks_like(model_shapes, params_file) else ''
-        raise UserError(f'--model_file {model_file}: holds parameters, not a model{swapped}')
-    for (flag, path), kind in zip(files.items(), ('json' if is_json(model_file) else 'pdmodel', 'pdiparams')):
-        recorded = settings['files'].get(kind)
-        if recorded and os.path.getsize(path) != recorded.get('bytes'):
-            raise UserError(
-                f'{flag} {path}: {os.path.getsize(path)} bytes, but export_model.py wrote '
-                f'{recorded.get("bytes")}: cut off, or of another export'
-            )
-    try:
-        wanted = sorted(map(list, model_shapes(model_file)[1]))
-    except (ValueError, RuntimeError) as error:
-        first_line = str(error).splitlines()[0]
-        raise UserError(f'--model_file {model_file}: not a model that Paddle {paddle.__version__} reads ({first_line})')
-    try:
-        present = sorted(map(list, parameter_shapes(params_file)))
-    except ValueError as error:
-        raise UserError(f'--params_file {params_file}: not a whole file of Paddle parameters ({error})')
-    if wanted != present:
+    for flag, path, kind in files:
+        begin = FIRST_BYTES[kind]
+        with open(path, 'rb') as f:
+            if f.read(len(begin)) != begin:
+                raise UserError(
+                    f'{flag} {path}: not a .{kind} file of Paddle (are --model_file and --params_file swapped?)'
+                )
+    for flag, path, kind in files:
+        if kind in recorded:
+            check_recorded(flag, path, recorded[kind])
+
+
+def check_recorded(flag, path, recorded):
+    """Raise UserError if a file is not the one with the checksum `recorded`."""
+    size = os.path.getsize(path)
+    if size != recorded.get('bytes'):
         raise UserError(
-            f'--params_file {params_file}: its {len(present)} tensors are not the {len(wanted)} that '
-            f'{model_file} asks for; it belongs to another model'
+            f'{flag} {path}: {size} bytes, but export_model.py wrote {recorded.get("bytes")}: '
+            'cut off, or of another export'
         )
-    for (flag, path), kind in zip(files.items(), ('json' if is_json(model_file) else 'pdmodel', 'pdiparams')):
-        recorded = settings['files'].get(kind)
-        if recorded and fingerprint(path) != recorded:
-            raise UserError(
-                f'{flag} {path}: not the file that export_model.py wrote (its SHA-256 differs): damaged, '
-                'or of another export'
-            )
+    if checksum(path) != recorded:
+        raise UserError(
+            f'{flag} {path}: not the file that export_model.py wrote (its SHA-256 differs): damaged, or of another '
+            'export'
+        )

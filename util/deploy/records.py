@@ -1,16 +1,19 @@
-"""Input images, class names and top-k records: what predict.py and infer.py share, so that they print the same."""
+"""Images to records, one a file, with the best classes and their names: what predict.py and infer.py share."""
 
 import json
 import os
 
 import numpy as np
 
+from util.deploy.benchmark import Timer
 from util.errors import UserError, one_line
 from util.files import read_lines
+from util.logger import progress
 
-IMAGENET_NAMES = os.path.join(
-    os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'demo', 'imagenet1k_label_list.txt'
-)
+IMAGENET_NAMES = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'imagenet1k_label_list.txt')
+
+
+# -- names of the classes ----------------------------------------------------------------------------------------------
 
 
 def read_label_list(path):
@@ -18,7 +21,7 @@ def read_label_list(path):
     names = {}
     for number, line in read_lines(path):
         key, _, name = line.partition(' ')
-        if not key.isdecimal() or len(key) > 5 or not name:  # 5: few enough ids that they cannot collide in a dict
+        if not key.isdecimal() or len(key) > 9 or not name:
             raise UserError(f"{path}, line {number}: expected 'id name', found '{one_line(line)}'")
         if int(key) in names:
             raise UserError(f'{path}, line {number}: class {int(key)} has a name already')
@@ -26,20 +29,23 @@ def read_label_list(path):
     return names
 
 
-def label_names(path, num_classes):
-    """{class id: name}: of the given list, else ImageNet's for 1000 classes, else none."""
-    if path:
-        names = read_label_list(path)
-        missing = [i for i in range(num_classes) if i not in names]
-        if missing:
-            raise UserError(f'--label_list {path}: has no name for class {missing[0]} of {num_classes}')
-        if len(names) > num_classes:
-            raise UserError(f'--label_list {path}: names {len(names)} classes, but the model has {num_classes}')
-        return names
-    return read_label_list(IMAGENET_NAMES) if num_classes == 1000 else {}
+def class_names(path, num_classes):
+    """{class id: name}: of the list file `path` if one is given, else ImageNet's for 1000 classes, else none."""
+    if not path:
+        return read_label_list(IMAGENET_NAMES) if num_classes == 1000 else {}
+    names = read_label_list(path)
+    missing = [i for i in range(num_classes) if i not in names]
+    if missing:
+        raise UserError(f'--label_list {path}: has no name for class {missing[0]} of {num_classes}')
+    if len(names) > num_classes:
+        raise UserError(f'--label_list {path}: names {len(names)} classes, but the model has {num_classes}')
+    return names
 
 
-def records(files, outputs, names, topk, are_scores=False):
+# -- records -----------------------------------------------------------------------------------------------------------
+
+
+def best_classes(files, outputs, names, topk, are_scores=False):
     """One dict per image: class_ids and scores (softmax) of the topk classes, file_name, label_names.
 
     outputs: [B, C], logits, or are_scores: their softmax; names: {class id: name}, may be empty.
@@ -48,10 +54,10 @@ def records(files, outputs, names, topk, are_scores=False):
     if not are_scores:
         scores = np.exp(scores - scores.max(axis=1, keepdims=True))
         scores /= scores.sum(axis=1, keepdims=True)
-    result = []
+    records = []
     for path, row in zip(files, scores):
         best = np.argsort(-row, kind='stable')[:topk]
-        result.append(
+        records.append(
             {
                 'class_ids': best.tolist(),
                 'scores': [round(float(s), 5) for s in row[best]],
@@ -59,25 +65,50 @@ def records(files, outputs, names, topk, are_scores=False):
                 'label_names': [names.get(int(i), str(i)) for i in best],
             }
         )
-    return result
+    return records
 
 
-def show(result, args):
-    """Print the records, and write them to --save_json."""
-    print(result, flush=True)
-    if args.save_json:
+def classify(files, loader, network, names, topk, title, are_scores=False, timer=None):
+    """The records of those files that can be decoded, in their order.
+
+    loader: of build_predict_loader; network: float32 [B, 3, S, S] -> [B, C]; title: of the progress bar; timer: of
+    benchmark.py, for the time of each stage.
+    """
+    records, batches = [], iter(loader)
+    timer = timer or Timer()  # whose times nobody asks for
+    for _ in progress(range(len(loader)), title):
+        timer.start()
+        batch = next(batches)
+        places = np.asarray(batch['label'])
+        decoded = places >= 0
+        if not decoded.any():
+            continue
+        images = np.asarray(batch['image'])[decoded]
+        timer.stamp()
+        outputs = network(images)
+        timer.stamp()
+        records += best_classes([files[place] for place in places[decoded]], outputs, names, topk, are_scores)
+        timer.end()
+    return records
+
+
+def print_and_save(records, path=''):
+    """Print the records in one line, and write them to a JSON file if one is named (--save_json)."""
+    print(records, flush=True)
+    if path:
         try:
-            with open(args.save_json, 'w', encoding='utf-8') as f:
-                json.dump(result, f, ensure_ascii=False, indent=1)
+            with open(path, 'w', encoding='utf-8') as f:
+                json.dump(records, f, ensure_ascii=False, indent=1)
         except OSError as error:
-            raise UserError(f'--save_json {args.save_json}: cannot be written to ({error.strerror})')
+            raise UserError(f'--save_json {path}: cannot be written to ({error.strerror})')
 
 
-def check_bad(bad, total, skip_bad):
-    """Raises UserError, after the results are out, for images that did not decode ([(file, reason)]), unless skip_bad
-    allows that and there are others."""
-    if bad and (len(bad) == total or not skip_bad):
-        listed = ', '.join(f'{path}: cannot be decoded ({reason})' for path, reason in bad[:5])
-        more = f' and {len(bad) - 5} more' if len(bad) > 5 else ''
-        remedy = '' if len(bad) == total else '; with --skip_bad that is no error'
-        raise UserError(f'{len(bad)} of {total} images left out: {listed}{more}{remedy}')
+def refuse_undecoded(num_files, num_records, skip_bad):
+    """Raise UserError, once the results are out, for files without a record; with skip_bad only if no file has one."""
+    if num_records == 0:
+        raise UserError(f'{num_files} of {num_files} images could not be decoded (named above)')
+    if num_records < num_files and not skip_bad:
+        raise UserError(
+            f'{num_files - num_records} of {num_files} images could not be decoded (named above) and are left out; '
+            'with --skip_bad that is no error'
+        )

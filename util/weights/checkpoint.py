@@ -62,11 +62,6 @@ def save(state, path, *also, previous=None):
         f.write(SEAL + hashed.sha256.digest())
 
 
-def check_writable(folder):
-    """Create an output folder and try to write into it. Raises UserError if that is impossible."""
-    files.check_folder(folder, f'--output_dir {folder}')
-
-
 def numbered(folder):
     """The checkpoint-{epoch}.pd of a folder, newest first."""
     found = {}
