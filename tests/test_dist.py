@@ -86,7 +86,10 @@ class Job:
 
     def wait(self, code=0):
         """Until the launcher and all its processes have ended, which must be within a minute; returns self."""
-        self.console, _ = self.process.communicate(timeout=120)
+        try:
+            self.console, _ = self.process.communicate(timeout=120)
+        finally:
+            self.process.kill()  # what it started ends with it
         self.ended = time.time()
         assert code is None or self.process.returncode == code, self.console[-1000:] + self.text(0)[-3000:]
         while left := processes_of(self.logs):

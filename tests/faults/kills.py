@@ -150,12 +150,15 @@ class Chains:
 
     def chain(self, number, workers):
         """One run from nothing to its end, through as many kills as it meets."""
-        out, hit, unsettled, reached, kill, name = f'chain{number}', [], [], 0, None, None
-        at_the_end = 0
+        out, hit, unsettled = f'chain{number}', [], []
+        reached, at_the_end, kill, name = 0, 0, None, None
         try:
             while True:
-                at_the_end += reached == STEPS
-                kill, name = None if at_the_end > 3 else self.take(workers), None  # not all of them there
+                if reached == STEPS:
+                    at_the_end += 1
+                kill, name = None, None
+                if at_the_end <= 3:  # not all kills of a chain hit the moments after its last step
+                    kill = self.take(workers)
                 run = self.bench.start(out, workers=workers)
                 self.runs += 1
                 if kill:
