@@ -15,6 +15,7 @@ from PIL import Image
 import eval
 import export_model
 import generate_label
+import main
 import models
 import predict
 from conftest import ROOT
@@ -230,6 +231,17 @@ def test_label_maps_are_made_with_the_weights_of_the_nearest_size(run, server, p
     result = run(generate_label, tmp_path / 'train', tmp_path / 'maps', '--model', 'lvvit_s', *flags)
     assert result.code == 0 and 'pos_embed: resized from 4 to 9 tokens' in result.out, result.err
     assert (tmp_path / 'maps' / 'a' / 'photo.npy').exists()
+
+
+def test_training_starts_from_the_published_weights(run, server, cache, publish, image, tmp_path):
+    publish(server.url('good', 'weights.safetensors'))
+    (tmp_path / 'list.txt').write_text('images/a/photo.png 0\n')
+    data = ['--data_path', tmp_path, '--cls_label_path_val', tmp_path / 'list.txt', '--num_workers', 0]
+    model = ['--model', 'lvvit_s', '--input_size', 48, '--nb_classes', 7]
+    result = run(main, *model, *data, '--pretrained', '--eval')
+    assert result.code == 0, result.err
+    assert f'fine-tuning from plain weights of {cache / "weights.safetensors"}' in result.out
+    assert 'head.weight: initialised anew' in result.out and 'pos_embed: resized from 4 to 9 tokens' in result.out
 
 
 def test_two_sources_of_weights_are_refused(refused, publish, image, tmp_path):
