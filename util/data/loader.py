@@ -129,13 +129,12 @@ def build_eval_loader(args, crop_pct, rank=0, world_size=1):
 
 
 def build_predict_loader(files, transform, batch_size, ahead=True):
-    """Batches of image files in their order: image [B, 3, S, S] and label [B], here the place of the file in `files`,
-    or -1 (and a black image) where it cannot be decoded.
+    """Batches of image files in their order: image [B, 3, S, S], index [B] in `files`, and label [B], which is -1 (and
+    the image black) where a file cannot be decoded, else 0.
 
     ahead: another process decodes one batch ahead. Without it, and for a single batch, each is decoded when asked for.
     """
-    samples = [(path, place) for place, path in enumerate(files)]
-    dataset = datasets.EvalDataset(samples, transform, skip_bad=True)
+    dataset = datasets.EvalDataset([(path, 0) for path in files], transform, skip_bad=True)
     sampler = EvalSampler(len(files), batch_size)
     if ahead and len(sampler) > 1:
         return Loader(dataset, sampler, num_workers=1)

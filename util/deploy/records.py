@@ -79,15 +79,15 @@ def classify(files, loader, network, names, topk, title, are_scores=False, timer
     for _ in progress(range(len(loader)), title):
         timer.start()
         batch = next(batches)
-        places = np.asarray(batch['label'])
-        decoded = places >= 0
+        decoded = np.asarray(batch['label']) >= 0
         if not decoded.any():
             continue
         images = np.asarray(batch['image'])[decoded]
         timer.stamp()
         outputs = network(images)
         timer.stamp()
-        records += best_classes([files[place] for place in places[decoded]], outputs, names, topk, are_scores)
+        decoded_files = [files[i] for i in np.asarray(batch['index'])[decoded]]
+        records += best_classes(decoded_files, outputs, names, topk=topk, are_scores=are_scores)
         timer.end()
     return records
 
