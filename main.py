@@ -51,8 +51,6 @@ def main(args):
     total_batch = args.batch_size * args.accum_iter * world_size
     if args.lr is None:
         args.lr = args.blr * total_batch / 512
-    if args.pretrained:
-        args.finetune = published_weights(args.model, args.input_size, nearest=True)
 
     if args.dist_eval:
         val_loader = loader.build_eval_loader(args, args.crop_pct, rank, world_size)
@@ -60,6 +58,8 @@ def main(args):
         val_loader = loader.build_eval_loader(args, args.crop_pct)
     train_loader = None if args.eval else loader.build_train_loader(args, rank, world_size)
 
+    if args.pretrained:
+        args.finetune = published_weights(args.model, args.input_size, nearest=True)
     paddle.seed(args.seed)  # all processes start from the same weights
     model = build_model(
         args.model,

@@ -35,7 +35,7 @@ def path(tmp_path):
 def said(path):
     """The message with which a file is turned down: one line that begins with its name."""
     with pytest.raises(UserError) as error:
-        torch_file.load(path)
+        torch_file.load_file(path)
     message = str(error.value)
     assert message.startswith(f'{path}: ') and '\n' not in message and len(message) < 500 + len(path)
     return message[len(path) + 2 :]
@@ -60,7 +60,7 @@ def assert_same(a, b):
 def test_arrays_of_every_type_and_plain_values(path, write):
     save(STATE, path, write)
     assert torch_file.is_torch_file(path)
-    assert_same(torch_file.load(path, pytest.fail), STATE)
+    assert_same(torch_file.load_file(path, pytest.fail), STATE)
 
 
 @WRITERS
@@ -77,7 +77,7 @@ def test_arrays_of_every_type_and_plain_values(path, write):
 )
 def test_views_of_a_storage_become_contiguous(path, write, size, stride, offset, expected):
     write(path, tensor(size, stride, offset))
-    assert_same(torch_file.load(path), np.array(expected, 'float32'))
+    assert_same(torch_file.load_file(path), np.array(expected, 'float32'))
 
 
 @WRITERS
@@ -85,7 +85,7 @@ def test_bfloat16_is_read_as_float32_and_that_is_said(path, write):
     halves = np.array([1.0, -2.5, 3e38], 'f4').view('u2')[1::2].copy()  # the upper halves
     write(path, tensor((2,), (1,), storage=CLASSES['bfloat16'], count=3), {'0': halves})
     lines = []
-    assert_same(torch_file.load(path, lines.append), np.array([1, -2.5], 'f4'))
+    assert_same(torch_file.load_file(path, lines.append), np.array([1, -2.5], 'f4'))
     assert lines == [f'{path}: what is bfloat16 in it is read as float32']
 
 
@@ -95,12 +95,12 @@ def test_types_without_a_storage_class_are_on_bytes(path, dtype):
     extra = b'\x89)ctorch\n' + dtype.encode() + b'\n'
     storage = dict(storage=b'ctorch.storage\nUntypedStorage\n', count=array.nbytes)
     write_zip(path, tensor((3,), (1,), function='_rebuild_tensor_v3', extra=extra, **storage), {'0': array})
-    assert_same(torch_file.load(path), array)
+    assert_same(torch_file.load_file(path), array)
 
 
 def test_big_endian_files(path):
     write_zip(path, tensor(), {'0': VALUES.astype('>f4')}, byteorder=b'big')
-    assert_same(torch_file.load(path), VALUES)
+    assert_same(torch_file.load_file(path), VALUES)
 
 
 @WRITERS
@@ -116,7 +116,7 @@ def test_the_other_things_in_a_checkpoint(path, write):
     }
     write(path, b'}(' + b''.join(op(key) + program for key, program in things.items()) + b'u')
     expected = {'state': {'w': VALUES}, 'size': (1, 2), 'device': 'cuda', 'dtype': 'float16', 'args': {'lr': 0.1}}
-    assert_same(torch_file.load(path), {**expected, 'storage': VALUES.ravel()})
+    assert_same(torch_file.load_file(path), {**expected, 'storage': VALUES.ravel()})
 
 
 def test_which_files_are_pytorchs(path, tmp_path):
@@ -205,7 +205,7 @@ def test_damage_is_a_user_error_whatever_it_hits(path, write):
             data[place] ^= 1 << rng.integers(0, 8)
         open(path, 'wb').write(data)
         try:
-            torch_file.load(path)
+            torch_file.load_file(path)
         except UserError as error:
             assert str(error).startswith(path) and '\n' not in str(error)
 
@@ -237,7 +237,7 @@ def test_files_of_pytorch(path, zipped):
     tied = {'a': tensors['float32'], 'b': tensors['float32'].t(), 'parameter': model[0].weight}
     content = {'tensors': tensors, 'model': model.state_dict(), 'tied': tied}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
-    result = torch_file.load(path)
+    result = torch_file.load_file(path)
     assert torch_file.is_torch_file(path)
     for group, members in content.items():
         for name, value in members.items():

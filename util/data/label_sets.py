@@ -132,7 +132,7 @@ def read_npy(path, mmap_mode=None):
 
 def read_torch(path):
     """The array in a .pt file. Raises UserError that names the file if it does not hold one tensor."""
-    array = torch_file.load(path)
+    array = torch_file.load_file(path)
     if not isinstance(array, np.ndarray):
         raise UserError(f'{path}: a label map is one tensor, this file holds a {type(array).__name__}')
     return array

@@ -63,7 +63,7 @@ def read_as_written(path):
 
 def _read_torch(path):
     """A state dict, or several of them by their names in a checkpoint."""
-    state = torch_file.load(path, log)
+    state = torch_file.load_file(path, log)
     if not isinstance(state, dict):
         raise UserError(f'{path}: no state dict (holds a {type(state).__name__})')
     sets = _sets(state)

@@ -137,7 +137,7 @@ def is_torch_file(path):
     return head.startswith(b'PK') or (head[:1] == b'\x80' and pickle.encode_long(MAGIC) in head)
 
 
-def load(path, note=None):
+def load_file(path, note=None):
     """The object in a file. Tensors, parameters and storages are contiguous arrays (some read-only, some sharing
     memory), bfloat16 as float32; dtypes and devices are their names, a Size is a tuple, a Namespace a dict.
 
