@@ -15,6 +15,7 @@ import paddle
 from util import files
 from util.errors import UserError
 from util.weights import unpickle
+from util.weights.reading import reading
 
 SEAL = b'\nsha256:'  # and 32 bytes; whoever unpickles the file stops before it
 SEAL_SIZE = len(SEAL) + 32
@@ -90,7 +91,7 @@ def load(path):
 
     Raises UserError that names the file: missing, damaged, not a checkpoint, or asking for something else.
     """
-    with files.reading(path, 'checkpoint'), open(path, 'rb') as f:
+    with reading(path, 'checkpoint'), open(path, 'rb') as f:
         _check_seal(f)
         state = _without_paddles_marks(unpickle.load(f))
         if not isinstance(state, dict):

@@ -15,10 +15,10 @@ import numpy as np
 import paddle
 import safetensors
 
-from util import files
 from util.errors import UserError, one_line
 from util.logger import log
 from util.weights import checkpoint, layout, torch_file
+from util.weights.reading import reading
 
 TRAINED = ('model', 'state_dict')  # what a checkpoint calls its weights: ours, PyTorch's projects
 AVERAGED = ('model_ema', 'state_dict_ema')
@@ -87,7 +87,7 @@ def _is_safetensors(path):
 def _read_safetensors(path):
     """(state dict, its layout). bfloat16 becomes float32, which numpy knows."""
     weights, bfloat16 = {}, 0
-    with files.reading(path, 'safetensors file'), open(path, 'rb') as f:
+    with reading(path, 'safetensors file'), open(path, 'rb') as f:
         for name, entry in sorted(safetensors.deserialize(f.read())):
             array = np.frombuffer(entry['data'], SAFETENSORS_DTYPES[entry['dtype']]).reshape(entry['shape'])
             if entry['dtype'] == BFLOAT16:

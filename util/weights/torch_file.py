@@ -13,9 +13,9 @@ import zipfile
 
 import numpy as np
 
-from util import files
 from util.errors import UserError, one_line
 from util.weights import unpickle
+from util.weights.reading import reading
 
 MAGIC = 0x1950A86A20F9469CFC6C
 BFLOAT16 = 'bfloat16'
@@ -144,7 +144,7 @@ def load_file(path, note=None):
     note: called with a line if there was bfloat16. Raises UserError that names the file: missing, damaged, of another
     kind, or asking for code.
     """
-    with files.reading(path, 'PyTorch file'), open(path, 'rb') as f:
+    with reading(path, 'PyTorch file'), open(path, 'rb') as f:
         read = read_zip if f.read(2) == b'PK' else read_legacy
         f.seek(0)
         value, storages = read(f)

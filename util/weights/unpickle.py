@@ -111,7 +111,7 @@ for core in ('numpy.core', 'numpy._core'):  # numpy 1 and 2
 class Unpickler(pickle.Unpickler):
     """Reads one pickle of a binary file; `finished` makes plain values of what its load() returns.
 
-    Raises UserError for a name that is not on the list, and for damage nearly anything (see files.reading).
+    Raises UserError for a name that is not on the list, and for damage nearly anything (see reading.py).
     """
 
     names = NAMES
