@@ -90,7 +90,7 @@ def test_weight_decay_applies_to_the_same_tensors(name, original, fidelity):
 
 def test_the_moving_average_follows_timm_s(original, fidelity):
     ours, theirs = small(original)
-    averaged, expected = ModelEma(small(original)[0], ours, 0.99), original.timm.utils.ModelEmaV2(theirs, decay=0.99)
+    averaged, expected = ModelEma(ours, 0.99), original.timm.utils.ModelEmaV2(theirs, decay=0.99)
     for seed in range(1, 4):
         state = random_state(ours, seed)
         ours.set_state_dict(state)
