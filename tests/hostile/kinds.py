@@ -73,7 +73,7 @@ LOADERS = {
     'meta': _set,
     'yml': files.read_yaml,
     'list': _list,
-    'label_list': lambda path: records.class_names(path, 10),
+    'label_list': lambda path: records.label_names(path, 10),
     **dict.fromkeys(IMAGES, _image),
 }
 
