@@ -41,7 +41,7 @@ def main(args):
     if args.fuse_softmax:
         model = export.WithSoftmax(model)
     model.eval()
-    export.export(model, args, names)
+    export.save_all(model, args, names)
 
 
 if __name__ == '__main__':

@@ -154,7 +154,7 @@ def write_checked(model, args, folder):
             log('float16: not run, there is no GPU here')
 
 
-def export(model, args, names):
+def save_all(model, args, names):
     """Write the files of a model in evaluation mode into --output_dir: all of them or, on UserError, none.
 
     names: {class id: name}; args: of export_model.py.
