@@ -79,14 +79,14 @@ def count_macs(model):
 
 def original_count(model):
     """The original's figure for count_macs: its `flops()` of the stem and of all blocks."""
-    macs, tokens = count_macs(model), model.grid**2 + 1
+    macs, num_tokens = count_macs(model), model.grid**2 + 1
     operations = 0
     for block in model.blocks:
         dim, hidden = block.mlp.fc1.weight.shape
-        operations += tokens * block.attn.num_heads * (5 + 4 + 1)  # softmax, dropout and scale of the scores
+        operations += num_tokens * block.attn.num_heads * (5 + 4 + 1)  # softmax, dropout and scale of the scores
         operations += 2 * dim * (5 + 1 + 4 + 1)  # of each branch: norm, bias, dropout, residual
         operations += hidden * (8 + 1)  # GELU and bias
-    return macs['stem'] + macs['linear layers'] + macs['attention'] + tokens * operations
+    return macs['stem'] + macs['linear layers'] + macs['attention'] + num_tokens * operations
 
 
 def row(name, size, classes=1000):

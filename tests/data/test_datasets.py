@@ -301,7 +301,7 @@ def test_images_without_a_map_can_be_let_in_with_their_label_alone(photos, maps)
         for i, mapped in enumerate(batch['mapped'].tolist()):
             hard = np.full(10, 0.01) + 0.9 * (np.arange(10) == batch['label'][i].item())
             assert np.allclose(targets.cls[i].numpy(), hard, atol=1e-6) == (not mapped)
-            assert bool((targets.tokens[i].numpy() == 0).all()) == (not mapped)
+            assert bool((targets.token_targets[i].numpy() == 0).all()) == (not mapped)
             unmapped += not mapped
     assert unmapped == 1
 

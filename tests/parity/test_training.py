@@ -108,7 +108,7 @@ def train_theirs(original, monkeypatch, state):
         scheduler.step_update(step)
         tensors = {key: to_paddle(value) for key, value in batch.items()}
         hard, soft = batch_targets({'label': tensors['label']}, CLASSES, 0.1), batch_targets(tensors, CLASSES, 0.1)
-        rows = hard.cls.unsqueeze(1), soft.cls.unsqueeze(1), soft.tokens
+        rows = hard.cls.unsqueeze(1), soft.cls.unsqueeze(1), soft.token_targets
         target = np.concatenate([part.numpy() for part in rows], axis=1).transpose(0, 2, 1)
         loss = criterion(model(torch.from_numpy(batch['image'])), torch.from_numpy(target.copy()))
         optimizer.zero_grad()

@@ -108,7 +108,7 @@ def labelled_batch(labels, seed=2):
 
 def test_without_label_maps_the_labels_are_the_target():
     targets = batch_targets({'label': paddle.to_tensor([1, 3])}, 4, 0.2)
-    assert targets.tokens is None
+    assert targets.token_targets is None
     assert np.allclose(targets.cls.numpy(), [[0.05, 0.85, 0.05, 0.05], [0.05, 0.05, 0.05, 0.85]], atol=1e-7)
 
 
@@ -118,7 +118,7 @@ def test_row_zero_of_the_map_is_the_class_target_and_the_rest_the_tokens(smoothi
     targets = batch_targets(batch, CLASSES, smoothing)
     smoothed = dense * (1 - smoothing + smoothing / CLASSES) + smoothing / CLASSES
     assert np.allclose(targets.cls.numpy(), smoothed[:, 0], atol=1e-6)
-    assert np.allclose(targets.tokens.numpy(), smoothed[:, 1:], atol=1e-6)
+    assert np.allclose(targets.token_targets.numpy(), smoothed[:, 1:], atol=1e-6)
 
 
 def test_ground_truth_takes_half_of_the_map_where_both_agree_and_nine_tenths_where_not():
@@ -131,7 +131,7 @@ def test_ground_truth_takes_half_of_the_map_where_both_agree_and_nine_tenths_whe
     hard = np.eye(CLASSES)[labels] * 0.9 + 0.1 / CLASSES
     share = np.array([0.5, 0.9, 0.5, 0.9])[:, None]
     assert np.allclose(targets.cls.numpy(), share * smoothed[:, 0] + (1 - share) * hard, atol=1e-6)
-    assert np.allclose(targets.tokens.numpy(), smoothed[:, 1:], atol=1e-6)
+    assert np.allclose(targets.token_targets.numpy(), smoothed[:, 1:], atol=1e-6)
 
 
 def test_a_row_of_zeros_asks_for_nothing():

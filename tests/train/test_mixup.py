@@ -32,7 +32,7 @@ def step(mixup, batch=4, size=32, tokens=2, seed=0, classes=5):
     given = Targets(*(paddle.to_tensor(v.astype('float32')) for v in (cls, dense)))
     image, targets = mixup(paddle.to_tensor(x.astype('float32')), given, np.random.default_rng(seed))
     share = share_of(mixup, batch, seed, size).astype('float64')
-    return (x, cls, dense), share, (image.numpy(), targets.cls.numpy(), targets.tokens.numpy())
+    return (x, cls, dense), share, (image.numpy(), targets.cls.numpy(), targets.token_targets.numpy())
 
 
 # ---- what is drawn
@@ -128,7 +128,7 @@ def test_cutmix_replaces_pixels_blends_classes_by_area_and_tokens_by_their_cover
 def test_without_token_targets_there_are_none_afterwards():
     targets = Targets(paddle.ones([2, 3]), None)
     image, mixed = Mixup()(paddle.ones([2, 3, 16, 16]), targets, np.random.default_rng(0))
-    assert mixed.tokens is None and mixed.cls.shape == [2, 3] and image.shape == [2, 3, 16, 16]
+    assert mixed.token_targets is None and mixed.cls.shape == [2, 3] and image.shape == [2, 3, 16, 16]
 
 
 @pytest.mark.parametrize('off', [dict(prob=0.0), dict(mixup_alpha=0.0, cutmix_alpha=0.0)], ids=str)

@@ -14,7 +14,7 @@ class Targets(NamedTuple):
     """Distributions to learn: of the class token, and of every patch token (None without token labels)."""
 
     cls: paddle.Tensor  # [B, C]
-    tokens: Optional[paddle.Tensor]  # [B, N, C]
+    token_targets: Optional[paddle.Tensor]  # [B, N, C]
 
 
 def hard_targets(label, num_classes, smoothing):
@@ -33,7 +33,7 @@ def batch_targets(batch, num_classes, smoothing=0.0, ground_truth=False):
     if 'ids' not in batch:
         return Targets(hard, None)
     dense = token_label.dense_target(batch['ids'], batch['listed'], batch['floor'], num_classes, smoothing)
-    cls, tokens = dense[:, 0], dense[:, 1:]
+    cls, token_targets = dense[:, 0], dense[:, 1:]
     if ground_truth:
         agree = (cls.argmax(axis=-1) == label).astype(cls.dtype).unsqueeze(-1)
         share = 0.9 - 0.4 * agree
@@ -41,8 +41,8 @@ def batch_targets(batch, num_classes, smoothing=0.0, ground_truth=False):
     if 'mapped' in batch:  # images without a map: their label for the class, nothing for the tokens
         mapped = batch['mapped'].unsqueeze(-1)
         cls = cls * mapped + hard * (1.0 - mapped)
-        tokens = tokens * mapped.unsqueeze(-1)
-    return Targets(cls, tokens)
+        token_targets = token_targets * mapped.unsqueeze(-1)
+    return Targets(cls, token_targets)
 
 
 def soft_cross_entropy(logits, target):
@@ -76,6 +76,6 @@ class TokenLabelLoss(nn.Layer):
             lam = mixtoken.kept_share(box, aux.shape[1])
             target = target * lam + target.flip(0) * (1.0 - lam)
         loss = self.cls_weight * soft_cross_entropy(cls, target)
-        if targets.tokens is not None and aux is not None and self.dense_weight:
-            loss = loss + self.dense_weight * soft_cross_entropy(aux, targets.tokens)
+        if targets.token_targets is not None and aux is not None and self.dense_weight:
+            loss = loss + self.dense_weight * soft_cross_entropy(aux, targets.token_targets)
         return loss

@@ -62,7 +62,7 @@ class Mixup:
         batch, _, height, width = image.shape
         pixel_share = paddle.to_tensor(self.draw(batch, height, width, rng))
         image_share = pixel_share.mean(axis=[2, 3])
-        token_targets = targets.tokens
+        token_targets = targets.token_targets
         if token_targets is not None:
             grid = round(token_targets.shape[1] ** 0.5)
             patches = pixel_share.reshape([pixel_share.shape[0], grid, height // grid, grid, width // grid])

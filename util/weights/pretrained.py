@@ -231,11 +231,11 @@ def fit_pos_embed(weights, model):
     """(weights, lines that say what was done): with the position embedding of the model's token grid, if there is
     one of another grid. What is no grid, and another width, is left for set_weights to name."""
     shape = getattr(weights.get('pos_embed'), 'shape', ())
-    tokens = shape[1] - 1 if len(shape) == 3 else 0
-    if tokens < 1 or tokens == model.grid**2 or round(tokens**0.5) ** 2 != tokens:
+    num_tokens = shape[1] - 1 if len(shape) == 3 else 0
+    if num_tokens < 1 or num_tokens == model.grid**2 or round(num_tokens**0.5) ** 2 != num_tokens:
         return weights, []
     resized = resize_pos_embed(np.asarray(weights['pos_embed']), model.grid)
-    return {**weights, 'pos_embed': resized}, [f'pos_embed: resized from {tokens} to {model.grid**2} tokens']
+    return {**weights, 'pos_embed': resized}, [f'pos_embed: resized from {num_tokens} to {model.grid**2} tokens']
 
 
 def finetune(model, weights, path, remove_head=False):
