@@ -55,7 +55,7 @@ def test_a_damaged_checkpoint_is_said_aloud_and_the_one_before_leads_to_the_same
 
 
 def test_memory_open_files_and_shared_memory_do_not_grow(tmp_path):
-    # 100 kB kept in each step would be 100; from step 200 on, for on a busy machine its loader processes grow until then
+    # 100 kB kept in each step would be 100. Until step 200 loader processes still grow on a busy machine.
     soak.soak(tmp_path, steps=500, first=200, limit=50, slack=100)
 
 
