@@ -1,4 +1,4 @@
-"""The fault suite in short: a few kills, the commonest mishaps, 400 steps of the soak. In full: run.py and soak.py."""
+"""The fault suite in short: a few kills, the commonest mishaps, 500 steps of the soak. In full: run.py and soak.py."""
 
 import os
 import sys
@@ -55,7 +55,8 @@ def test_a_damaged_checkpoint_is_said_aloud_and_the_one_before_leads_to_the_same
 
 
 def test_memory_open_files_and_shared_memory_do_not_grow(tmp_path):
-    soak.soak(tmp_path, steps=400, first=100, limit=50, slack=100)  # 100 kB kept in each step would be 100
+    # 100 kB kept in each step would be 100. Until step 200 loader processes still grow on a busy machine.
+    soak.soak(tmp_path, steps=500, first=200, limit=50, slack=100)
 
 
 def test_a_leak_shows_in_the_slope():
