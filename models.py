@@ -17,7 +17,8 @@ from paddle.base.layer_helper import LayerHelper
 
 from util.errors import UserError
 from util.train import mixtoken
-from util.weights import download, layout, pretrained
+from util.weights import download, layout
+from util.weights.pretrained import load_into
 
 NORMAL = nn.initializer.Normal(std=0.02)
 ZEROS = nn.initializer.Constant(0.0)
@@ -324,39 +325,53 @@ def build_model(name, **kwargs):
         raise UserError(f'--model {name}: {error}')
 
 
-def vit(**kwargs):
-    """ViT with a class token and no token classifier, 384 wide, 16 blocks: the paper's baseline."""
-    return build_model('vit', **kwargs)
+def create(name, pretrained=False, ema=False, **kwargs):
+    """The model `name`, for the functions below, which paddle.hub offers too.
+
+    pretrained: False (as initialised), True (the published weights, fetched once) or a file (.pd, .pdparams, .pth,
+    .safetensors). ema: a checkpoint's averaged weights. kwargs: arguments of LV_ViT, such as img_size (default: that of
+    the published evaluation) and num_classes. Raises UserError for weights that cannot be had or do not fit.
+    """
+    kwargs.setdefault('img_size', FAMILY[name].input_size)
+    model = build_model(name, **kwargs)
+    if pretrained:
+        load_into(model, published_weights(name, model.img_size) if pretrained is True else pretrained, ema)
+    return model
 
 
-def lvvit(**kwargs):
-    """LV-ViT-S without the token classifier."""
-    return build_model('lvvit', **kwargs)
+def vit(pretrained=False, **kwargs):
+    """ViT with a class token and no token classifier, 384 wide, 16 blocks: the paper's baseline. See create."""
+    return create('vit', pretrained, **kwargs)
 
 
-def lvvit_nano(**kwargs):
-    """128 wide, 6 blocks, 1.9 M parameters with 1,000 classes: this project's own."""
-    return build_model('lvvit_nano', **kwargs)
+def lvvit(pretrained=False, **kwargs):
+    """LV-ViT-S without the token classifier. See create."""
+    return create('lvvit', pretrained, **kwargs)
 
 
-def lvvit_t(**kwargs):
-    """LV-ViT-T: 240 wide, 12 blocks, 8.5 M parameters."""
-    return build_model('lvvit_t', **kwargs)
+def lvvit_nano(pretrained=False, **kwargs):
+    """128 wide, 6 blocks, 1.9 M parameters with 1,000 classes: this project's own. See create."""
+    return create('lvvit_nano', pretrained, **kwargs)
 
 
-def lvvit_s(**kwargs):
-    """LV-ViT-S: 384 wide, 16 blocks, 26 M parameters."""
-    return build_model('lvvit_s', **kwargs)
+def lvvit_t(pretrained=False, **kwargs):
+    """LV-ViT-T: 240 wide, 12 blocks, 8.5 M parameters. Published at 224 px. See create."""
+    return create('lvvit_t', pretrained, **kwargs)
 
 
-def lvvit_m(**kwargs):
-    """LV-ViT-M: 512 wide, 20 blocks, 56 M parameters."""
-    return build_model('lvvit_m', **kwargs)
+def lvvit_s(pretrained=False, **kwargs):
+    """LV-ViT-S: 384 wide, 16 blocks, 26 M parameters. Published at 224 and 384 px. See create."""
+    return create('lvvit_s', pretrained, **kwargs)
 
 
-def lvvit_l(**kwargs):
-    """LV-ViT-L: 768 wide, 24 blocks, 150 M parameters; its default input is 224 px, the published one 448."""
-    return build_model('lvvit_l', **kwargs)
+def lvvit_m(pretrained=False, **kwargs):
+    """LV-ViT-M: 512 wide, 20 blocks, 56 M parameters. Published at 224, 384 and 448 px. See create."""
+    return create('lvvit_m', pretrained, **kwargs)
+
+
+def lvvit_l(pretrained=False, **kwargs):
+    """LV-ViT-L: 768 wide, 24 blocks, 150 M parameters. Published at 448 and 512 px. See create."""
+    return create('lvvit_l', pretrained, **kwargs)
 
 
 def published_defaults(args):
@@ -396,11 +411,11 @@ def load_weights(model, args):
     Raises UserError if both are given, or if the weights cannot be had or do not fit.
     """
     if not args.pretrained:
-        return pretrained.load_into(model, args.resume, args.ema)
+        return load_into(model, args.resume, args.ema)
     if args.resume:
         raise UserError('--pretrained and --resume both name the weights; give one')
     path = published_weights(args.model, args.input_size)
-    return f'{pretrained.load_into(model, path, args.ema)}; they fit {args.model} at {args.input_size} pixels'
+    return f'{load_into(model, path, args.ema)}; they fit {args.model} at {args.input_size} pixels'
 
 
 def count_parameters(model):
