@@ -86,7 +86,7 @@ def load_annotator(args):
     if args.pretrained and args.model in FAMILY:
         path = published_weights(args.model, args.img_size, nearest=True)
     if not path and (args.transfer or args.ema or args.model in FAMILY):
-        raise UserError('--resume is missing: the checkpoint or state dict to use')
+        raise UserError('--resume is missing: the checkpoint or state dict to use; or --pretrained')
     if args.model not in FAMILY:
         model, source = annotator.load_classifier(
             args.model, args.nb_classes, path, ema=args.ema, transfer=args.transfer

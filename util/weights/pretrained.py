@@ -209,7 +209,7 @@ def set_weights(model, weights, path):
 def load_into(model, path, ema=False):
     """Load the weights that --resume and --ema name into a model; returns a line that says which. Raises UserError."""
     if not path:
-        raise UserError('--resume is missing: the checkpoint or state dict (.pdparams, .pth, .safetensors) to use')
+        raise UserError('--resume is missing: the checkpoint or state dict (.pd, .pth, .safetensors); or --pretrained')
     weights, source = read_weights(path, ema)
     set_weights(model, weights, path)
     return f'using {source}'
