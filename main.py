@@ -125,7 +125,7 @@ def train(state, val_loader):
         log(f'{len(dataset.unmapped)} of them have no label map and train with their label alone')
     begin = time.time()
     while state.epoch < epochs:
-        train_stats = train_one_epoch(state, parallel, criterion, mixup, writers)
+        train_stats = train_one_epoch(state, parallel, criterion, mixup=mixup, writers=writers)
         state.save()  # so that what happens during evaluation costs the evaluation only
         stats = {'epoch': state.epoch, 'n_parameters': count_parameters(model)}
         stats.update({f'train_{name}': value for name, value in train_stats.items()})

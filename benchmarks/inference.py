@@ -40,7 +40,7 @@ def make(engine, folder, threads):
 
     name, _, precision = engine.partition(' ')
     model_file, params_file = os.path.join(folder, 'model.pdmodel'), os.path.join(folder, 'model.pdiparams')
-    return Predictor(model_file, params_file, name, precision or 'fp32', threads)
+    return Predictor(model_file, params_file, engine=name, precision=precision or 'fp32', threads=threads)
 
 
 def serve(engine, folder, threads, side, connection):

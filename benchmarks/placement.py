@@ -60,7 +60,7 @@ def scene(index, split, seed):
             w, h = digits.extent(row, rng.uniform(15, 18))
             left, top, right, bottom = 0, 0, width, height
         x, y = int(rng.integers(left, right - w + 1)), int(rng.integers(top, bottom - h + 1))
-        digits.paint(image, rng, row, (x, y, x + w, y + h), level + rng.uniform(80, 115))
+        digits.paint(image, rng, row, box=(x, y, x + w, y + h), level=level + rng.uniform(80, 115))
         owner[y : y + h, x : x + w] = c
     noisy = np.asarray(image, 'float32') + rng.normal(0, 6, (height, width, 3))
     return Image.fromarray(np.clip(noisy, 0, 255).astype('uint8')), main, owner

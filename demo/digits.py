@@ -137,12 +137,12 @@ def scene(index, split, size=64, seed=0, hard=False):
     """
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     look = HARD if hard else EASY
-    digits = layout(rng, index, split, size, look)
+    digits = layout(rng, index, split, size=size, look=look)
     level = rng.uniform(*look['ground'])
     image = ground(rng, level, (size, size))
     for _, box, row in digits:
         contrast = rng.uniform(*look['contrast'])
-        paint(image, rng, row, box, level + contrast if level < 128 else level - contrast)
+        paint(image, rng, row, box, level=level + contrast if level < 128 else level - contrast)
     # The grain scales with the canvas like everything else, so a scene is equally hard at any size.
     grain = np.clip(128 + rng.normal(0, look['noise'], (64, 64, 3)), 0, 255).astype(np.uint8)
     grain = np.asarray(Image.fromarray(grain).resize((size, size), Image.BICUBIC), np.int16) - 128
@@ -195,7 +195,7 @@ def build(out, options):
     for split in SPLITS:
         lines = []
         for index in range(options[split]):
-            image, digits = scene(index, split, size, options['seed'], options['hard'])
+            image, digits = scene(index, split, size, seed=options['seed'], hard=options['hard'])
             name = f'digit{index % 10}/{split}_{index:05d}'
             image.save(out / split / f'{name}.JPEG', quality=92)
             lines.append(f'{split}/{name}.JPEG {class_ids[index % 10]}\n')

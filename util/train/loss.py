@@ -32,7 +32,9 @@ def batch_targets(batch, num_classes, smoothing=0.0, ground_truth=False):
     hard = hard_targets(label, num_classes, smoothing)
     if 'ids' not in batch:
         return Targets(hard, None)
-    dense = token_label.dense_target(batch['ids'], batch['listed'], batch['floor'], num_classes, smoothing)
+    dense = token_label.dense_target(
+        batch['ids'], batch['listed'], batch['floor'], num_classes=num_classes, smoothing=smoothing
+    )
     cls, token_targets = dense[:, 0], dense[:, 1:]
     if ground_truth:
         agree = (cls.argmax(axis=-1) == label).astype(cls.dtype).unsqueeze(-1)

@@ -71,7 +71,8 @@ class View(unpickle.StandIn):
         if last >= array.size:
             raise UserError(f'has a tensor {list(self.shape)} that reaches beyond its storage; not loaded')
         size = array.itemsize
-        view = np.ndarray(self.shape, array.dtype, array, self.offset * size, [n * size for n in self.strides])
+        strides = [n * size for n in self.strides]
+        view = np.ndarray(self.shape, array.dtype, buffer=array, offset=self.offset * size, strides=strides)
         return view if view.flags.c_contiguous else view.copy()
 
 
@@ -85,7 +86,7 @@ def tensor(storage, offset, shape, strides, *_):
 
 
 def tensor_of_bytes(storage, offset, shape, strides, _requires_grad, _hooks, dtype, *_):
-    return View(storage, offset, shape, strides, UNTYPED[dtype])
+    return View(storage, offset, shape, strides, dtype=UNTYPED[dtype])
 
 
 def first(value, *_):
