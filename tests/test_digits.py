@@ -194,10 +194,10 @@ def test_a_complete_folder_is_reused_and_rebuilt_only_if_told_so(tmp_path, capsy
 def test_an_interrupted_build_leaves_no_folder_and_the_next_one_gives_the_same_bytes(tmp_path, monkeypatch, easy):
     out, scene = tmp_path / 'set', digits.scene
 
-    def interrupted(index, *args):
+    def interrupted(index, *args, **kwargs):
         if index == 7:
             raise KeyboardInterrupt
-        return scene(index, *args)
+        return scene(index, *args, **kwargs)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
         patch.setattr(digits, 'scene', interrupted)
