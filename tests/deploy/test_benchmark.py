@@ -96,9 +96,9 @@ def test_warm_up_comes_first_and_then_one_stage_after_another(run, images, expor
     call, best, convert = predictor.Predictor.__call__, records_module.best_classes, infer.EvalTransform.__call__
 
     def noted(event, function):
-        def wrapped(*args):
+        def wrapped(*args, **kwargs):
             events.append(event if event != 'run' else f'run {len(args[1])}')
-            return function(*args)
+            return function(*args, **kwargs)
 
         return wrapped
 
