@@ -17,13 +17,17 @@ def worker_count(requested):
     return max(0, min(requested, os.cpu_count() or 1))
 
 
-def begin_worker(_):
-    """Paddle's worker_init_fn. Ctrl-C, launchers and schedulers signal every process of a run, but the main process
-    decides when the run stops, and needs batches until then. The worker ends with it.
+def begin_worker(parent, _worker_id):
+    """What a loader process does first. parent: pid of the main process.
+
+    Ctrl-C, launchers and schedulers signal every process of a run, but the main process decides when the run stops, and
+    needs batches until then. The worker ends with it.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     follow_parent(signal.SIGKILL)
+    if os.getppid() != parent:  # it has ended already, before the kernel knew whom to tell
+        os._exit(1)
 
 
 def follow_parent(number):

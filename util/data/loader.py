@@ -1,6 +1,7 @@
 """Samples to batches: order and share of every process, and the loaders that the flags describe."""
 
 import atexit
+import functools
 import os
 
 import numpy as np
@@ -195,7 +196,7 @@ class Loader:
             collate_fn=collate,
             return_list=True,
             num_workers=worker_count(num_workers),
-            worker_init_fn=begin_worker,
+            worker_init_fn=functools.partial(begin_worker, os.getpid()),
         )
 
     def __len__(self):
