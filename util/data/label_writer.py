@@ -41,7 +41,7 @@ class LabelWriter:
     def __init__(self, out, samples, settings):
         self.out, self.samples, self.settings = out, samples, settings
         self.paths = map_paths(out, samples)
-        check_folder(out, settings)
+        check_begun(out, settings)
         whole = npy_size(settings['shape'], settings['dtype'])
         self.missing = {
             number
@@ -116,7 +116,7 @@ def map_paths(out, samples):
     return list(owners)
 
 
-def check_folder(out, settings):
+def check_begun(out, settings):
     """Raise UserError unless `out` is new, empty, or a set of label maps begun with the same settings."""
     if not os.path.isdir(out) or all(name.startswith('.') for name in os.listdir(out)):
         return

@@ -42,7 +42,7 @@ class TrainState:
     def start(self):
         """Load what the run starts from, and build average and optimizer. Raises UserError."""
         args = self.args
-        state, path = load_weights(args, self.model)
+        state, path = load_start(args, self.model)
         if args.model_ema:
             self.ema = ModelEma(self.model, args.model_ema_decay)
             self._load_average(state, path)
@@ -238,7 +238,7 @@ class TrainState:
             checkpoint.tidy(folder, self.args.keep_checkpoints)
 
 
-def load_weights(args, model):
+def load_start(args, model):
     """Load the weights that a run starts from into `model`: --resume before --finetune before scratch.
 
     Returns the content of the checkpoint that is resumed and its path, or (None, ''). Raises UserError.
