@@ -65,7 +65,9 @@ class Array(StandIn):
         self.array = make_array(shape, dtype, 'F' if fortran else 'C', data)
 
     def value(self):
-        return super().value() if self.array is None else self.array
+        if self.array is None:
+            return super().value()  # which refuses the file
+        return self.array
 
 
 class Namespace(dict):
