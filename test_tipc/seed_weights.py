@@ -29,7 +29,8 @@ def parser():
 def draw(name, shape, rng):
     """float32 array for a weight of that name: Linear and convolution variance-preserving, norms the identity."""
     if len(shape) == 1:
-        return np.full(shape, name.endswith(('weight', '_variance')), 'float32')
+        is_scale = name.endswith(('weight', '_variance'))
+        return np.full(shape, 1.0 if is_scale else 0.0, 'float32')
     if name in ('cls_token', 'pos_embed'):
         scale = 0.5
     elif len(shape) == 4:

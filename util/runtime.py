@@ -110,7 +110,7 @@ class Parser(argparse.ArgumentParser):
 def run(main, parser, argv=None):
     """Run a script: `main(args)`, user errors as one line with exit code 1, no loader process left behind."""
     args = parser.parse_args(argv)
-    pid = os.getpid()  # forked loader processes inherit the handler; they just go
+    pid = os.getpid()  # forked loader processes inherit the handler, but have nothing to clean up
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143) if os.getpid() == pid else os._exit(143))
     try:
         main(args)

@@ -18,7 +18,7 @@ class LabelMaps:
     """A set of label maps, in folders or packed, by the images they belong to.
 
     coverage: what a map covers, `center` (the centre square, as the published sets) or `full` (the whole image);
-    meta.json, written by whoever made the maps, overrides it; so does geometry `reference`, which reads every map as
+    a meta.json in the set overrides it; so does geometry `reference`, which reads every map as
     if it covered the whole image. Raises UserError for a set that cannot be used.
     """
 

@@ -34,7 +34,7 @@ class Counts(NamedTuple):
 class LabelWriter:
     """The set of label maps of `samples`, [(image path, class id)], in the folder `out`.
 
-    settings: what meta.json says of all maps, 'shape' and 'dtype' among it. Raises UserError for a folder that holds
+    settings: what meta.json says of all maps, including 'shape' and 'dtype'. Raises UserError for a folder that holds
     something else, or a set begun with other settings, and if two images would share a map.
     """
 
@@ -51,9 +51,9 @@ class LabelWriter:
 
     def write(self, annotate, transform, batch_size, num_workers):
         """Write the missing maps, every process its share; returns Counts. annotate: see util/data/annotator.py."""
-        dist.barrier()  # nobody writes before everybody has looked
+        dist.barrier()  # no process writes before all have looked for missing maps
         self._write_meta(complete=False)
-        dist.barrier()  # and no map is there without its meta.json
+        dist.barrier()  # no map is written before meta.json
         dataset = EvalDataset(self.samples, transform, skip_bad=True)
         loader = Loader(dataset, self._batches(batch_size), num_workers)
         own = self._label(annotate, loader)
