@@ -165,7 +165,8 @@ def evaluate_epoch(state, val_loader, stats):
             state.best[f'best_acc1{suffix}'] = test_stats['acc1']
             tags.append(tag)
     stats.update(state.best)
-    log(f'Max accuracy: {", ".join(f"{name[5:]} {value:.2f}%" for name, value in state.best.items())}')
+    best = [f'{name.removeprefix("best_")} {value:.2f}%' for name, value in state.best.items()]
+    log(f'Max accuracy: {", ".join(best)}')
     return tags
 
 

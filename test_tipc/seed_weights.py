@@ -21,7 +21,7 @@ HEAD = 3.0  # standard deviation of the class token's logits
 def parser():
     parser = runtime.Parser('test_tipc/seed_weights.py', description=__doc__)
     options.add_model(parser)
-    parser.set_defaults(crop_pct=None)
+    parser.set_defaults(crop_pct=None)  # for published_defaults
     parser.add_argument('--output', required=True, metavar='FILE', help='the .pdparams to write')
     return parser
 

@@ -74,7 +74,7 @@ def pack(data, out):
 
     os.makedirs(out, exist_ok=True)
     lines = [os.fsencode(name) + b'\n' for name in names]
-    packed, done = begin(partial, index, lines, first)
+    packed, done = open_array(partial, index, lines, first)
     if done:
         log(f'{done} of {len(names)} maps were packed before')
     with open(index, 'wb') as listing:
@@ -100,7 +100,7 @@ def pack(data, out):
     log(f'{len(names)} maps, {first.dtype} {list(first.shape)}, packed into {final} and compared')
 
 
-def begin(partial, index, lines, first):
+def open_array(partial, index, lines, first):
     """(array on disk for all maps, how many of them an earlier run has packed).
 
     lines: of names.txt when it is complete; first: the first map, whose shape and dtype all of them have.
