@@ -31,11 +31,7 @@ def count(word):
 def add_model(parser):
     add = parser.add_argument_group('model').add_argument
     add('--model', default='lvvit_t', metavar='NAME', help='name of the model (default: lvvit_t)')
-    add(
-        '--input_size',
-        type=int,
-        help='side of the input image in pixels (default: as published, 448 for lvvit_l, else 224)',
-    )
+    add('--input_size', type=int, help='side of the input in pixels (default: 448 for lvvit_l, else 224)')
     add('--nb_classes', default=1000, type=int, help='number of classes')
 
 
@@ -49,11 +45,7 @@ def add_weights(parser, also=''):
         metavar='FILE',
         help='checkpoint or state dict to load: .pd, .pdparams, .pth, .safetensors' + also,
     )
-    add(
-        '--pretrained',
-        action='store_true',
-        help='instead of --resume: the published weights of this model and size, fetched once',
-    )
+    add('--pretrained', action='store_true', help='instead of --resume: the published weights, fetched once')
     add('--ema', action='store_true', help="use the checkpoint's averaged weights")
     return group
 
@@ -66,23 +58,14 @@ def add_eval_transform(parser, *interpolation_aliases):
         help="side of the centre crop over the resized image's short side "
         '(default: as published, 1.0 for lvvit_m, lvvit_l and lvvit_nano, else 0.9)',
     )
-    add(
-        '--interpolation',
-        *interpolation_aliases,
-        default='bicubic',
-        help='filter of the resize: bicubic (default), bilinear, nearest, lanczos',
-    )
+    add('--interpolation', *interpolation_aliases, default='bicubic', help='bicubic, bilinear, nearest, lanczos')
 
 
 def add_data(parser, train=False):
     add = parser.add_argument_group('data').add_argument
     add('--data_path', default='/datasets/imagenet/', help='folder with train/ and val/')
     if train:
-        add(
-            '--cls_label_path_train',
-            metavar='FILE',
-            help="list file 'path class_id' of the training set (default: the folders of train/)",
-        )
+        add('--cls_label_path_train', metavar='FILE', help="list 'path class_id' (default: the folders of train/)")
     add('--cls_label_path_val', metavar='FILE', help='list file of the validation set (default: the folders of val/)')
     add('--num_workers', default=10, type=int, help='loader processes, at most the cores of the machine')
 
@@ -100,11 +83,7 @@ def add_records(parser):
     add('--topk', default=5, type=count, help='classes per image')
     add('--label_list', metavar='FILE', help="names of the classes, lines 'id name'")
     add('--save_json', default='', metavar='FILE', help='write the records to a JSON file as well')
-    add(
-        '--skip_bad',
-        action='store_true',
-        help='images that cannot be decoded are no error (they are left out and listed anyway)',
-    )
+    add('--skip_bad', action='store_true', help='images that cannot be decoded are left out and listed, but no error')
 
 
 def add_protocols(parser):
@@ -118,12 +97,7 @@ def add_protocols(parser):
         help='accuracy by ReaL labels too: real.json, or {file name: [class ids]} for other sets',
     )
     add('--per_class', default='', metavar='CSV', help='write the accuracy of each class')
-    add(
-        '--confusion',
-        default='',
-        metavar='CSV',
-        help='write how many images of each class (rows) were taken for each class (columns)',
-    )
+    add('--confusion', default='', metavar='CSV', help='write how often each class (row) was taken for each (column)')
     add('--save_predictions', default='', metavar='CSV', help='write the best classes of each image')
     add('--label_list', metavar='FILE', help="names for --per_class, lines 'id name'")
 
@@ -169,12 +143,7 @@ def _add_training(parser):
     add('--model_ema_decay', default=0.9999, type=float)
     switch(add, 'model_ema_eval', 'evaluate the averaged weights after every epoch too')
     add('--seed', default=0, type=int)
-    add(
-        '--max_bad_images',
-        default=100,
-        type=int,
-        help='training images per process that may be undecodable before the run stops',
-    )
+    add('--max_bad_images', default=100, type=int, help='undecodable training images allowed per process')
 
 
 def _add_optimizer(parser):
@@ -185,12 +154,7 @@ def _add_optimizer(parser):
     add('--momentum', default=0.9, type=float)
     add('--clip_grad', type=float, metavar='NORM', help='clip the global gradient norm')
     add('--weight_decay', default=0.05, type=float)
-    add(
-        '--layer_decay',
-        type=float,
-        metavar='FACTOR',
-        help='learning rate of each block over that of the next, for fine-tuning (default: 1)',
-    )
+    add('--layer_decay', type=float, metavar='FACTOR', help="learning rate of a block over the next one's")
 
 
 def _add_schedule(parser):
@@ -234,11 +198,7 @@ def _add_token_labels(parser):
     add = add_label_maps(parser).add_argument
     add('--token_label', action='store_true', help='train with a label for every token')
     add('--token_label_size', default=1, type=int, metavar='N', help='token grid: input_size / 16')
-    add(
-        '--allow_missing_token_label',
-        action='store_true',
-        help='images without a label map train with their label alone (default: an error)',
-    )
+    add('--allow_missing_token_label', action='store_true', help='images without a map train with their label alone')
     add('--dense_weight', default=1.0, type=float, help='weight of the token loss')
     add('--cls_weight', default=1.0, type=float, help='weight of the class loss')
     add('--ground_truth', action='store_true', help="blend the class target with the image's true label")
@@ -257,19 +217,8 @@ def _add_run(parser):
     switch(add, 'remove_head_from_pretained', 'with --finetune: initialise the heads anew')
     add('--resume_ema', default='', metavar='FILE', help='take the averaged weights from this file')
     add('--start_epoch', default=0, type=int, help='first epoch when nothing is resumed')
-    add(
-        '--save_freq_steps',
-        default=0,
-        type=int,
-        metavar='N',
-        help='save checkpoint-latest.pd every N optimizer steps too (default: around evaluation only)',
-    )
-    add(
-        '--keep_checkpoints',
-        type=count,
-        metavar='K',
-        help='keep the newest K of the numbered checkpoints (default: all)',
-    )
+    add('--save_freq_steps', default=0, type=int, metavar='N', help='save every N optimizer steps too')
+    add('--keep_checkpoints', type=count, metavar='K', help='newest numbered checkpoints to keep (default: all)')
     switch(add, 'sync_bn', 'batch statistics over all processes (GPU)')
     add('--eval', action='store_true', help='evaluate and stop')
     add('--dist_eval', action='store_true', help='share the evaluation among the processes')
