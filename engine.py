@@ -32,7 +32,9 @@ def train_one_epoch(state, model, criterion, mixup=None, writers=None):
     Raises UserError that names the images of a loss that is not finite, and Interrupted when the run is to stop.
     """
     args, loader, optimizer, amp = state.args, state.loader, state.optimizer, state.amp
-    grid, steps, first = state.model.grid, len(loader), state.done * args.accum_iter
+    grid = state.model.grid
+    steps = len(loader)
+    first = state.done * args.accum_iter  # batches of the epoch that a run before this one has done
     loader.set_epoch(state.epoch, first)
     model.train()
     batches = state.meters.log_every(loader, steps, args.print_freq, header=f'Epoch: [{state.epoch}]', first=first)

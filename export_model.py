@@ -25,7 +25,7 @@ def parser():
     parser.add_argument(
         '--precision', default='fp32', choices=('fp32', 'fp16'), help='of the weights; fp16 is for GPUs'
     )
-    parser.add_argument('--label_list', default=None, metavar='FILE', help='class names to put into inference.yml')
+    parser.add_argument('--label_list', metavar='FILE', help='class names to put into inference.yml')
     return parser
 
 

@@ -40,28 +40,21 @@ def parser():
         metavar='NAME',
         help='an LV-ViT, or a classifier of paddle.vision.models that ends in a global pool and one linear layer',
     )
-    weights = options.add_weights(parser)
-    weights.add_argument(
+    add = options.add_weights(parser).add_argument
+    add(
         '--pretrained_weights',
         default='',
         metavar='FILE',
         help='the same as --resume; with neither, the weights that Paddle downloads',
     )
-    weights.add_argument('--nb_classes', default=1000, type=options.count, help='classes of the annotator')
-    weights.add_argument(
-        '--transfer', action='store_true', help="an annotator of other classes: take their number from the file's head"
-    )
-    images = parser.add_argument_group('images')
-    images.add_argument(
-        '--cls_label_path',
-        default=None,
-        metavar='FILE',
-        help="list file 'path class_id' below DATA (default: all class folders)",
-    )
-    images.add_argument('--img_size', default=576, type=options.count, help='side of the input; LV-ViT: 16 a cell')
-    images.add_argument('--crop_pct', default=1.0, type=float, help='only 1: maps cover the whole centre square')
-    images.add_argument('--interpolation', default='bicubic', help='bicubic, bilinear, nearest, lanczos')
-    images.add_argument('--num_workers', default=10, type=int, help='loader processes, at most one a core')
+    add('--nb_classes', default=1000, type=options.count, help='classes of the annotator')
+    add('--transfer', action='store_true', help="an annotator of other classes: take their number from the file's head")
+    add = parser.add_argument_group('images').add_argument
+    add('--cls_label_path', metavar='FILE', help="list file 'path class_id' below DATA (default: all class folders)")
+    add('--img_size', default=576, type=options.count, help='side of the input; LV-ViT: 16 a cell')
+    add('--crop_pct', default=1.0, type=float, help='only 1: maps cover the whole centre square')
+    add('--interpolation', default='bicubic', help='bicubic, bilinear, nearest, lanczos')
+    add('--num_workers', default=10, type=int, help='loader processes, at most one a core')
     parser.add_argument('--topk', default=5, type=options.count, help='classes per cell')
     parser.add_argument('-b', '--batch_size', default=32, type=options.count)
     return parser

@@ -13,49 +13,41 @@ from util.deploy import benchmark, engines, inference_yml, predictor, records
 
 def parser():
     parser = runtime.Parser('infer.py', description=__doc__)
-    group = parser.add_argument_group('model')
-    group.add_argument('--model_file', required=True, metavar='FILE', help='model.pdmodel or model.json')
-    group.add_argument('--params_file', required=True, metavar='FILE', help='model.pdiparams')
-    group.add_argument('--config', default=None, metavar='FILE', help='inference.yml (default: beside the model)')
-    group = parser.add_argument_group('images (defaults: as exported; without an inference.yml those of LV-ViT)')
-    group.add_argument(
-        '--input_file', '--infer_imgs', nargs='+', required=True, metavar='IMG', help='files, folders, glob patterns'
-    )
-    group.add_argument('--input_size', default=None, type=options.count, help='224; another than exported is an error')
-    group.add_argument('--crop_pct', default=None, type=float, help='0.9')
-    group.add_argument('--interpolation', default=None, help='bicubic')
-    group.add_argument('--mean', default=None, type=float, nargs=3, metavar='M', help="of RGB in 0-1; ImageNet's")
-    group.add_argument('--std', default=None, type=float, nargs=3, metavar='S', help="of RGB in 0-1; ImageNet's")
-    group.add_argument('-b', '--batch_size', default=1, type=options.count)
+    add = parser.add_argument_group('model').add_argument
+    add('--model_file', required=True, metavar='FILE', help='model.pdmodel or model.json')
+    add('--params_file', required=True, metavar='FILE', help='model.pdiparams')
+    add('--config', metavar='FILE', help='inference.yml (default: beside the model)')
+    title = 'images (defaults: as exported; without an inference.yml those of LV-ViT)'
+    add = parser.add_argument_group(title).add_argument
+    add('--input_file', '--infer_imgs', nargs='+', required=True, metavar='IMG', help='files, folders, glob patterns')
+    add('--input_size', type=options.count, help='224; another than exported is an error')
+    add('--crop_pct', type=float, help='0.9')
+    add('--interpolation', help='bicubic')
+    add('--mean', type=float, nargs=3, metavar='M', help="of RGB in 0-1; ImageNet's")
+    add('--std', type=float, nargs=3, metavar='S', help="of RGB in 0-1; ImageNet's")
+    add('-b', '--batch_size', default=1, type=options.count)
     options.add_records(parser)
-    group = parser.add_argument_group('engine')
-    group.add_argument(
-        '--use_gpu', default=True, type=options.boolean, help='falls back to the CPU where there is no GPU'
-    )
-    group.add_argument('--gpu_mem', default=8000, type=options.count, help='MB of GPU memory to reserve')
-    group.add_argument('--use_tensorrt', default=False, type=options.boolean)
-    group.add_argument(
+    add = parser.add_argument_group('engine').add_argument
+    add('--use_gpu', default=True, type=options.boolean, help='without a GPU: the CPU')
+    add('--gpu_mem', default=8000, type=options.count, help='MB of GPU memory to reserve')
+    add('--use_tensorrt', default=False, type=options.boolean)
+    add(
         '--engine',
         default='auto',
         choices=('auto', *engines.CPU_ENGINES),
         help='on the CPU; auto (default): the first of the others that this Paddle has and that takes the model',
     )
-    group.add_argument('--use_openvino', default=None, type=options.boolean, help='True: as --engine openvino')
-    group.add_argument(
-        '--enable_mkldnn',
-        default=None,
-        type=options.boolean,
-        help='True: as --engine onednn; False: as --engine paddle',
-    )
-    group.add_argument('--cpu_threads', default=None, type=options.count, help='default: as OMP_NUM_THREADS')
-    group.add_argument(
+    add('--use_openvino', type=options.boolean, help='True: as --engine openvino')
+    add('--enable_mkldnn', type=options.boolean, help='True: as --engine onednn; False: as --engine paddle')
+    add('--cpu_threads', type=options.count, help='default: as OMP_NUM_THREADS')
+    add(
         '--precision',
         default='fp32',
         choices=('fp32', 'fp16', 'bf16', 'int8'),
         help='fp16: GPU; bf16: CPUs with avx512_bf16 or amx_bf16; int8: calibrated models',
     )
-    group.add_argument('--ir_optim', default=True, type=options.boolean, help='let Paddle Inference rewrite the graph')
-    group.add_argument('--enable_benchmark', default=False, type=options.boolean, help='report times of the stages')
+    add('--ir_optim', default=True, type=options.boolean, help='let Paddle Inference rewrite the graph')
+    add('--enable_benchmark', default=False, type=options.boolean, help='report times of the stages')
     return parser
 
 

@@ -19,7 +19,7 @@ from util.train import interrupt
 from util.train.amp import Amp, on_gpu
 from util.train.loss import TokenLabelLoss
 from util.train.mixup import Mixup
-from util.train.train_state import TrainState, load_weights
+from util.train.train_state import TrainState, load_start
 from util.weights import checkpoint
 
 
@@ -29,7 +29,7 @@ def parser():
     options.add_data(parser, train=True)
     options.add_eval_transform(parser)
     options.add_amp(parser)
-    options.add_weights(parser, "or 'auto': the newest in --output_dir, if any")
+    options.add_weights(parser, "; or 'auto': the newest in --output_dir, if any")
     options.add_recipe(parser)
     return parser
 
@@ -77,7 +77,7 @@ def main(args):
     )
     amp = Amp(args.use_amp, args.amp_dtype, args.amp_level)
     if args.eval:
-        load_weights(args, model)
+        load_start(args, model)
         evaluate(model, val_loader, amp, args.dist_eval, print_freq=args.print_freq)
         return
     state = TrainState(args, model, train_loader, amp)
@@ -165,7 +165,8 @@ def evaluate_epoch(state, val_loader, stats):
             state.best[f'best_acc1{suffix}'] = test_stats['acc1']
             tags.append(tag)
     stats.update(state.best)
-    log(f'Max accuracy: {", ".join(f"{name[5:]} {value:.2f}%" for name, value in state.best.items())}')
+    best = [f'{name.removeprefix("best_")} {value:.2f}%' for name, value in state.best.items()]
+    log(f'Max accuracy: {", ".join(best)}')
     return tags
 
 

@@ -19,10 +19,9 @@ import numpy as np
 import paddle
 
 import eval as eval_script
-from models import build_model, published_defaults
+from models import build_model, load_weights, published_defaults
 from util import options
 from util.data import loader
-from util.weights import pretrained
 
 
 def parser():
@@ -94,10 +93,11 @@ def reduce_products(model):
 def main(args):
     published_defaults(args)
     model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
-    print(pretrained.load_into(model, args.resume, args.ema))
+    print(load_weights(model, args))
     model.eval()
     reference, labels = logits_of(model, args, args.sizes[0])
-    gaps = -np.diff(np.sort(reference, axis=1)[:, ::-1][:, :2])[:, 0]
+    second, best = np.sort(reference, axis=1)[:, -2:].T
+    gaps = best - second
     print(
         f'{len(labels)} images; largest logit {np.abs(reference).max():.3g}; the two best classes of an image are at '
         f'least {gaps.min():.1e} apart, {np.median(gaps):.2g} in the median\n'

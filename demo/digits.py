@@ -31,7 +31,7 @@ TRAIN_DIGITS = 1400  # of the 1,797 handwritten digits; the other 397 appear in 
 TOP_K = 5  # classes kept per cell of a label map
 PEAK = 10.0  # logit of a fully covered cell: 96 % after a softmax over even 1000 classes
 FEATHER = 0.05  # width of a label's soft edge, as a share of the canvas (about one cell of 18)
-VERSION = 1  # raise it when the scenes change, lest older folders be reused
+VERSION = 1  # raise it when the scenes change, so that older folders are not reused
 
 # Digit heights are in px of a 64 px canvas; ground, contrast and noise (standard deviation) in grey levels of 255.
 # Ink is lighter than a dark ground and darker than a light one: the easy scenes have dark grounds only.
@@ -226,7 +226,7 @@ def ours(folder):
     """Whether this script made `folder`. A foreign one ends the run, so that it can never be deleted."""
     if (folder / 'digits.json').is_file():
         return True
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):  # empty: as good as none
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):  # nothing there to lose
         return False
     fail(f'{folder} exists and was not made by this script, pass another folder')
 

@@ -8,11 +8,11 @@ import tempfile
 import numpy as np
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-IMAGES = os.path.join(ROOT, 'docs', 'images')
+IMAGES, DIGITS = 'docs/images', 'demo/output/digits'  # below ROOT
 
 
-def visualize(*arguments):
-    subprocess.run([sys.executable, os.path.join(ROOT, 'tools', 'visualize.py'), *map(str, arguments)], check=True)
+def visualize(flags):
+    subprocess.run([sys.executable, 'tools/visualize.py', *flags.split()], cwd=ROOT, check=True)
 
 
 def geometry():
@@ -25,61 +25,19 @@ def geometry():
         names = os.path.join(folder, 'names.txt')
         with open(names, 'w') as f:
             f.writelines(f'{r * 6 + c} {"ABCDEF"[c]}{r + 1}\n' for r in range(6) for c in range(6))
-        visualize(
-            '--model',
-            'lvvit_nano',
-            '--input_size',
-            224,
-            '--nb_classes',
-            36,
-            '--token_label_data',
-            folder,
-            '--label_list',
-            names,
-            '--input',
-            os.path.join(ROOT, 'demo', 'chelsea.png'),
-            '--seed',
-            3,
-            '--draws',
-            4,
-            '--output',
-            os.path.join(IMAGES, 'geometry.png'),
-        )
+        model = '--model lvvit_nano --input_size 224 --nb_classes 36'
+        maps = f'--token_label_data {folder} --label_list {names} --seed 3 --draws 4'
+        visualize(f'{model} {maps} --input demo/chelsea.png --output {IMAGES}/geometry.png')
 
 
 def demo():
-    digits = os.path.join(ROOT, 'demo', 'output', 'digits')
-    model = [
-        '--model',
-        'lvvit_nano',
-        '--input_size',
-        48,
-        '--nb_classes',
-        10,
-        '--label_list',
-        os.path.join(digits, 'label_list.txt'),
-        '--resume',
-        os.path.join(ROOT, 'demo', 'output', 'train', 'checkpoint-best.pd'),
-    ]
-    visualize(*model, '--input', os.path.join(digits, 'val'), '--output', os.path.join(IMAGES, 'demo_tokens.png'))
-    visualize(
-        *model,
-        '--input',
-        os.path.join(digits, 'train'),
-        '--count',
-        3,
-        '--seed',
-        3,
-        '--draws',
-        4,
-        '--token_label_data',
-        os.path.join(digits, 'label_maps'),
-        '--output',
-        os.path.join(IMAGES, 'demo_targets.png'),
-    )
+    model = f'--model lvvit_nano --input_size 48 --nb_classes 10 --label_list {DIGITS}/label_list.txt'
+    model += ' --resume demo/output/train/checkpoint-best.pd'
+    visualize(f'{model} --input {DIGITS}/val --output {IMAGES}/demo_tokens.png')
+    maps = f'--token_label_data {DIGITS}/label_maps --seed 3 --draws 4'
+    visualize(f'{model} {maps} --input {DIGITS}/train --count 3 --output {IMAGES}/demo_targets.png')
 
 
 if __name__ == '__main__':
-    os.makedirs(IMAGES, exist_ok=True)
     geometry()
     demo()

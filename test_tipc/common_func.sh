@@ -112,7 +112,7 @@ step() {  # step NAME LOG CHECK COMMAND...: run with its output in LOG; the func
     verdict ok $((SECONDS - begin)) "$name" "$log" "$*"
 }
 
-not_run() {  # not_run NAME WHY: counts as a failure, for it was asked for
+not_run() {  # not_run NAME WHY: counts as a failure: the config asked for it
     failures=$((failures + 1))
     table+=("NOT RUN|-|$1|${1#* }: $2")
     echo "$1: not run, $2" >&2

@@ -21,7 +21,7 @@ HEAD = 3.0  # standard deviation of the class token's logits
 def parser():
     parser = runtime.Parser('test_tipc/seed_weights.py', description=__doc__)
     options.add_model(parser)
-    parser.set_defaults(crop_pct=None)
+    parser.set_defaults(crop_pct=None)  # for published_defaults
     parser.add_argument('--output', required=True, metavar='FILE', help='the .pdparams to write')
     return parser
 
@@ -29,7 +29,8 @@ def parser():
 def draw(name, shape, rng):
     """float32 array for a weight of that name: Linear and convolution variance-preserving, norms the identity."""
     if len(shape) == 1:
-        return np.full(shape, name.endswith(('weight', '_variance')), 'float32')
+        is_scale = name.endswith(('weight', '_variance'))
+        return np.full(shape, 1.0 if is_scale else 0.0, 'float32')
     if name in ('cls_token', 'pos_embed'):
         scale = 0.5
     elif len(shape) == 4:

@@ -32,7 +32,7 @@ on_cpu=$([ "$gpus" != 0 ] || echo yes)
 
 name=$(basename "$config" .txt)
 out=test_tipc/output/$(basename "$(dirname "$config")")/$name/$mode
-if [[ $mode == whole_train* && -d $out ]]; then  # what cost days is not thrown away by a second call
+if [[ $mode == whole_train* && -d $out ]]; then  # a second call must not delete the results of days
     rm -rf "$out.old"
     mv "$out" "$out.old"
 fi

@@ -29,6 +29,7 @@ def parser():
     parser = runtime.Parser('export_onnx.py', description=__doc__.splitlines()[0])
     options.add_model(parser)
     options.add_weights(parser)
+    parser.set_defaults(crop_pct=None)  # for published_defaults; an ONNX file has no place for it
     parser.add_argument('--output', required=True, metavar='FILE', help='the ONNX file to write')
     parser.add_argument(
         '--opset',
@@ -136,7 +137,6 @@ def main(args):
     paddle2onnx, onnx, onnxruntime = libraries()
     folder = os.path.dirname(os.path.abspath(args.output))
     files.check_folder(folder, f'--output {args.output}')
-    args.crop_pct = None  # a default that an ONNX file has no place for
     published_defaults(args)
     model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
     log(load_weights(model, args))

@@ -42,9 +42,9 @@ HEADER = ('model', 'size', 'params (M)', 'GMACs', "by the original's count", 'pu
 
 def parser():
     parser = runtime.Parser('model_info.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--model', default=None, metavar='NAME', help='one model (default: all)')
+    parser.add_argument('--model', metavar='NAME', help='one model (default: all)')
     size = "side of its input (default: the published sizes; of others the training's)"
-    parser.add_argument('--input_size', default=None, type=options.count, help=size)
+    parser.add_argument('--input_size', type=options.count, help=size)
     parser.add_argument('--nb_classes', default=1000, type=options.count)
     parser.add_argument('--markdown', action='store_true', help='print a Markdown table')
     parser.add_argument('--parts', action='store_true', help='print the MACs of stem, blocks and heads')

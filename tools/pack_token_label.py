@@ -74,7 +74,7 @@ def pack(data, out):
 
     os.makedirs(out, exist_ok=True)
     lines = [os.fsencode(name) + b'\n' for name in names]
-    packed, done = begin(partial, index, lines, first)
+    packed, done = open_array(partial, index, lines, first)
     if done:
         log(f'{done} of {len(names)} maps were packed before')
     with open(index, 'wb') as listing:
@@ -100,10 +100,10 @@ def pack(data, out):
     log(f'{len(names)} maps, {first.dtype} {list(first.shape)}, packed into {final} and compared')
 
 
-def begin(partial, index, lines, first):
+def open_array(partial, index, lines, first):
     """(array on disk for all maps, how many of them an earlier run has packed).
 
-    lines: what names.txt is to hold in the end; first: a map, like which all of them are.
+    lines: of names.txt when it is complete; first: the first map, whose shape and dtype all of them have.
     """
     shape = (len(lines), *first.shape)
     try:
@@ -165,9 +165,13 @@ def compare(maps, others, names):
 def main(args):
     if os.path.realpath(args.data) == os.path.realpath(args.out):
         raise UserError(f'{args.out}: is both DIR and OUT')
-    work = verify if args.verify else unpack if args.unpack else pack
     try:
-        work(args.data, args.out)
+        if args.verify:
+            verify(args.data, args.out)
+        elif args.unpack:
+            unpack(args.data, args.out)
+        else:
+            pack(args.data, args.out)
     except OSError as error:
         raise UserError(
             f'{error.filename or args.out}: {error.strerror or error}; what was finished is kept, '

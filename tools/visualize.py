@@ -36,7 +36,7 @@ def parser():
     options.add_model(parser)
     options.add_weights(parser)
     options.add_eval_transform(parser)
-    parser.add_argument('--label_list', default=None, metavar='FILE', help="names of the classes, lines 'id name'")
+    parser.add_argument('--label_list', metavar='FILE', help="names of the classes, lines 'id name'")
     parser.add_argument('--input', nargs='+', required=True, metavar='IMG', help='files, folders, glob patterns')
     parser.add_argument('--count', default=12, type=int, help='images to show, spread evenly over the input')
     parser.add_argument('--columns', default=3, type=int, help='images per row when predictions alone are shown')

@@ -30,11 +30,12 @@ def check_target(flag, path):
 
 @contextlib.contextmanager
 def replacing(path, *also, previous=None, sync=True):
-    """A binary file to write, in the folder of `path` (made if need be). When the block ends well it takes the place
-    of the files `also`, one by one, and last of `path`; when it raises, all is as it was and nothing else is left. The
-    names share one file on disk where there are hard links: never change a file in place.
-    previous: a name for the file that `path` was before, if any. sync: wait until the disk has the file, which takes
-    milliseconds, so that it is whole even if the power fails. An OSError becomes a UserError that names `path`.
+    """Opens a temporary binary file beside `path` for writing; it gets its names when the block ends.
+
+    First it replaces the files `also`, one by one, last `path`. If the block raises, all files are as they were before.
+    Where the file system has hard links the names share one file on disk, so such files must never be changed in place.
+    previous: another name to keep the old file of `path` under. sync: wait (milliseconds) until the disk has the file,
+    so that it survives a power failure. Makes the folder if need be. An OSError becomes a UserError that names `path`.
     """
     folder, temporary = os.path.dirname(os.path.abspath(path)), None
     try:
@@ -93,7 +94,7 @@ def read_text(path, hint=''):
     try:
         with open(path, encoding='utf-8-sig') as f:
             return f.read()
-    except (OSError, ValueError) as error:  # of which UnicodeDecodeError is one
+    except (OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
         raise UserError(
             f'{path}: not a readable text file ({one_line(getattr(error, "strerror", None) or error)}){hint}'
         )

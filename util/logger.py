@@ -12,7 +12,6 @@ from tqdm import tqdm
 from util import dist
 from util.errors import UserError
 
-
 _copy = None  # the file of --log_file
 
 
@@ -76,7 +75,8 @@ class MetricLogger:
     def __init__(self, totals=None):
         self.meters, self.pending = {}, []
         for name, (total, count) in (totals or {}).items():
-            self._meter(name).total, self._meter(name).count = total, int(count)
+            meter = self._meter(name)
+            meter.total, meter.count = total, int(count)
 
     def _meter(self, name):
         if name not in self.meters:

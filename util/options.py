@@ -29,98 +29,66 @@ def count(word):
 
 
 def add_model(parser):
-    group = parser.add_argument_group('model')
-    add = group.add_argument
+    add = parser.add_argument_group('model').add_argument
     add('--model', default='lvvit_t', metavar='NAME', help='name of the model (default: lvvit_t)')
-    add(
-        '--input_size',
-        type=int,
-        help='side of the input image in pixels (default: as published, 448 for lvvit_l, else 224)',
-    )
+    add('--input_size', type=int, help='side of the input in pixels (default: 448 for lvvit_l, else 224)')
     add('--nb_classes', default=1000, type=int, help='number of classes')
-    return group
 
 
 def add_weights(parser, also=''):
-    """also: what else than a file --resume takes, for its help."""
+    """also: what the help of --resume says besides."""
     group = parser.add_argument_group('weights')
     add = group.add_argument
     add(
         '--resume',
         default='',
         metavar='FILE',
-        help='checkpoint or state dict to load: .pd, .pdparams, .pth, .safetensors' + (also and f'; {also}'),
+        help='checkpoint or state dict to load: .pd, .pdparams, .pth, .safetensors' + also,
     )
-    add(
-        '--pretrained',
-        action='store_true',
-        help='instead of --resume: the published weights of this model and size, fetched once',
-    )
+    add('--pretrained', action='store_true', help='instead of --resume: the published weights, fetched once')
     add('--ema', action='store_true', help="use the checkpoint's averaged weights")
     return group
 
 
 def add_eval_transform(parser, *interpolation_aliases):
-    group = parser.add_argument_group('evaluation transform')
-    add = group.add_argument
+    add = parser.add_argument_group('evaluation transform').add_argument
     add(
         '--crop_pct',
         type=float,
         help="side of the centre crop over the resized image's short side "
         '(default: as published, 1.0 for lvvit_m, lvvit_l and lvvit_nano, else 0.9)',
     )
-    add(
-        '--interpolation',
-        *interpolation_aliases,
-        default='bicubic',
-        help='filter of the resize: bicubic (default), bilinear, nearest, lanczos',
-    )
-    return group
+    add('--interpolation', *interpolation_aliases, default='bicubic', help='bicubic, bilinear, nearest, lanczos')
 
 
 def add_data(parser, train=False):
-    group = parser.add_argument_group('data')
-    add = group.add_argument
+    add = parser.add_argument_group('data').add_argument
     add('--data_path', default='/datasets/imagenet/', help='folder with train/ and val/')
     if train:
-        add(
-            '--cls_label_path_train',
-            metavar='FILE',
-            help="list file 'path class_id' of the training set (default: the folders of train/)",
-        )
+        add('--cls_label_path_train', metavar='FILE', help="list 'path class_id' (default: the folders of train/)")
     add('--cls_label_path_val', metavar='FILE', help='list file of the validation set (default: the folders of val/)')
     add('--num_workers', default=10, type=int, help='loader processes, at most the cores of the machine')
-    return group
 
 
 def add_amp(parser):
-    group = parser.add_argument_group('mixed precision')
-    add = group.add_argument
+    add = parser.add_argument_group('mixed precision').add_argument
     switch(add, 'use_amp', 'automatic mixed precision (GPU)')
     add('--amp_dtype', default='float16', choices=('float16', 'bfloat16'))
     add('--amp_level', default='O1', choices=('O1', 'O2'))
-    return group
 
 
 def add_records(parser):
     """What predict.py and infer.py print and save."""
-    group = parser.add_argument_group('output')
-    add = group.add_argument
+    add = parser.add_argument_group('output').add_argument
     add('--topk', default=5, type=count, help='classes per image')
     add('--label_list', metavar='FILE', help="names of the classes, lines 'id name'")
     add('--save_json', default='', metavar='FILE', help='write the records to a JSON file as well')
-    add(
-        '--skip_bad',
-        action='store_true',
-        help='images that cannot be decoded are no error (they are left out and listed anyway)',
-    )
-    return group
+    add('--skip_bad', action='store_true', help='images that cannot be decoded are left out and listed, but no error')
 
 
 def add_protocols(parser):
     """What eval.py counts and writes beside top-1 and top-5 (util/metrics.py)."""
-    group = parser.add_argument_group('protocols')
-    add = group.add_argument
+    add = parser.add_argument_group('protocols').add_argument
     add('--topk', type=count, nargs='+', metavar='K', help='accuracies (default: 1 5)')
     add(
         '--real_labels',
@@ -129,15 +97,9 @@ def add_protocols(parser):
         help='accuracy by ReaL labels too: real.json, or {file name: [class ids]} for other sets',
     )
     add('--per_class', default='', metavar='CSV', help='write the accuracy of each class')
-    add(
-        '--confusion',
-        default='',
-        metavar='CSV',
-        help='write how many images of each class (rows) were taken for each class (columns)',
-    )
+    add('--confusion', default='', metavar='CSV', help='write how often each class (row) was taken for each (column)')
     add('--save_predictions', default='', metavar='CSV', help='write the best classes of each image')
     add('--label_list', metavar='FILE', help="names for --per_class, lines 'id name'")
-    return group
 
 
 def add_label_maps(parser):
@@ -161,8 +123,17 @@ def add_label_maps(parser):
 
 def add_recipe(parser):
     """The training recipe: everything of main.py that no other script has."""
-    group = parser.add_argument_group('training')
-    add = group.add_argument
+    _add_training(parser)
+    _add_optimizer(parser)
+    _add_schedule(parser)
+    _add_augmentation(parser)
+    _add_token_labels(parser)
+    _add_run(parser)
+    _add_output(parser)
+
+
+def _add_training(parser):
+    add = parser.add_argument_group('training').add_argument
     add('--batch_size', default=64, type=count, help='per process; total = batch_size · accum_iter · processes')
     add('--epochs', default=300, type=int, help='epochs of the schedule, before the cool-down')
     add('--accum_iter', default=1, type=count, help='batches whose gradients make one optimizer step')
@@ -172,30 +143,22 @@ def add_recipe(parser):
     add('--model_ema_decay', default=0.9999, type=float)
     switch(add, 'model_ema_eval', 'evaluate the averaged weights after every epoch too')
     add('--seed', default=0, type=int)
-    add(
-        '--max_bad_images',
-        default=100,
-        type=int,
-        help='training images per process that may be undecodable before the run stops',
-    )
+    add('--max_bad_images', default=100, type=int, help='undecodable training images allowed per process')
 
-    group = parser.add_argument_group('optimizer')
-    add = group.add_argument
+
+def _add_optimizer(parser):
+    add = parser.add_argument_group('optimizer').add_argument
     add('--opt', default='adamw', help='adamw or momentum')
     add('--opt_eps', default=1e-8, type=float)
     add('--opt_betas', type=float, nargs=2, metavar='BETA', help='default: 0.9 0.999')
     add('--momentum', default=0.9, type=float)
     add('--clip_grad', type=float, metavar='NORM', help='clip the global gradient norm')
     add('--weight_decay', default=0.05, type=float)
-    add(
-        '--layer_decay',
-        type=float,
-        metavar='FACTOR',
-        help='learning rate of each block over that of the next, for fine-tuning (default: 1)',
-    )
+    add('--layer_decay', type=float, metavar='FACTOR', help="learning rate of a block over the next one's")
 
-    group = parser.add_argument_group('learning rate')
-    add = group.add_argument
+
+def _add_schedule(parser):
+    add = parser.add_argument_group('learning rate').add_argument
     add('--blr', default=8e-4, type=float, help='lr = blr · total batch / 512 when --lr is absent')
     add('--lr', type=float)
     add('--warmup_lr', default=1e-6, type=float)
@@ -204,8 +167,9 @@ def add_recipe(parser):
     add('--cooldown_epochs', default=10, type=int, help='epochs at min_lr after the schedule')
     switch(add, 't_in_epochs', 'hold the learning rate through each epoch')
 
-    group = parser.add_argument_group('augmentation')
-    add = group.add_argument
+
+def _add_augmentation(parser):
+    add = parser.add_argument_group('augmentation').add_argument
     add('--color_jitter', default=0.4, type=float, help="used when --aa is ''")
     add('--aa', default='rand-m9-mstd0.5-inc1', metavar='POLICY', help="RandAugment, '' for none")
     add('--train_interpolation', default='bicubic', help='random, bilinear, bicubic, nearest, lanczos')
@@ -229,14 +193,12 @@ def add_recipe(parser):
     add('--mixup_switch_prob', default=0.5, type=float, help='of CutMix where both are on')
     add('--mixup_mode', default='batch', help='batch, pair or elem')
 
+
+def _add_token_labels(parser):
     add = add_label_maps(parser).add_argument
     add('--token_label', action='store_true', help='train with a label for every token')
     add('--token_label_size', default=1, type=int, metavar='N', help='token grid: input_size / 16')
-    add(
-        '--allow_missing_token_label',
-        action='store_true',
-        help='images without a label map train with their label alone (default: an error)',
-    )
+    add('--allow_missing_token_label', action='store_true', help='images without a map train with their label alone')
     add('--dense_weight', default=1.0, type=float, help='weight of the token loss')
     add('--cls_weight', default=1.0, type=float, help='weight of the class loss')
     add('--ground_truth', action='store_true', help="blend the class target with the image's true label")
@@ -248,33 +210,24 @@ def add_recipe(parser):
     )
     add('--no_mix_token', action='store_false', dest='mix_token')
 
-    group = parser.add_argument_group('run')
-    add = group.add_argument
+
+def _add_run(parser):
+    add = parser.add_argument_group('run').add_argument
     add('--finetune', default='', metavar='FILE', help='start from the weights of another model')
     switch(add, 'remove_head_from_pretained', 'with --finetune: initialise the heads anew')
     add('--resume_ema', default='', metavar='FILE', help='take the averaged weights from this file')
     add('--start_epoch', default=0, type=int, help='first epoch when nothing is resumed')
-    add(
-        '--save_freq_steps',
-        default=0,
-        type=int,
-        metavar='N',
-        help='save checkpoint-latest.pd every N optimizer steps too (default: around evaluation only)',
-    )
-    add(
-        '--keep_checkpoints',
-        type=count,
-        metavar='K',
-        help='keep the newest K of the numbered checkpoints (default: all)',
-    )
+    add('--save_freq_steps', default=0, type=int, metavar='N', help='save every N optimizer steps too')
+    add('--keep_checkpoints', type=count, metavar='K', help='newest numbered checkpoints to keep (default: all)')
     switch(add, 'sync_bn', 'batch statistics over all processes (GPU)')
     add('--eval', action='store_true', help='evaluate and stop')
     add('--dist_eval', action='store_true', help='share the evaluation among the processes')
     add('--to_static', action='store_true', help="train through a static graph (Paddle's dy2static)")
     add('--debug', action='store_true', help='train on val/ and make GPU kernels deterministic')
 
-    group = parser.add_argument_group('output')
-    add = group.add_argument
+
+def _add_output(parser):
+    add = parser.add_argument_group('output').add_argument
     add('--output_dir', default='', metavar='DIR', help='for checkpoints and log.txt; without it none')
     add('--log_file', default='', metavar='FILE', help='copy of the console lines')
     add('--print_freq', default=20, type=count, metavar='N', help='steps between console lines')

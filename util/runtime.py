@@ -110,8 +110,14 @@ class Parser(argparse.ArgumentParser):
 def run(main, parser, argv=None):
     """Run a script: `main(args)`, user errors as one line with exit code 1, no loader process left behind."""
     args = parser.parse_args(argv)
-    pid = os.getpid()  # forked loader processes inherit the handler; they just go
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143) if os.getpid() == pid else os._exit(143))
+    pid = os.getpid()
+
+    def stop(_number, _frame):
+        if os.getpid() != pid:  # a forked loader process, which inherits this handler and has nothing to clean up
+            os._exit(143)
+        sys.exit(143)
+
+    signal.signal(signal.SIGTERM, stop)
     try:
         main(args)
     except UserError as error:

@@ -74,11 +74,11 @@ def test_each_of_15_ops_is_applied_to_a_fifteenth_of_an_images_two_draws_with_pr
 
 def test_weighted_choice_follows_the_weights_and_never_draws_what_has_none():
     counts = collections.Counter(name for name, _ in record('rand-n1-w0'))
-    assert set(counts) <= set(WEIGHTS[0]) and 'Invert' not in counts and 'Posterize' not in counts
-    for name, weight in WEIGHTS[0].items():
+    assert set(counts) <= set(WEIGHTS) and 'Invert' not in counts and 'Posterize' not in counts
+    for name, weight in WEIGHTS.items():
         expected = 4000 * weight
         assert abs(counts[name] - expected) < 5 * max(expected, 1) ** 0.5, name
-    assert sum(WEIGHTS[0].values()) == pytest.approx(1.0)
+    assert sum(WEIGHTS.values()) == pytest.approx(1.0)
     policy, rng = Recorder('rand-n2-w0'), np.random.default_rng(0)
     for _ in range(1000):
         policy.seen = []

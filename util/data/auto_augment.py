@@ -120,16 +120,22 @@ PHOTOMETRIC = {
 # The order matters: the draws of an op go by it.
 NAMES = 'AutoContrast Equalize Invert Rotate Posterize Solarize SolarizeAdd Color Contrast Brightness Sharpness'.split()
 NAMES += 'ShearX ShearY TranslateXRel TranslateYRel'.split()
-# `w0`: timm's hand-made weights of the ops; one without an entry is never drawn
-WEIGHTS = [
-    {
-        **dict.fromkeys(['Rotate'], 0.3),
-        **dict.fromkeys(['ShearX', 'ShearY'], 0.2),
-        **dict.fromkeys(['TranslateXRel', 'TranslateYRel'], 0.1),
-        **dict.fromkeys(['Color', 'Sharpness', 'AutoContrast'], 0.025),
-        **dict.fromkeys(['Solarize', 'SolarizeAdd', 'Contrast', 'Brightness', 'Equalize'], 0.005),
-    }
-]
+# -w0: timm's hand-made probabilities of the ops; one without an entry is never drawn
+WEIGHTS = {
+    'Rotate': 0.3,
+    'ShearX': 0.2,
+    'ShearY': 0.2,
+    'TranslateXRel': 0.1,
+    'TranslateYRel': 0.1,
+    'Color': 0.025,
+    'Sharpness': 0.025,
+    'AutoContrast': 0.025,
+    'Solarize': 0.005,
+    'SolarizeAdd': 0.005,
+    'Contrast': 0.005,
+    'Brightness': 0.005,
+    'Equalize': 0.005,
+}
 
 
 def affine(image, matrix, interpolation, fill):
@@ -143,7 +149,7 @@ class RandAugment:
     """`layers` random ops per image, each applied with probability 0.5 at a noisy magnitude.
 
     config: `rand` followed by `-mN` (magnitude 0…10, default 10), `-nN` (layers, 2), `-mstdX` (standard deviation of
-    the magnitude, 0), `-incB` (ops that grow stronger with the level, 0), `-wN` (weights for the choice of ops).
+    the magnitude, 0), `-incB` (ops that grow stronger with the level, 0), `-w0` (ops are drawn by WEIGHTS).
     interpolation: PIL filter of the geometric ops, None = drawn from (bilinear, bicubic) each time.
     Raises UserError for anything else.
     """
@@ -165,13 +171,13 @@ class RandAugment:
                     self.std = value
                 elif key == 'inc':
                     self.increasing = bool(value)
-                elif key == 'w':
-                    weights = WEIGHTS[int(value)]
+                elif key == 'w' and value == 0:
+                    weights = WEIGHTS
                 else:
                     raise ValueError(part)
             if weights and self.layers > len(weights):
                 raise ValueError(config)
-        except (ValueError, IndexError):
+        except ValueError:
             raise UserError(
                 f'--aa {config}: not a policy this project knows; use one like rand-m9-mstd0.5-inc1 '
                 f"(parts m, n, mstd, inc, w0), or '' for none"

@@ -9,6 +9,7 @@ import os
 
 import numpy as np
 
+from util import files
 from util.data.label_sets import META, PackedSet, open_set
 from util.errors import UserError, one_line
 
@@ -17,7 +18,7 @@ class LabelMaps:
     """A set of label maps, in folders or packed, by the images they belong to.
 
     coverage: what a map covers, `center` (the centre square, as the published sets) or `full` (the whole image);
-    meta.json, written by whoever made the maps, overrides it; so does geometry `reference`, which reads every map as
+    a meta.json in the set overrides it; so does geometry `reference`, which reads every map as
     if it covered the whole image. Raises UserError for a set that cannot be used.
     """
 
@@ -116,11 +117,7 @@ def read_meta(path):
     """The object in a meta.json, {} without one. Raises UserError that names the file."""
     if not os.path.exists(path):
         return {}
-    try:
-        with open(path, encoding='utf-8-sig') as f:
-            meta = json.load(f)
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: no JSON, or no text at all
-        raise UserError(f'{path}: not readable JSON ({one_line(error)}); mend or delete it')
+    meta = files.read_json(path, hint='; mend or delete it')
     if not isinstance(meta, dict):
         raise UserError(f'{path}: not a readable JSON object (a {type(meta).__name__}); mend or delete it')
     if not isinstance(meta.get('num_classes', 0), int):

@@ -91,9 +91,6 @@ class PackedSet:
             raise UserError(f'{path}: not sorted, or a name is there twice; pack the set again')
         return names
 
-    def __reduce__(self):
-        return PackedSet, (self.folder,)  # a pickled copy maps the file anew: without this it would hold all the data
-
     def path(self, name):
         return self.file
 

@@ -34,14 +34,14 @@ class Counts(NamedTuple):
 class LabelWriter:
     """The set of label maps of `samples`, [(image path, class id)], in the folder `out`.
 
-    settings: what meta.json says of all maps, 'shape' and 'dtype' among it. Raises UserError for a folder that holds
+    settings: what meta.json says of all maps, including 'shape' and 'dtype'. Raises UserError for a folder that holds
     something else, or a set begun with other settings, and if two images would share a map.
     """
 
     def __init__(self, out, samples, settings):
         self.out, self.samples, self.settings = out, samples, settings
         self.paths = map_paths(out, samples)
-        check_folder(out, settings)
+        check_begun(out, settings)
         whole = npy_size(settings['shape'], settings['dtype'])
         self.missing = {
             number
@@ -51,9 +51,9 @@ class LabelWriter:
 
     def write(self, annotate, transform, batch_size, num_workers):
         """Write the missing maps, every process its share; returns Counts. annotate: see util/data/annotator.py."""
-        dist.barrier()  # nobody writes before everybody has looked
+        dist.barrier()  # no process writes before all have looked for missing maps
         self._write_meta(complete=False)
-        dist.barrier()  # and no map is there without its meta.json
+        dist.barrier()  # no map is written before meta.json
         dataset = EvalDataset(self.samples, transform, skip_bad=True)
         loader = Loader(dataset, self._batches(batch_size), num_workers)
         own = self._label(annotate, loader)
@@ -116,7 +116,7 @@ def map_paths(out, samples):
     return list(owners)
 
 
-def check_folder(out, settings):
+def check_begun(out, settings):
     """Raise UserError unless `out` is new, empty, or a set of label maps begun with the same settings."""
     if not os.path.isdir(out) or all(name.startswith('.') for name in os.listdir(out)):
         return

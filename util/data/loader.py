@@ -13,8 +13,8 @@ from util.data.transforms import EvalTransform, TrainTransform
 from util.errors import UserError
 from util.processes import begin_worker, kill_workers, sweep_shared_memory, worker_count
 
-# multiprocessing ends loader processes at exit too, by SIGTERM, which they ignore, and then waits for them. What is
-# registered last runs first, and multiprocessing has registered itself when it was imported, by paddle.
+# At exit multiprocessing sends loader processes SIGTERM, which they ignore (begin_worker), and would wait for them
+# forever. Exit handlers run in reverse order: this one, registered after multiprocessing's own, ends them before that.
 atexit.register(kill_workers)
 
 
@@ -43,9 +43,9 @@ def collate(samples):
 
 
 class TrainSampler:
-    """Shuffled full batches: the permutation of an epoch is a function of (seed, epoch), and each step's global batch
-    is a stretch of it, of which every process takes its slice. So the images of an optimizer step depend on the total
-    batch alone, not on how processes and accum_iter share it. A last incomplete total batch is left out.
+    """Shuffled full batches. The order of an epoch is a function of (seed, epoch); each step takes the next stretch of
+    it, which the processes share. So the images of an optimizer step depend on the total batch alone, not on how
+    many processes and accumulated batches it is split into. A last incomplete total batch is left out.
     """
 
     def __init__(self, length, batch_size, rank=0, world_size=1, seed=0, accum_iter=1):

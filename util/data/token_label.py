@@ -27,11 +27,11 @@ class SparseTarget(NamedTuple):
 
 
 def _interpolate(position, size):
-    """Bilinear interpolation along one axis of `size` cells, at positions of which whole numbers are cell centres:
-    (cell before, cell after, weight of the one after, whether the position counts at all), each shaped as `position`.
+    """Bilinear interpolation along one axis of `size` cells. position: in cells, whole numbers being cell centres.
 
-    The edge rule is RoIAlign's: up to half a cell beyond the edge of the outermost cell its value holds, further out
-    there is nothing.
+    Returns (cell before, cell after, weight of the one after, whether the position counts), each shaped as `position`.
+    At the edges RoIAlign's rule holds: a position up to one cell beyond the centre of the outermost cell takes its
+    value, further out it counts for nothing.
     """
     inside = (position >= -1.0) & (position <= size)
     position = np.clip(position, 0.0, size - 1.0)

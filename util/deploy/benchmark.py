@@ -84,7 +84,7 @@ def create(args, settings, network, num_images):
     try:
         import auto_log
     except ImportError as error:
-        if error.name != 'auto_log':  # it is there, but something that it needs is not
+        if error.name != 'auto_log':  # installed, but something that it imports is missing
             log(f'auto_log cannot be imported ({error}): the report is the built-in one')
         return Timer(
             {

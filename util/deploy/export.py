@@ -9,9 +9,9 @@ import paddle.nn.functional as F
 from paddle import inference, nn
 
 from util.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from util.deploy.engines import gpu_is_there, onednn_is_there
 from util.deploy.inference_yml import PADDLE_3, write_settings
 from util.deploy.predictor import Predictor
-from util.deploy.engines import gpu_is_there, onednn_is_there
 from util.errors import UserError
 from util.logger import log
 
@@ -49,7 +49,7 @@ def save_graph(model, prefix, as_json):
 def to_float16(prefix):
     """Turn <prefix>.pdmodel and its parameters into float16 for GPUs; images and outputs stay float32.
 
-    Raises UserError where Paddle leaves them as they are, which builds for CPUs do without a word.
+    Raises UserError if Paddle leaves them as they are, which builds for CPUs do without an error.
     """
     model_file, params_file = f'{prefix}.pdmodel', f'{prefix}.pdiparams'
     size = os.path.getsize(params_file)
@@ -77,7 +77,8 @@ def to_float16(prefix):
 def random_outputs(model):
     """[(images, outputs)]: random images, as normalised ones are, in batches of several sizes, and what the model
     itself makes of them."""
-    rng, pairs = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
+    pairs = []
     for batch_size in CHECKED_BATCHES:
         images = rng.standard_normal((batch_size, 3, model.img_size, model.img_size), dtype='float32')
         pairs.append((images, model(paddle.to_tensor(images)).numpy()))

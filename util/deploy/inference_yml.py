@@ -138,8 +138,8 @@ def check_files(model_file, params_file, recorded):
     recorded: {ending: checksum} of inference.yml. Without a checksum only the first bytes are looked at; what else is
     wrong is left to Paddle, which refuses some files, fills up others with zeros, and may crash.
     """
-    kinds = ('json' if is_json(model_file) else 'pdmodel', 'pdiparams')
-    files = list(zip(('--model_file', '--params_file'), (model_file, params_file), kinds))
+    kind = 'json' if is_json(model_file) else 'pdmodel'
+    files = [('--model_file', model_file, kind), ('--params_file', params_file, 'pdiparams')]
     for flag, path, _ in files:
         if not os.path.isfile(path):
             raise UserError(f'{flag} {path}: no such file')

@@ -75,7 +75,7 @@ def classify(files, loader, network, names, topk, title, are_scores=False, timer
     benchmark.py, for the time of each stage.
     """
     records, batches = [], iter(loader)
-    timer = timer or Timer()  # whose times nobody asks for
+    timer = timer or Timer()  # its times are not used
     for _ in progress(range(len(loader)), title):
         timer.start()
         batch = next(batches)

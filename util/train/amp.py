@@ -1,4 +1,4 @@
-"""Automatic mixed precision. On a CPU Paddle's AMP changes nothing, so it is switched off there, once, aloud."""
+"""Automatic mixed precision. On a CPU Paddle's AMP changes nothing: there it is switched off, which the log says."""
 
 import contextlib
 

@@ -7,8 +7,8 @@ import time
 from util.processes import SIGNALS
 
 _name = None  # of the signal that asked for a stop
-_time = 0.0  # when it came
-_at_once = False
+_came = 0.0  # when it came, by time.monotonic
+_at_once = False  # whether a signal raises Interrupted on the spot
 
 
 class Interrupted(Exception):
@@ -21,10 +21,10 @@ def requested():
 
 
 def _note(number, _):
-    global _name, _time
+    global _name, _came
     if _name is None:
-        _name, _time = signal.Signals(number).name, time.monotonic()
-    elif number == signal.SIGINT and time.monotonic() - _time > 1:  # a launcher may send the first one twice
+        _name, _came = signal.Signals(number).name, time.monotonic()
+    elif number == signal.SIGINT and time.monotonic() - _came > 1:  # a launcher may send the first one twice
         raise KeyboardInterrupt
     if _at_once:
         raise Interrupted(_name)

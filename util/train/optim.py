@@ -18,15 +18,20 @@ def lr_scales(names, layer_decay=None):
     """{name: factor of the learning rate} by layer-wise decay (BEiT, arXiv 2106.08254): layer_decay ^ (L + 1 - layer)
     with L blocks; layer 0 is the stem with cls_token and pos_embed, i + 1 is block i, L + 1 are the norm and the heads.
 
-    None and 1.0: all factors are 1.
+    layer_decay None is 1.0: all factors are 1.
     """
     last = len({name.split('.')[1] for name in names if name.startswith('blocks.')}) + 1
-
-    def layer(name):
-        first, *rest = name.split('.')
-        return int(rest[0]) + 1 if first == 'blocks' else 0 if first in ('patch_embed', *NO_DECAY) else last
-
-    return {name: (layer_decay or 1.0) ** (last - layer(name)) for name in names}
+    scales = {}
+    for name in names:
+        part = name.split('.')[0]
+        if part == 'blocks':
+            layer = int(name.split('.')[1]) + 1
+        elif part == 'patch_embed' or part in NO_DECAY:
+            layer = 0
+        else:
+            layer = last
+        scales[name] = (layer_decay or 1.0) ** (last - layer)
+    return scales
 
 
 def build_optimizer(
@@ -41,7 +46,8 @@ def build_optimizer(
     if layer_decay is not None and not 0.0 < layer_decay <= 1.0:
         raise UserError(f'--layer_decay {layer_decay:g}: must be above 0 and at most 1')
     named = [(name, p) for name, p in model.named_parameters() if not p.stop_gradient]
-    params, scales = [p for _, p in named], lr_scales([name for name, _ in named], layer_decay)
+    params = [p for _, p in named]
+    scales = lr_scales([name for name, _ in named], layer_decay)
     for name, p in named:
         p.optimize_attr = {**p.optimize_attr, 'learning_rate': scales[name]}
     clip = nn.ClipGradByGlobalNorm(clip_grad) if clip_grad is not None else None
@@ -100,7 +106,7 @@ def restore_by_name(optimizer, model, state, path):
             restored[key] = {autos[name]: paddle.to_tensor(v) for name, v in value.items()}
             continue
         name, _, slot = key.partition('/')
-        restored[f'{autos[name]}_{slot}' if slot else key] = (
-            paddle.to_tensor(value) if isinstance(value, np.ndarray) else value
-        )
+        if isinstance(value, np.ndarray):
+            value = paddle.to_tensor(value)
+        restored[f'{autos[name]}_{slot}' if slot else key] = value
     optimizer.set_state_dict(restored)

@@ -13,7 +13,7 @@ from util.train.amp import on_gpu
 from util.train.model_ema import ModelEma
 from util.weights import checkpoint, pretrained
 
-# flags that may differ between a run and its continuation without a word
+# flags that a continued run may change without a line in the log
 INCIDENTAL = set(
     'resume resume_ema finetune output_dir data_path cls_label_path_train cls_label_path_val '
     'pretrained token_label_data num_workers print_freq log_file log_visualdl log_wandb save_freq_steps '
@@ -42,7 +42,7 @@ class TrainState:
     def start(self):
         """Load what the run starts from, and build average and optimizer. Raises UserError."""
         args = self.args
-        state, path = load_weights(args, self.model)
+        state, path = load_start(args, self.model)
         if args.model_ema:
             self.ema = ModelEma(self.model, args.model_ema_decay)
             self._load_average(state, path)
@@ -111,7 +111,7 @@ class TrainState:
             log(f'flags that differ from those of {path}: {", ".join(changed)}')
 
     def _resume_within_epoch(self, progress, path):
-        """Restore the sums behind the epoch's means, of which every process has its own."""
+        """Restore this process's sums of the losses of the epoch in progress."""
         if (progress['total_batch'], progress['updates']) != (self.total_batch, self.updates):
             raise UserError(
                 f'{path}: stopped within an epoch of {progress["updates"]} steps of {progress["total_batch"]} images, '
@@ -195,7 +195,8 @@ class TrainState:
         """
         self.check_losses()
         self.share_bad_images()
-        if not self.args.output_dir:
+        folder = self.args.output_dir
+        if not folder:
             return
         totals = self.meters.totals()
         sums = []
@@ -203,6 +204,18 @@ class TrainState:
             sums = np.reshape(dist.gather(np.ravel(list(totals.values()))), [-1, len(totals), 2])
         if not dist.is_main():
             return
+        latest = os.path.join(folder, checkpoint.LATEST)
+        also = [os.path.join(folder, f'checkpoint-{tag}.pd') for tag in tags]
+        state = self._content(list(totals), sums)
+        checkpoint.save(state, latest, *also, previous=os.path.join(folder, checkpoint.PREVIOUS))
+        if self.args.keep_checkpoints:
+            checkpoint.tidy(folder, self.args.keep_checkpoints)
+
+    def _content(self, meters, sums):
+        """What a checkpoint holds. meters: their names; sums: of all processes, [processes, meters, (sum, count)].
+
+        Raises UserError if weights are not finite.
+        """
         state = {
             'model': checkpoint.to_numpy(self.model.state_dict()),
             'optimizer': optim.state_by_name(self.optimizer, self.model),
@@ -216,7 +229,7 @@ class TrainState:
                 'done': self.done,
                 'updates': self.updates,
                 'total_batch': self.total_batch,
-                'meters': list(totals),
+                'meters': meters,
                 'sums': sums,
                 'wandb_run': self.wandb_run,
                 'bad_images': np.flatnonzero(self.loader.dataset.bad),
@@ -230,15 +243,10 @@ class TrainState:
             )
         if self.ema:
             state['model_ema'] = self.ema.module.state_dict()
-        folder = self.args.output_dir
-        latest = os.path.join(folder, checkpoint.LATEST)
-        also = [os.path.join(folder, f'checkpoint-{tag}.pd') for tag in tags]
-        checkpoint.save(state, latest, *also, previous=os.path.join(folder, checkpoint.PREVIOUS))
-        if self.args.keep_checkpoints:
-            checkpoint.tidy(folder, self.args.keep_checkpoints)
+        return state
 
 
-def load_weights(args, model):
+def load_start(args, model):
     """Load the weights that a run starts from into `model`: --resume before --finetune before scratch.
 
     Returns the content of the checkpoint that is resumed and its path, or (None, ''). Raises UserError.

@@ -1,4 +1,4 @@
-"""Checkpoints: written so that a crash loses nothing, read so that a stranger's file executes nothing.
+"""Checkpoints: written so that a crash loses nothing, read without executing anything that a file asks for.
 
 A file is a pickle of plain containers, numbers and numpy arrays, followed by its SHA-256. `load` knows these, Paddle's
 own `.pdparams`/`.pd` layouts and old files whose `args` is an argparse.Namespace, and refuses everything else by name.
@@ -17,7 +17,7 @@ from util.errors import UserError
 from util.weights import unpickle
 from util.weights.reading import reading
 
-SEAL = b'\nsha256:'  # and 32 bytes; whoever unpickles the file stops before it
+SEAL = b'\nsha256:'  # and 32 bytes, after the end of the pickle, where no reader of pickles looks
 SEAL_SIZE = len(SEAL) + 32
 LATEST, PREVIOUS = 'checkpoint-latest.pd', 'checkpoint-previous.pd'
 PADDLE_NAMES = 'StructuredToParameterName@@'  # an entry that paddle.save adds
@@ -119,7 +119,7 @@ def load_newest(folder, say):
 
 
 def _check_seal(file):
-    """Raises UserError if the file has a SHA-256 at its end and another content. Files of others have none.
+    """Raises UserError if the file ends with a SHA-256 that is not that of its content. Files of others have none.
 
     Leaves the file at its beginning.
     """

@@ -1,11 +1,12 @@
 """The same weights as PyTorch and as Paddle lay them out. A state dict differs in three ways:
 
-    weight of a Linear layer    [out, in] in PyTorch, [in, out] in Paddle
-    statistics of BatchNorm     running_mean, running_var; _mean, _variance
-    counter of BatchNorm        num_batches_tracked; does not exist. Only BatchNorm with momentum None reads it.
+    of a layer      in PyTorch                   in Paddle
+    Linear          weight [out, in]             weight [in, out]
+    BatchNorm       running_mean, running_var    _mean, _variance
+    BatchNorm       num_batches_tracked          nothing; PyTorch itself only uses it with momentum=None
 
-A matrix that is called `weight` is a Linear's: so it is in every model here and in paddle.vision, which has no
-embeddings (tests/weights/test_layout.py). Transposed arrays are views, nothing is copied.
+Every matrix that is called `weight` is taken for a Linear layer's. That holds for all models here and in paddle.vision,
+which have no embeddings (tests/weights/test_layout.py). Transposed arrays are views, nothing is copied.
 """
 
 import math
@@ -31,7 +32,8 @@ def to_paddle(weights):
 
 def to_torch(weights):
     """A state dict of Paddle in PyTorch's layout. Counters of 0 are added: PyTorch's strict loading asks for them."""
-    names, result = {ours: theirs for theirs, ours in STATISTICS.items()}, {}
+    names = {ours: theirs for theirs, ours in STATISTICS.items()}
+    result = {}
     for key, value in weights.items():
         result[_renamed(key, names)] = _transposed(key, value)
         if _split(key)[1] == '_variance':

@@ -1,6 +1,6 @@
 """Weights of a file into a model, in this order:
 
-    state = read(path)                         what the file holds, in Paddle's layout whoever wrote it
+    state = read(path)                         what the file holds, in Paddle's layout
     weights, source = choose(state, path)      one state dict of it: the trained weights or their average
     set_weights(model, weights, path)          into a model that they fit, or
     finetune(model, weights, path)             into one with other heads or another input size
@@ -115,7 +115,7 @@ def _sets(state):
 
 
 def _with_each_set(state, change):
-    """What a file holds, with change(weights) in the place of each state dict."""
+    """What a file holds, each state dict replaced by change(it)."""
     sets = _sets(state)
     if not sets:
         return change(state)

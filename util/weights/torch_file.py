@@ -50,7 +50,9 @@ class Storage(unpickle.StandIn):
         self.array = widened(array) if self.code == BFLOAT16 else array
 
     def value(self):
-        return super().value() if self.array is None else self.array
+        if self.array is None:
+            return super().value()  # which refuses the file
+        return self.array
 
 
 class View(unpickle.StandIn):
@@ -60,8 +62,10 @@ class View(unpickle.StandIn):
         self.storage, self.offset, self.shape, self.strides, self.dtype = storage, offset, shape, strides, dtype
 
     def value(self):
-        """A contiguous array, which shares the storage's memory where it can. It never leaves the storage: numpy's
-        own check overflows."""
+        """A contiguous array, which shares the storage's memory where it can.
+
+        Raises UserError for a view that reaches beyond its storage: numpy's own check of that can overflow.
+        """
         array = self.storage.value() if self.dtype is None else self.storage.value().view(self.dtype)
         if min((self.offset, *self.shape, *self.strides)) < 0:
             raise UserError('has a tensor of a negative shape or place; not loaded')
@@ -173,8 +177,8 @@ def read_legacy(file):
     """(object with stand-ins, its filled storages) of a file from before PyTorch 1.6."""
     if unpickle.load(file) != MAGIC:
         raise UserError('not a PyTorch file')
-    for _ in ('protocol, always 1001', 'system, although storages are little-endian on any'):
-        unpickle.load(file)
+    unpickle.load(file)  # the protocol, always 1001
+    unpickle.load(file)  # facts about the system, which are not needed: storages are little-endian on any
     unpickler = Unpickler(file)
     value = unpickler.load()
     for key in unpickle.load(file):

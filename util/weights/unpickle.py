@@ -1,8 +1,8 @@
-"""Pickles of strangers: plain containers and numpy arrays come out, and nothing that a file asks for is executed.
+"""Reads pickles from anywhere into plain containers and numpy arrays, without executing anything that a file asks for.
 
-A pickle is a program that may call whatever it can name, and set attributes of what it has named or made. So it is
-given names from a short list only, and behind each name stands something of ours: never a class of numpy's, whose
-constructors make arrays of memory that is not theirs. A StandIn can be called and cannot be changed.
+A pickle is a program: it may call every function that it names, and set attributes of every object that it gets. So
+the names are limited to a short list, and each stands for a function or class of this module. Not even numpy's classes
+are given out: their constructors can be made to read memory that is not theirs. A StandIn's attributes cannot be set.
 """
 
 import math
@@ -18,13 +18,13 @@ KEYS = (type(None), bool, int, float, str, bytes)  # of dicts
 
 
 class StandIn:
-    """Something of ours in the place of what a file names, until the whole file is read."""
+    """Stands for what a file names until the whole file is read; `value` then gives what is meant."""
 
     def __setstate__(self, state):  # without this method a pickle could set any attribute
         raise UserError(f'sets attributes of a {type(self).__name__}; not loaded')
 
     def value(self):
-        """What it stands for."""
+        """The plain value; this base raises UserError, for what is none."""
         raise UserError('has an unfinished array or a bare function where a value belongs; not loaded')
 
 
@@ -65,7 +65,9 @@ class Array(StandIn):
         self.array = make_array(shape, dtype, 'F' if fortran else 'C', data)
 
     def value(self):
-        return super().value() if self.array is None else self.array
+        if self.array is None:
+            return super().value()  # which refuses the file
+        return self.array
 
 
 class Namespace(dict):
@@ -76,7 +78,7 @@ class Namespace(dict):
 
 
 class OrderedDict(dict):
-    """A collections.OrderedDict. PyTorch gives it an attribute with versions of layers, which nobody here needs."""
+    """A collections.OrderedDict. PyTorch gives it an attribute, the versions of layers, which is not needed here."""
 
     def __setstate__(self, state):
         pass
