@@ -12,7 +12,6 @@ import sys
 import numpy as np
 import paddle
 
-from util import files
 from util.data import token_label
 from util.data.images import EXTENSIONS, BadImage, is_image, open_rgb
 from util.errors import UserError, one_line
@@ -42,10 +41,18 @@ def read_list(data_path, list_path, num_classes):
     """Samples [(path, class id)] of a list file with lines `path/below/data_path class_id`."""
     if not os.path.isdir(data_path):
         raise UserError(f'--data_path {data_path}: no such folder')
+    try:
+        with open(list_path, encoding='utf-8-sig') as f:
+            lines = f.readlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else one_line(error)
+        raise UserError(f'{list_path}: not a readable text file ({reason})')
     samples = []
     listings = {}  # {folder: names in it}: a look-up in a set costs far less than a look at the disk for every image
-    for number, line in files.read_lines(list_path):
-        name, _, word = line.rpartition(' ')
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        name, _, word = line.strip().rpartition(' ')
         if not name or not re.fullmatch('-?[0-9]{1,18}', word):  # Python refuses to read thousands of digits
             raise UserError(f"{list_path}, line {number}: expected 'path class_id', found '{one_line(line)}'")
         if not 0 <= int(word) < num_classes:

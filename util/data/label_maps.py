@@ -9,7 +9,6 @@ import os
 
 import numpy as np
 
-from util import files
 from util.data.label_sets import META, PackedSet, open_set
 from util.errors import UserError, one_line
 
@@ -117,7 +116,11 @@ def read_meta(path):
     """The object in a meta.json, {} without one. Raises UserError that names the file."""
     if not os.path.exists(path):
         return {}
-    meta = files.read_json(path, hint='; mend or delete it')
+    try:
+        with open(path, encoding='utf-8-sig') as f:
+            meta = json.load(f)
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no JSON, or no text at all
+        raise UserError(f'{path}: not readable JSON ({one_line(error)}); mend or delete it')
     if not isinstance(meta, dict):
         raise UserError(f'{path}: not a readable JSON object (a {type(meta).__name__}); mend or delete it')
     if not isinstance(meta.get('num_classes', 0), int):
