@@ -1,6 +1,5 @@
 """The undisturbed run, and the comparison of others with it."""
 
-import json
 import shutil
 import signal
 import subprocess
@@ -70,12 +69,9 @@ class Bench:
         self.compare(out, but)
         return run
 
-    def compare(self, out, but=(), to=None):
-        """Raises Failure unless a run's folder holds exactly what the undisturbed run (or that in `to`) left.
-
-        but: files to expect beside.
-        """
-        out, to = self.folder / out, to or self.reference
+    def compare(self, out, but=()):
+        """Raises Failure unless a run's folder holds exactly what the undisturbed run left. but: files beside that."""
+        out, to = self.folder / out, self.reference
         names = {p.name for p in out.iterdir()} - set(but)
         check(names == {p.name for p in to.iterdir()}, f'{out}: holds {sorted(names)}')
         check((out / 'log.txt').read_bytes() == (to / 'log.txt').read_bytes(), f'{out}: log.txt is another')
@@ -108,7 +104,3 @@ def differences(a, b, name=''):
     else:
         same = type(a) is type(b) and a == b
     return [] if same else [name]
-
-
-def log_records(out):
-    return [json.loads(line) for line in (Path(out) / 'log.txt').read_text().splitlines()]

@@ -1,5 +1,7 @@
 """Chains of kills: a run is ended again and again, continued by the same command, and compared at its end."""
 
+import contextlib
+import itertools
 import os
 import signal
 import time
@@ -28,6 +30,9 @@ class Kill:
         if not self.instant(run, bench, rng):
             run.end()
             return None
+        return self.hit(run)
+
+    def hit(self, run):
         run.signal(self.number)
         self.check(run, run.end())
         return self.name
@@ -57,10 +62,7 @@ class InSave(Kill):
         time.sleep(rng.uniform(0, bench.seconds['save']))
         return run.running()
 
-    def strike(self, run, bench, rng):
-        if not self.instant(run, bench, rng):
-            run.end()
-            return None
+    def hit(self, run):
         run.process.kill()  # at once: looking for processes takes milliseconds
         self.check(run, run.end())
         return self.name if run.saving() else ANY  # what it leaves behind is the proof
@@ -93,17 +95,15 @@ class StopInEvaluation(Stop, InEvaluation):
 class OfLoader(Kill):
     """kill -9 of a loader process: the run ends with a line, exit code 1."""
 
-    def strike(self, run, bench, rng):
-        if not self.instant(run, bench, rng) or not run.until(run.loaders):
-            run.end()
-            return None
-        try:
+    def instant(self, run, bench, rng):
+        return super().instant(run, bench, rng) and run.until(run.loaders)
+
+    def hit(self, run):
+        with contextlib.suppress(IndexError, ProcessLookupError):  # it was about to end anyway
             os.kill(run.loaders()[-1], self.number)
-        except (IndexError, ProcessLookupError):  # it was about to end anyway
-            pass
         if run.end() == 0:
             return None  # it had given its last batch
-        run.refused('a loader process has died')
+        run.refused('a loader process has died', 'SIGKILL|Killed', '--resume auto')
         return self.name
 
 
@@ -142,11 +142,10 @@ class Chains:
         self.shm, self.shm_bytes, self.runs = 0, 0, 0  # what killed loader processes left in /dev/shm
 
     def run(self):
-        chain = 0
-        while self.left:
-            self.chain(chain, workers=(1, 0, 2)[chain % 3])
-            chain += 1
-        return self.rows
+        for number in itertools.count():
+            if not self.left:
+                return self.rows
+            self.chain(number, workers=(1, 0, 2)[number % 3])
 
     def chain(self, number, workers):
         """One run from nothing to its end, through as many kills as it meets."""
@@ -156,15 +155,13 @@ class Chains:
             while True:
                 if reached == STEPS:
                     at_the_end += 1
-                kill, name = None, None
-                if at_the_end <= 3:  # not all kills of a chain hit the moments after its last step
-                    kill = self.take(workers)
+                # not all kills of a chain hit the moments after its last step
+                kill, name = self.take(workers) if at_the_end <= 3 else None, None
                 run = self.bench.start(out, workers=workers)
                 self.runs += 1
                 if kill:
                     name = kill.strike(run, self.bench, self.rng)
-                else:
-                    run.end(120)
+                run.end(120)
                 begin = run.begin()
                 if begin is not None:
                     self.settle(unsettled, reached - begin)

@@ -8,24 +8,14 @@ import pytest
 from PIL import Image
 
 from parity.draws import SAMPLING, SIGMAS, Draws, counts_differ, share, values_differ
+from parity.fidelity import ABSOLUTE
 from parity.photos import photos
 from util.data.transforms import TrainTransform, color_jitter, random_crop_box, random_erase
 
 SECTION = 'Train transform'
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
-SIZES = [
-    (500, 375),
-    (375, 500),
-    (640, 427),
-    (224, 224),
-    (33, 47),
-    (4000, 3000),
-    (1000, 100),
-    (100, 1000),
-    (200, 5),
-    (5, 400),
-]
 EXTREME = [(1000, 100), (100, 1000), (200, 5), (5, 400)]
+SIZES = [(500, 375), (375, 500), (640, 427), (224, 224), (33, 47), (4000, 3000), *EXTREME]
 
 
 def their_crop_box(original, size, scale=SCALE):
@@ -63,13 +53,8 @@ def test_crops_of_20000_images_are_distributed_as_the_originals(size, scale, ori
         'place across': lambda x, y, w, h: x / np.maximum(size[0] - w, 1),
         'place down': lambda x, y, w, h: y / np.maximum(size[1] - h, 1),
     }.items():
-        fidelity(
-            SECTION,
-            f'20,000 crops of each of 4 sizes: {what}',
-            values_differ(number(*ours), number(*theirs)),
-            SIGMAS,
-            SAMPLING,
-        )
+        measured = values_differ(number(*ours), number(*theirs))
+        fidelity(SECTION, f'20,000 crops of each of 4 sizes: {what}', measured, SIGMAS, SAMPLING)
 
 
 def test_differs_on_purpose_a_crop_has_at_least_one_pixel(original):
@@ -167,18 +152,10 @@ def test_colour_jitter_gives_the_pixels_of_the_original(order, strength, origina
         rng = Jitter(order, [shares[kind] for kind in order])
         own = color_jitter(photo, strength, rng)
         assert np.allclose(rng.bounds, [(low, high)] * 3)
-        monkeypatch.setattr(
-            theirs,
-            'get_params',
-            lambda *_: (original.torch.tensor([3, *order]), *(low + s * (high - low) for s in shares), None),
-        )
-        fidelity(
-            SECTION,
-            'colour jitter (--aa none): pixels',
-            np.abs(np.asarray(own, 'int16') - np.asarray(theirs(photo), 'int16')).max(),
-            0,
-            'grey levels',
-        )
+        factors = [low + share * (high - low) for share in shares]
+        monkeypatch.setattr(theirs, 'get_params', lambda *_: (original.torch.tensor([3, *order]), *factors, None))
+        error = np.abs(np.asarray(own, 'int16') - np.asarray(theirs(photo), 'int16')).max()
+        fidelity(SECTION, 'colour jitter (--aa none): pixels', error, 0, 'grey levels')
 
 
 def test_colour_jitters_order_is_as_random_as_the_originals(original, fidelity):
@@ -199,16 +176,14 @@ def test_colour_jitters_order_is_as_random_as_the_originals(original, fidelity):
 # ---- the whole
 
 
-def their_transform(original, size, interpolation, aa, reprob=0.25, remode='pixel', recount=1):
-    return original.tlt.data.label_transforms_factory.create_token_label_transform(
-        size,
-        is_training=True,
-        auto_augment=aa,
-        interpolation=interpolation,
-        re_prob=reprob,
-        re_mode=remode,
-        re_count=recount,
-    )
+def their_transform(original, size, interpolation, aa, **erasing):
+    factory = original.tlt.data.label_transforms_factory
+    how = dict(auto_augment=aa, interpolation=interpolation, **{'re_prob': 0.25, 're_mode': 'pixel', **erasing})
+    return factory.create_token_label_transform(size, is_training=True, **how)
+
+
+def names(steps):
+    return ' '.join(type(step).__name__ for step in steps)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +201,7 @@ def test_with_the_same_draws_a_sample_is_the_same_from_the_photo_to_the_network(
 ):
     mode, count = erase
     ours = TrainTransform(size, interpolation, aa, reprob=0.5, remode=mode, recount=count)
-    theirs = their_transform(original, size, interpolation, aa, 0.5, mode, count)
+    theirs = their_transform(original, size, interpolation, aa, re_prob=0.5, re_mode=mode, re_count=count)
     label = original.torch.zeros(2, 5, 18, 18)
     kinds = set()
     for seed in range(50):
@@ -236,55 +211,37 @@ def test_with_the_same_draws_a_sample_is_the_same_from_the_photo_to_the_network(
             share(patch, original, Draws(seed))
             expected, _ = theirs(photo, label)
         assert own.shape == tuple(expected.shape) and own.dtype == np.float32
-        fidelity(
-            SECTION,
+        what, error = (
             f'whole transform, same draws ({aa}, {interpolation}, {mode})',
             np.abs(own - expected.numpy()).max(),
-            0,
-            'max abs difference',
         )
+        fidelity(SECTION, what, error, 0, ABSOLUTE)
         kinds.add((matrix[0, 0] < 0, abs(matrix[0, 1]) > 0))
     assert len(kinds) == 4, 'not all of: flipped or not, sheared or not'
 
 
 def test_the_steps_come_in_the_originals_order_with_its_constants(original):
-    def steps(transform):
-        return [type(step).__name__ for step in transform.transforms]
-
     aa, ours = 'rand-m9-mstd0.5-inc1', TrainTransform(224)
     theirs = their_transform(original, 224, 'bicubic', aa)
-    assert steps(theirs) == [
-        'RandomHorizontalFlipWithLabel',
-        'RandAugment',
-        'RandomResizedCropAndInterpolationWithCoords',
-        'ToTensor',
-        'Normalize',
-        'RandomErasing',
-    ]
+    assert names(theirs.transforms) == (
+        'RandomHorizontalFlipWithLabel RandAugment RandomResizedCropAndInterpolationWithCoords ToTensor Normalize '
+        'RandomErasing'
+    )
     flip, augment, crop, _, _, erasing = theirs.transforms
     assert flip.p == ours.flip and crop.scale == ours.scale and crop.ratio == RATIO and crop.size == (224, 224)
-    assert {(op.kwargs['fillcolor'], op.kwargs['resample']) for op in augment.ops} == {
-        (ours.augment.fill, ours.augment.interpolation)
-    }
+    fills = {(op.kwargs['fillcolor'], op.kwargs['resample']) for op in augment.ops}
+    assert fills == {(ours.augment.fill, ours.augment.interpolation)}
     assert (erasing.min_area, erasing.max_area) == (0.02, 1 / 3)
     assert np.allclose(erasing.log_aspect_ratio, (math.log(0.3), -math.log(0.3)))
-    assert (erasing.probability, erasing.max_count, erasing.per_pixel) == (
-        ours.reprob,
-        ours.recount,
-        ours.remode == 'pixel',
-    )
+    assert erasing.probability == ours.reprob and erasing.max_count == ours.recount
+    assert erasing.per_pixel and ours.remode == 'pixel'
 
 
 def test_differs_on_purpose_without_label_maps_the_original_cuts_before_it_augments(original):
     """timm's pipeline, which the original falls back on; ours is one pipeline with and without label maps."""
-    theirs = original.timm.data.create_transform(
-        224, is_training=True, auto_augment='rand-m9-mstd0.5-inc1', interpolation='random'
-    )
-    assert [type(step).__name__ for step in theirs.transforms][:3] == [
-        'RandomResizedCropAndInterpolation',
-        'RandomHorizontalFlip',
-        'RandAugment',
-    ]
+    how = dict(auto_augment='rand-m9-mstd0.5-inc1', interpolation='random')
+    theirs = original.timm.data.create_transform(224, is_training=True, **how)
+    assert names(theirs.transforms[:3]) == 'RandomResizedCropAndInterpolation RandomHorizontalFlip RandAugment'
 
 
 def test_differs_on_purpose_nearest_is_nearest_not_bilinear(original):

@@ -15,19 +15,10 @@ def theirs_of(original, name, img_size=224, num_classes=1000, **changes):
     Its own functions of these names, where it has them, take no depth or width; test_forward compares the two.
     """
     ours = models.FAMILY[name].architecture
-    arguments = dict(
-        patch_size=16,
-        mlp_ratio=3.0,
-        embed_dim=ours.get('embed_dim', 384),
-        depth=ours.get('depth', 16),
-        num_heads=ours.get('num_heads', 6),
-        skip_lam=ours.get('skip_lam', 1.0),
-        p_emb=STEMS[ours.get('stem', '4_2')],
-        return_dense=ours.get('return_dense', True),
-        mix_token=ours.get('return_dense', True),
-        img_size=img_size,
-        num_classes=num_classes,
-    )
+    arguments = dict(patch_size=16, mlp_ratio=3.0, img_size=img_size, num_classes=num_classes)
+    for name, default in dict(embed_dim=384, depth=16, num_heads=6, skip_lam=1.0, return_dense=True).items():
+        arguments[name] = ours.get(name, default)
+    arguments.update(mix_token=arguments['return_dense'], p_emb=STEMS[ours.get('stem', '4_2')])
     return original.lvvit.LV_ViT(**{**arguments, **changes})
 
 
@@ -80,9 +71,8 @@ def pair(original, name, img_size=224, num_classes=1000, seed=0, state=None, **c
 
 def statistics(model):
     """{name: array} of the running statistics of our model's BatchNorm layers."""
-    return {
-        name: value for name, value in arrays(model.state_dict()).items() if name.endswith(('._mean', '._variance'))
-    }
+    state = arrays(model.state_dict())
+    return {name: value for name, value in state.items() if name.endswith(('._mean', '._variance'))}
 
 
 def inject_box(monkeypatch, original, box):
