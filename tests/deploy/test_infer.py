@@ -108,7 +108,6 @@ def test_a_foreign_export_runs_with_all_defaults(run, images, tmp_path):
     'flags, engine, why',
     [
         ('', 'openvino' if OPENVINO else 'onednn', '--engine auto'),
-        ('--enable_mkldnn True', 'onednn', '--enable_mkldnn True'),
         ('--enable_mkldnn False', 'paddle', '--enable_mkldnn False'),
         ('--ir_optim False', 'onednn', '--engine auto'),
         ('--engine paddle', 'paddle', '--engine paddle'),

@@ -61,18 +61,17 @@ class Bench:
         subprocess.run(['cp', '-a', self.halfway(), out], check=True)
         return out
 
-    def same_end(self, out, *more, workers=1, but=()):
+    def same_end(self, out):
         """Continue the run in `out` to its end and check that it ends as the undisturbed one did."""
-        run = self.start(out, *more, workers=workers)
+        run = self.start(out)
         code = run.end(120)
         check(code == 0 and run.finished(), f'{run.err}: exit code {code}: {run.error()}')
-        self.compare(out, but)
-        return run
+        self.compare(out)
 
-    def compare(self, out, but=()):
-        """Raises Failure unless a run's folder holds exactly what the undisturbed run left. but: files beside that."""
+    def compare(self, out):
+        """Raises Failure unless a run's folder holds exactly what the undisturbed run left."""
         out, to = self.folder / out, self.reference
-        names = {p.name for p in out.iterdir()} - set(but)
+        names = {p.name for p in out.iterdir()}
         check(names == {p.name for p in to.iterdir()}, f'{out}: holds {sorted(names)}')
         check((out / 'log.txt').read_bytes() == (to / 'log.txt').read_bytes(), f'{out}: log.txt is another')
         for name in sorted(names - {'log.txt', 'checkpoint-previous.pd'}):

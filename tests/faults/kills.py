@@ -13,10 +13,10 @@ ANY = 'SIGKILL, any instant of training'
 
 
 class Kill:
-    """Ends a run at a random instant. name: the table's row; number: the signal."""
+    """Ends a run at a random instant. name: the table's row; times: how often in all of it; number: the signal."""
 
-    def __init__(self, name, number=signal.SIGKILL):
-        self.name, self.number = name, number
+    def __init__(self, name, times, number=signal.SIGKILL):
+        self.name, self.times, self.number = name, times, number
 
     def instant(self, run, bench, rng):
         """Wait for the instant; whether the run was still going then."""
@@ -108,14 +108,14 @@ class OfLoader(Kill):
 
 
 ALL = [
-    Kill(ANY),
-    InSave('SIGKILL during a save'),
-    InEvaluation('SIGKILL during evaluation'),
-    AtStart('SIGKILL while it starts'),
-    Stop('SIGTERM, any instant of training', signal.SIGTERM),
-    Stop('SIGINT, any instant of training', signal.SIGINT),
-    StopInEvaluation('SIGTERM during evaluation', signal.SIGTERM),
-    OfLoader('SIGKILL of a loader process'),
+    Kill(ANY, 20),
+    InSave('SIGKILL during a save', 14),
+    InEvaluation('SIGKILL during evaluation', 8),
+    AtStart('SIGKILL while it starts', 6),
+    Stop('SIGTERM, any instant of training', 6, signal.SIGTERM),
+    Stop('SIGINT, any instant of training', 6, signal.SIGINT),
+    StopInEvaluation('SIGTERM during evaluation', 4, signal.SIGTERM),
+    OfLoader('SIGKILL of a loader process', 4),
 ]
 KILLS = {kill.name: kill for kill in ALL}
 
@@ -210,8 +210,6 @@ class Chains:
         unsettled.clear()
 
     def progress(self, number, workers, name, run):
-        done = self.total - len(self.left) - 1
-        eta = (time.monotonic() - self.begin) / max(done, 1) * (self.total - done)
-        step = '-' if run.begin() is None else run.reached()
-        where = f'chain {number}, {workers} loader process(es), {name}, at step {step}'
-        self.say(f'{done:3d}/{self.total}  eta {eta / 60:.1f} min  {where}')
+        done, minutes = self.total - len(self.left), (time.monotonic() - self.begin) / 60
+        where = f'chain {number}, {workers} loader process(es), {name}, at step {run.reached()}'
+        self.say(f'{done:3d}/{self.total}  {minutes:.1f} min  {where}')

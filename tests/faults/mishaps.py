@@ -1,18 +1,14 @@
-"""Faults that are not kills: disks, data, damaged checkpoints. Each function does one to a run in progress and raises
+"""Faults that are not kills: disks and data. Each function does one to a run in progress and raises
 Failure unless the run says so in a line, loses nothing, and can be continued to the end of the undisturbed run.
 """
 
 import contextlib
 import hashlib
-import os
 import resource
 import shutil
 import subprocess
 
 from processes import check
-from tiny import UPDATES
-
-LATEST, PREVIOUS, DAMAGED = 'checkpoint-latest.pd', 'checkpoint-previous.pd', 'checkpoint-damaged.pd'
 
 
 def sums(folder):
@@ -68,7 +64,7 @@ def file_size_limit(bench):
     out = bench.from_halfway('limit')
     before = sums(out)
     run = bench.start(out, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8 << 20, 8 << 20)))
-    run.refused(LATEST, 'could not be written', 'File too large')
+    run.refused('checkpoint-latest.pd', 'could not be written', 'File too large')
     check(sums(out) == before and not run.saving(), f'{out} has changed')
     bench.same_end(out)
     return 'RLIMIT_FSIZE'
@@ -114,63 +110,9 @@ def data_disappears(bench):
     bench.same_end(out)
 
 
-# -- damaged checkpoints ----------------------------------------------------------------------------------------------
-
-
-def flip_a_bit(path):
-    with open(path, 'r+b') as f:
-        f.seek(path.stat().st_size // 2)
-        byte = f.read(1)[0]
-        f.seek(-1, os.SEEK_CUR)
-        f.write(bytes([byte ^ 0x10]))
-
-
-def cut_in_half(path):
-    os.truncate(path, path.stat().st_size // 2)
-
-
-DAMAGES = {'a bit flipped': flip_a_bit, 'cut in half': cut_in_half, 'deleted': os.unlink}
-DAMAGES['empty'] = lambda path: os.truncate(path, 0)
-DAMAGES['other content'] = lambda path: path.write_text('<html>404 Not Found</html>\n')
-
-
-def damaged_latest(bench, damages=DAMAGES):
-    """checkpoint-latest.pd is damaged: said aloud, the one before is taken, the damaged one is kept aside."""
-    for name, damage in damages.items():
-        out = bench.from_halfway(f'latest-{name.replace(" ", "-")}')
-        damage(out / LATEST)
-        said = [] if damage is os.unlink else [DAMAGED]
-        run = bench.same_end(out, but=said)
-        lines = [line for line in run.lines() if line.startswith('warning: ')]
-        named = all(LATEST in line and 'going back' in line for line in lines)
-        check(len(lines) == len(said) and named, f'{run.log}: {lines}')
-        check(any(line.startswith('resuming from ') and PREVIOUS in line for line in run.lines()), f'{run.log}')
-        check((out / DAMAGED).exists() == bool(said), f'{out}')
-        bench.forget(out.name)
-    return f'{len(damages)} kinds of damage'
-
-
-def damaged_latest_and_previous(bench):
-    """Both are damaged and a numbered checkpoint is left: the run goes back to that."""
-    out = bench.folder / 'both'
-    run = bench.start(out)
-    check(run.until(lambda: run.begin() is not None and run.reached() >= UPDATES + 1), run.error())
-    run.process.kill()
-    run.end()
-    shutil.copy(out / 'checkpoint-best.pd', out / 'checkpoint-0.pd')  # as if it were time for one
-    for name in (LATEST, PREVIOUS):
-        os.replace(shutil.copy(out / name, out / 'copy'), out / name)  # not the numbered one as well
-        cut_in_half(out / name)
-    run = bench.same_end(out, but=[DAMAGED, 'checkpoint-0.pd'])
-    said = [line for line in run.lines() if line.startswith('warning: ')]
-    check(len(said) == 2 and LATEST in said[0] and PREVIOUS in said[1], f'{run.log}: {said}')
-
-
 MISHAPS = {
     'disk full during a save': disk_full,
     'writes fail beyond a size': file_size_limit,
     'output turns read-only': read_only_disk,
     'data folder disappears': data_disappears,
-    'latest checkpoint damaged': damaged_latest,
-    'latest and previous damaged': damaged_latest_and_previous,
 }

@@ -118,12 +118,9 @@ class Run:
 
     def shared_memory(self):
         """Files in /dev/shm of its loader processes; older ones are of others, whose pids came round again."""
-        found = []
-        for path in glob.glob('/dev/shm/paddle_*_*'):
-            name = os.path.basename(path)
-            if int(name.split('_')[1]) in self.pids and modified(path) > self.began - 1:
-                found.append(name)
-        return found
+        names = [os.path.basename(path) for path in glob.glob('/dev/shm/paddle_*_*')]
+        own = [name for name in names if int(name.split('_')[1]) in self.pids]
+        return [name for name in own if modified(f'/dev/shm/{name}') > self.began - 1]
 
     def loaders(self):
         return [pid for pid in self.look() if pid != self.process.pid]
@@ -156,11 +153,9 @@ class Run:
         return self.err.read_text(errors='replace')
 
     def refused(self, *words):
-        """Check that it ends by itself with one clear line, of which `words` are part; returns the line."""
+        """Check that it ends by itself with one clear line, of which `words` are part."""
         code, text = self.end(), self.error()
-        check(code not in (0, None) and code > 0, f'{self.log}: exit code {code}')
-        lines = text.splitlines()
-        check(len(lines) == 1 and lines[0].startswith('main.py: error: '), f'{self.err}: not one line:\n{text}')
+        check(code > 0, f'{self.log}: exit code {code}')
+        check(text.startswith('main.py: error: ') and text.count('\n') == 1, f'{self.err}: not one line:\n{text}')
         for word in words:
             check(re.search(word, text), f'{self.err}: nothing about "{word}":\n{text}')
-        return lines[0]

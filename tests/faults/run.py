@@ -32,17 +32,6 @@ import mishaps
 from bench import Bench
 from processes import Failure
 
-PLAN = {
-    kills.ANY: 20,
-    'SIGKILL during a save': 14,
-    'SIGKILL during evaluation': 8,
-    'SIGKILL while it starts': 6,
-    'SIGTERM, any instant of training': 6,
-    'SIGINT, any instant of training': 6,
-    'SIGTERM during evaluation': 4,
-    'SIGKILL of a loader process': 4,
-}
-
 
 def say(line):
     print(f'[{time.strftime("%H:%M:%S")}] {line}', flush=True)
@@ -51,16 +40,15 @@ def say(line):
 def run_mishaps(bench, chosen, failures):
     """Rows of the table for everything that is not a kill. chosen: {name: function}"""
     rows = []
-    for i, (name, mishap) in enumerate(chosen.items()):
+    for name, mishap in chosen.items():
         begin, row = time.monotonic(), kills.Tally(name)
-        row.tried, error = 1, None
+        row.tried, outcome = 1, 'survived'
         try:
             row.note, row.survived = mishap(bench) or '', 1
         except Failure as failure:
-            error = f'{name}: {failure}'
-            failures.append(error)
-        outcome = f'FAILED {error}' if error else 'survived'
-        say(f'{i + 1:2d}/{len(chosen)}  {name}: {outcome}  ({time.monotonic() - begin:.1f} s)')
+            outcome = f'FAILED {failure}'
+            failures.append(f'{name}: {failure}')
+        say(f'{name}: {outcome}  ({time.monotonic() - begin:.1f} s)')
         rows.append(row)
     return rows
 
@@ -85,7 +73,7 @@ def main():
         seconds = bench.run_undisturbed()
         say('undisturbed run: ' + ', '.join(f'{name} {value:.2f} s' for name, value in seconds.items()))
         rows, failures = [], []
-        plan = {name: min(n, args.kills or n) for name, n in PLAN.items() if args.only in name}
+        plan = {kill.name: min(kill.times, args.kills or kill.times) for kill in kills.ALL if args.only in kill.name}
         if plan:
             chains = kills.Chains(bench, plan, np.random.default_rng(args.seed), say)
             rows += chains.run().values()

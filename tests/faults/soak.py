@@ -16,6 +16,7 @@ import re
 import sys
 import tempfile
 import time
+from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,8 @@ from tiny import flags, make_scenes
 
 EPOCH, BATCH = 100, 4  # steps of an epoch, images of a step
 SAMPLED = (50, 75)  # steps of each epoch; before, its loader processes still grow
+# Own memory of all processes and resident memory of the main process in MB; open files; files in /dev/shm.
+Sample = namedtuple('Sample', 'step own main files shm')
 
 
 def resident(pid):
@@ -34,10 +37,9 @@ def resident(pid):
     depends on what else runs on the machine.
     """
     try:
-        with open(f'/proc/{pid}/smaps_rollup') as f:
-            sizes = dict(re.findall(r'^(Rss|Pss_Anon|Pss_Shmem): +(\d+) kB', f.read(), re.M))
-        own = int(sizes['Pss_Anon']) + int(sizes['Pss_Shmem'])
-        return own / 1024, int(sizes['Rss']) / 1024, len(os.listdir(f'/proc/{pid}/fd'))
+        text = Path(f'/proc/{pid}/smaps_rollup').read_text()
+        sizes = {name: int(kb) / 1024 for name, kb in re.findall(r'^(\w+): +(\d+) kB', text, re.M)}
+        return sizes['Pss_Anon'] + sizes['Pss_Shmem'], sizes['Rss'], len(os.listdir(f'/proc/{pid}/fd'))
     except (OSError, KeyError):
         return 0.0, 0.0, 0
 
@@ -52,71 +54,59 @@ def step_of(run):
     return None
 
 
-def slope(samples, column, first):
+def slope(samples, name, first):
     """MB per 1,000 steps of a fitted line, from step `first` on, and its standard error."""
-    steps, values = np.array([(s[0], s[column]) for s in samples if s[0] >= first]).T
+    steps, values = np.array([(s.step, getattr(s, name)) for s in samples if s.step >= first]).T
     x = steps / 1000 - np.mean(steps / 1000)
     rise = (x @ values) / (x @ x)
     rest = values - values.mean() - rise * x
     return rise, np.sqrt(rest @ rest / max(len(x) - 2, 1) / (x @ x))
 
 
-def grows(samples, column, first, slack):
+def grows(samples, name, first, slack):
     """Whether the least of the second half of the samples is more than `slack` above the least of the first half.
 
     The least: Paddle closes the pipes of a loader that is through some 5 s late.
     """
-    values = [s[column] for s in samples if s[0] >= first]
+    values = [getattr(s, name) for s in samples if s.step >= first]
     half = len(values) // 2
     return min(values[half:]) > min(values[:half]) + slack
 
 
 def soak(folder, steps, first, limit, slack=10, workers=2, say=print):
-    """Run and watch; returns the samples (step, own memory of all, resident memory of the main process, open files,
-    files in /dev/shm).
+    """Run and watch; returns a Sample for each of the steps SAMPLED.
 
     limit: MB per 1,000 steps that a line through the samples from step `first` on may rise; slack: how many open files
     may come to be. Raises Failure.
     """
-    data = Path(folder) / 'digits'
+    data, begin = Path(folder) / 'digits', time.monotonic()
     make_scenes(data, EPOCH * BATCH, 20)
     sizes = f'--batch_size {BATCH} --epochs {steps // EPOCH - 1} --print_freq 25 --save_freq_steps 70'
     command = flags(data, *sizes.split(), '--keep_checkpoints', 1, workers=workers)
     run = Run(Path(folder) / 'out', command, Path(folder) / 'consoles')
-    samples, begin, due = [], time.monotonic(), [epoch + step for epoch in range(0, steps, EPOCH) for step in SAMPLED]
+    samples, due = [], [epoch + step for epoch in range(0, steps, EPOCH) for step in SAMPLED]
     while run.running():
         time.sleep(0.02)
         step = step_of(run)
         if step is None or not due or step < due[0]:
             continue
-        pids = run.look()
-        each = [resident(pid) for pid in pids]
-        if len(pids) == workers + 1:  # not on the way into evaluation
-            own, _, files = np.sum(each, axis=0)
-            samples.append((step, own, resident(run.process.pid)[1], int(files), len(run.shared_memory())))
         due.pop(0)
-        if len(due) % 6 == 0 and samples:
-            eta = (time.monotonic() - begin) / step * (steps - step)
-            _, own, main, files, shm = samples[-1]
-            rise = f'  {slope(samples, 1, first)[0]:+.2f} MB per 1,000 steps' if step > first + 5 * EPOCH else ''
-            say(
-                f'[{time.strftime("%H:%M:%S")}] step {step}/{steps}  eta {eta / 60:.1f} min  all {own:.1f} MB  '
-                f'main process {main:.1f} MB  open files {files}  /dev/shm {shm}{rise}'
-            )
+        pids = run.look()
+        own, _, files = np.sum([resident(pid) for pid in pids], axis=0)
+        if len(pids) == workers + 1:  # not on the way into evaluation
+            main = resident(run.process.pid)[1]
+            samples.append(Sample(step, own, main, int(files), len(run.shared_memory())))
+            say(f'{(time.monotonic() - begin) / 60:.1f} min  of {steps} steps: {samples[-1]}')
     check(run.end() == 0 and run.finished(), f'{run.err}: {run.error()}')
     check(not run.saving(), f'temporary files are left: {run.saving()}')
     left = run.shared_memory()
-    for column, name in ((1, 'all processes, own memory'), (2, 'main process, resident')):
-        rise, error = slope(samples, column, first)
+    for name in ('own', 'main'):
+        rise, error = slope(samples, name, first)
         say(f'{name}: {rise:+.3f} ± {error:.3f} MB per 1,000 steps ({len(samples)} samples, from step {first} on)')
-    say(
-        f'open files {samples[0][3]} at first, {samples[-1][3]} at last; files left in /dev/shm: {len(left)}; '
-        f'no process left; {(time.monotonic() - begin) / 60:.1f} min'
-    )
-    rise = slope(samples, 1, first)[0]
+    rise, _ = slope(samples, 'own', first)
     check(rise < limit, f'memory grows by {rise:.2f} MB per 1,000 steps')
-    check(not grows(samples, 3, first, slack), f'the number of open files grows: {[s[3] for s in samples]}')
-    check(not left and not grows(samples, 4, first, slack), f'shared memory grows, or is left: {left}')
+    check(not grows(samples, 'files', first, slack), f'open files grow: {[s.files for s in samples]}')
+    check(not left and not grows(samples, 'shm', first, slack), f'shared memory grows, or is left: {left}')
     return samples
 
 
@@ -126,9 +116,9 @@ def plot(samples, path):
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
 
-    steps, everything, main, *_ = np.array(samples).T
+    steps, own, main, *_ = np.array(samples).T
     plt.figure(figsize=(7, 3))
-    plt.plot(steps, everything, label='own memory of it and its loader processes')
+    plt.plot(steps, own, label='own memory of it and its loader processes')
     plt.plot(steps, main, label='main process, resident, with libraries')
     plt.ylim(0)
     plt.xlabel('step')

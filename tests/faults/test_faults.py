@@ -51,7 +51,8 @@ def test_memory_open_files_and_shared_memory_do_not_grow(tmp_path):
 def test_a_leak_shows_in_the_slope(leak):
     steps = np.arange(25, 1000, 50)
     noise = np.random.default_rng(0).normal(0, 3, len(steps))
-    rise, error = soak.slope(np.stack([steps, 300 + leak / 1000 * steps + noise], 1), 1, 100)
+    samples = [soak.Sample(step, 300 + leak / 1000 * step + n, 0, 0, 0) for step, n in zip(steps, noise)]
+    rise, error = soak.slope(samples, 'own', 100)
     assert abs(rise - leak) < 3 * error < 30
 
 

@@ -102,11 +102,6 @@ def test_the_other_filters_are_the_originals_too(interpolation, jpegs, original,
     compare(fidelity, 'bilinear and Lanczos', both(original, jpegs, 64, 0.9, interpolation, slice(0, None, 5)))
 
 
-def test_the_constants_are_the_originals(original):
-    constants = original.timm.data.constants
-    assert (IMAGENET_MEAN, IMAGENET_STD) == (constants.IMAGENET_DEFAULT_MEAN, constants.IMAGENET_DEFAULT_STD)
-
-
 def test_all_256_values_are_normalised_to_the_same_float(original, fidelity):
     levels = np.arange(256, dtype='uint8').reshape(16, 16, 1).repeat(3, axis=2)
     transforms = original.torchvision.transforms

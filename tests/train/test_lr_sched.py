@@ -1,4 +1,4 @@
-"""util/train/lr_sched.py: warm-up, cosine, cool-down."""
+"""util/train/lr_sched.py: warm-up, cosine, cool-down. (Its flags: tests/parity/test_optim.py.)"""
 
 import math
 
@@ -26,14 +26,5 @@ def test_each_part_follows_its_formula(t, expected):
     assert lr_at(t, **RECIPE) == pytest.approx(expected, rel=1e-12)
 
 
-def test_in_epochs_holds_the_value_of_the_epochs_beginning():
-    for epoch in (0, 3, 77, 299):
-        assert lr_at(epoch + 0.73, **RECIPE, in_epochs=True) == lr_at(epoch, **RECIPE) != lr_at(epoch + 0.73, **RECIPE)
-
-
 def test_epoch_279_of_the_published_recipe_prints_0_000030():
     assert f'{lr_at(279, **RECIPE):.6f}' == '0.000030'
-
-
-def test_without_warm_up_it_starts_at_lr():
-    assert lr_at(0, **{**RECIPE, 'warmup_epochs': 0}) == 1.6e-3
