@@ -1,5 +1,6 @@
 """train_state.py, interrupt.py: a run that was stopped anywhere and resumed ends as if it never had been."""
 
+import itertools
 import os
 import shutil
 import signal
@@ -52,21 +53,35 @@ def whole(train, unbroken):
 
 
 @pytest.fixture
-def killed(train, monkeypatch):
-    """killed(steps, *flags): train, and die right after so many optimizer steps, before anything of them is saved."""
+def at_step(monkeypatch):
+    """at_step(number, act): act(train state) is called after that optimizer step, before anything of it is saved."""
     real = TrainState.after_update
 
-    def call(steps, *flags, out='run'):
-        count = iter(range(1, steps))
+    def call(number, act):
+        count = itertools.count(1)
 
-        def counted(self, *rest):
-            if next(count, None) is None:
-                raise Killed
+        def after_update(self, *rest):
+            if next(count) == number:
+                act(self)
             real(self, *rest)
 
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(TrainState, 'after_update', counted)
-            train(*flags, out=out)
+        monkeypatch.setattr(TrainState, 'after_update', after_update)
+
+    return call
+
+
+@pytest.fixture
+def killed(train, at_step):
+    """killed(steps, *flags): train, and die right after so many optimizer steps."""
+
+    def die(_):
+        raise Killed
+
+    def call(steps, *flags):
+        at_step(steps, die)
+        with pytest.raises(Killed):
+            train(*flags)
+        at_step(None, die)
 
     return call
 
@@ -112,16 +127,8 @@ def test_other_kinds_of_runs_too_and_with_another_number_of_loader_processes(tra
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_after_the_step_and_exits_0_with_one_line(train, whole, monkeypatch, number):
-    real, steps = TrainState.after_update, []
-
-    def signalled(self, *rest):
-        steps.append(rest)
-        if len(steps) == 3:
-            os.kill(os.getpid(), number)
-        real(self, *rest)
-
-    monkeypatch.setattr(TrainState, 'after_update', signalled)
+def test_a_signal_saves_after_the_step_and_exits_0_with_one_line(train, whole, at_step, number):
+    at_step(3, lambda _: os.kill(os.getpid(), number))
     result = train()
     assert result.code == 0 and result.err == ''
     (line,) = [line for line in result.out.splitlines() if 'stopped' in line]
@@ -132,13 +139,8 @@ def test_a_signal_saves_after_the_step_and_exits_0_with_one_line(train, whole, m
 
 
 def test_a_signal_during_evaluation_stops_at_once_and_only_the_evaluation_is_done_again(train, whole, monkeypatch):
-
-    def signalled(*args, **kwargs):
-        os.kill(os.getpid(), signal.SIGTERM)
-        raise AssertionError('the signal comes first')
-
     with monkeypatch.context() as patch:
-        patch.setattr(main, 'evaluate', signalled)
+        patch.setattr(main, 'evaluate', lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM) or pytest.fail('goes on'))
         result = train()
     assert result.code == 0 and 'stopped by SIGTERM in epoch 0 after 5 of 5 steps' in result.out
     result = train()
@@ -339,14 +341,9 @@ def test_wandb_goes_on_with_the_same_run(train, monkeypatch):
     assert asked == [None, 'abc']
 
 
-def test_weights_that_are_not_finite_are_not_saved(train, monkeypatch):
+def test_weights_that_are_not_finite_are_not_saved(train, at_step):
     train('--epochs 1')
-    before, real = train.path().read_bytes(), TrainState.after_update
-
-    def poison(self, *rest):
-        self.model.head.bias.set_value(np.full([10], np.nan, 'float32'))
-        real(self, *rest)
-
-    monkeypatch.setattr(TrainState, 'after_update', poison)
+    before = train.path().read_bytes()
+    at_step(1, lambda state: state.model.head.bias.set_value(np.full([10], np.nan, 'float32')))
     line = train.refused('--epochs 2 --save_freq_steps 1')
     assert 'not finite' in line and 'head.bias' in line and train.path().read_bytes() == before
