@@ -8,22 +8,19 @@ import numpy as np
 import paddle
 import pytest
 from conftest import ROOT
-from inference_helpers import MODEL, PADDLE_3, random_images, random_model, random_weights
+from inference_helpers import MODEL, PADDLE_3, random_images, random_model
 
 from tools import export_onnx
 from util.deploy import export
-from util.weights import checkpoint
 
 pytest_plugins = 'inference_fixtures'
 
 
 @pytest.mark.skipif(not PADDLE_3, reason='needs Paddle 3')
 def test_what_is_not_installed_is_named(refused, ckpt, tmp_path, monkeypatch):
-    for name in ('paddle2onnx', 'onnx', 'onnxruntime'):
-        with monkeypatch.context() as patch:
-            patch.setitem(sys.modules, name, None)
-            line = refused(export_onnx, *MODEL, '--resume', ckpt, '--output', tmp_path / 'm.onnx')
-            assert 'pip install paddle2onnx==2.1.0 onnx onnxruntime' in line
+    monkeypatch.setitem(sys.modules, 'onnxruntime', None)
+    line = refused(export_onnx, *MODEL, '--resume', ckpt, '--output', tmp_path / 'm.onnx')
+    assert 'onnxruntime' in line and 'pip install paddle2onnx==2.1.0 onnx onnxruntime' in line
 
 
 @pytest.mark.cross_version
@@ -63,36 +60,20 @@ def test_the_onnx_file_is_the_model_for_batches_of_any_size(libraries, run, ckpt
 
 
 def test_what_differs_from_the_model_is_not_written(libraries, refused, ckpt, tmp_path, monkeypatch):
-    save = export.save_graph
-
-    def changed(model, prefix, as_json):
-        model.head.weight.set_value(model.head.weight * 1.001)
-        save(model, prefix, as_json)
-        model.head.weight.set_value(model.head.weight / 1.001)
-
-    monkeypatch.setattr(export, 'save_graph', changed)
-    assert 'differs from the model by' in refused(
-        export_onnx, *MODEL, '--resume', ckpt, '--output', tmp_path / 'out' / 'm.onnx'
-    )
-    assert os.listdir(tmp_path / 'out') == []
+    outputs = export.random_outputs
+    monkeypatch.setattr(export, 'random_outputs', lambda model: [(x, y * 1.001) for x, y in outputs(model)])
+    line = refused(export_onnx, *MODEL, '--resume', ckpt, '--output', tmp_path / 'out' / 'm.onnx')
+    assert 'differs from the model by' in line and os.listdir(tmp_path / 'out') == []
 
 
-def test_weights_of_another_model_and_operator_sets_that_crash_are_refused(libraries, refused, tmp_path):
-    checkpoint.save(random_weights(0, 7), str(tmp_path / 'w.pdparams'))
-    flags = [*MODEL, '--resume', tmp_path / 'w.pdparams', '--output', tmp_path / 'm.onnx']
-    assert 'does not fit this model' in refused(export_onnx, *flags)
-    assert '--opset' in refused(export_onnx, *flags, '--opset', 99)
+def test_operator_sets_that_crash_are_refused(refused, ckpt, tmp_path):
+    assert '--opset' in refused(export_onnx, *MODEL, '--resume', ckpt, '--output', tmp_path / 'm.onnx', '--opset', 99)
 
 
 def test_the_benchmark_of_engines_runs(libraries, tmp_path):
-    flags = (
-        '--model lvvit_nano --input_size 32 --batch_size 2 --threads 1 --rounds 1 --repeat 2 --engines onednn --json'
-    )
-    command = [sys.executable, ROOT / 'benchmarks' / 'inference.py', *flags.split(), tmp_path / 'r.json']
+    flags = '--model lvvit_nano --input_size 32 --batch_size 2 --threads 1 --rounds 1 --repeat 2 --engines onednn'
+    command = [sys.executable, ROOT / 'benchmarks' / 'inference.py', *flags.split(), '--json', tmp_path / 'r.json']
     done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
-    assert done.returncode == 0, done.stdout
-    assert (
-        '| 1 | 2 | onnxruntime |' in done.stdout
-        and 'Fastest without loss of accuracy, 1 thread(s), batch 2: --engine onednn' in done.stdout
-    )
-    assert (tmp_path / 'r.json').exists()
+    assert done.returncode == 0 and (tmp_path / 'r.json').exists(), done.stdout
+    assert '| 1 | 2 | onnxruntime |' in done.stdout
+    assert 'Fastest without loss of accuracy, 1 thread(s), batch 2: --engine onednn' in done.stdout

@@ -53,17 +53,16 @@ def share(monkeypatch, original, draws):
         monkeypatch.setattr(module, '_randomly_negate', lambda v: -v if draws.random() < 0.5 else v)
     for module in (data.random_erasing, labelled.label_transforms_factory):
         monkeypatch.setattr(module, 'random', Module(draws))
-    monkeypatch.setattr(
-        np.random,
-        'choice',
-        lambda ops, n, replace, p: [ops[i] for i in draws.choice(len(ops), n, replace=replace, p=p)],
-    )
+
+    def choice(ops, n, replace, p):
+        return [ops[i] for i in draws.choice(len(ops), n, replace=replace, p=p)]
+
+    def normal_(tensor):
+        return tensor.copy_(torch.from_numpy(draws.standard_normal(tuple(tensor.shape), dtype='float32')))
+
+    monkeypatch.setattr(np.random, 'choice', choice)
     monkeypatch.setattr(torch, 'rand', lambda n: torch.tensor([draws.random()], dtype=torch.float64))
-    monkeypatch.setattr(
-        torch.Tensor,
-        'normal_',
-        lambda tensor: tensor.copy_(torch.from_numpy(draws.standard_normal(tuple(tensor.shape), dtype='float32'))),
-    )
+    monkeypatch.setattr(torch.Tensor, 'normal_', normal_)
 
 
 def deviations(p_value):

@@ -19,9 +19,7 @@ class Set:
     ours(...) and theirs(...) read the same samples: image i flipped if flips[i] and cropped to boxes[i].
     """
 
-    def __init__(
-        self, folder, original, map_side, num_classes, sizes=SIZES, dtype='float16', seed=0, labels=None, boxes=None
-    ):
+    def __init__(self, folder, original, map_side, num_classes, sizes=SIZES, seed=0, labels=None, boxes=None):
         self.folder, self.original, self.num_classes = folder, original, num_classes
         rng = np.random.default_rng(seed)
         self.samples = []
@@ -33,21 +31,21 @@ class Set:
             for parent in (path.parent, stem.parent):
                 parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype='uint8')).save(path)
-            self._write_map(rng, stem, map_side, dtype)
+            self._write_map(rng, stem, map_side)
             self.samples.append((str(path), label))
         self.flips = [bool(i % 2) for i in range(len(sizes))]
         self.boxes = boxes or [transforms.random_crop_box(*size, rng) for size in sizes]
 
-    def _write_map(self, rng, stem, side, dtype):
+    def _write_map(self, rng, stem, side):
         """Scores like those of a classifier: descending from 14, K different classes of a small pool per cell."""
         pool = rng.choice(self.num_classes, min(12, self.num_classes), replace=False)
         ids = np.argsort(rng.random([len(pool), side, side]), axis=0)[:5]
         scores = -np.sort(-rng.uniform(-2, 14, [5, side, side]), axis=0)
-        both = np.stack([scores, pool[ids]]).astype(dtype)
+        both = np.stack([scores, pool[ids]]).astype('float16')
         np.save(f'{stem}.npy', both)
         self.original.torch.save(self.original.torch.from_numpy(both), f'{stem}.pt')
 
-    def ours(self, monkeypatch, tokens, size, geometry='reference', coverage='full'):
+    def ours(self, monkeypatch, tokens, size, geometry='reference'):
         """The collated batch of our training set, as numpy arrays."""
         boxes = iter(self.boxes)
         monkeypatch.setattr(transforms, 'random_crop_box', lambda *_: next(boxes))
@@ -57,7 +55,7 @@ class Set:
             self.samples,
             lambda image, rng: transform(image, Draws(next(flips))),
             self.num_classes,
-            label_maps=LabelMaps(self.folder / 'maps', self.num_classes, coverage, geometry),
+            label_maps=LabelMaps(self.folder / 'maps', self.num_classes, 'full', geometry),
             grid=tokens,
         )
         return collate([dataset[i] for i in range(len(self.samples))])
@@ -66,9 +64,8 @@ class Set:
         """(images, targets [B, C, 2 + N]: true label, class token, tokens) of the original's, as tensors."""
         torch, factory = self.original.torch, self.original.tlt.data.label_transforms_factory
         boxes = iter([(y, x, h, w) for x, y, w, h in self.boxes])
-        monkeypatch.setattr(
-            factory.RandomResizedCropAndInterpolationWithCoords, 'get_params', staticmethod(lambda *_: next(boxes))
-        )
+        crop = factory.RandomResizedCropAndInterpolationWithCoords
+        monkeypatch.setattr(crop, 'get_params', staticmethod(lambda *_: next(boxes)))
         flips = iter(self.flips)
         transform = factory.create_token_label_transform(size, color_jitter=None, interpolation='bicubic')
         images, maps = [], []
@@ -81,10 +78,8 @@ class Set:
             images.append(image)
             maps.append(label_map)
         monkeypatch.undo()
-        targets = self.original.tlt.data.create_token_label_target(
-            torch.stack(maps), self.num_classes, smoothing=smoothing, device='cpu', label_size=tokens
-        )
-        return torch.stack(images), targets
+        create, how = self.original.tlt.data.create_token_label_target, dict(smoothing=smoothing, device='cpu')
+        return torch.stack(images), create(torch.stack(maps), self.num_classes, label_size=tokens, **how)
 
 
 class Draws:

@@ -22,10 +22,8 @@ def samples(original, name, **changes):
         for key, value in in_our_terms(theirs_of(original, name, **changes).state_dict()).items():
             theirs.setdefault(key, []).append(value.ravel())
     assert ours.keys() == theirs.keys()
-    return [
-        (key, np.concatenate(ours[key]).astype('float64'), np.concatenate(theirs[key]).astype('float64'))
-        for key in ours
-    ]
+    both = ((key, ours[key], theirs[key]) for key in ours)
+    return [(key, np.concatenate(a).astype('float64'), np.concatenate(b).astype('float64')) for key, a, b in both]
 
 
 def standard_error_of_std(x):
@@ -40,10 +38,10 @@ def kolmogorov(a, b):
     return distance / len(a) * np.sqrt(len(a) / 2)
 
 
-@pytest.mark.parametrize(
-    'name, changes',
-    [('lvvit_t', {'depth': 2}), ('vit', {'depth': 1}), ('lvvit_l', {'depth': 1, 'embed_dim': 96, 'num_heads': 2})],
-)
+MODELS = [('lvvit_t', dict(depth=2)), ('vit', dict(depth=1)), ('lvvit_l', dict(depth=1, embed_dim=96, num_heads=2))]
+
+
+@pytest.mark.parametrize('name, changes', MODELS)
 def test_every_tensor_is_drawn_from_the_original_s_distribution(name, changes, original, fidelity):
     means, spreads, shapes, ranges, constants = [], [], [], [], []
     for key, a, b in samples(original, name, img_size=64, num_classes=20, **changes):

@@ -45,19 +45,14 @@ def test_the_loss_and_its_gradients_with_respect_to_the_scores(box, ground_truth
     batch, (_, target) = labelled([best[0], best[1], *[(b + 1) % CLASSES for b in best[2:]]])
     assert (target[:, :, 0].argmax(-1) == target[:, :, 1].argmax(-1)).tolist() == [True, True] + [False] * 4
     targets = batch_targets(as_tensors(batch), CLASSES, 0.1, ground_truth)
-    what = 'token labels'
-    if ground_truth:
-        what += ', blended with the true label'
-    if box == BOX:
-        what += ', MixToken'
+    what = 'token labels' + ', blended with the true label' * ground_truth + ', MixToken' * (box == BOX)
     for cls_weight, dense_weight in ((1.0, 1.0), (0.7, 0.3), (1.0, 0.0)):
         ours, theirs = [to_paddle(x) for x in logits()], [torch.from_numpy(x).requires_grad_() for x in logits()]
         for tensor in ours:
             tensor.stop_gradient = False
         loss = TokenLabelLoss(cls_weight, dense_weight)((*ours, box), targets)
-        criterion = original.tlt.loss.TokenLabelCrossEntropy(
-            dense_weight, cls_weight, classes=CLASSES, ground_truth=ground_truth
-        )
+        weights = dict(dense_weight=dense_weight, cls_weight=cls_weight)
+        criterion = original.tlt.loss.TokenLabelCrossEntropy(**weights, classes=CLASSES, ground_truth=ground_truth)
         expected = criterion((*theirs, box), target)
         loss.backward(), expected.backward()
         fidelity('Loss', what, difference(loss, expected), 1e-6, 'relative error', note='weights 1:1, 0.7:0.3 and 1:0')
@@ -95,35 +90,30 @@ def same_side_of_every_relu(ours, theirs, torch, shape):
     """
     for seed in range(20):
         x = np.random.default_rng(seed).standard_normal(shape, dtype='float32')
-        sides, hooks = ([], []), []
-        for model, seen in ((ours, sides[0]), (theirs, sides[1])):
+        sides = [], []
+        for model, seen, batch in ((ours, sides[0], to_paddle(x)), (theirs, sides[1], torch.from_numpy(x))):
+            stem = model.patch_embed
+            norms = [getattr(stem, name) for name in ('bn1', 'bn2', 'bn3') if hasattr(stem, name)]
             register = 'register_forward_post_hook' if model is ours else 'register_forward_hook'
-            hooks += [
-                getattr(getattr(model.patch_embed, name), register)(
-                    lambda layer, inputs, output, seen=seen: seen.append(np.array(output.detach() > 0)) or None
-                )
-                for name in ('bn1', 'bn2', 'bn3')
-                if hasattr(model.patch_embed, name)
-            ]
-        with paddle.no_grad(), torch.no_grad():
-            ours.patch_embed(to_paddle(x)), theirs.patch_embed(torch.from_numpy(x))
-        for hook in hooks:
-            hook.remove()
+
+            def see(layer, inputs, output, seen=seen):
+                seen.append(np.array(output.detach() > 0))
+
+            hooks = [getattr(norm, register)(see) for norm in norms]
+            with paddle.no_grad(), torch.no_grad():
+                stem(batch)
+            for hook in hooks:
+                hook.remove()
         if all((a == b).all() for a, b in zip(*sides)):
             return x
     raise AssertionError('activations on different sides of ReLU in 20 draws of images')
 
 
-@pytest.mark.parametrize(
-    'name, size, changes',
-    [
-        ('lvvit_t', 224, {}),
-        ('lvvit_s', 64, {}),
-        ('lvvit_l', 32, {'depth': 3}),
-        ('lvvit', 64, {'depth': 3}),
-        ('vit', 64, {'depth': 3}),
-    ],
-)
+CASES = [('lvvit_t', 224, {}), ('lvvit_s', 64, {})]
+CASES += [(*case, {'depth': 3}) for case in (('lvvit_l', 32), ('lvvit', 64), ('vit', 64))]
+
+
+@pytest.mark.parametrize('name, size, changes', CASES)
 def test_the_gradient_of_every_parameter(name, size, changes, original, fidelity, monkeypatch):
     torch, n = original.torch, (size // 16) ** 2
     ours, theirs = pair(original, name, size, CLASSES, seed=5, **changes)

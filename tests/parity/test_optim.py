@@ -8,7 +8,7 @@ import paddle
 import pytest
 
 from parity.fidelity import ABSOLUTE
-from parity.weights import arrays, difference, in_our_terms, pair, random_state
+from parity.weights import arrays, difference, in_our_terms, load_theirs, pair, random_state
 from util.train.lr_sched import lr_at
 from util.train.model_ema import ModelEma
 from util.train.optim import build_optimizer, decays
@@ -94,8 +94,7 @@ def test_the_moving_average_follows_timm_s(original, fidelity):
     for seed in range(1, 4):
         state = random_state(ours, seed)
         ours.set_state_dict(state)
-        as_theirs = layout.to_torch(state)
-        theirs.load_state_dict({key: original.torch.from_numpy(np.array(value)) for key, value in as_theirs.items()})
+        load_theirs(original, theirs, state)
         averaged.update(ours), expected.update(theirs)
         got, wanted = arrays(averaged.module.state_dict()), in_our_terms(expected.module.state_dict())
         assert got.keys() == wanted.keys() and any(key.endswith('._variance') for key in got)
@@ -128,11 +127,8 @@ def test_the_learning_rate_at_a_thousand_points(original, fidelity):
     check('without warm-up', ours(0), timm_schedule(original, warmup=0))
     check('the warm-up', ours(5), theirs, points=np.linspace(0, 4.999, 1000))
     check('the cool-down', ours(5), theirs, points=np.linspace(300, 310, 1000))
-    what, note = (
-        'the whole schedule as the original sets it up, warm-up of 5 in 300 epochs',
-        'differs on purpose; see below',
-    )
-    check(what, ours(5), theirs, 0.03, note=note)
+    what = 'the whole schedule as the original sets it up, warm-up of 5 in 300 epochs'
+    check(what, ours(5), theirs, 0.03, note='differs on purpose; see below')
     theirs = timm_schedule(original, warmup=5, epochs=295, warmup_prefix=True)
     check('warm-up, then a cosine of its own (timm’s warmup_prefix)', ours(5), theirs)
     check('--t_in_epochs', ours(5, True), lambda t: theirs(math.floor(t)))

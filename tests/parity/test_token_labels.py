@@ -23,12 +23,11 @@ def in_our_order(targets):
     return targets.numpy()[:, :, 1:].transpose(0, 2, 1)
 
 
-@pytest.mark.parametrize(
-    'map_side, tokens, num_classes', [(18, 14, 1000), (18, 24, 100), (24, 24, 100), (11, 14, 60), (7, 3, 40)]
-)
-def test_reference_geometry_gives_the_original_s_targets(
-    map_side, tokens, num_classes, original, fidelity, tmp_path, monkeypatch
-):
+SHAPES = [(18, 14, 1000), (18, 24, 100), (24, 24, 100), (11, 14, 60), (7, 3, 40)]
+
+
+@pytest.mark.parametrize('map_side, tokens, num_classes', SHAPES)
+def test_reference_geometry(map_side, tokens, num_classes, original, fidelity, tmp_path, monkeypatch):
     data = Set(tmp_path, original, map_side, num_classes, SIZES if tokens < 24 else SIZES[:3], seed=map_side)
     ours = dense(data.ours(monkeypatch, tokens, 16 * tokens), num_classes, smoothing=0.1)
     _, theirs = data.theirs(monkeypatch, tokens, 16 * tokens, smoothing=0.1)
@@ -57,9 +56,8 @@ def test_exact_geometry_differs_elsewhere(original, tmp_path, monkeypatch):
 @pytest.mark.parametrize('smoothing', [0.0, 0.1])
 def test_labels_without_maps_become_the_original_s_targets(smoothing, original, fidelity):
     label = np.array([0, 7, 99, 7])
-    theirs = original.tlt.data.create_token_label_target(
-        original.torch.from_numpy(label), 100, smoothing=smoothing, device='cpu'
-    )
+    create, true = original.tlt.data.create_token_label_target, original.torch.from_numpy(label)
+    theirs = create(true, 100, smoothing=smoothing, device='cpu')
     ours = loss.hard_targets(paddle.to_tensor(label), 100, smoothing)
     error = np.abs(ours.numpy() - theirs.numpy()).max()
     fidelity(SECTION, 'labels of images without maps, smoothing 0 and 0.1', error, 1e-7, ABSOLUTE)

@@ -1,6 +1,5 @@
 """Every script takes the weights of other frameworks, and fine-tunes on other sizes, classes and data without maps."""
 
-import ast
 import re
 
 import numpy as np
@@ -36,9 +35,8 @@ def as_torch(weights):
 def files(tmp_path):
     """Files with the same weights, (seed 1), and their average (seed 2) where there is room for it; by suffix."""
     weights, averaged = weights_of(1), weights_of(2)
-    paths = {
-        suffix: str(tmp_path / f'weights{suffix}') for suffix in ('.pd', '.pdparams', '.pth', '.safetensors', '.tar')
-    }
+    suffixes = '.pd .pdparams .pth .safetensors .tar'.split()
+    paths = {suffix: str(tmp_path / f'weights{suffix}') for suffix in suffixes}
     checkpoint.save({'model': weights, 'model_ema': averaged}, paths['.pd'])
     checkpoint.save(weights, paths['.pdparams'])
     torch_files.save(as_torch(weights), paths['.pth'])
@@ -80,16 +78,12 @@ def test_eval_says_the_same_for_every_kind_of_file(run, scenes, files, ema):
     assert len(said) == 1
 
 
-def test_predict_says_the_same_for_every_kind_of_file(run, scenes, files):
+def test_predict_and_export_take_a_file_of_pytorch(run, scenes, files, tmp_path):
     said = set()
-    for path in files.values():
-        result = run(predict, *MODEL, '--resume', path, '--infer_imgs', scenes / 'val' / 'digit3')
-        assert result.code == 0, result.err
-        said.add(str(ast.literal_eval(result.out[result.out.index('[{') :])))
+    for suffix in ('.pd', '.pth'):
+        result = run(predict, *MODEL, '--resume', files[suffix], '--infer_imgs', scenes / 'val' / 'digit3')
+        said.add(result.out[result.out.index('[{') :])
     assert len(said) == 1
-
-
-def test_export_takes_a_file_of_pytorch(run, files, tmp_path):
     result = run(export_model, *MODEL, '--resume', files['.pth'], '--output_dir', tmp_path / 'out')
     assert result.code == 0 and f'using plain weights of {files[".pth"]}' in result.out
 
@@ -131,10 +125,10 @@ def test_the_moving_average_starts_from_the_averaged_weights_of_a_file(trained, 
 # ---- fine-tuning
 
 
-@pytest.mark.parametrize(
-    'suffix, flag, seed',
-    [('.pth', '', 1), ('.tar', '', 1), ('.tar', '--ema', 2), ('.pd', '--ema', 2), ('.safetensors', '', 1)],
-)
+CHOSEN = [('.pth', '', 1), ('.tar', '', 1), ('.tar', '--ema', 2), ('.pd', '--ema', 2), ('.safetensors', '', 1)]
+
+
+@pytest.mark.parametrize('suffix, flag, seed', CHOSEN)
 def test_finetune_starts_from_the_chosen_weights_of_a_file(trained, files, suffix, flag, seed):
     result, state = trained('--input_size 64', STILL, flag, '--finetune', files[suffix])
     assert 'fine-tuning from' in result.out and '  pos_embed: resized from 4 to 16 tokens\n' in result.out
@@ -161,13 +155,8 @@ def test_without_maps_the_dense_loss_must_be_off(train):
     assert '--token_label_data' in message and '--dense_weight 0' in message
 
 
-@pytest.mark.parametrize('opt', ['adamw', 'momentum'])
-def test_layer_decay_holds_lower_layers_back(trained, files, opt):
-    _, state = trained(f'--opt {opt} --lr 0.01 --layer_decay 1e-4 --finetune', files['.pth'])
+def test_layer_decay_holds_lower_layers_back(trained, files):
+    _, state = trained('--lr 0.01 --layer_decay 1e-4 --finetune', files['.pth'])
     moved = {key: np.abs(state['model'][key] - value).max() for key, value in learned(weights_of(1)).items()}
     assert moved['head.weight'] > 1e-4
     assert moved['blocks.0.mlp.fc1.weight'] < 1e-6 and moved['patch_embed.proj.weight'] < 1e-6
-
-
-def test_a_layer_decay_that_cannot_be_is_one_line(train):
-    assert '--layer_decay 1.5' in train.refused('--layer_decay 1.5')
