@@ -29,10 +29,6 @@ def test_accuracy_counts_labels_among_the_k_best(answers, capsys):
     assert '* Acc@1 40.000 Acc@2 60.000 Acc@3 80.000 loss 1.050 on 5 images' in capsys.readouterr().out
 
 
-def test_fewer_classes_than_k_all_count(answers):
-    assert metrics.report(answers._replace(top=answers.top[:, :2]))['acc5'] == 60.0
-
-
 # ---- ReaL
 
 
@@ -78,7 +74,7 @@ BAD_FILES = [
     ([[10]] * 50_000, VAL, r'is \[10\], not a list of class ids from 0 to 9'),
     ([3] * 50_000, VAL, f'the entry of {VAL} is 3, not a list'),
     ({'b.png': [1]}, 'a.png', 'has no entry a.png'),
-    *(([[wrong]] * 50_000, VAL, 'not a list of class ids') for wrong in (-1, True, 1.0)),
+    ([[True]] * 50_000, VAL, 'not a list of class ids'),
     *(([[0]] * 50_000, name, 'has none') for name in NAMELESS),
 ]
 
@@ -126,27 +122,22 @@ def test_tables_are_written_as_csv(answers, tmp_path):
     images = ['a.png', 'b, c.png', 'd.png', 'e.png', 'caf\udce9.png']  # the last in Latin-1
     metrics.write_tables(Namespace(nb_classes=4, **paths), answers, images, {2: 'dog, hound'}, (1, 2))
     assert read(paths['per_class'])[3] == ['2', 'dog, hound', '2', '0', '0.000', '0', '0.000']
-    header, *rows = read(paths['confusion'])
-    assert header == ['true\\predicted', *'0123'] and rows == [
-        list(row) for row in ('01100', '10100', '21001', '30000')
-    ]
+    matrix = [','.join(row) for row in read(paths['confusion'])]
+    assert matrix == ['true\\predicted,0,1,2,3', '0,1,1,0,0', '1,0,1,0,0', '2,1,0,0,1', '3,0,0,0,0']
     header, *rows = read(paths['save_predictions'])
     assert header == ['file_name', 'label', 'loss', 'top1', 'top2']
     assert rows[1] == ['b, c.png', '0', '1', '1', '0'] and rows[4] == ['caf\udce9.png', '2', '1.5', '3', '0']
     assert sorted(os.listdir(tmp_path)) == sorted(f'{name}.csv' for name in metrics.OUTPUTS)
 
 
-def flags(**given):
-    return Namespace(**{'topk': None, 'nb_classes': 10, **dict.fromkeys(metrics.OUTPUTS, ''), **given})
+FLAGS = [
+    (dict(confusion='.'), '--confusion .*: cannot be written to .it is a folder'),
+    (dict(per_class='/proc/nowhere/a.csv'), '--per_class /proc/nowhere/a.csv: cannot be written'),
+    (dict(per_class='a.csv', confusion='./a.csv'), '--per_class and --confusion: name different'),
+]
 
 
-def test_what_cannot_be_is_said_before_anything_is_read(tmp_path):
-    metrics.check_flags(flags(topk=[1, 10], per_class=str(tmp_path / 'new' / 'a.csv')))
-    for given, says in (
-        (dict(topk=[1, 11]), '--topk 11: there are 10 classes only'),
-        (dict(confusion=str(tmp_path)), '--confusion .*: cannot be written to .it is a folder'),
-        (dict(per_class='/proc/nowhere/a.csv'), '--per_class /proc/nowhere/a.csv: cannot be written'),
-        (dict(per_class='a.csv', confusion='./a.csv'), '--per_class and --confusion: name different'),
-    ):
-        with pytest.raises(UserError, match=says):
-            metrics.check_flags(flags(**given))
+@pytest.mark.parametrize('given, says', FLAGS)
+def test_outputs_that_cannot_be_are_said_before_anything_is_read(given, says):
+    with pytest.raises(UserError, match=says):
+        metrics.check_flags(Namespace(**{'topk': None, **dict.fromkeys(metrics.OUTPUTS, ''), **given}))

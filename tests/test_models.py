@@ -111,13 +111,12 @@ def reference(model, x, depth=2, heads=2, skip_lam=2.0, **of_stem):
     return dense(x[:, 0], w, 'head'), dense(x[:, 1:], w, 'aux_head') if 'aux_head.weight' in w else None
 
 
-HOW = 'stem=4_2, stem=4_2_128, stem=naive, skip_lam=1.0, num_heads=4, img_size=48, patch_size=8'
+STEMS = [dict(stem=stem) for stem in ('4_2', '4_2_128', 'naive')]
+SIZES = [dict(skip_lam=1.0), dict(num_heads=4), dict(img_size=48), dict(patch_size=8)]
 
 
-@pytest.mark.parametrize('how', HOW.split(', '))
+@pytest.mark.parametrize('how', STEMS + SIZES, ids=str)
 def test_the_forward_pass_equals_the_one_written_out_in_float64(how):
-    name, _, value = how.partition('=')
-    how = {name: value if name == 'stem' else float(value) if name == 'skip_lam' else int(value)}
     model, x = randomise(tiny(**how)), images(2, how.get('img_size', 32))
     model.eval()
     numbers = dict(heads=how.get('num_heads', 2), skip_lam=how.get('skip_lam', 2.0))
