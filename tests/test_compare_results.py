@@ -2,12 +2,14 @@
 
 import sys
 
+import numpy as np
 import pytest
 
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / 'test_tipc'))
 import compare_results
+import seed_weights
 
 TIPC = ROOT / 'test_tipc'
 
@@ -21,17 +23,21 @@ def log_of(*records):
 
 
 @pytest.fixture
-def compare(tmp_path, run):
+def files(tmp_path):
+    """The flags that name a reference and a log; the test writes the two."""
+    return ['--gt_file', tmp_path / 'gt_fp32.txt', '--log_file', tmp_path / 'infer_precision_fp32.log']
+
+
+@pytest.fixture
+def compare(run, files):
     """compare(reference log, log, *flags) -> Result, through a stored reference."""
 
     def call(reference, log, *flags):
-        (tmp_path / 'reference.log').write_text(log_of(*reference))
-        (tmp_path / 'python_infer_precision_fp32.log').write_text(log_of(*log))
-        stored = run(
-            compare_results, '--store', '--gt_file', tmp_path / 'gt_fp32.txt', '--log_file', tmp_path / 'reference.log'
-        )
-        assert stored.code == 0, stored.err
-        return run(compare_results, '--gt_file', tmp_path / 'gt_*.txt', '--log_file', tmp_path / 'python_*.log', *flags)
+        files[3].write_text(log_of(*reference))
+        assert run(compare_results, '--store', *files).code == 0
+        files[3].write_text(log_of(*log))
+        patterns = [files[1].with_name('gt_*.txt'), '--log_file', files[3].with_name('infer_*.log')]
+        return run(compare_results, '--gt_file', *patterns, *flags)
 
     return call
 
@@ -72,28 +78,27 @@ def test_a_score_that_is_no_number_is_a_difference():
     assert compare_results.differences({'a': ([1], [0.5])}, {'a': ([1], [float('nan')])}, 1, 1)[0]
 
 
-@pytest.mark.parametrize(
-    'text, said',
-    [
-        ('no predictions here', 'holds no predictions'),
-        ("[{'class_ids': [1], 'file_name': 'a'}]", 'line 1: not a line of predictions'),
-        ("[{'class_ids': [1, 2], 'scores': [1.0], 'file_name': 'a'}]", '2 class ids, 1 scores'),
-        ("[{'class_ids': __import__('os').system('true'), 'scores': [1.0], 'file_name': 'a'}]", 'line 1'),
-        (log_of(('a', [1], [0.5]), ('a', [2], [0.5])), 'a.JPEG has two different predictions'),
-    ],
-)
-def test_a_log_that_cannot_be_compared_is_one_line(refused, tmp_path, text, said):
-    (tmp_path / 'gt_fp32.txt').write_text('a.JPEG\t{"class_ids": [1], "scores": [0.5]}\n')
-    (tmp_path / 'fp32.log').write_text(text)
-    assert said in refused(compare_results, '--gt_file', tmp_path / 'gt_fp32.txt', '--log_file', tmp_path / 'fp32.log')
+USELESS = [
+    ('no predictions here', 'holds no predictions'),
+    ("[{'class_ids': [1], 'file_name': 'a'}]", 'line 1: not a line of predictions'),
+    ("[{'class_ids': [1, 2], 'scores': [1.0], 'file_name': 'a'}]", '2 class ids, 1 scores'),
+    ("[{'class_ids': __import__('os').system('true'), 'scores': [1.0], 'file_name': 'a'}]", 'line 1'),
+    (log_of(('a', [1], [0.5]), ('a', [2], [0.5])), 'a.JPEG has two different predictions'),
+]
 
 
-def test_a_log_is_held_against_the_reference_of_its_precision(refused, tmp_path):
-    (tmp_path / 'gt_fp32.txt').write_text('a.JPEG\t{"class_ids": [1], "scores": [0.5]}\n')
-    (tmp_path / 'infer_precision_fp16.log').write_text(log_of(('a', [1], [0.5])))
-    assert 'no reference for fp16' in refused(
-        compare_results, '--gt_file', tmp_path / 'gt_fp32.txt', '--log_file', tmp_path / '*.log'
-    )
+@pytest.mark.parametrize('text, said', USELESS)
+def test_a_log_that_cannot_be_compared_is_one_line(refused, files, text, said):
+    files[1].write_text('a.JPEG\t{"class_ids": [1], "scores": [0.5]}\n')
+    files[3].write_text(text)
+    assert said in refused(compare_results, *files)
+
+
+def test_a_log_is_held_against_the_reference_of_its_precision(refused, files):
+    files[1].write_text('a.JPEG\t{"class_ids": [1], "scores": [0.5]}\n')
+    files[3] = files[3].with_name('infer_precision_fp16.log')
+    files[3].write_text(log_of(('a', [1], [0.5])))
+    assert 'no reference for fp16' in refused(compare_results, *files)
 
 
 @pytest.mark.parametrize('model', ['lvvit_t', 'lvvit_s'])
@@ -104,9 +109,6 @@ def test_the_stored_references_tell_images_apart(model):
 
 
 def test_seed_weights_are_the_same_on_every_machine():
-    import numpy as np
-    import seed_weights
-
     drawn = seed_weights.draw('head.weight', [4, 2], np.random.RandomState(0))
     assert drawn[0].tolist() == pytest.approx([1.7640523 * 1.5, 0.4001572 * 1.5])  # N(0, 1) · 3 / sqrt(4)
     assert seed_weights.draw('bn1._variance', [2], None).tolist() == [1, 1]
