@@ -71,16 +71,12 @@ def test_what_prepare_did_not_make_it_does_not_delete(prepare, imagenet):
     assert done.returncode == 2 and 'was not made by this script' in done.stderr and (data / 'train_list.txt').exists()
 
 
-def refused(done):
-    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
-    return done.stderr
-
-
 @pytest.mark.parametrize('missing, said', [('val', 'has no val/'), ('label_maps', 'has no label maps')])
-def test_an_incomplete_imagenet_is_one_line(prepare, imagenet, missing, said):
+def test_an_imagenet_that_is_incomplete_or_not_named_is_one_line(prepare, imagenet, missing, said):
     (imagenet / missing).rename(imagenet / 'elsewhere')
-    assert said in refused(prepare('lite_train_lite_infer', TIPC_DATA=str(imagenet))[0])
-
-
-def test_whole_training_asks_for_the_users_imagenet(prepare):
-    assert 'set TIPC_DATA=DIR' in refused(prepare('whole_train_whole_infer', TIPC_DATA='')[0])
+    for mode, data, says in [
+        ('lite_train_lite_infer', str(imagenet), said),
+        ('whole_train_whole_infer', '', 'set TIPC_DATA=DIR'),
+    ]:
+        done, _ = prepare(mode, TIPC_DATA=data)
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and says in done.stderr
