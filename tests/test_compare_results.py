@@ -45,33 +45,32 @@ def compare(run, files):
 ONE = [('a', [5, 3, 1], [0.6, 0.2, 0.1]), ('b', [7, 8, 9], [0.3, 0.3, 0.2])]
 
 
-def test_equal_predictions_agree_whatever_the_folder_of_the_images(compare):
-    result = compare(ONE, ONE)
-    assert result.code == 0 and '2 predictions agree' in result.out
+TWO = [ONE[0], ('b', [8, 7, 9], [0.3, 0.3, 0.2])]
+SHIFTED = [('a', [5, 3, 1], [0.6015, 0.2, 0.1]), ONE[1]]
+CASES = {
+    'equal': (ONE, ONE, '', '2 predictions agree'),
+    'within 1e-3 + 1e-3 of the reference': (ONE, SHIFTED, '', '2 predictions agree'),
+    'within 1e-3, but not 0.0015': (ONE, SHIFTED, '--rtol 0', 'a.JPEG: score 1 is 0.6015, the reference has 0.6'),
+    'tied classes in another order': (ONE, TWO, '', '2 predictions agree'),
+    'other classes in another order': (
+        ONE,
+        [('a', [3, 5, 1], [0.6, 0.2, 0.1]), ONE[1]],
+        '',
+        'a.JPEG: class 1 is 3, the reference has 5 with 0.6',
+    ),
+    'another last class': (ONE, [('a', [5, 3, 2], [0.6, 0.2, 0.1]), ONE[1]], '', '2 predictions agree'),
+    'another class before it': (ONE, [('a', [5, 2, 1], [0.6, 0.2, 0.1]), ONE[1]], '', 'a.JPEG: class 2 is 2'),
+    'an image is missing': (ONE, ONE[:1], '', 'b.JPEG: no prediction'),
+    'an image too many': (ONE[:1], ONE, '', 'b.JPEG: not in the reference'),
+}
 
 
-def test_scores_may_differ_by_atol_plus_rtol_times_the_reference(compare):
-    shifted = [('a', [5, 3, 1], [0.6015, 0.2, 0.1]), ONE[1]]
-    assert compare(ONE, shifted).code == 0  # 1e-3 + 1e-3 * 0.6, the defaults
-    result = compare(ONE, shifted, '--rtol', 0)
-    assert result.code == 1 and 'a.JPEG: score 1 is 0.6015, the reference has 0.6' in result.out
-    assert '1 of 1 logs differ' in result.err
-
-
-def test_classes_may_change_places_only_where_their_scores_are_tied(compare):
-    assert compare(ONE, [ONE[0], ('b', [8, 7, 9], [0.3, 0.3, 0.2])]).code == 0
-    result = compare(ONE, [('a', [3, 5, 1], [0.6, 0.2, 0.1]), ONE[1]])
-    assert result.code == 1 and 'a.JPEG: class 1 is 3, the reference has 5 with 0.6' in result.out
-
-
-def test_a_class_beyond_the_list_may_replace_the_last_one_alone(compare):
-    assert compare(ONE, [('a', [5, 3, 2], [0.6, 0.2, 0.1]), ONE[1]]).code == 0
-    assert compare(ONE, [('a', [5, 2, 1], [0.6, 0.2, 0.1]), ONE[1]]).code == 1
-
-
-def test_missing_and_surplus_images_are_differences(compare):
-    assert 'b.JPEG: no prediction' in compare(ONE, ONE[:1]).out
-    assert 'b.JPEG: not in the reference' in compare(ONE[:1], ONE).out
+@pytest.mark.parametrize('case', CASES)
+def test_predictions_agree_but_for_rounding_and_ties(compare, case):
+    reference, log, flags, says = CASES[case]
+    result = compare(reference, log, *flags.split())
+    assert says in result.out and result.code == ('agree' not in says)
+    assert ('1 of 1 logs differ' in result.err) == result.code
 
 
 def test_a_score_that_is_no_number_is_a_difference():

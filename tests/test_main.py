@@ -138,18 +138,6 @@ def test_every_model_of_the_family_trains(train, name):
 # ---- optimizer flags
 
 
-def test_two_batches_of_8_accumulate_the_gradient_of_one_of_16(train):
-    # vit: no batch norm, whose statistics would differ
-    flags = [PLAIN, '--model vit --opt momentum --lr 0.1 --weight_decay 0']
-    train(*flags, '--batch_size 16', out='one')
-    train(*flags, '--batch_size 8 --accum_iter 2', out='two')
-    first, one, two = start(train, *flags), train.state('one')['model'], train.state('two')['model']
-    for key in one:
-        np.testing.assert_allclose(two[key], one[key], atol=2e-6)
-    assert max(np.abs(one[key] - first[key]).max() for key in one) > 1e-3
-    assert train.log('two')[0]['train_loss'] == pytest.approx(train.log('one')[0]['train_loss'], abs=1e-4)
-
-
 def test_clip_grad_bounds_the_step(train):
     flags = [PLAIN, '--model vit --opt momentum --momentum 0 --lr 1 --weight_decay 0 --batch_size 40 --t_in_epochs']
     first = start(train, *flags)

@@ -79,19 +79,13 @@ def test_the_table_shows_every_published_pair_and_the_baselines(run):
 CHOICES = [
     ('--model lvvit_s', 'lvvit_s 224, lvvit_s 384'),
     ('--model lvvit_s --input_size 512', 'lvvit_s 512'),
-    ('--input_size 448', 'lvvit_m 448, lvvit_l 448'),
-    ('--input_size 32', ', '.join(f'{name} 32' for name in models.FAMILY)),
+    ('--input_size 448 --nb_classes 10', 'lvvit_m 448, lvvit_l 448'),
 ]
 
 
 @pytest.mark.parametrize('flags, expected', CHOICES)
 def test_a_model_and_a_size_choose_the_rows(run, flags, expected):
     assert ', '.join(' '.join(row[:2]) for row in rows(run(model_info, *flags.split()))) == expected
-
-
-def test_fewer_classes_have_fewer_parameters_and_no_published_figures(run):
-    (row,) = rows(run(model_info, *'--model lvvit_t --input_size 224 --nb_classes 10'.split()))
-    assert len(row) == 5 and float(row[2]) < 8.53 - 0.4
 
 
 def test_parts_add_up_to_the_whole(run):

@@ -65,12 +65,8 @@ def test_threads_are_the_cores_unless_set(prepared):
     assert lines['OMP'] == str(CORES) and f'{CORES} thread(s) per process' in lines['SAID']
     lines = prepared(OMP_NUM_THREADS='3')
     assert lines['OMP'] == '3' and '3 thread(s) per process (OMP_NUM_THREADS as set)' in lines['SAID']
-
-
-@pytest.mark.parametrize('name', ['PADDLE_LOCAL_SIZE', 'PADDLE_TRAINERS_NUM'])
-def test_processes_of_one_machine_share_its_cores(prepared, name):
-    assert prepared(**{name: '2'})['OMP'] == str(max(1, CORES // 2))
-    assert prepared(**{name: '64'})['OMP'] == '1'
+    for name in ('PADDLE_LOCAL_SIZE', 'PADDLE_TRAINERS_NUM'):  # processes of one machine share its cores
+        assert [prepared(**{name: n})['OMP'] for n in ('2', '64')] == [str(max(1, CORES // 2)), '1']
 
 
 def test_a_1_that_paddles_launcher_set_is_not_the_users(prepared):
