@@ -82,9 +82,7 @@ def test_writers_pass_scalars_on_with_their_step_and_are_closed(monkeypatch):
 def test_without_flags_nothing_is_written_or_imported(monkeypatch):
     for module in ('visualdl', 'wandb'):
         monkeypatch.setitem(sys.modules, module, None)
-    writers = logger.Writers(arguments())
-    writers.write({'a': np.float32(1)}, 1)
-    writers.close()
+    logger.Writers(arguments()).write({'a': np.float32(1)}, 1)
 
 
 def test_a_log_file_that_cannot_be_is_named(tmp_path):

@@ -114,27 +114,22 @@ def test_mix_token_is_on_with_token_labels_when_nothing_else_mixes(run, flags, u
 WRONG = """
 --token_label                                                       --token_label_data
 --token_label --token_label_data DIR                                --token_label_size 1: must be --input_size / 16 = 2
---token_label --token_label_data DIR --token_label_size 13          --token_label_size 13
 --token_label --token_label_data DIR --input_size 384               = 24 tokens
 --batch_size 0                                                      --batch_size
---accum_iter 0                                                      --accum_iter
 --print_freq 0                                                      --print_freq
 --batch_size x                                                      --batch_size
 --seed -1                                                           --seed
 --warmup_epochs many                                                --warmup_epochs
 --opt lion                                                          --opt lion: use adamw or momentum
 --aa augmix-m3                                                      --aa augmix-m3
---aa rand-x3                                                        --aa rand-x3
 --mixup_mode all                                                    --mixup_mode all
 --remode noise                                                      --remode noise
 --train_interpolation cubic                                         --train_interpolation cubic
 --interpolation cubic                                               --interpolation cubic
 --cutmix_minmax 0.5                                                 --cutmix_minmax
---crop_pct 0                                                        --crop_pct 0
 --crop_pct 1.5                                                      --crop_pct 1.5
 --model lvvit_xxl                                                   lvvit_xxl: unknown; use vit, lvvit, lvvit_nano
 --input_size 40                                                     img_size 40 must be a multiple of patch_size 16
---input_size 0                                                      img_size 0
 --batch_size 41                                                     --batch_size 41
 --batch_size 16 --accum_iter 3                                      --accum_iter 3
 """

@@ -139,9 +139,12 @@ def chain(tmp_path):
     return call
 
 
-def test_a_chain_in_which_all_goes_well_exits_with_0(chain):
-    code, out, status = chain()
+def test_a_chain_in_which_all_goes_well_on_a_cpu(chain):
+    code, out, status = chain(gpu_list='0,1')
     assert code == 0, out
+    assert ' --nproc_per_node 2 --backend gloo main.py ' in status[0]
+    assert status[0].count('--input_size=64 --token_label_size=4') == 1 and '--batch_size=8' in status[0]
+    assert not any('--use_gpu=True' in line for line in status)
     assert len(status) == 1 + 1 + 1 + 8 + 1  # train, eval, export, infer 2 x 2 x 2, compare
     assert all(re.fullmatch(r'Run successfully with command - lvvit_t - .* - .*\.log ! ', line) for line in status)
     assert out.count('\nok ') == len(status) and '12 steps, 0 failed' in out
@@ -185,13 +188,6 @@ def test_gpus_machines_and_images_that_are_not_there_fail_the_chain_and_are_name
     assert code == 1 and 'none of 198.51.100.1,198.51.100.2 is this machine' in out
     code, out, _ = chain(images_there=False)
     assert code == 1 and 'no images in ./dataset/ILSVRC2012/val' in out
-
-
-def test_without_a_gpu_the_processes_and_the_small_sizes_are_those_of_a_cpu(chain):
-    _, _, status = chain(gpu_list='0,1')
-    assert ' --nproc_per_node 2 --backend gloo main.py ' in status[0]
-    assert status[0].count('--input_size=64 --token_label_size=4') == 1 and '--batch_size=8' in status[0]
-    assert not any('--use_gpu=True' in line for line in status)
 
 
 def test_whole_training_keeps_its_size_and_the_results_of_the_run_before(chain, tmp_path):
