@@ -102,13 +102,6 @@ def test_no_circle():
     assert order.index('util.errors') < order.index('util.weights.checkpoint') < order.index('main')
 
 
-def test_an_arrow_up_would_show():
-    assert own_module('util.data.loader.Loader') == 'util.data.loader' and own_module('numpy.random') is None
-    assert may_import('models', 'util.train.mixtoken') and not may_import('models', 'util.train.loss')
-    assert may_import('util.train.loss', 'util.data.token_label')
-    assert not may_import('util.data.token_label', 'util.train.loss') and not may_import('util.train.optim', 'models')
-
-
 @pytest.mark.parametrize('folder', ['', *ROOMS])
 def test_a_room_says_what_it_is_for_and_nothing_else(folder):
     (docstring,) = ast.parse((ROOT / 'util' / folder / '__init__.py').read_text(encoding='utf-8')).body
