@@ -71,10 +71,6 @@ def note_collective(*_):
     collectives += 1
 
 
-def note_batch(_, batch, *rest):
-    notes['index'].append(batch['index'].numpy())
-
-
 def note_loss(loss, *_):
     if len(notes['loss']) > notes['batches'][-1]:  # a batch of the same step has left its gradients
         notes['partial'].append(gradients())
@@ -139,13 +135,7 @@ class Words:
 
     @staticmethod
     def parse_args(_):
-        runs = [[]]
-        for word in sys.argv[1:]:
-            if word == 'THEN':
-                runs.append([])
-            else:
-                runs[-1].append(word)
-        return runs
+        return [run.split('\n') for run in '\n'.join(sys.argv[1:]).split('\nTHEN\n')]
 
 
 def every(runs):
@@ -153,7 +143,7 @@ def every(runs):
     noting(mixup.Mixup, 'draw', lambda shares, *_: notes['shares'].append(shares))
     noting(engine.mixtoken, 'rand_box', lambda box, *_: notes['box'].append(box))
     noting(paddle, 'rand', lambda drawn, *_: notes['drop_path'].append(drawn.numpy().ravel()))
-    noting(engine, 'batch_targets', note_batch)
+    noting(engine, 'batch_targets', lambda _, batch, *rest: notes['index'].append(batch['index'].numpy()))
     noting(TokenLabelLoss, 'forward', note_loss)
     noting(main, 'build_model', note_model)
     for optimizer_class in (paddle.optimizer.AdamW, paddle.optimizer.Momentum):

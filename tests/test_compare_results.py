@@ -2,12 +2,14 @@
 
 import sys
 
+import numpy as np
 import pytest
 
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / 'test_tipc'))
 import compare_results
+import seed_weights
 
 TIPC = ROOT / 'test_tipc'
 
@@ -21,17 +23,21 @@ def log_of(*records):
 
 
 @pytest.fixture
-def compare(tmp_path, run):
+def files(tmp_path):
+    """The flags that name a reference and a log; the test writes the two."""
+    return ['--gt_file', tmp_path / 'gt_fp32.txt', '--log_file', tmp_path / 'infer_precision_fp32.log']
+
+
+@pytest.fixture
+def compare(run, files):
     """compare(reference log, log, *flags) -> Result, through a stored reference."""
 
     def call(reference, log, *flags):
-        (tmp_path / 'reference.log').write_text(log_of(*reference))
-        (tmp_path / 'python_infer_precision_fp32.log').write_text(log_of(*log))
-        stored = run(
-            compare_results, '--store', '--gt_file', tmp_path / 'gt_fp32.txt', '--log_file', tmp_path / 'reference.log'
-        )
-        assert stored.code == 0, stored.err
-        return run(compare_results, '--gt_file', tmp_path / 'gt_*.txt', '--log_file', tmp_path / 'python_*.log', *flags)
+        files[3].write_text(log_of(*reference))
+        assert run(compare_results, '--store', *files).code == 0
+        files[3].write_text(log_of(*log))
+        patterns = [files[1].with_name('gt_*.txt'), '--log_file', files[3].with_name('infer_*.log')]
+        return run(compare_results, '--gt_file', *patterns, *flags)
 
     return call
 
@@ -39,61 +45,59 @@ def compare(tmp_path, run):
 ONE = [('a', [5, 3, 1], [0.6, 0.2, 0.1]), ('b', [7, 8, 9], [0.3, 0.3, 0.2])]
 
 
-def test_equal_predictions_agree_whatever_the_folder_of_the_images(compare):
-    result = compare(ONE, ONE)
-    assert result.code == 0 and '2 predictions agree' in result.out
+TWO = [ONE[0], ('b', [8, 7, 9], [0.3, 0.3, 0.2])]
+SHIFTED = [('a', [5, 3, 1], [0.6015, 0.2, 0.1]), ONE[1]]
+CASES = {
+    'equal': (ONE, ONE, '', '2 predictions agree'),
+    'within 1e-3 + 1e-3 of the reference': (ONE, SHIFTED, '', '2 predictions agree'),
+    'within 1e-3, but not 0.0015': (ONE, SHIFTED, '--rtol 0', 'a.JPEG: score 1 is 0.6015, the reference has 0.6'),
+    'tied classes in another order': (ONE, TWO, '', '2 predictions agree'),
+    'other classes in another order': (
+        ONE,
+        [('a', [3, 5, 1], [0.6, 0.2, 0.1]), ONE[1]],
+        '',
+        'a.JPEG: class 1 is 3, the reference has 5 with 0.6',
+    ),
+    'another last class': (ONE, [('a', [5, 3, 2], [0.6, 0.2, 0.1]), ONE[1]], '', '2 predictions agree'),
+    'another class before it': (ONE, [('a', [5, 2, 1], [0.6, 0.2, 0.1]), ONE[1]], '', 'a.JPEG: class 2 is 2'),
+    'an image is missing': (ONE, ONE[:1], '', 'b.JPEG: no prediction'),
+    'an image too many': (ONE[:1], ONE, '', 'b.JPEG: not in the reference'),
+}
 
 
-def test_scores_may_differ_by_atol_plus_rtol_times_the_reference(compare):
-    shifted = [('a', [5, 3, 1], [0.6015, 0.2, 0.1]), ONE[1]]
-    assert compare(ONE, shifted).code == 0  # 1e-3 + 1e-3 * 0.6, the defaults
-    result = compare(ONE, shifted, '--rtol', 0)
-    assert result.code == 1 and 'a.JPEG: score 1 is 0.6015, the reference has 0.6' in result.out
-    assert '1 of 1 logs differ' in result.err
-
-
-def test_classes_may_change_places_only_where_their_scores_are_tied(compare):
-    assert compare(ONE, [ONE[0], ('b', [8, 7, 9], [0.3, 0.3, 0.2])]).code == 0
-    result = compare(ONE, [('a', [3, 5, 1], [0.6, 0.2, 0.1]), ONE[1]])
-    assert result.code == 1 and 'a.JPEG: class 1 is 3, the reference has 5 with 0.6' in result.out
-
-
-def test_a_class_beyond_the_list_may_replace_the_last_one_alone(compare):
-    assert compare(ONE, [('a', [5, 3, 2], [0.6, 0.2, 0.1]), ONE[1]]).code == 0
-    assert compare(ONE, [('a', [5, 2, 1], [0.6, 0.2, 0.1]), ONE[1]]).code == 1
-
-
-def test_missing_and_surplus_images_are_differences(compare):
-    assert 'b.JPEG: no prediction' in compare(ONE, ONE[:1]).out
-    assert 'b.JPEG: not in the reference' in compare(ONE[:1], ONE).out
+@pytest.mark.parametrize('case', CASES)
+def test_predictions_agree_but_for_rounding_and_ties(compare, case):
+    reference, log, flags, says = CASES[case]
+    result = compare(reference, log, *flags.split())
+    assert says in result.out and result.code == ('agree' not in says)
+    assert ('1 of 1 logs differ' in result.err) == result.code
 
 
 def test_a_score_that_is_no_number_is_a_difference():
     assert compare_results.differences({'a': ([1], [0.5])}, {'a': ([1], [float('nan')])}, 1, 1)[0]
 
 
-@pytest.mark.parametrize(
-    'text, said',
-    [
-        ('no predictions here', 'holds no predictions'),
-        ("[{'class_ids': [1], 'file_name': 'a'}]", 'line 1: not a line of predictions'),
-        ("[{'class_ids': [1, 2], 'scores': [1.0], 'file_name': 'a'}]", '2 class ids, 1 scores'),
-        ("[{'class_ids': __import__('os').system('true'), 'scores': [1.0], 'file_name': 'a'}]", 'line 1'),
-        (log_of(('a', [1], [0.5]), ('a', [2], [0.5])), 'a.JPEG has two different predictions'),
-    ],
-)
-def test_a_log_that_cannot_be_compared_is_one_line(refused, tmp_path, text, said):
-    (tmp_path / 'gt_fp32.txt').write_text('a.JPEG\t{"class_ids": [1], "scores": [0.5]}\n')
-    (tmp_path / 'fp32.log').write_text(text)
-    assert said in refused(compare_results, '--gt_file', tmp_path / 'gt_fp32.txt', '--log_file', tmp_path / 'fp32.log')
+USELESS = [
+    ('no predictions here', 'holds no predictions'),
+    ("[{'class_ids': [1], 'file_name': 'a'}]", 'line 1: not a line of predictions'),
+    ("[{'class_ids': [1, 2], 'scores': [1.0], 'file_name': 'a'}]", '2 class ids, 1 scores'),
+    ("[{'class_ids': __import__('os').system('true'), 'scores': [1.0], 'file_name': 'a'}]", 'line 1'),
+    (log_of(('a', [1], [0.5]), ('a', [2], [0.5])), 'a.JPEG has two different predictions'),
+]
 
 
-def test_a_log_is_held_against_the_reference_of_its_precision(refused, tmp_path):
-    (tmp_path / 'gt_fp32.txt').write_text('a.JPEG\t{"class_ids": [1], "scores": [0.5]}\n')
-    (tmp_path / 'infer_precision_fp16.log').write_text(log_of(('a', [1], [0.5])))
-    assert 'no reference for fp16' in refused(
-        compare_results, '--gt_file', tmp_path / 'gt_fp32.txt', '--log_file', tmp_path / '*.log'
-    )
+@pytest.mark.parametrize('text, said', USELESS)
+def test_a_log_that_cannot_be_compared_is_one_line(refused, files, text, said):
+    files[1].write_text('a.JPEG\t{"class_ids": [1], "scores": [0.5]}\n')
+    files[3].write_text(text)
+    assert said in refused(compare_results, *files)
+
+
+def test_a_log_is_held_against_the_reference_of_its_precision(refused, files):
+    files[1].write_text('a.JPEG\t{"class_ids": [1], "scores": [0.5]}\n')
+    files[3] = files[3].with_name('infer_precision_fp16.log')
+    files[3].write_text(log_of(('a', [1], [0.5])))
+    assert 'no reference for fp16' in refused(compare_results, *files)
 
 
 @pytest.mark.parametrize('model', ['lvvit_t', 'lvvit_s'])
@@ -104,9 +108,6 @@ def test_the_stored_references_tell_images_apart(model):
 
 
 def test_seed_weights_are_the_same_on_every_machine():
-    import numpy as np
-    import seed_weights
-
     drawn = seed_weights.draw('head.weight', [4, 2], np.random.RandomState(0))
     assert drawn[0].tolist() == pytest.approx([1.7640523 * 1.5, 0.4001572 * 1.5])  # N(0, 1) · 3 / sqrt(4)
     assert seed_weights.draw('bn1._variance', [2], None).tolist() == [1, 1]

@@ -9,8 +9,6 @@ from util.errors import UserError
 
 pytestmark = pytest.mark.cross_version
 
-READERS = files.read_text, files.read_lines, files.read_json, files.read_yaml
-
 
 @pytest.fixture
 def path(tmp_path):
@@ -34,30 +32,23 @@ def test_text_lines_json_and_yaml(path):
     assert files.read_yaml(path) == {'label_names': {0: 'name, other', 1: 'yes'}}
 
 
-@pytest.mark.parametrize('read', READERS)
+@pytest.mark.parametrize('read', [files.read_text, files.read_lines, files.read_json, files.read_yaml])
 def test_what_is_no_text_a_folder_and_what_is_not_there_are_named(path, read, tmp_path):
     path.write_bytes(b'\xff\xfe')
     for wrong in (path, tmp_path, tmp_path / 'nowhere'):
         assert said(read, wrong).startswith(f'{wrong}: not a readable text file (')
 
 
-def test_a_hint_says_what_to_do(path):
-    for read in (files.read_text, files.read_json, files.read_yaml):
-        assert said(read, path, '; export the model again').endswith('; export the model again')
+BAD_JSON = ['{', '', 'a: 1', '{"a": 1} x']
+BAD_YAML = ['!!python/object/apply:os.system ["true"]', 'a: [', 'a: 2021-99-99', '{[1]: 2}', 'a: \0']
+BAD = [(files.read_json, 'JSON', text) for text in BAD_JSON] + [(files.read_yaml, 'YAML', text) for text in BAD_YAML]
 
 
-@pytest.mark.parametrize('text', ['{', '', 'a: 1', '{"a": 1} x'])
-def test_json_that_is_none(path, text):
+@pytest.mark.parametrize('read, kind, text', BAD)
+def test_json_and_yaml_that_are_none_or_more_than_plain_values(path, read, kind, text):
     path.write_text(text)
-    assert f'{path}: not readable JSON' in said(files.read_json, path)
-
-
-@pytest.mark.parametrize(
-    'text', ['!!python/object/apply:os.system ["true"]', 'a: [', 'a: 2021-99-99', '{[1]: 2}', 'a: \0']
-)
-def test_yaml_that_is_none_or_more_than_plain_values(path, text):
-    path.write_text(text)
-    assert f'{path}: not readable YAML' in said(files.read_yaml, path)
+    line = said(read, path, '; export the model again')
+    assert f'{path}: not readable {kind}' in line and line.endswith('; export the model again')
 
 
 @pytest.mark.parametrize('sync', [True, False])

@@ -4,11 +4,11 @@ import ast
 import re
 import subprocess
 from graphlib import TopologicalSorter
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from conftest import ROOT
+
 ROOMS = ('data', 'train', 'weights', 'deploy')
 
 # Who may import whom: each floor lists the floors below it.
@@ -102,16 +102,6 @@ def test_no_circle():
     assert order.index('util.errors') < order.index('util.weights.checkpoint') < order.index('main')
 
 
-def test_a_circle_and_an_arrow_up_would_show():
-    assert floor('util.errors') == 'ground' and floor('util.data.loader') == 'data' and floor('infer') == 'scripts'
-    assert own_module('util.data.loader.Loader') == 'util.data.loader' and own_module('numpy.random') is None
-    assert own_module('util.dist') == 'util.dist' and floor(own_module('util.train.mixtoken')) == 'train'
-    assert may_import('models', 'util.train.mixtoken') and not may_import('models', 'util.train.loss')
-    assert may_import('util.train.loss', 'util.data.token_label')
-    assert not may_import('util.data.token_label', 'util.train.loss') and not may_import('util.train.optim', 'models')
-    assert list(TopologicalSorter(ALLOWED).static_order())[-1] == 'scripts'
-
-
 @pytest.mark.parametrize('folder', ['', *ROOMS])
 def test_a_room_says_what_it_is_for_and_nothing_else(folder):
     (docstring,) = ast.parse((ROOT / 'util' / folder / '__init__.py').read_text(encoding='utf-8')).body
@@ -142,7 +132,7 @@ def test_no_path_of_a_machine():
 
 
 def test_one_version_of_ruff():
-    versions = set()
-    for name in ('tests/requirements.txt', '.pre-commit-config.yaml'):
-        versions.update(re.findall(r'ruff==([\d.]+)', (ROOT / name).read_text(encoding='utf-8')))
-    assert len(versions) == 1
+    pages = [
+        (ROOT / name).read_text(encoding='utf-8') for name in ('tests/requirements.txt', '.pre-commit-config.yaml')
+    ]
+    assert len(set(re.findall(r'ruff==([\d.]+)', ''.join(pages)))) == 1

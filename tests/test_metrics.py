@@ -29,10 +29,6 @@ def test_accuracy_counts_labels_among_the_k_best(answers, capsys):
     assert '* Acc@1 40.000 Acc@2 60.000 Acc@3 80.000 loss 1.050 on 5 images' in capsys.readouterr().out
 
 
-def test_fewer_classes_than_k_all_count(answers):
-    assert metrics.report(answers._replace(top=answers.top[:, :2]))['acc5'] == 60.0
-
-
 # ---- ReaL
 
 
@@ -40,9 +36,6 @@ def test_real_takes_any_of_an_images_labels_and_leaves_out_images_without(answer
     real = [[1, 3], [1], [], [0, 2], [3]]  # wrong, right, does not count, right, right: 3 of 4, not of 5
     assert metrics.report_real(answers, real, (1, 2)) == {'real1': 75.0, 'real2': 100.0, 'real_images': 4}
     assert '* ReaL@1 75.000 ReaL@2 100.000 on 4 images (1 without a label do not count)' in capsys.readouterr().out
-
-
-def test_real_with_no_label_at_all_is_an_error(answers):
     with pytest.raises(UserError, match='not one image of the set has a label'):
         metrics.report_real(answers, [[]] * 5)
 
@@ -57,14 +50,11 @@ def real(tmp_path):
     return write
 
 
-def test_images_find_their_entry_by_the_number_in_their_name(real):
+def test_an_entry_goes_by_the_number_in_an_images_name_or_by_its_name_or_folder_and_name(real):
     path = real([[i % 1000] if i % 3 else [] for i in range(50_000)])
     named = 'val/a/{}00000002.JPEG b/{}00050000.JPEG {}00000001.JPEG {}00000009_n01440764.JPEG'
     images = named.replace('{}', 'ILSVRC2012_val_').split()
     assert metrics.read_real(path, images, 1000) == [[1], [999], [], [8]]
-
-
-def test_an_object_goes_by_file_name_or_folder_and_name(real):
     path = real({'x.png': [1], 'cats/y.png': [], 'dogs/y.png': [2, 0], 'never.png': [3]})
     assert metrics.read_real(path, ['set/cats/x.png', 'set/cats/y.png', 'set/dogs/y.png'], 4) == [[1], [], [2, 0]]
 
@@ -78,7 +68,7 @@ BAD_FILES = [
     ([[10]] * 50_000, VAL, r'is \[10\], not a list of class ids from 0 to 9'),
     ([3] * 50_000, VAL, f'the entry of {VAL} is 3, not a list'),
     ({'b.png': [1]}, 'a.png', 'has no entry a.png'),
-    *(([[wrong]] * 50_000, VAL, 'not a list of class ids') for wrong in (-1, True, 1.0)),
+    ([[True]] * 50_000, VAL, 'not a list of class ids'),
     *(([[0]] * 50_000, name, 'has none') for name in NAMELESS),
 ]
 
@@ -89,31 +79,14 @@ def test_a_bad_file_of_real_labels_is_named_with_what_is_wrong(real, content, im
         metrics.read_real(real(content), [image], 10)
 
 
-def test_a_missing_file_and_an_ambiguous_name_are_errors(real, tmp_path):
-    with pytest.raises(UserError, match='--real_labels .*none.json: no such file'):
-        metrics.read_real(str(tmp_path / 'none.json'), ['a.png'], 10)
+def test_a_missing_file_and_an_ambiguous_name_are_errors(real):
+    with pytest.raises(UserError, match='--real_labels /none.json: no such file'):
+        metrics.read_real('/none.json', ['a.png'], 10)
     with pytest.raises(UserError, match="entry y.png could mean cats/y.png and dogs/y.png; use 'folder/name'"):
         metrics.read_real(real({'y.png': [1]}), ['cats/y.png', 'dogs/y.png'], 10)
 
 
 # ---- tables
-
-
-def test_each_class_has_its_own_accuracy_and_one_without_images_none(answers):
-    assert metrics.per_class(answers, 4, {0: 'cat', 2: 'dog, hound'}, (1, 2)) == [
-        ['class_id', 'name', 'images', 'correct@1', 'acc@1', 'correct@2', 'acc@2'],
-        [0, 'cat', 2, 1, '50.000', 2, '100.000'],
-        [1, '', 1, 1, '100.000', 1, '100.000'],
-        [2, 'dog, hound', 2, 0, '0.000', 0, '0.000'],
-        [3, '', 0, 0, '', 0, ''],
-    ]
-
-
-def test_confusion_has_true_classes_as_rows_as_in_scikit_learn(answers):
-    matrix = metrics.confusion(answers, 4)
-    assert matrix.tolist() == [[1, 1, 0, 0], [0, 1, 0, 0], [1, 0, 0, 1], [0, 0, 0, 0]]
-    sklearn_metrics = pytest.importorskip('sklearn.metrics')
-    assert np.array_equal(matrix, sklearn_metrics.confusion_matrix(LABELS, [row[0] for row in TOP], labels=range(4)))
 
 
 def read(path):
@@ -124,29 +97,30 @@ def read(path):
 def test_tables_are_written_as_csv(answers, tmp_path):
     paths = {name: str(tmp_path / f'{name}.csv') for name in metrics.OUTPUTS}
     images = ['a.png', 'b, c.png', 'd.png', 'e.png', 'caf\udce9.png']  # the last in Latin-1
-    metrics.write_tables(Namespace(nb_classes=4, **paths), answers, images, {2: 'dog, hound'}, (1, 2))
-    assert read(paths['per_class'])[3] == ['2', 'dog, hound', '2', '0', '0.000', '0', '0.000']
-    header, *rows = read(paths['confusion'])
-    assert header == ['true\\predicted', *'0123'] and rows == [
-        list(row) for row in ('01100', '10100', '21001', '30000')
+    metrics.write_tables(Namespace(nb_classes=4, **paths), answers, images, {0: 'cat', 2: 'dog, hound'}, (1, 2))
+    assert read(paths['per_class']) == [
+        ['class_id', 'name', 'images', 'correct@1', 'acc@1', 'correct@2', 'acc@2'],
+        ['0', 'cat', '2', '1', '50.000', '2', '100.000'],
+        ['1', '', '1', '1', '100.000', '1', '100.000'],
+        ['2', 'dog, hound', '2', '0', '0.000', '0', '0.000'],
+        ['3', '', '0', '0', '', '0', ''],
     ]
+    matrix = [','.join(row) for row in read(paths['confusion'])]
+    assert matrix == ['true\\predicted,0,1,2,3', '0,1,1,0,0', '1,0,1,0,0', '2,1,0,0,1', '3,0,0,0,0']
     header, *rows = read(paths['save_predictions'])
     assert header == ['file_name', 'label', 'loss', 'top1', 'top2']
     assert rows[1] == ['b, c.png', '0', '1', '1', '0'] and rows[4] == ['caf\udce9.png', '2', '1.5', '3', '0']
     assert sorted(os.listdir(tmp_path)) == sorted(f'{name}.csv' for name in metrics.OUTPUTS)
 
 
-def flags(**given):
-    return Namespace(**{'topk': None, 'nb_classes': 10, **dict.fromkeys(metrics.OUTPUTS, ''), **given})
+FLAGS = [
+    (dict(confusion='.'), '--confusion .*: cannot be written to .it is a folder'),
+    (dict(per_class='/proc/nowhere/a.csv'), '--per_class /proc/nowhere/a.csv: cannot be written'),
+    (dict(per_class='a.csv', confusion='./a.csv'), '--per_class and --confusion: name different'),
+]
 
 
-def test_what_cannot_be_is_said_before_anything_is_read(tmp_path):
-    metrics.check_flags(flags(topk=[1, 10], per_class=str(tmp_path / 'new' / 'a.csv')))
-    for given, says in (
-        (dict(topk=[1, 11]), '--topk 11: there are 10 classes only'),
-        (dict(confusion=str(tmp_path)), '--confusion .*: cannot be written to .it is a folder'),
-        (dict(per_class='/proc/nowhere/a.csv'), '--per_class /proc/nowhere/a.csv: cannot be written'),
-        (dict(per_class='a.csv', confusion='./a.csv'), '--per_class and --confusion: name different'),
-    ):
-        with pytest.raises(UserError, match=says):
-            metrics.check_flags(flags(**given))
+@pytest.mark.parametrize('given, says', FLAGS)
+def test_outputs_that_cannot_be_are_said_before_anything_is_read(given, says):
+    with pytest.raises(UserError, match=says):
+        metrics.check_flags(Namespace(**{'topk': None, **dict.fromkeys(metrics.OUTPUTS, ''), **given}))

@@ -1,4 +1,5 @@
-"""models.py: sizes, names, the forward pass against a written-out one, MixToken, drop path."""
+"""models.py: the forward pass against a written-out one, MixToken, dropout. Sizes: test_model_info.py; initial values,
+drop path and the names of parameters: tests/parity/."""
 
 import math
 
@@ -7,8 +8,7 @@ import paddle
 import pytest
 from paddle import nn
 
-from models import FAMILY, LV_ViT, DropPath, build_model, count_parameters
-from util.errors import UserError
+from models import LV_ViT
 from util.train.mixtoken import EMPTY_BOX
 
 pytestmark = pytest.mark.cross_version
@@ -111,19 +111,11 @@ def reference(model, x, depth=2, heads=2, skip_lam=2.0, **of_stem):
     return dense(x[:, 0], w, 'head'), dense(x[:, 1:], w, 'aux_head') if 'aux_head.weight' in w else None
 
 
-@pytest.mark.parametrize(
-    'how',
-    [
-        dict(),
-        dict(stem='4_2_128'),
-        dict(stem='naive'),
-        dict(skip_lam=1.0),
-        dict(num_heads=4),
-        dict(img_size=48),
-        dict(patch_size=8),
-    ],
-    ids=str,
-)
+STEMS = [dict(stem=stem) for stem in ('4_2', '4_2_128', 'naive')]
+SIZES = [dict(skip_lam=1.0), dict(num_heads=4), dict(img_size=48), dict(patch_size=8)]
+
+
+@pytest.mark.parametrize('how', STEMS + SIZES, ids=str)
 def test_the_forward_pass_equals_the_one_written_out_in_float64(how):
     model, x = randomise(tiny(**how)), images(2, how.get('img_size', 32))
     model.eval()
@@ -134,14 +126,18 @@ def test_the_forward_pass_equals_the_one_written_out_in_float64(how):
     assert close(model(paddle.to_tensor(x)).numpy(), cls + 0.5 * aux.max(axis=1))
 
 
-def test_without_aux_head_the_output_is_that_of_the_class_token_alone():
-    model, x = randomise(tiny(return_dense=False)), images(2)
-    model.eval()
-    assert not hasattr(model, 'aux_head')
-    assert close(model(paddle.to_tensor(x)).numpy(), reference(model, x)[0])
-    model.train()
-    cls, aux, box = model(paddle.to_tensor(x))
+def test_without_an_aux_head_or_with_a_disabled_one_the_output_is_that_of_the_class_token_alone():
+    x = images(2)
+    without, disabled = randomise(tiny(return_dense=False)), randomise(tiny())
+    disabled.disable_aux_head()
+    for model in (without, disabled):
+        model.eval()
+        assert close(model(paddle.to_tensor(x)).numpy(), reference(model, x)[0])
+    without.train()
+    cls, aux, box = without(paddle.to_tensor(x))
     assert cls.shape == [2, 7] and aux is None and box == EMPTY_BOX
+    trained = {name for name, p in disabled.named_parameters() if not p.stop_gradient}
+    assert trained == {name for name, p in without.named_parameters() if not p.stop_gradient}
 
 
 def test_in_training_the_stem_normalises_with_the_statistics_of_the_batch():
@@ -152,104 +148,7 @@ def test_in_training_the_stem_normalises_with_the_statistics_of_the_batch():
     assert close(cls.numpy(), expected[0], 2e-5) and close(aux.numpy(), expected[1], 2e-5)
 
 
-# ---- sizes and names
-
-
-PUBLISHED = (
-    'lvvit_t 224 8.53, lvvit_s 224 26.15, lvvit_m 224 55.83, lvvit_s 384 26.30, lvvit_m 384 56.03, lvvit_l 448 150.47'
-)
-
-
-@pytest.mark.parametrize('name, size, millions', [case.split() for case in PUBLISHED.split(', ')])
-def test_parameter_count_is_the_published_one(name, size, millions):
-    with paddle.LazyGuard():  # shapes only: nothing is allocated
-        model = build_model(name, img_size=int(size))
-    assert f'{count_parameters(model) / 1e6:.2f}' == millions
-
-
-def test_parameters_have_the_names_of_the_original():
-    heads = {f'{layer}.{p}' for layer in ('norm', 'head', 'aux_head', 'patch_embed.proj') for p in ('weight', 'bias')}
-    stem = {f'patch_embed.{name}' for i in (1, 2, 3) for name in (f'conv{i}.weight', f'bn{i}.weight', f'bn{i}.bias')}
-    layers = ('norm1', 'attn.qkv', 'attn.proj', 'norm2', 'mlp.fc1', 'mlp.fc2')
-    blocks = {f'blocks.{i}.{layer}.{p}' for i in (0, 1) for layer in layers for p in ('weight', 'bias')}
-    blocks -= {f'blocks.{i}.attn.qkv.bias' for i in (0, 1)}
-    model = tiny()
-    trained = {name: p for name, p in model.named_parameters() if not p.stop_gradient}
-    assert set(trained) == {'cls_token', 'pos_embed'} | heads | stem | blocks
-    assert count_parameters(model) == sum(p.size for p in trained.values())
-
-
-def test_position_embedding_has_one_row_per_token_and_the_class_token_first():
-    model = tiny(img_size=64)
-    assert model.pos_embed.shape == [1, 17, 16] and model.cls_token.shape == [1, 1, 16] and model.grid == 4
-
-
-def test_an_unknown_name_is_refused_with_the_list_of_names():
-    with pytest.raises(UserError) as error:
-        build_model('lvvit_xxl')
-    assert 'lvvit_xxl' in str(error.value) and all(name in str(error.value) for name in FAMILY)
-
-
-@pytest.mark.parametrize('wrong, word', [(dict(img_size=100), '100'), (dict(embed_dim=130), '130')])
-def test_sizes_that_do_not_divide_are_refused(wrong, word):
-    with pytest.raises(UserError, match=f'lvvit_nano.*{word}'):
-        build_model('lvvit_nano', **wrong)
-
-
-# ---- initial values
-
-
-def test_linear_weights_start_normal_with_std_002_and_biases_at_zero():
-    model = tiny(embed_dim=128, depth=1, num_classes=100, img_size=128)
-    named = dict(model.named_parameters())
-    linears = [f'blocks.0.{n}' for n in ('attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2')] + ['head', 'aux_head']
-    for name in [f'{n}.weight' for n in linears] + ['pos_embed']:
-        value = named[name].numpy().astype('float64')
-        error = 0.02 / math.sqrt(2 * value.size)
-        assert abs(value.std() - 0.02) < 5 * error and abs(value.mean()) < 5 * 0.02 / math.sqrt(value.size), name
-        assert np.abs(value).max() > 0.06, name  # not truncated at two standard deviations
-    assert 0.01 < named['cls_token'].numpy().std() < 0.03
-    for name in [f'{n}.bias' for n in linears if n != 'blocks.0.attn.qkv']:
-        assert not named[name].numpy().any(), name
-
-
-def test_convolutions_and_their_bias_start_uniform_within_one_over_root_fan_in():
-    named = dict(tiny(embed_dim=96).named_parameters())
-    for name, fan_in in (('conv1', 3 * 49), ('conv2', 64 * 9), ('conv3', 64 * 9), ('proj', 64 * 64)):
-        bound = 1 / math.sqrt(fan_in)
-        value = named[f'patch_embed.{name}.weight'].numpy()
-        assert 0.999 * bound < np.abs(value).max() <= bound * (1 + 1e-6), name
-        assert value.std() == pytest.approx(bound / math.sqrt(3), rel=0.02), name
-    bias = named['patch_embed.proj.bias'].numpy()
-    assert 0.8 / 64 < np.abs(bias).max() <= 1 / 64 * (1 + 1e-6) and np.unique(bias).size > 90
-
-
-# ---- drop path
-
-
-def test_drop_path_rates_grow_linearly_from_zero():
-    rates = [b.drop_path.rate for b in tiny(depth=5, drop_path_rate=0.2).blocks]
-    assert rates == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
-    assert [b.drop_path.rate for b in tiny(drop_path_rate=None).blocks] == [0.0, 0.0]
-
-
-def test_drop_path_drops_whole_samples_and_keeps_the_expectation():
-    paddle.seed(0)
-    layer = DropPath(0.4)
-    x = np.random.default_rng(0).normal(size=(6000, 2, 3)).astype('float32')
-    factor = layer(paddle.to_tensor(x)).numpy() / x
-    assert np.allclose(factor, factor[:, :1, :1], rtol=1e-5)
-    factor = factor[:, 0, 0]
-    dropped = factor == 0.0
-    assert np.allclose(factor[~dropped], 1 / 0.6, rtol=1e-5)
-    assert abs(dropped.mean() - 0.4) < 5 * math.sqrt(0.4 * 0.6 / 6000)
-
-
-def test_drop_path_does_nothing_in_evaluation_and_at_rate_zero():
-    x = paddle.ones([8, 2])
-    layer = DropPath(0.9)
-    layer.eval()
-    assert layer(x) is x and DropPath(0.0)(x) is x
+# ---- training forward
 
 
 def test_a_dropped_residual_branch_leaves_the_tokens_as_they_were():
@@ -263,17 +162,6 @@ def test_a_dropped_residual_branch_leaves_the_tokens_as_they_were():
     assert 4 < unchanged.sum() < 32  # a quarter: both branches dropped
     block.eval()
     assert (np.abs((block(x) - x).numpy()).max(axis=(1, 2)) > 0).all()
-
-
-# ---- training forward
-
-
-def test_training_returns_class_scores_token_scores_and_the_box_that_was_passed():
-    model = tiny(img_size=64)
-    model.train()
-    box = (1, 0, 3, 2)
-    cls, aux, returned = model(paddle.to_tensor(images(2, 64)), box)
-    assert cls.shape == [2, 7] and aux.shape == [2, 16, 7] and returned == box
 
 
 def test_without_a_box_training_draws_one_and_returns_what_it_mixed():
@@ -301,7 +189,8 @@ def test_mixing_tokens_equals_mixing_the_patches_and_sorting_the_token_scores_ba
     mixed = x.copy()
     area = np.s_[:, :, 16 * top : 16 * bottom, 16 * left : 16 * right]
     mixed[area] = x[::-1][area]
-    cls, aux, _ = model(paddle.to_tensor(x), box)
+    cls, aux, returned = model(paddle.to_tensor(x), box)
+    assert returned == box
     mixed_cls, mixed_aux, _ = model(paddle.to_tensor(mixed), EMPTY_BOX)
     expected = mixed_aux.numpy().reshape(batch, 4, 4, 7).copy()
     expected[:, top:bottom, left:right] = expected[::-1, top:bottom, left:right].copy()
@@ -311,25 +200,10 @@ def test_mixing_tokens_equals_mixing_the_patches_and_sorting_the_token_scores_ba
     assert not np.allclose(plain[0], cls.numpy()[0], atol=1e-3)  # and mixing does change the scores
 
 
-def test_the_model_in_evaluation_ignores_the_box():
-    model, x = randomise(tiny(img_size=64)), paddle.to_tensor(images(2, 64))
-    model.eval()
-    assert np.array_equal(model(x, (0, 0, 2, 2)).numpy(), model(x).numpy())
-
-
-def test_a_disabled_aux_head_adds_nothing_and_is_not_trained():
-    model, x = randomise(tiny()), images(2)
-    model.disable_aux_head()
-    model.eval()
-    assert close(model(paddle.to_tensor(x)).numpy(), reference(model, x)[0])
-    frozen = {name for name, p in model.named_parameters() if p.stop_gradient and not name.startswith('patch_embed.bn')}
-    assert frozen == {'aux_head.weight', 'aux_head.bias'}
-
-
-def test_dropout_is_active_in_training_only():
+def test_dropout_and_mixtoken_are_for_training_only():
     model, x = randomise(tiny(drop_rate=0.5, stem='naive')), paddle.to_tensor(images(2))
     model.eval()
-    assert np.array_equal(model(x).numpy(), model(x).numpy())
+    assert np.array_equal(model(x, (0, 0, 2, 2)).numpy(), model(x).numpy())
     model.train()
     assert not np.array_equal(model(x, EMPTY_BOX)[0].numpy(), model(x, EMPTY_BOX)[0].numpy())
     assert sum(isinstance(layer, nn.Dropout) and layer.p == 0.5 for layer in model.sublayers()) == 1 + 2 * 2

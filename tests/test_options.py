@@ -1,5 +1,7 @@
 """The flags that users' commands rely on: names, defaults and types, and what is said about flags that cannot be."""
 
+import re
+
 import pytest
 
 import eval as eval_script
@@ -29,9 +31,7 @@ INFER = """
 INFER_NEEDED = '--model_file m --params_file p --input_file i'
 
 
-@pytest.mark.parametrize(
-    'script, needed, defaults', [(main, '', TRAIN), (infer, INFER_NEEDED, INFER)], ids=['main', 'infer']
-)
+@pytest.mark.parametrize('script, needed, defaults', [(main, '', TRAIN), (infer, INFER_NEEDED, INFER)])
 def test_each_flag_keeps_its_name_and_default(script, needed, defaults):
     args = vars(script.parser().parse_args(needed.split()))
     for expected in defaults.split():
@@ -39,35 +39,24 @@ def test_each_flag_keeps_its_name_and_default(script, needed, defaults):
         assert name in args and str(args[name]) == value, name
 
 
-@pytest.mark.parametrize(
-    'flags, value',
-    [
-        ('--lr 1.6e-3', 1.6e-3),
-        ('--drop_path 0.1', 0.1),
-        ('--clip_grad 1', 1.0),
-        ('--crop_pct 0.9', 0.9),
-        ('--opt_betas 0.9 0.95', [0.9, 0.95]),
-        ('--cutmix_minmax 0.2 0.8', [0.2, 0.8]),
-        ('--train_scale 0.5 1', [0.5, 1.0]),
-        ('--epochs 7', 7),
-        ('--token_label_size 14', 14),
-        ('--seed 3', 3),
-        ('--token_label', True),
-        ('--t_in_epochs', True),
-    ],
-)
-def test_values_are_read_as_the_right_type(flags, value):
-    read = vars(main.parser().parse_args(flags.split()))[flags.split()[0][2:]]
-    assert read == value and type(read) is type(value)
+def test_values_are_read_as_the_right_type():
+    flags = '--lr 1.6e-3 --clip_grad 1 --opt_betas 0.9 0.95 --cutmix_minmax 0.2 0.8 --train_scale 0.5 1 --epochs 7'
+    args = main.parser().parse_args(flags.split())
+    assert (args.lr, args.opt_betas, args.cutmix_minmax, args.train_scale) == (
+        1.6e-3,
+        [0.9, 0.95],
+        [0.2, 0.8],
+        [0.5, 1],
+    )
+    assert type(args.clip_grad) is float and type(args.epochs) is int
+    for word, value in ('True', True), ('true', True), ('1', True), ('False', False), ('0', False):
+        assert infer.parser().parse_args([*INFER_NEEDED.split(), '--use_gpu', word]).use_gpu is value
 
 
 @pytest.mark.parametrize('flag', 'model_ema model_ema_eval use_amp t_in_epochs remove_head_from_pretained'.split())
 def test_switches_have_a_no_form_and_the_last_one_wins(flag):
-    def read(*flags):
-        return vars(main.parser().parse_args(flags))[flag]
-
-    assert read(f'--{flag}') is True and read(f'--no_{flag}') is False
-    assert read(f'--{flag}', f'--no_{flag}') is False and read(f'--no_{flag}', f'--{flag}') is True
+    for last, value in (f'--{flag}', True), (f'--no_{flag}', False):
+        assert vars(main.parser().parse_args([f'--no_{flag}', f'--{flag}', last]))[flag] is value
 
 
 PUBLISHED = (
@@ -78,18 +67,21 @@ PUBLISHED = (
 )
 
 
-@pytest.mark.parametrize(
-    'script, command',
-    [
-        (main, PUBLISHED + ' --output_dir output/lvvit_t/'),
-        (eval_script, '--model lvvit_t --batch_size 512 --crop_pct 0.9 --data_path D --resume CKPT --dist_eval'),
-        (predict, '--model lvvit_t --crop_pct 0.9 --infer_imgs A B --resume CKPT'),
-        (export_model, '--model lvvit_t --output_dir DIR --resume CKPT'),
-        (infer, '--model_file DIR/model.pdmodel --params_file DIR/model.pdiparams --input_file A B'),
-    ],
-)
-def test_the_published_commands_are_understood(script, command):
+COMMANDS = [
+    (main, PUBLISHED + ' --output_dir output/lvvit_t/'),
+    (eval_script, '--model lvvit_t --batch_size 512 --crop_pct 0.9 --data_path D --resume CKPT --dist_eval'),
+    (predict, '--model lvvit_t --crop_pct 0.9 --infer_imgs A B --resume CKPT'),
+    (export_model, '--model lvvit_t --output_dir DIR --resume CKPT'),
+    (infer, '--model_file DIR/model.pdmodel --params_file DIR/model.pdiparams --input_file A B'),
+]
+
+
+@pytest.mark.parametrize('script, command', COMMANDS)
+def test_the_published_commands_are_understood_and_the_help_is_complete(run, script, command):
     script.parser().parse_args(command.split())
+    assert '--' in run(script, '--help').out
+    result = run(script, *words(command, '--no_such_flag'))
+    assert result.code == 2 and result.err.count('\n') == 1 and '--no_such_flag' in result.err
 
 
 def test_flags_with_two_names():
@@ -99,98 +91,64 @@ def test_flags_with_two_names():
     assert args.input_file == ['i'] and args.batch_size == 3
 
 
-@pytest.mark.parametrize('word, value', [('True', True), ('true', True), ('1', True), ('False', False), ('0', False)])
-def test_booleans_of_infer_are_words(word, value):
-    assert infer.parser().parse_args([*INFER_NEEDED.split(), '--use_gpu', word]).use_gpu is value
+MIX_TOKEN = [
+    (PUBLISHED, True),
+    ('--token_label', False),  # Mixup and CutMix mix already
+    ('--token_label --mixup 0 --cutmix 0 --cutmix_minmax 0.2 0.8', False),
+    ('--token_label --mix_token', True),  # unless told so
+    ('--token_label --mixup 0 --cutmix 0 --no_mix_token', False),
+    ('--mixup 0 --cutmix 0', False),  # without token labels nothing asks for it
+    ('--mixup 0 --cutmix 0 --mix_token', True),
+]
 
 
-# ---- MixToken's default
-
-
-@pytest.mark.parametrize(
-    'flags, used',
-    [
-        (PUBLISHED, True),
-        ('--token_label', False),  # Mixup and CutMix mix already
-        ('--token_label --mixup 0 --cutmix 0 --cutmix_minmax 0.2 0.8', False),
-        ('--token_label --mix_token', True),  # unless told so
-        ('--token_label --mixup 0 --cutmix 0 --no_mix_token', False),
-        ('--mixup 0 --cutmix 0', False),  # without token labels nothing asks for it
-        ('--mixup 0 --cutmix 0 --mix_token', True),
-    ],
-)
+@pytest.mark.parametrize('flags, used', MIX_TOKEN)
 def test_mix_token_is_on_with_token_labels_when_nothing_else_mixes(run, flags, used):
     result = run(main, *words(flags, '--token_label_data DIR --token_label_size 14 --data_path /nowhere'))
     assert '/nowhere' in result.err, 'the recipe contradicts itself nowhere'
     assert f'"mix_token": {str(used).lower()},' in result.out, 'which the line of arguments says'
 
 
-# ---- what cannot be
+# ---- what cannot be: flags of main.py; what the one line says
+
+WRONG = """
+--token_label                                                       --token_label_data
+--token_label --token_label_data DIR                                --token_label_size 1: must be --input_size / 16 = 2
+--token_label --token_label_data DIR --input_size 384               = 24 tokens
+--batch_size 0                                                      --batch_size
+--print_freq 0                                                      --print_freq
+--batch_size x                                                      --batch_size
+--seed -1                                                           --seed
+--warmup_epochs many                                                --warmup_epochs
+--opt lion                                                          --opt lion: use adamw or momentum
+--aa augmix-m3                                                      --aa augmix-m3
+--mixup_mode all                                                    --mixup_mode all
+--remode noise                                                      --remode noise
+--train_interpolation cubic                                         --train_interpolation cubic
+--interpolation cubic                                               --interpolation cubic
+--cutmix_minmax 0.5                                                 --cutmix_minmax
+--crop_pct 1.5                                                      --crop_pct 1.5
+--model lvvit_xxl                                                   lvvit_xxl: unknown; use vit, lvvit, lvvit_nano
+--input_size 40                                                     img_size 40 must be a multiple of patch_size 16
+--batch_size 41                                                     --batch_size 41
+--batch_size 16 --accum_iter 3                                      --accum_iter 3
+"""
 
 
-@pytest.mark.parametrize(
-    'flags, says',
-    [
-        ('--token_label', '--token_label_data'),
-        ('--token_label --token_label_data DIR', '--token_label_size 1: must be --input_size / 16 = 14'),
-        ('--token_label --token_label_data DIR --token_label_size 13', '--token_label_size 13'),
-        ('--token_label --token_label_data DIR --token_label_size 14 --input_size 384', '= 24 tokens'),
-        ('--batch_size 0', '--batch_size'),
-        ('--accum_iter 0', '--accum_iter'),
-        ('--print_freq 0', '--print_freq'),
-        ('--batch_size x', '--batch_size'),
-        ('--seed -1', '--seed'),
-        ('--warmup_epochs many', '--warmup_epochs'),
-        ('--unheard_of', '--unheard_of'),
-    ],
-)
-def test_flags_that_contradict_each_other_give_one_line_before_anything_is_read(refused, flags, says):
-    assert says in refused(main, *words('--data_path /nowhere', flags))
-
-
-@pytest.mark.parametrize(
-    'flags, says',
-    [
-        ('--opt lion', '--opt lion: use adamw or momentum'),
-        ('--aa augmix-m3', '--aa augmix-m3'),
-        ('--aa rand-x3', '--aa rand-x3'),
-        ('--mixup_mode all', '--mixup_mode all'),
-        ('--remode noise', '--remode noise'),
-        ('--train_interpolation cubic', '--train_interpolation cubic'),
-        ('--interpolation cubic', '--interpolation cubic'),
-        ('--cutmix_minmax 0.5', '--cutmix_minmax'),
-        ('--crop_pct 0', '--crop_pct 0'),
-        ('--crop_pct 1.5', '--crop_pct 1.5'),
-        ('--model lvvit_xxl', 'lvvit_xxl: unknown; use vit, lvvit, lvvit_nano'),
-        ('--input_size 40', 'img_size 40 must be a multiple of patch_size 16'),
-        ('--input_size 0', 'img_size 0'),
-        ('--batch_size 41', '--batch_size 41'),
-        ('--batch_size 16 --accum_iter 3', '--accum_iter 3'),
-    ],
-)
-def test_values_no_part_knows_give_one_line(refused, scenes, tiny, flags, says):
+@pytest.mark.parametrize('flags, says', [re.split(' {2,}', line) for line in WRONG.strip().splitlines()])
+def test_flags_that_cannot_be_give_one_line(refused, scenes, tiny, flags, says):
     assert says in refused(main, *words(TINY_RUN, '--data_path', scenes, flags))
 
 
-@pytest.mark.parametrize(
-    'script, needed, flag',
-    [
-        (eval_script, '', '--batch_size'),
-        (predict, '--infer_imgs x', '--batch_size'),
-        (predict, '--infer_imgs x', '--topk'),
-        (infer, INFER_NEEDED, '-b'),
-        (infer, INFER_NEEDED, '--topk'),
-    ],
-)
-def test_a_count_of_0_is_turned_down(refused, script, needed, flag):
-    assert flag in refused(script, *words(needed, flag), 0)
+COUNTS = [
+    (eval_script, '--batch_size'),
+    (predict, '--infer_imgs x --batch_size'),
+    (predict, '--infer_imgs x --topk'),
+    (infer, INFER_NEEDED + ' -b'),
+    (infer, INFER_NEEDED + ' --topk'),
+]
 
 
-@pytest.mark.parametrize(
-    'script, needed',
-    [(main, ''), (eval_script, ''), (predict, '--infer_imgs x'), (export_model, ''), (infer, INFER_NEEDED)],
-)
-def test_help_is_complete_and_an_unknown_flag_exits_with_2(run, script, needed):
-    assert '--' in run(script, '--help').out
-    result = run(script, *words(needed, '--no_such_flag'))
-    assert result.code == 2 and result.err.count('\n') == 1 and '--no_such_flag' in result.err
+@pytest.mark.parametrize('script, flags', COUNTS)
+def test_a_count_of_0_is_turned_down(refused, script, flags):
+    assert flags.split()[-1] in refused(script, *words(flags), 0)

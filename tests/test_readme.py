@@ -16,9 +16,9 @@ def text(name):
     return (ROOT / name).read_text(encoding='utf-8')
 
 
-def blocks(name, marker=r'[^\n]*'):
-    """[(marker, script)] of the blocks that are run."""
-    return re.findall(rf'<!-- run: ({marker}) -->\n```bash\n(.*?)```', text(name), re.S)
+def blocks(marker):
+    """The scripts of README.md below `<!-- run: marker -->`."""
+    return re.findall(rf'<!-- run: {marker} -->\n```bash\n(.*?)```', text('README.md'), re.S)
 
 
 def test_both_readmes_have_the_same_commands_figures_and_links():
@@ -32,13 +32,9 @@ def test_both_readmes_have_the_same_commands_figures_and_links():
 
 
 @pytest.mark.parametrize('page', PAGES)
-def test_what_a_page_links_to_exists(page):
+def test_files_that_a_page_links_to_or_names_exist(page):
     for link in re.findall(r'\]\((?!http)([^)#]+)\)', text(page)):
         assert (ROOT / page).parent.joinpath(link).exists(), link
-
-
-@pytest.mark.parametrize('page', PAGES)
-def test_files_of_the_project_that_a_page_names_exist(page):
     folders = 'util|tools|tests|demo|docs|benchmarks|test_tipc'
     for path in re.findall(rf'`((?:{folders})/[\w./-]+\.(?:py|sh|md|txt|png))', text(page)):
         if page != 'CHANGELOG.md' and 'output' not in path:  # that one names what is gone, too
@@ -46,14 +42,8 @@ def test_files_of_the_project_that_a_page_names_exist(page):
 
 
 def run(script, folder):
-    done = subprocess.run(
-        ['bash', '-euo', 'pipefail', '-c', script],
-        cwd=folder,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=1500,
-    )
+    pipes = dict(text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    done = subprocess.run(['bash', '-euo', 'pipefail', '-c', script], cwd=folder, timeout=1500, **pipes)
     print(done.stdout)
     assert done.returncode == 0, done.stdout[-3000:]
     return done.stdout
@@ -77,10 +67,9 @@ def test_the_demo_trains_once(tmp_path):
 
 @pytest.mark.readme
 def test_demo_reaches_90_percent_and_the_predictors_agree(clone):
-    ((_, script),) = blocks('README.md', 'demo')
+    (script,) = blocks('demo')
     out = run(script, clone)
-    accuracy = float(re.search(r'top-1 on digits no training image holds\s+([\d.]+) %', out).group(1))
-    assert accuracy >= 90.0
+    assert float(re.search(r'top-1 on digits no training image holds\s+([\d.]+) %', out)[1]) >= 90
     assert 'scores differ by at most' in out
     assert (clone / 'demo/output/tokens.png').stat().st_size > 10_000
 
@@ -88,7 +77,7 @@ def test_demo_reaches_90_percent_and_the_predictors_agree(clone):
 @pytest.mark.readme
 def test_commands_run_as_they_stand(clone):
     """After the demo, whose model and data they take."""
-    scripts = [script for _, script in blocks('README.md', 'commands')]
+    scripts = blocks('commands')
     assert len(scripts) == 4
     out = run('\n'.join(scripts), clone)
     assert out.count("'class_ids'") > 400 and 'Inference benchmark' in out

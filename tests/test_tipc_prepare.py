@@ -62,25 +62,17 @@ def test_whole_training_takes_all_of_them_and_the_list_that_is_there(prepare, im
     assert len((data / 'val_list.txt').read_text().splitlines()) == 30 and len(list(data.glob('train/*/*'))) == 60
     again, _ = prepare('whole_infer', TIPC_DATA=str(imagenet), TIPC_WEIGHTS=__file__)
     assert again.returncode == 0 and len(list(imagenet.rglob('*.JPEG'))) == 90  # links went, no image did
-
-
-def test_what_prepare_did_not_make_it_does_not_delete(prepare, imagenet):
-    _, data = prepare('lite_train_lite_infer', TIPC_DATA=str(imagenet))
     (data / 'links').unlink()
-    done, _ = prepare('lite_train_lite_infer', TIPC_DATA=str(imagenet))
-    assert done.returncode == 2 and 'was not made by this script' in done.stderr and (data / 'train_list.txt').exists()
-
-
-def refused(done):
-    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
-    return done.stderr
+    stranger, _ = prepare('whole_infer', TIPC_DATA=str(imagenet), TIPC_WEIGHTS=__file__)
+    assert stranger.returncode == 2 and 'was not made by this script' in stranger.stderr and data.exists()
 
 
 @pytest.mark.parametrize('missing, said', [('val', 'has no val/'), ('label_maps', 'has no label maps')])
-def test_an_incomplete_imagenet_is_one_line(prepare, imagenet, missing, said):
+def test_an_imagenet_that_is_incomplete_or_not_named_is_one_line(prepare, imagenet, missing, said):
     (imagenet / missing).rename(imagenet / 'elsewhere')
-    assert said in refused(prepare('lite_train_lite_infer', TIPC_DATA=str(imagenet))[0])
-
-
-def test_whole_training_asks_for_the_users_imagenet(prepare):
-    assert 'set TIPC_DATA=DIR' in refused(prepare('whole_train_whole_infer', TIPC_DATA='')[0])
+    for mode, data, says in [
+        ('lite_train_lite_infer', str(imagenet), said),
+        ('whole_train_whole_infer', '', 'set TIPC_DATA=DIR'),
+    ]:
+        done, _ = prepare(mode, TIPC_DATA=data)
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and says in done.stderr
