@@ -36,7 +36,6 @@ def parser():
 
 def main(args):
     published_defaults(args)
-    log_to(args.log_file)
     options.check_recipe(args)
     options.recipe_defaults(args)
     if args.output_dir:
@@ -44,6 +43,7 @@ def main(args):
     rank, world_size = dist.init()
     if args.sync_bn and not on_gpu():
         raise UserError('--sync_bn needs GPUs: Paddle has no such kernel for CPUs')
+    log_to(args.log_file)
     if args.debug and paddle.device.is_compiled_with_cuda():
         paddle.set_flags({'FLAGS_cudnn_deterministic': True})
     log(f'Paddle {paddle.__version__} on {paddle.device.get_device()}, {world_size} process(es). {runtime.CPU}')

@@ -59,8 +59,9 @@ def test_a_checkpoint_of_its_own_every_20_epochs_and_at_the_end(train, monkeypat
 
 
 def test_console_lines_have_the_form_people_grep_for_and_log_file_is_a_copy(train):
-    out = train(*train.token, '--print_freq 2 --log_file', train.folder / 'copy.txt').out
-    assert (train.folder / 'copy.txt').read_text() == out
+    copy = train.folder / 'run' / 'copy.txt'  # in a folder that the run makes
+    out = train(*train.token, '--print_freq 2 --log_file', copy).out
+    assert copy.read_text() == out
     stamp = r'\[\d\d:\d\d:\d\d\.\d{6}\] '
     assert all(re.match(stamp, line) for line in out.splitlines())
     form = (
