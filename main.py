@@ -10,7 +10,7 @@ import time
 import paddle
 
 from engine import evaluate, train_one_epoch
-from models import build_model, count_parameters, published_defaults, published_weights
+from models import build_model, count_parameters, published_address, published_defaults
 from util import dist, files, options
 from util.data import loader
 from util.errors import UserError
@@ -19,7 +19,7 @@ from util.train import interrupt
 from util.train.amp import Amp, on_gpu
 from util.train.loss import TokenLabelLoss
 from util.train.mixup import Mixup
-from util.train.train_state import TrainState, load_start
+from util.train.train_state import TrainState, load_start, total_batch
 from util.weights import checkpoint
 
 
@@ -48,9 +48,8 @@ def main(args):
         paddle.set_flags({'FLAGS_cudnn_deterministic': True})
     log(f'Paddle {paddle.__version__} on {paddle.device.get_device()}, {world_size} process(es). {runtime.CPU}')
     log('arguments: ' + json.dumps(vars(args)))
-    total_batch = args.batch_size * args.accum_iter * world_size
     if args.lr is None:
-        args.lr = args.blr * total_batch / 512
+        args.lr = args.blr * total_batch(args) / 512
 
     if args.dist_eval:
         val_loader = loader.build_eval_loader(args, args.crop_pct, rank, world_size)
@@ -59,7 +58,7 @@ def main(args):
     train_loader = None if args.eval else loader.build_train_loader(args, rank, world_size)
 
     if args.pretrained:
-        args.finetune = published_weights(args.model, args.input_size, nearest=True)
+        args.finetune = published_address(args.model, args.input_size, nearest=True)
     paddle.seed(args.seed)  # all processes start from the same weights
     model = build_model(
         args.model,
@@ -73,7 +72,7 @@ def main(args):
         model = paddle.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     log(
         f'{args.model}: {count_parameters(model) / 1e6:.2f} M parameters, input {args.input_size}, '
-        f'crop_pct {args.crop_pct}, lr {args.lr:.2e}, total batch {total_batch}'
+        f'crop_pct {args.crop_pct}, lr {args.lr:.2e}, total batch {total_batch(args)}'
     )
     amp = Amp(args.use_amp, args.amp_dtype, args.amp_level)
     if args.eval:
@@ -123,11 +122,11 @@ def train(state, val_loader):
     )
     if dataset.unmapped:
         log(f'{len(dataset.unmapped)} of them have no label map and train with their label alone')
-    begin = time.time()
+    begin, n_parameters = time.time(), count_parameters(model)
     while state.epoch < epochs:
         train_stats = train_one_epoch(state, parallel, criterion, mixup=mixup, writers=writers)
         state.save()  # so that what happens during evaluation costs the evaluation only
-        stats = {'epoch': state.epoch, 'n_parameters': count_parameters(model)}
+        stats = {'epoch': state.epoch, 'n_parameters': n_parameters}
         stats.update({f'train_{name}': value for name, value in train_stats.items()})
         if dataset.unmapped:
             stats['images_without_label_map'] = len(dataset.unmapped)

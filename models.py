@@ -383,11 +383,11 @@ def published_defaults(args):
         args.crop_pct = entry.crop_pct
 
 
-def published_weights(name, input_size, nearest=False):
-    """The file of the weights published for a model at an input size in pixels; fetched if it is not here yet.
+def published_address(name, input_size, nearest=False):
+    """The address of the weights published for a model at an input size in pixels.
 
     nearest: take the nearest of the sizes published for the model, for callers that resize the position embedding.
-    Raises UserError if there are no such weights (it lists those there are) or they cannot be fetched.
+    Raises UserError if there are no such weights; it lists those there are.
     """
     addresses = FAMILY[name].weights if name in FAMILY else {}
     if nearest and addresses:
@@ -402,7 +402,12 @@ def published_weights(name, input_size, nearest=False):
             f'--pretrained: no weights are published for {name} at {input_size} pixels; '
             f'there are those of {"; ".join(there_are)}'
         )
-    return download.fetch(addresses[input_size])
+    return addresses[input_size]
+
+
+def published_weights(name, input_size, nearest=False):
+    """The file at published_address, fetched if it is not here yet. Raises UserError."""
+    return download.fetch(published_address(name, input_size, nearest))
 
 
 def load_weights(model, args):

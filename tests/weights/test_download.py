@@ -244,6 +244,15 @@ def test_training_starts_from_the_published_weights(run, server, cache, publish,
     assert 'head.weight: initialised anew' in result.out and 'pos_embed: resized from 4 to 9 tokens' in result.out
 
 
+def test_a_run_that_is_resumed_fetches_nothing(run, server, cache, publish, image, tmp_path):
+    publish(server.url('good', 'weights.safetensors'))
+    server.stop()
+    (tmp_path / 'list.txt').write_text('images/a/photo.png 0\n')
+    data = ['--data_path', tmp_path, '--cls_label_path_val', tmp_path / 'list.txt', '--num_workers', 0]
+    result = run(main, *MODEL, *data, '--pretrained', '--resume', FILES / 'weights.pth', '--eval')
+    assert result.code == 0 and 'resuming from' in result.out and server.asked.total() == 0, result.err
+
+
 def test_two_sources_of_weights_are_refused(refused, publish, image, tmp_path):
     publish('http://127.0.0.1:9/x.pth')
     line = refused(predict, *MODEL, '--pretrained', '--resume', 'x.pd', '--infer_imgs', image)

@@ -11,7 +11,7 @@ from util.logger import MetricLogger, NonFinite, log
 from util.train import interrupt, nonfinite, optim
 from util.train.amp import on_gpu
 from util.train.model_ema import ModelEma
-from util.weights import checkpoint, pretrained
+from util.weights import checkpoint, download, pretrained
 
 # flags that a continued run may change without a line in the log
 INCIDENTAL = set(
@@ -32,7 +32,7 @@ class TrainState:
     def __init__(self, args, model, loader, amp):
         self.args, self.model, self.loader, self.amp = args, model, loader, amp
         self.optimizer = self.ema = None
-        self.total_batch = args.batch_size * args.accum_iter * dist.world_size()  # images of an optimizer step
+        self.total_batch = total_batch(args)
         self.updates = len(loader) // args.accum_iter
         self.epoch, self.done = args.start_epoch, 0
         self.meters, self.best, self.wandb_run = MetricLogger(), {}, None
@@ -246,9 +246,15 @@ class TrainState:
         return state
 
 
+def total_batch(args):
+    """Images of an optimizer step, over all processes."""
+    return args.batch_size * args.accum_iter * dist.world_size()
+
+
 def load_start(args, model):
     """Load the weights that a run starts from into `model`: --resume before --finetune before scratch.
 
+    With --pretrained, --finetune is an address, which is fetched only if the run does start from it.
     Returns the content of the checkpoint that is resumed and its path, or (None, ''). Raises UserError.
     """
     state, path = None, ''
@@ -261,8 +267,9 @@ def load_start(args, model):
         pretrained.set_weights(model, weights, path)
         log(f'resuming from {source}')
     elif args.finetune:
-        weights, source = pretrained.read_weights(args.finetune, args.ema)
-        notes = pretrained.finetune(model, weights, args.finetune, args.remove_head_from_pretained)
+        file = download.fetch(args.finetune) if args.pretrained else args.finetune
+        weights, source = pretrained.read_weights(file, args.ema)
+        notes = pretrained.finetune(model, weights, file, args.remove_head_from_pretained)
         log(f'fine-tuning from {source}' + ''.join(f'\n  {note}' for note in notes))
     return state, path
 
