@@ -44,7 +44,14 @@ def train_one_epoch(state, model, criterion, mixup=None, writers=None):
         optimizer.set_lr(lr)
 
         image = batch['image']
-        targets = batch_targets(batch, args.nb_classes, args.smoothing, args.ground_truth)
+        targets = batch_targets(
+            batch,
+            args.nb_classes,
+            smoothing=args.smoothing,
+            ground_truth=args.ground_truth,
+            gumbel=args.token_label_gumbel,
+            confidence=args.token_label_confidence,
+        )
         if mixup is not None:
             image, targets = mixup(image, targets, rng)
         box = mixtoken.rand_box(grid, grid, rng) if state.model.mix_token else mixtoken.EMPTY_BOX

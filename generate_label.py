@@ -51,11 +51,16 @@ def parser():
     add('--transfer', action='store_true', help="an annotator of other classes: take their number from the file's head")
     add = parser.add_argument_group('images').add_argument
     add('--cls_label_path', metavar='FILE', help="list file 'path class_id' below DATA (default: all class folders)")
-    add('--img_size', default=576, type=options.count, help='side of the input; LV-ViT: 16 a cell')
+    add('--img_size', default=576, type=options.count, help='side of the input; LV-ViT: a cell is a token')
     add('--crop_pct', default=1.0, type=float, help='only 1: maps cover the whole centre square')
     add('--interpolation', default='bicubic', help='bicubic, bilinear, nearest, lanczos')
     add('--num_workers', default=10, type=int, help='loader processes, at most one a core')
     parser.add_argument('--topk', default=5, type=options.count, help='classes per cell')
+    parser.add_argument(
+        '--relative_scores',
+        action='store_true',
+        help="less the mean of the classes that a map leaves out: training then gets the annotator's own probabilities",
+    )
     parser.add_argument('-b', '--batch_size', default=32, type=options.count)
     return parser
 
@@ -99,7 +104,7 @@ def load_annotator(args):
 
 def describe(args, annotate, weights):
     """What meta.json says of every map of the set."""
-    return {
+    settings = {
         'annotator': args.model,
         'weights': os.path.basename(weights) or 'as Paddle offers them',
         'coverage': 'center',
@@ -110,6 +115,9 @@ def describe(args, annotate, weights):
         'num_classes': annotate.num_classes,
         'weights_sha256': annotator.fingerprint(annotate.model),
     }
+    if args.relative_scores:
+        settings['scores'] = 'relative'
+    return settings
 
 
 @paddle.no_grad()

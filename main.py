@@ -10,7 +10,7 @@ import time
 import paddle
 
 from engine import evaluate, train_one_epoch
-from models import build_model, count_parameters, published_address, published_defaults
+from models import build_model, count_parameters, published_address, published_defaults, token_grid
 from util import dist, files, options
 from util.data import loader
 from util.errors import UserError
@@ -36,8 +36,9 @@ def parser():
 
 def main(args):
     published_defaults(args)
-    options.check_recipe(args)
-    options.recipe_defaults(args)
+    grid = token_grid(args.model, args.input_size)
+    options.check_recipe(args, grid)
+    options.recipe_defaults(args, grid)
     if args.output_dir:
         files.check_folder(args.output_dir, f'--output_dir {args.output_dir}')
     rank, world_size = dist.init()
@@ -101,7 +102,7 @@ def train(state, val_loader):
             raise UserError(f'--to_static: for models with a token classifier, which {args.model} is not')
         model.to_static()
     parallel = paddle.DataParallel(model) if dist.world_size() > 1 else model
-    criterion = TokenLabelLoss(args.cls_weight, args.dense_weight)
+    criterion = TokenLabelLoss(args.cls_weight, args.dense_weight, args.token_pool_weight)
     mixup = None
     if options.mixes_images(args):
         mixup = Mixup(

@@ -286,6 +286,7 @@ FAMILY = {
     'vit': Entry(dict(stem='naive', return_dense=False)),
     'lvvit': Entry(dict(skip_lam=2.0, return_dense=False)),
     'lvvit_nano': Entry(dict(embed_dim=128, depth=6, num_heads=4), crop_pct=1.0),  # ours: for CPUs, demo and tests
+    'lvvit_nano_patch8': Entry(dict(embed_dim=128, depth=6, num_heads=4, patch_size=8), input_size=64, crop_pct=1.0),
     'lvvit_t': Entry(dict(embed_dim=240, depth=12, num_heads=4), weights={224: f'{RELEASES}/v0.2.0/lvvit_t.pth'}),
     'lvvit_s': Entry(
         dict(embed_dim=384, depth=16, num_heads=6, skip_lam=2.0),
@@ -354,6 +355,11 @@ def lvvit_nano(pretrained=False, **kwargs):
     return create('lvvit_nano', pretrained, **kwargs)
 
 
+def lvvit_nano_patch8(pretrained=False, **kwargs):
+    """lvvit_nano with patches of 8 pixels, for small images: 8×8 tokens at 64 px, its own size. See create."""
+    return create('lvvit_nano_patch8', pretrained, **kwargs)
+
+
 def lvvit_t(pretrained=False, **kwargs):
     """LV-ViT-T: 240 wide, 12 blocks, 8.5 M parameters. Published at 224 px. See create."""
     return create('lvvit_t', pretrained, **kwargs)
@@ -381,6 +387,12 @@ def published_defaults(args):
         args.input_size = entry.input_size
     if args.crop_pct is None:
         args.crop_pct = entry.crop_pct
+
+
+def token_grid(name, input_size):
+    """Patch tokens a side of the model `name` at an input size in pixels."""
+    architecture = FAMILY[name].architecture if name in FAMILY else {}
+    return input_size // architecture.get('patch_size', 16)
 
 
 def published_address(name, input_size, nearest=False):

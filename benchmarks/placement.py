@@ -4,7 +4,7 @@
     python benchmarks/placement.py OUT --only exact 0                      one run
 
 Scenes: 48x72 or 72x48 pixels, one main digit (20-24 px, in the centre square, the class) among two or three digits of
-nearly its size (15-18 px); maps of the centre square, 18x18, from the known layout. Model: lvvit_nano with patches of 8
+nearly its size (15-18 px); maps of the centre square, 18x18, from the known layout. Model: lvvit_nano_patch8
 on 48 px, so 6x6 tokens. Reported: top-1, and the accuracy of the tokens' own predictions on tokens of the evaluation
 crop that one digit covers by more than half. Everything but the geometry is the same in both arms of a seed.
 """
@@ -108,7 +108,7 @@ def one_run(out, geometry, seed, epochs):
     args = trainer.parser().parse_args(f'{RECIPE} {data} {chosen}'.split())
     train, val = loader.build_train_loader(args), loader.build_eval_loader(args, 1.0)
     paddle.seed(seed)
-    model = build_model('lvvit_nano', img_size=SIDE, patch_size=8, num_classes=10, mix_token=False)
+    model = build_model('lvvit_nano_patch8', img_size=SIDE, num_classes=10, mix_token=False)
     state = TrainState(args, model, train, Amp())
     state.start()
     for _ in range(epochs):

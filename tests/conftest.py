@@ -89,7 +89,7 @@ class Train:
 
     def __init__(self, run, scenes, folder):
         self.run, self.scenes, self.folder = run, scenes, folder
-        self.token = words('--token_label --token_label_size 2 --mixup 0 --cutmix 0', '--token_label_data')
+        self.token = words('--token_label --mixup 0 --cutmix 0', '--token_label_data')
         self.token.append(str(scenes / 'label_maps'))
         self.always = []  # flags of every call
 

@@ -13,7 +13,7 @@ from util.weights import pretrained
 pytestmark = pytest.mark.cross_version
 
 WEIGHTS = ROOT / 'tests' / 'data_260439a' / 'weights.pth'
-NAMES = ['lvvit', 'lvvit_l', 'lvvit_m', 'lvvit_nano', 'lvvit_s', 'lvvit_t', 'vit']
+NAMES = ['lvvit', 'lvvit_l', 'lvvit_m', 'lvvit_nano', 'lvvit_nano_patch8', 'lvvit_s', 'lvvit_t', 'vit']
 
 
 def user(folder, code):
@@ -64,5 +64,6 @@ for wrong in (dict(pretrained=WEIGHTS, img_size=32, depth=3), dict(pretrained=Tr
 @pytest.mark.parametrize('name', NAMES)
 def test_a_model_has_a_function_of_its_name(name, tiny):
     model = getattr(models, name)(img_size=48, num_classes=7)
-    assert model.grid == 3 and model.head.weight.shape[1] == 7
+    assert model.grid == models.token_grid(name, 48) == (6 if name == 'lvvit_nano_patch8' else 3)
+    assert model.head.weight.shape[1] == 7
     assert model.return_dense == models.FAMILY[name].architecture.get('return_dense', True)

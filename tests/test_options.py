@@ -20,7 +20,7 @@ TRAIN = """
     warmup_epochs=5 cooldown_epochs=10 t_in_epochs=False color_jitter=0.4 aa=rand-m9-mstd0.5-inc1
     train_interpolation=bicubic reprob=0.25 remode=pixel recount=1 smoothing=0.1 mixup=0.8 cutmix=1.0
     cutmix_minmax=None mixup_prob=1.0 mixup_switch_prob=0.5 mixup_mode=batch token_label=False token_label_data=
-    token_label_size=1 dense_weight=1.0 cls_weight=1.0 ground_truth=False finetune= remove_head_from_pretained=False
+    token_label_size=None dense_weight=1.0 cls_weight=1.0 ground_truth=False finetune= remove_head_from_pretained=False
     resume_ema= start_epoch=0 eval=False dist_eval=False debug=False output_dir= log_file= log_wandb=False
     wandb_entity=None wandb_project=None
 """
@@ -113,8 +113,10 @@ def test_mix_token_is_on_with_token_labels_when_nothing_else_mixes(run, flags, u
 
 WRONG = """
 --token_label                                                       --token_label_data
---token_label --token_label_data DIR                                --token_label_size 1: must be --input_size / 16 = 2
---token_label --token_label_data DIR --input_size 384               = 24 tokens
+--token_label --token_label_data DIR --token_label_size 3           --token_label_size 3: lvvit_nano has 2 tokens a side
+--token_label --token_label_data D --token_label_size 14 --input_size 384   lvvit_nano has 24 tokens a side
+--token_pool_weight 1 --model lvvit                                 --token_pool_weight: for models with a token
+--ground_truth always                                               --ground_truth
 --batch_size 0                                                      --batch_size
 --print_freq 0                                                      --print_freq
 --batch_size x                                                      --batch_size

@@ -197,11 +197,37 @@ def _add_augmentation(parser):
 def _add_token_labels(parser):
     add = add_label_maps(parser).add_argument
     add('--token_label', action='store_true', help='train with a label for every token')
-    add('--token_label_size', default=1, type=int, metavar='N', help='token grid: input_size / 16')
+    add('--token_label_size', type=int, metavar='N', help="tokens a side (default: the model's: input_size / 16)")
     add('--allow_missing_token_label', action='store_true', help='images without a map train with their label alone')
     add('--dense_weight', default=1.0, type=float, help='weight of the token loss')
     add('--cls_weight', default=1.0, type=float, help='weight of the class loss')
-    add('--ground_truth', action='store_true', help="blend the class target with the image's true label")
+    add(
+        '--ground_truth',
+        nargs='?',
+        default=False,
+        const='blend',
+        choices=('blend', 'only'),
+        help="blend the class target with the image's true label; 'only': the true label in its place",
+    )
+    add(
+        '--token_label_gumbel',
+        action='store_true',
+        help='a token learns one class, drawn anew in every step from what its map says (Gumbel-softmax, hard)',
+    )
+    add(
+        '--token_label_confidence',
+        default=0.0,
+        type=float,
+        metavar='P',
+        help='tokens whose best class has less probability than this learn nothing',
+    )
+    add(
+        '--token_pool_weight',
+        default=0.0,
+        type=float,
+        metavar='W',
+        help="weight of the loss of the tokens' mean logits on the image's label: trains a labeler, without maps",
+    )
     add(
         '--mix_token',
         action='store_true',
@@ -237,18 +263,18 @@ def _add_output(parser):
     add('--wandb_project', default=None)
 
 
-def check_recipe(args):
-    """Raise UserError for flags of add_recipe that contradict each other."""
+def check_recipe(args, grid):
+    """Raise UserError for flags of add_recipe that contradict each other. grid: tokens a side of the model."""
     if args.token_label:
         if not args.token_label_data and args.dense_weight:
             raise UserError(
                 '--token_label needs --token_label_data, the folder of the label maps; for data without '
                 'maps add --dense_weight 0'
             )
-        if args.token_label_size < 2 or args.token_label_size * 16 != args.input_size:
+        if args.token_label_size not in (None, grid):
             raise UserError(
-                f'--token_label_size {args.token_label_size}: must be --input_size / 16 = '
-                f'{args.input_size / 16:g} tokens a side'
+                f'--token_label_size {args.token_label_size}: {args.model} has {grid} tokens a side at '
+                f'--input_size {args.input_size}; leave the flag out'
             )
     if args.pretrained and args.finetune:
         raise UserError('--pretrained and --finetune both name the weights to start from; give one')
@@ -263,10 +289,11 @@ def mixes_images(args):
     return args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
 
 
-def recipe_defaults(args):
-    """Set what flags of add_recipe leave to others: MixToken is on with token labels, unless images are mixed already;
-    and without label maps (--dense_weight 0) there are no token targets.
+def recipe_defaults(args, grid):
+    """Set what flags of add_recipe leave to others: the size of the token targets is the model's grid; MixToken is on
+    with token labels, unless images are mixed already; and without label maps (--dense_weight 0) there are none.
     """
+    args.token_label_size = grid
     if args.mix_token is None:
         args.mix_token = args.token_label and not mixes_images(args)
     args.token_label = args.token_label and bool(args.token_label_data)

@@ -174,7 +174,7 @@ def photos(tmp_path):
 def arguments(root, *flags):
     words = ['--data_path', root, '--input_size', 32, '--nb_classes', 10, '--batch_size', 4, *flags]
     args = main.parser().parse_args([str(word) for word in words])
-    options.check_recipe(args)
+    options.recipe_defaults(args, grid=2)
     return args
 
 

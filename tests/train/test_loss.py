@@ -63,6 +63,17 @@ def example(batch=3, tokens=16, classes=6):
     return *scores, rows(rng, batch, classes), rows(rng, batch, tokens, classes)
 
 
+@pytest.mark.parametrize('box, kept', [(EMPTY_BOX, 1.0), ((1, 0, 3, 3), 1 - 6 / 16)])
+def test_a_labeler_learns_the_label_by_the_mean_of_its_tokens_too(box, kept):
+    """arXiv 2401.03844, eq. 2. MixToken mixes the class token's target; the tokens come back unmixed."""
+    cls, aux, target, _ = example()
+    mixed = kept * target + (1 - kept) * target[::-1]
+    expected = cross_entropy(cls, mixed) + 0.5 * cross_entropy(aux.mean(1), target)
+    criterion = TokenLabelLoss(pool_weight=0.5)
+    loss = criterion((tensor(cls), tensor(aux), box), Targets(tensor(target), None))
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize('cls_weight, dense_weight', [(1.0, 1.0), (0.25, 2.0), (1.0, 0.0), (0.0, 1.0)])
 @pytest.mark.parametrize('box, kept', [(EMPTY_BOX, 1.0), ((1, 0, 3, 3), 1 - 6 / 16), ((0, 0, 4, 4), 0.0)])
 def test_the_objective_is_the_weighted_sum_with_the_class_target_mixed_by_the_box(cls_weight, dense_weight, box, kept):
@@ -121,9 +132,40 @@ def test_ground_truth_takes_half_of_the_map_where_both_agree_and_nine_tenths_whe
     best = dense[:, 0].argmax(-1)
     labels = [best[0], (best[1] + 1) % CLASSES, best[2], (best[3] + 2) % CLASSES]
     batch, dense = labelled_batch(labels)
-    targets = batch_targets(batch, CLASSES, 0.1, ground_truth=True)
+    targets = batch_targets(batch, CLASSES, 0.1, ground_truth='blend')
     smoothed = dense * (0.9 + 0.1 / CLASSES) + 0.1 / CLASSES
     hard = np.eye(CLASSES)[labels] * 0.9 + 0.1 / CLASSES
     share = np.array([0.5, 0.9, 0.5, 0.9])[:, None]
     assert np.allclose(targets.cls.numpy(), share * smoothed[:, 0] + (1 - share) * hard, atol=1e-6)
     assert np.allclose(targets.token_targets.numpy(), smoothed[:, 1:], atol=1e-6)
+
+
+def test_ground_truth_only_leaves_the_map_to_the_tokens():
+    batch, dense = labelled_batch([4, 2])
+    targets = batch_targets(batch, CLASSES, 0.1, ground_truth='only')
+    assert np.allclose(targets.cls.numpy(), np.eye(CLASSES)[[4, 2]] * 0.9 + 0.1 / CLASSES, atol=1e-6)
+    assert np.allclose(targets.token_targets.numpy()[..., 0], (dense * (0.9 + 0.1 / CLASSES) + 0.1 / CLASSES)[:, 1:, 0])
+
+
+def test_gumbel_gives_each_token_one_class_as_often_as_its_map_says():
+    batch, dense = labelled_batch([0] * 4)
+    paddle.seed(0)
+    draws = np.stack([batch_targets(batch, CLASSES, gumbel=True).token_targets.numpy() for _ in range(2000)])
+    assert set(np.unique(draws)) == {0, 1} and (draws.sum(-1) == 1).all()
+    expected = dense[:, 1:]
+    deviations = np.sqrt(expected * (1 - expected) / 2000)
+    assert (abs(draws.mean(0) - expected) < 4.5 * deviations + 1e-6).all()
+    smooth = batch_targets(batch, CLASSES, 0.1, gumbel=True)
+    assert np.allclose(np.unique(smooth.token_targets.numpy()), [0.1 / CLASSES, 0.9 + 0.2 / CLASSES], atol=1e-6)
+    assert np.allclose(smooth.cls.numpy(), batch_targets(batch, CLASSES, 0.1).cls.numpy())
+
+
+@pytest.mark.parametrize('gumbel', [False, True])
+def test_tokens_that_are_not_sure_enough_learn_nothing(gumbel):
+    batch, dense = labelled_batch([0, 1, 2])
+    sure = dense[:, 1:].max(-1) >= 0.6
+    assert 0 < sure.mean() < 1, 'the example has both kinds'
+    tokens = batch_targets(batch, CLASSES, 0.1, gumbel=gumbel, confidence=0.6).token_targets.numpy()
+    assert (tokens.any(-1) == sure).all()
+    if not gumbel:
+        assert np.allclose(tokens[sure], batch_targets(batch, CLASSES, 0.1).token_targets.numpy()[sure], atol=1e-6)

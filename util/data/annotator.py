@@ -8,6 +8,7 @@ An annotator takes images [B, 3, S, S] and returns the scores of every cell, flo
 """
 
 import hashlib
+import math
 
 import numpy as np
 import paddle
@@ -163,13 +164,30 @@ def map_dtype(num_classes):
     return 'float16' if num_classes <= EXACT_FLOAT16 else 'float32'
 
 
-def top_maps(scores, topk, dtype):
+def top_maps(scores, topk, dtype, relative=False):
     """Label maps [B, 2, K, H, H] as numpy arrays of the `topk` best classes of each cell, best first.
 
-    scores: float32 [B, H·H, C]; [:, 0] are scores, [:, 1] class ids.
+    scores: float32 [B, H·H, C]; [:, 0] are scores, [:, 1] class ids. relative: see relative_scores.
     """
     best, ids = paddle.topk(scores, topk, axis=-1)
+    if relative:
+        best = relative_scores(scores, best, ids)
     side = round(scores.shape[1] ** 0.5)
     with np.errstate(over='ignore'):  # beyond float16 is infinite, which the caller refuses
         maps = np.stack([best.numpy(), ids.numpy()], axis=1).astype(dtype)  # [B, 2, H·H, K]
     return np.ascontiguousarray(maps.transpose(0, 1, 3, 2)).reshape(len(maps), 2, topk, side, side)
+
+
+def relative_scores(scores, best, ids):
+    """The scores `best` [..., K] of the K best of C classes, less the log of the other classes' mean exponential.
+
+    scores: [..., C]; ids: of the K classes. Training takes the classes that a map does not list to score 0. From
+    relative scores it thus gets the annotator's own probability for each listed class, and the others share equally
+    what is left. Raw scores do not promise that: to them any constant could be added without changing the annotator's
+    answer. With K = C there are no others, and the mean is over all.
+    """
+    others, count = scores, scores.shape[-1]
+    if count > best.shape[-1]:
+        others = paddle.put_along_axis(scores, ids, paddle.to_tensor(-math.inf), axis=-1)
+        count -= best.shape[-1]
+    return best - (paddle.logsumexp(others, axis=-1, keepdim=True) - math.log(count))

@@ -78,7 +78,7 @@ class LabelWriter:
         written = undecodable = judged = correct = 0
         for batch in progress(loader, 'batches'):
             scores = annotate(batch['image'])
-            maps = annotator.top_maps(scores, topk, dtype)
+            maps = annotator.top_maps(scores, topk, dtype, relative='relative' == self.settings.get('scores'))
             guesses = scores.mean(axis=1).argmax(axis=-1).numpy()
             for number, label, guess, array in zip(batch['index'].tolist(), batch['label'].tolist(), guesses, maps):
                 if number not in self.missing:

@@ -124,16 +124,18 @@ def stack_targets(targets):
     )
 
 
-def dense_target(ids, listed, floor, num_classes, smoothing=0.0):
-    """Smoothed targets as a float32 tensor [B, 1+N, C] from the tensors of `stack_targets`.
-
-    A probability t becomes t·(1 − ε + ε/C) + ε/C; as in the original, each row then sums to 1 + ε/C.
-    """
+def smooth(target, smoothing, num_classes):
+    """Probabilities t, of any shape, as t·(1 − ε + ε/C) + ε/C; as in the original, a row then sums to 1 + ε/C."""
     off = smoothing / num_classes
-    on = 1.0 - smoothing + off
+    return target * (1.0 - smoothing + off) + off
+
+
+def dense_target(ids, listed, floor, num_classes, smoothing=0.0):
+    """Smoothed targets as a float32 tensor [B, 1+N, C] from the tensors of `stack_targets`."""
     batch, width, rows = listed.shape
+    floor, listed = smooth(floor, smoothing, num_classes), smooth(listed, smoothing, num_classes)
     # Every class of every image is one contiguous row of 1+N numbers: the listed ones are copied over in whole rows.
-    dense = (floor * on + off).unsqueeze(1).expand([batch, num_classes, rows]).reshape([batch * num_classes, rows])
+    dense = floor.unsqueeze(1).expand([batch, num_classes, rows]).reshape([batch * num_classes, rows])
     where = (ids + paddle.arange(batch).unsqueeze(-1) * num_classes).flatten()
-    dense = paddle.scatter_(dense, where, (listed * on + off).reshape([batch * width, rows]), overwrite=True)
+    dense = paddle.scatter_(dense, where, listed.reshape([batch * width, rows]), overwrite=True)
     return dense.reshape([batch, num_classes, rows]).transpose([0, 2, 1])

@@ -22,21 +22,26 @@ def hard_targets(label, num_classes, smoothing):
     return F.one_hot(label, num_classes) * (1.0 - smoothing) + smoothing / num_classes
 
 
-def batch_targets(batch, num_classes, smoothing=0.0, ground_truth=False):
+def batch_targets(batch, num_classes, smoothing=0.0, ground_truth=False, gumbel=False, confidence=0.0):
     """Targets of a loader's batch: from its label maps if it has them, else from its labels.
 
-    ground_truth: blend the class token's target with the true label; the map's share is 0.5 where both agree on the
-    best class and 0.9 where they do not, as in the original's loss.
+    ground_truth: what the class token learns. False: the map; 'blend': the map and the true label, the map's share
+    being 0.5 where both agree on the best class and 0.9 where they do not, as in the original's loss; 'only': the true
+    label. gumbel, confidence: what the other tokens learn, see chosen_tokens.
     """
     label = batch['label']
     hard = hard_targets(label, num_classes, smoothing)
     if 'ids' not in batch:
         return Targets(hard, None)
-    dense = token_label.dense_target(
-        batch['ids'], batch['listed'], batch['floor'], num_classes=num_classes, smoothing=smoothing
-    )
+    sparse = batch['ids'], batch['listed'], batch['floor']
+    dense = token_label.dense_target(*sparse, num_classes=num_classes, smoothing=smoothing)
     cls, token_targets = dense[:, 0], dense[:, 1:]
-    if ground_truth:
+    if gumbel or confidence > 0:
+        probabilities = token_label.dense_target(*sparse, num_classes=num_classes)[:, 1:]
+        token_targets = chosen_tokens(probabilities, smoothing, gumbel=gumbel, confidence=confidence)
+    if ground_truth == 'only':
+        cls = hard
+    elif ground_truth:
         agree = (cls.argmax(axis=-1) == label).astype(cls.dtype).unsqueeze(-1)
         share = 0.9 - 0.4 * agree
         cls = cls * share + hard * (1.0 - share)
@@ -45,6 +50,19 @@ def batch_targets(batch, num_classes, smoothing=0.0, ground_truth=False):
         cls = cls * mapped + hard * (1.0 - mapped)
         token_targets = token_targets * mapped.unsqueeze(-1)
     return Targets(cls, token_targets)
+
+
+def chosen_tokens(probabilities, smoothing, gumbel, confidence):
+    """Smoothed token targets [B, N, C] from a labeler's class probabilities [B, N, C] (arXiv 2401.03844, section 3.2).
+
+    gumbel: in place of its distribution π a token learns one class, argmax_c (log π_c + G_c) with G_c ~ Gumbel(0, 1),
+    drawn anew in every step; this is a draw from π, whatever the temperature. confidence: a token whose best class has
+    less probability than this learns nothing (a row of zeros); the paper keeps all tokens.
+    """
+    sure = (probabilities.max(axis=-1, keepdim=True) >= confidence).astype(probabilities.dtype)
+    if gumbel:
+        probabilities = F.gumbel_softmax(paddle.log(probabilities.clip(min=1e-30)), hard=True)
+    return token_label.smooth(probabilities, smoothing, probabilities.shape[-1]) * sure
 
 
 def soft_cross_entropy(logits, target):
@@ -60,15 +78,17 @@ def soft_cross_entropy(logits, target):
 
 
 class TokenLabelLoss(nn.Layer):
-    """cls_weight · CE(cls, target of the class) + dense_weight · CE(aux, targets of the tokens) (arXiv 2104.10858).
+    """cls_weight · CE(cls, class) + dense_weight · CE(aux, token targets) + pool_weight · CE(mean of aux, class).
 
+    The first two are token labeling (arXiv 2104.10858). The third asks of the tokens' mean logits what the class token
+    is asked: tokens learn from the label of the image alone to say what is where (arXiv 2401.03844, eq. 2).
     The class target is mixed with the batch reversed by MixToken's lam; tokens need no mixing, the model returns them
-    unmixed. Without token targets the dense term is absent.
+    unmixed. Without token targets the dense term is absent, without a token classifier the third as well.
     """
 
-    def __init__(self, cls_weight=1.0, dense_weight=1.0):
+    def __init__(self, cls_weight=1.0, dense_weight=1.0, pool_weight=0.0):
         super().__init__()
-        self.cls_weight, self.dense_weight = cls_weight, dense_weight
+        self.cls_weight, self.dense_weight, self.pool_weight = cls_weight, dense_weight, pool_weight
 
     def forward(self, outputs, targets):
         """outputs: the model's (cls [B, C], aux [B, N, C] or None, box); targets: Targets. Returns a scalar."""
@@ -80,4 +100,6 @@ class TokenLabelLoss(nn.Layer):
         loss = self.cls_weight * soft_cross_entropy(cls, target)
         if targets.token_targets is not None and aux is not None and self.dense_weight:
             loss = loss + self.dense_weight * soft_cross_entropy(aux, targets.token_targets)
+        if aux is not None and self.pool_weight:
+            loss = loss + self.pool_weight * soft_cross_entropy(aux.mean(axis=1), targets.cls)
         return loss

@@ -42,6 +42,8 @@ class TrainState:
     def start(self):
         """Load what the run starts from, and build average and optimizer. Raises UserError."""
         args = self.args
+        if args.token_pool_weight > 0 and not self.model.return_dense:
+            raise UserError(f'--token_pool_weight: for models with a token classifier, which {args.model} is not')
         state, path = load_start(args, self.model)
         if args.model_ema:
             self.ema = ModelEma(self.model, args.model_ema_decay)
@@ -49,7 +51,7 @@ class TrainState:
         if not self.trains_tokens():
             for model in [self.model] + ([self.ema.module] if self.ema else []):
                 model.disable_aux_head()
-            log('no token targets: the class output alone is trained, the token classifier stays at zero')
+            log('the class output alone is trained, the token classifier stays at zero')
         self.optimizer = optim.build_optimizer(
             self.model,
             opt=args.opt,
@@ -74,7 +76,9 @@ class TrainState:
 
     def trains_tokens(self):
         """Whether the token classifier is trained; if not it is kept at zero."""
-        return bool(self.args.token_label and self.args.dense_weight > 0 and self.model.return_dense)
+        args = self.args
+        learns = args.token_pool_weight > 0 or (args.token_label and args.dense_weight > 0)
+        return bool(learns and self.model.return_dense)
 
     def _load_average(self, state, path):
         if self.args.resume_ema:
