@@ -1,0 +1,177 @@
+"""From a folder of photos to a model trained with token labels of its own making, without any other network.
+
+    python tools/self_label.py PHOTOS OUT --model lvvit_s --epochs 100 --batch_size 64 [any other flag of main.py]
+    python tools/self_label.py --launch '--gpus 0,1' --map_size 384 PHOTOS OUT …       flags of this tool come first
+
+Self-emerging token labeling (arXiv 2401.03844), in three steps that each go on where they were when the command is
+given again:
+
+    1. OUT/labeler   a model learns the labels of the photos by its class token and by the mean of its other tokens
+    2. OUT/maps      it says what is where on every training photo
+    3. OUT/student   a new model learns from the labels and these maps
+
+PHOTOS holds a folder a class, or train/ and val/ with a folder a class each; without val/ a part of each class is held
+out. OUT/train_list.txt and val_list.txt say which photo is where, label_list.txt names the classes, and
+OUT/self_label.log has the output of all steps.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from util import runtime
+
+import numpy as np
+
+import main as trainer
+from models import published_defaults
+from util import files
+from util.data import datasets
+from util.errors import UserError
+from util.logger import log
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+OURS = ['--data_path', '--cls_label_path_train', '--cls_label_path_val', '--output_dir', '--resume', '--nb_classes']
+
+
+def parser():
+    parser = runtime.Parser(
+        'tools/self_label.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--val_share', default=0.1, type=float, help='of each class to hold out where there is no val/')
+    parser.add_argument('--map_size', type=int, metavar='PX', help='input of the labeler for the maps (default: twice)')
+    parser.add_argument('--labeler_flags', default='', metavar='FLAGS', help='of main.py, for the labeler alone')
+    parser.add_argument(
+        '--student_flags',
+        default='--ground_truth only --token_label_gumbel',
+        metavar='FLAGS',
+        help="the same for the student; default, the paper's choice: %(default)s",
+    )
+    parser.add_argument('--launch', default='', metavar='FLAGS', help="of Paddle's launcher, such as '--gpus 0,1'")
+    parser.add_argument('photos', metavar='PHOTOS')
+    parser.add_argument('out', metavar='OUT')
+    parser.add_argument('flags', nargs=argparse.REMAINDER, metavar='FLAGS', help='of main.py, for both trainings')
+    return parser
+
+
+# -- the photos -------------------------------------------------------------------------------------------------------
+
+
+def write_lists(photos, out, val_share):
+    """Write train_list.txt, val_list.txt and label_list.txt into `out`; returns the number of classes."""
+    train = os.path.join(photos, 'train')
+    root = train if os.path.isdir(train) else photos
+    samples = datasets.read_folder(root, sys.maxsize)
+    names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    if len(names) < 2:
+        raise UserError(f'{root}: photos of one class only ({names[0]}); there must be a folder for each of several')
+    val = os.path.join(photos, 'val')
+    if os.path.isdir(val):
+        held_out = datasets.read_folder(val, len(names))
+    else:
+        samples, held_out = hold_out(samples, names, val_share)
+    for name, part in (('train_list.txt', samples), ('val_list.txt', held_out)):
+        lines = [f'{os.path.relpath(path, photos)} {label}\n' for path, label in part]
+        files.write(os.path.join(out, name), ''.join(lines).encode())
+    files.write(os.path.join(out, 'label_list.txt'), ''.join(f'{i} {name}\n' for i, name in enumerate(names)).encode())
+    log(f'{photos}: {len(names)} classes, {len(samples)} photos to learn from, {len(held_out)} to judge by')
+    return len(names)
+
+
+def hold_out(samples, names, share):
+    """(samples to train on, samples to judge by): of each class the same share, always the same ones."""
+    if not 0 < share < 1:
+        raise UserError(f'--val_share {share}: must be above 0 and below 1')
+    chosen = set()
+    for label, name in enumerate(names):
+        members = [i for i, sample in enumerate(samples) if sample[1] == label]
+        count = max(1, round(share * len(members)))
+        if count >= len(members):
+            raise UserError(f'class folder {name} has {len(members)} photo(s): too few to learn from and to judge by')
+        chosen.update(np.random.default_rng(label).permutation(members)[:count].tolist())
+    return [s for i, s in enumerate(samples) if i not in chosen], [s for i, s in enumerate(samples) if i in chosen]
+
+
+# -- the steps --------------------------------------------------------------------------------------------------------
+
+
+class Steps:
+    """Runs the project's scripts one after the other. Raises UserError when one fails."""
+
+    def __init__(self, out, launch):
+        self.log_path = os.path.join(out, 'self_label.log')
+        self.start = [sys.executable, '-u']
+        if launch:
+            self.start += ['-m', 'paddle.distributed.launch', '--log_dir', os.path.join(out, 'launch')]
+            self.start += shlex.split(launch)
+
+    def run(self, title, words):
+        """Run a script; what it prints goes to the console and to the log."""
+        log(f'== {title}: {shlex.join(words)}')
+        with open(self.log_path, 'a', encoding='utf-8') as copy:
+            copy.write(f'== {title}: {shlex.join(words)}\n')
+            pipe = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace')
+            with subprocess.Popen([*self.start, os.path.join(ROOT, words[0]), *words[1:]], **pipe) as process:
+                for line in process.stdout:
+                    sys.stdout.write(line)
+                    sys.stdout.flush()
+                    copy.write(line)
+        if process.returncode:
+            raise UserError(
+                f'{title}: stopped with exit code {process.returncode}, see above and {self.log_path}; '
+                'the same command goes on from there'
+            )
+
+
+def accuracy(folder):
+    """Top-1 of the last epoch of a run in percent, and the best."""
+    with open(os.path.join(folder, 'log.txt'), encoding='utf-8') as f:
+        last = json.loads(f.readlines()[-1])
+    return last['test_acc1'], last['best_acc1']
+
+
+def check_flags(words):
+    """Raise UserError for flags of main.py that this tool sets itself, and for its own behind PHOTOS OUT."""
+    for word in words:
+        flag = word.split('=')[0]
+        if flag in OURS:
+            raise UserError(f'{flag}: this tool sets it itself')
+        if flag in ('--val_share', '--map_size', '--labeler_flags', '--student_flags', '--launch'):
+            raise UserError(f'{flag}: must stand before PHOTOS; behind OUT there are flags of main.py')
+
+
+def main(args):
+    common = args.flags
+    check_flags(common)
+    files.check_folder(args.out, f'OUT {args.out}')
+    num_classes = write_lists(args.photos, args.out, args.val_share)
+    labeler, maps, student = (os.path.join(args.out, name) for name in ('labeler', 'maps', 'student'))
+    data = ['--data_path', args.photos, '--nb_classes', str(num_classes), '--resume', 'auto']
+    data += ['--cls_label_path_train', os.path.join(args.out, 'train_list.txt')]
+    data += ['--cls_label_path_val', os.path.join(args.out, 'val_list.txt')]
+    first = [*common, '--token_pool_weight', '1', *shlex.split(args.labeler_flags), *data, '--output_dir', labeler]
+    second = [*common, '--token_label', '--token_label_data', maps, *shlex.split(args.student_flags), *data]
+    second += ['--output_dir', student]
+    flags = trainer.parser().parse_args(first)  # what is wrong is said before the first step
+    trainer.parser().parse_args(second)
+    published_defaults(flags)
+
+    steps = Steps(args.out, args.launch)
+    steps.run('labeler', ['main.py', *first])
+    view = args.map_size or 2 * flags.input_size
+    words = ['generate_label.py', args.photos, maps, '--model', flags.model, '--img_size', str(view)]
+    words += ['--nb_classes', str(num_classes), '--cls_label_path', os.path.join(args.out, 'train_list.txt')]
+    words += ['--resume', os.path.join(labeler, 'checkpoint-best.pd'), '--relative_scores']
+    steps.run('maps', [*words, '--num_workers', str(flags.num_workers)])
+    steps.run('student', ['main.py', *second])
+    for name in ('labeler', 'student'):
+        last, best = accuracy(os.path.join(args.out, name))
+        log(f'{name}: top-1 {last:.2f} % after the last epoch, {best:.2f} % at best: {args.out}/{name}')
+
+
+if __name__ == '__main__':
+    runtime.run(main, parser())
