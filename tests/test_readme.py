@@ -78,9 +78,9 @@ def test_demo_reaches_90_percent_and_the_predictors_agree(clone):
 def test_commands_run_as_they_stand(clone):
     """After the demo, whose model and data they take."""
     scripts = blocks('commands')
-    assert len(scripts) == 4
+    assert len(scripts) == 5
     out = run('\n'.join(scripts), clone)
     assert out.count("'class_ids'") > 400 and 'Inference benchmark' in out
     assert (clone / 'output/targets.png').stat().st_size > 10_000
-    for name in ('nano/checkpoint-best.pd', 'nano.safetensors', 'classes.csv', 'predict.json', 'export/model.json'):
+    for name in ('own/student/checkpoint-best.pd', 'nano/checkpoint-best.pd', 'nano.safetensors', 'classes.csv', 'predict.json', 'export/model.json'):
         assert os.path.getsize(clone / 'output' / name) > 0
