@@ -4,7 +4,7 @@
 
 DATA: train/ and val/ with a folder a class, train_list.txt, val_list.txt, label_list.txt (lines 'id name'), and in
 label_maps/ what a pretrained annotator says of the training photos. OUT receives a folder for each run, study.csv,
-study.md and curves.png. Called again it goes on where it was: runs that are done are only read.
+study.md, curves.png, and tokens.png: validation photos with what the tokens of each arm say. Called again it goes on where it was: runs that are done are only read.
 
 All arms train the same model for the same number of optimizer steps on the same photos in the same order, unless said:
 
@@ -231,6 +231,20 @@ def draw_curves(runs, path):
     plt.close(figure)
 
 
+def draw_tokens(study, arms, seed):
+    """Validation photos, and what the tokens of each arm say of them, as tokens.png."""
+    files = [f'{study.folder(arm, seed)}/checkpoint-latest.pd' for arm in arms if study.accuracies(arm, seed)]
+    if not files:
+        return
+    compare = f'--compare {" ".join(files[1:])}' if len(files) > 1 else ''
+    study.command(
+        study.out,
+        f'tools/visualize.py --model {MODEL} --input_size 64 --nb_classes {study.classes} --count 6 --columns 1 '
+        f'--resume {files[0]} {compare} --label_list {study.data}/label_list.txt --input {study.data}/val '
+        f'--output {study.out}/tokens.png',
+    )
+
+
 def main(args):
     unknown = [arm for arm in args.arms if arm.removesuffix('/5') not in ARMS]
     if unknown:
@@ -253,6 +267,7 @@ def main(args):
         for result in [pool.submit(one, run) for run in runs]:
             result.result()
     print(report(study, args.arms, args.seeds))
+    draw_tokens(study, args.arms, args.seeds[0])
 
 
 def parser():
