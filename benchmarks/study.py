@@ -4,7 +4,8 @@
 
 DATA: train/ and val/ with a folder a class, train_list.txt, val_list.txt, label_list.txt (lines 'id name'), and in
 label_maps/ what a pretrained annotator says of the training photos. OUT receives a folder for each run, study.csv,
-study.md, curves.png, and tokens.png: validation photos with what the tokens of each arm say. Called again it goes on where it was: runs that are done are only read.
+study.md, curves.png, and tokens.png: validation photos with what the tokens of each arm say. Called again it goes on
+where it was: runs that are done are only read.
 
 All arms train the same model for the same number of optimizer steps on the same photos in the same order, unless said:
 
