@@ -18,9 +18,9 @@ import numpy as np
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from util.errors import UserError, one_line
 
-AGREES = (
-    1e-3  # difference over the largest score: float32 in another order, as for PooledHead in util/data/annotator.py
-)
+LIMIT = 1.9e9  # bytes of weights that fit into an ONNX file; more lie beside it, in FILE.onnx.data
+# Difference over the largest score: float32 in another order, as for PooledHead in util/data/annotator.py.
+AGREES = 1e-3
 
 
 def parser():
@@ -88,7 +88,7 @@ def export(classifier, path, size, properties):
     network = dense(classifier, size)
     images = random_images(2, size)
     with tempfile.TemporaryDirectory(prefix='.export-', dir=os.path.dirname(os.path.abspath(path))) as folder:
-        file = os.path.join(folder, 'dense.onnx')
+        file = os.path.join(folder, os.path.basename(path))
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # that this exporter is the old one, and that the size is fixed in the file
             torch.onnx.export(
@@ -99,19 +99,27 @@ def export(classifier, path, size, properties):
                 output_names=['scores'],
                 dynamic_axes={'image': {0: 'batch'}, 'scores': {0: 'batch'}},
                 opset_version=17,
-                dynamo=False,  # the exporter that traces: needs nothing but onnx, and the weights stay inside the file
+                do_constant_folding=False,  # it would double the weights of NFNets, which are standardised at run time
+                dynamo=False,  # the exporter that traces: needs nothing but onnx
             )
         model = onnx.load(file)
         onnx.helper.set_model_props(model, {'img_size': str(size), **properties})
-        onnx.save(model, file)
+        beside = os.path.basename(path) + '.data' if _bytes(network) > LIMIT else None
+        onnx.save(model, file, save_as_external_data=bool(beside), location=beside)
         session = onnxruntime.InferenceSession(file, providers=['CPUExecutionProvider'])
         with torch.no_grad():
             expected = network(torch.from_numpy(images)).numpy()
         difference = np.abs(session.run(None, {'image': images})[0] - expected).max() / np.abs(expected).max()
         if not difference <= AGREES:
             raise UserError(f'differs in ONNX Runtime by {difference:.1e} of the largest score')
+        if beside:
+            os.replace(f'{file}.data', f'{path}.data')
         os.replace(file, path)
     return difference
+
+
+def _bytes(network):
+    return sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
 
 
 def random_images(count, size):

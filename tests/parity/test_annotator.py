@@ -87,6 +87,19 @@ def test_maps_by_onnx_are_those_of_the_original_s_script(run, original, fidelity
     fidelity(SECTION, what, worst, 1, 'units in the last place of float16')
 
 
+def test_weights_too_many_for_one_file_lie_beside_it(run, tool, nfnet, data, tmp_path, monkeypatch):
+    for limit, names in ((1e9, ['nfnet.onnx']), (1e6, ['nfnet.onnx', 'nfnet.onnx.data'])):
+        monkeypatch.setattr(tool, 'LIMIT', limit)
+        (tmp_path / f'{limit:g}').mkdir()
+        tool.export(nfnet, str(tmp_path / f'{limit:g}' / 'nfnet.onnx'), SIZE, {})
+        assert sorted(path.name for path in (tmp_path / f'{limit:g}').iterdir()) == names
+        model = tmp_path / f'{limit:g}' / 'nfnet.onnx'
+        assert run(generate_label, data, tmp_path / f'maps{limit:g}', '--model', model, '--num_workers', 0).code == 0
+    one, two = (sorted((tmp_path / f'maps{limit}').rglob('*.npy')) for limit in ('1e+09', '1e+06'))
+    assert len(one) == len(two) == len(SHAPES)
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(one, two))
+
+
 def test_the_mean_of_the_dense_scores_is_the_classifier_s_answer(original, tool, nfnet):
     images = original.torch.from_numpy(tool.random_images(2, SIZE))
     with original.torch.no_grad():
