@@ -401,7 +401,7 @@ def test_what_cannot_be_is_refused_in_one_line_before_anything_is_written(genera
         (['--cls_label_path', '/nowhere.txt'], '/nowhere.txt'),
         (['--batch_size', 0], 'must be at least 1'),
         (['--resume', untrained], 'aux_head is all zeros'),
-        (['--resume', untrained], 'train it with --token_pool_weight 1, or let tools/self_label.sh'),
+        (['--resume', untrained], 'train it with --token_pool_weight 1, or let tools/self_label.py'),
         (['--std', 1, 1, 0], '--std'),
     ):
         assert word in refuse(*flags) and not (generate.out / 'maps').exists()

@@ -33,7 +33,7 @@ class TokenHead:
         if not any(p.numpy().any() for p in model.aux_head.parameters()):
             raise UserError(
                 f'--model {name}: its aux_head is all zeros; it was trained without token labels. For a labeler train '
-                'it with --token_pool_weight 1, or let tools/self_label.sh do that, make the maps and train with them'
+                'it with --token_pool_weight 1, or let tools/self_label.py do that, make the maps and train with them'
             )
         model.eval()
         self.model, self.num_classes, self.side = model, model.num_classes, model.grid
