@@ -8,6 +8,7 @@ from PIL import Image
 from models import build_model
 from tools import visualize
 from util.data.token_label import SparseTarget
+from util.deploy import drawing
 from util.weights import checkpoint
 
 NAMES = {0: 'zero', 1: 'one', 2: 'two'}
@@ -45,11 +46,11 @@ MODEL = ['--model', 'lvvit_nano', '--input_size', 32, '--nb_classes', 3]
 def test_tokens_are_washed_in_the_colour_of_their_class_and_those_that_know_nothing_stay_as_they_are():
     grey = Image.new('RGB', (224, 224), (128, 128, 128))
     probabilities = np.array([[1, 0, 0], [0, 1, 0], [1 / 3, 1 / 3, 1 / 3], [0, 0, 1]])
-    image = np.asarray(visualize.overlay(grey, probabilities, NAMES)).astype(int)
+    image = np.asarray(drawing.overlay(grey, drawing.Tokens.of(probabilities), NAMES)).astype(int)
     corner = {i: image[i // 2 * 112 + 4, i % 2 * 112 + 4] for i in range(4)}
     assert (corner[2] == 128).all()
     for token, c in ((0, 0), (1, 1), (3, 2)):
-        toward = np.array(visualize.colour(c)) - 128
+        toward = np.array(drawing.colour(c)) - 128
         assert (np.sign(corner[token] - 128) == np.sign(toward)).all() and np.abs(corner[token] - 128).max() > 50
 
 
@@ -65,10 +66,10 @@ def test_the_map_lies_on_its_side_of_the_picture(run, photo, maps, tmp_path):
     done = run(visualize, *MODEL, '--token_label_data', maps, '--input', photo, '--draws', 1, '--output', out)
     assert done.code == 0, done.err
     image = np.asarray(Image.open(out)).astype('float64')
-    side, margin = visualize.SIDE, visualize.MARGIN
+    side, margin = drawing.SIDE, drawing.MARGIN
     tile = image[margin : margin + side, margin + side + 4 : margin + 2 * side + 4]
     for half, c in ((tile[:, : side // 2], 0), (tile[:, side // 2 :], 1)):
-        toward = np.array(visualize.colour(c), float) - 128
+        toward = np.array(drawing.colour(c), float) - 128
         assert np.dot(half.mean(axis=(0, 1)) - 128, toward) > 0.5 * np.dot(toward, toward)
 
 
@@ -82,7 +83,7 @@ def test_predictions_and_maps_go_into_one_picture(run, photo, maps, weights, tmp
         out = tmp_path / f'{name}.png'
         done = run(visualize, *MODEL, *flags, '--input', photo, '--output', out)
         assert done.code == 0, done.err
-        widths[name] = (Image.open(out).width - 2 * visualize.MARGIN + 4) / (visualize.SIDE + 4)
+        widths[name] = (Image.open(out).width - 2 * drawing.MARGIN + 4) / (drawing.SIDE + 4)
     assert widths == {'model': 2, 'maps': 4, 'both': 6}
 
 
