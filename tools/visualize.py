@@ -22,7 +22,7 @@ from util.data.label_maps import LabelMaps
 from util.data.token_label import sampling_matrix, sparse_target
 from util.data.transforms import EvalTransform, TrainTransform, to_input
 from util.deploy import insight, records
-from util.deploy.drawing import GAP, MARGIN, PAPER, Tokens, arrange, heat, save, short_name, tile
+from util.deploy.drawing import GAP, MARGIN, PAPER, SIDE, Tokens, arrange, heat, save, short_name, tile
 from util.errors import UserError
 from util.logger import log
 from util.weights.pretrained import load_into
@@ -105,7 +105,7 @@ def prediction_tiles(path, columns, transform, names, with_rollout):
     columns: [(caption, model)]. With one model its prediction stands below the image, with several below their tokens.
     """
     image = transform.crop(open_rgb(path))
-    array = to_input(image)
+    array, enlarged = to_input(image), image.resize((SIDE, SIDE), Image.BICUBIC)
     comparing = len(columns) > 1
     tiles = [tile(image, f'{file_name(path)}\n')] if comparing else []
     for caption, model in columns:
@@ -123,7 +123,7 @@ def prediction_tiles(path, columns, transform, names, with_rollout):
         if with_rollout:
             values = insight.class_rollout(model, array)
             spread = f'rollout: {values.min():.2f} to {values.max():.2f} of the mean'
-            tiles.append(tile(heat(image, values), f'{caption}\n{spread}' if comparing else spread))
+            tiles.append(tile(heat(enlarged, values), f'{caption}\n{spread}' if comparing else spread))
     return tiles
 
 

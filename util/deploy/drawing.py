@@ -88,27 +88,23 @@ def heat(image, values):
     return Image.composite(red, image.convert('L').convert('RGB'), alpha)
 
 
-def in_context(photo, region, draw, side):
-    """A part of a photo that `draw` paints over, with its faded surroundings, up to half a side to each side.
+def in_context(photo, region, side):
+    """A square of a photo and its surroundings, up to half a side to each side: (surroundings, square, corner).
 
-    region: (left, top, right, bottom) of a square in the photo, in pixels; draw: function from the square, a PIL image
-    of side² pixels, to another.
+    region: (left, top, right, bottom) of the square, in pixels of the photo; side: of the square returned, in pixels.
+    surroundings: faded PIL image, at the scale of the square; corner: (x, y) in it, where the square belongs.
     """
     left, top, right, bottom = region
     margin = (right - left) / 2
-    box = (
-        max(0, left - margin),
-        max(0, top - margin),
-        min(photo.width, right + margin),
-        min(photo.height, bottom + margin),
-    )
+    x0, y0 = max(0, left - margin), max(0, top - margin)
+    x1, y1 = min(photo.width, right + margin), min(photo.height, bottom + margin)
     scale = side / (right - left)
-    size = [max(1, round((high - low) * scale)) for low, high in zip(box[:2], box[2:])]
-    picture = photo.resize(size, Image.BICUBIC, box=box)
-    picture = Image.blend(picture, Image.new('RGB', picture.size, PAPER), 0.6)
-    square = draw(photo.resize((side, side), Image.BICUBIC, box=region))
-    picture.paste(square, (round((left - box[0]) * scale), round((top - box[1]) * scale)))
-    return picture
+    size = (max(side, round((x1 - x0) * scale)), max(side, round((y1 - y0) * scale)))
+    faded = photo.resize(size, Image.BICUBIC, box=(x0, y0, x1, y1))
+    faded = Image.blend(faded, Image.new('RGB', size, PAPER), 0.6)
+    square = photo.resize((side, side), Image.BICUBIC, box=region)
+    corner = (min(round((left - x0) * scale), size[0] - side), min(round((top - y0) * scale), size[1] - side))
+    return faded, square, corner
 
 
 # -- tiles and panels -------------------------------------------------------------------------------------------------
