@@ -8,8 +8,11 @@ differ from those of the other scripts in a last bit now and then; it is better 
 bash tools/venv.sh .venv-app -r requirements-cpu.txt -r demo/requirements-app.txt
 """
 
+import argparse
 import os
+import socket
 import sys
+import threading
 from typing import NamedTuple, Optional
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -37,6 +40,14 @@ MAX_PIXELS = 64_000_000  # of a photo: 0.2 GB decoded
 MAX_BYTES = 64 << 20  # of a file
 
 
+def port(word):
+    """A whole number from 1 to 65535."""
+    value = int(word)
+    if not 1 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f'must be 1 to 65535, not {word}')
+    return value
+
+
 def parser():
     parser = runtime.Parser('demo/app.py', description=__doc__)
     options.add_model(parser)
@@ -52,7 +63,7 @@ def parser():
     add('--label_list', metavar='FILE', help="names of the classes, lines 'id name'")
     add('--examples', nargs='+', metavar='IMG', help="photos to click on (default: the demo's)")
     add('--host', default='127.0.0.1', help='address to listen on; 0.0.0.0: all of this machine, for others to see')
-    add('--port', default=7860, type=int)
+    add('--port', default=7860, type=port)
     return parser
 
 
@@ -213,6 +224,15 @@ def import_gradio():
     return gradio
 
 
+def check_address(host, port):
+    """Raises UserError where nobody can listen."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        socket.create_server(address, family=family).close()
+    except OSError as error:
+        raise UserError(f'--host {host} --port {port}: cannot listen there ({error.strerror})')
+
+
 def build(gradio, network, files):
     """The page, as gradio.Blocks. files: the examples."""
     welcome = network.silent or 'No photo yet.'
@@ -269,24 +289,23 @@ def build(gradio, network, files):
 
 def main(args):
     gradio = import_gradio()
-    network = load(args)
-    page = build(gradio, network, examples(args))
-    font = ['system-ui', 'sans-serif']  # no fonts from elsewhere
-    try:
-        page.launch(
-            server_name=args.host,
-            server_port=args.port,
-            share=False,
-            quiet=True,
-            max_file_size=MAX_BYTES,
-            footer_links=[],
-            theme=gradio.themes.Default(font=font, font_mono=['monospace']),
-            prevent_thread_lock=True,
-        )
-    except OSError as error:
-        raise UserError(f'--host {args.host} --port {args.port}: cannot listen there ({error})')
+    check_address(args.host, args.port)
+    page = build(gradio, load(args), examples(args))
+    page.launch(
+        server_name=args.host,
+        server_port=args.port,
+        share=False,
+        quiet=True,
+        max_file_size=MAX_BYTES,
+        footer_links=[],
+        theme=gradio.themes.Default(font=['system-ui', 'sans-serif'], font_mono=['monospace']),  # none from elsewhere
+        prevent_thread_lock=True,
+    )
     log(f'the page: http://{args.host}:{args.port} (Ctrl-C ends it)')
-    page.block_thread()
+    try:
+        threading.Event().wait()
+    finally:
+        page.close(verbose=False)
 
 
 if __name__ == '__main__':

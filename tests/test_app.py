@@ -5,6 +5,7 @@ that has Gradio. Where a browser is missing they are skipped, but fail if CI is 
 """
 
 import os
+import socket
 import sys
 
 import numpy as np
@@ -187,13 +188,32 @@ def test_without_gradio_or_with_an_old_one_a_line_says_what_to_install(refused, 
     assert 'Gradio 5.49.1 is too old: pip install -r demo/requirements-app.txt' in refused(app, '--resume', 'x.pd')
 
 
-def test_missing_files_are_named(refused, monkeypatch):
+@pytest.fixture
+def with_gradio(monkeypatch):
+    """As if Gradio were installed, for commands that end before it is used."""
     new = type(sys)('gradio')
     new.__version__ = '6.0.0'
     monkeypatch.setitem(sys.modules, 'gradio', new)
-    assert '--resume is missing' in refused(app)
-    assert 'nowhere.pd' in refused(app, '--resume', 'nowhere.pd')
-    assert 'nowhere.json' in refused(app, '--model_file', 'nowhere.json')
+
+
+def test_an_address_where_nobody_can_listen_is_refused_at_once(refused, with_gradio):
+    with socket.create_server(('127.0.0.1', 0)) as taken:
+        port = taken.getsockname()[1]
+        line = refused(app, '--resume', 'x.pd', '--port', port)
+    assert f'--host 127.0.0.1 --port {port}: cannot listen there (Address already in use' in line
+    assert '--host nowhere.invalid' in refused(app, '--resume', 'x.pd', '--host', 'nowhere.invalid')
+    assert '--port: must be 1 to 65535' in refused(app, '--resume', 'x.pd', '--port', 65536)
+
+
+def test_missing_files_are_named(refused, with_gradio):
+    with socket.create_server(('127.0.0.1', 0)) as free:
+        port = free.getsockname()[1]
+    for flags, says in (
+        ([], '--resume is missing'),
+        (['--resume', 'nowhere.pd'], 'nowhere.pd'),
+        (['--model_file', 'nowhere.json'], 'nowhere.json: no such file'),
+    ):
+        assert says in refused(app, '--port', port, *flags)
 
 
 def test_examples_are_the_demo_s_or_those_named(images):
