@@ -4,15 +4,9 @@ Needs tests/requirements-browser.txt, Chromium or Chrome, and its ChromeDriver: 
 is missing is a skip that says so; with CI set in the environment, a failure.
 """
 
-import io
 import json
 import os
-import shutil
-import socket
-import subprocess
 import sys
-import time
-import urllib.request
 
 import numpy as np
 import pytest
@@ -20,6 +14,7 @@ from inference_helpers import AS_EXPORTED, MODEL, WORDS, records
 from PIL import Image
 
 import predict
+from browser import Missing, Page, Server, start, wait
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / 'demo'))
@@ -29,77 +24,18 @@ pytest_plugins = 'inference_fixtures'
 pytestmark = pytest.mark.browser
 
 CHELSEA = str(ROOT / 'demo' / 'chelsea.png')
-BROWSERS = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable')
-FLAGS = (
-    '--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking '
-    '--disable-component-update --disable-sync --window-size=1000,1000'
-)
-PATIENCE = 60  # seconds, on a machine that is busy with other things
-
-
-def need(found, what):
-    """found, or the end of the test for want of it."""
-    if found:
-        return found
-    if os.environ.get('CI'):
-        pytest.fail(f'{what} is missing, and CI must have it')
-    pytest.skip(f'NOT RUN: {what} is missing')
-
-
-def module(name):
-    try:
-        return __import__(name)
-    except ImportError:
-        return None
-
-
-def driver_path():
-    """ChromeDriver: on the path, or where GitHub's machines have it."""
-    there = os.path.join(os.environ.get('CHROMEWEBDRIVER', ''), 'chromedriver')
-    return shutil.which('chromedriver') or (there if os.path.isfile(there) else None)
 
 
 @pytest.fixture(scope='module')
-def browser(tmp_path_factory):
-    """A selenium.webdriver.Chrome that notes every address that it asks for."""
-    need(module('selenium'), 'selenium (tests/requirements-browser.txt)')
-    need(module('gradio'), 'gradio (tests/requirements-browser.txt)')
-    binary = need(next(filter(None, map(shutil.which, BROWSERS)), None), 'Chromium or Chrome')
-    service_path = need(driver_path(), 'chromedriver')
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for flag in [*FLAGS.split(), f'--user-data-dir={tmp_path_factory.mktemp("profile")}']:
-        options.add_argument(flag)
-    options.set_capability('goog:loggingPrefs', {'performance': 'ALL'})
-    driver = webdriver.Chrome(options=options, service=Service(service_path))
+def driver(tmp_path_factory):
+    try:
+        driver = start(tmp_path_factory.mktemp('profile'))
+    except Missing as error:
+        if os.environ.get('CI'):
+            pytest.fail(f'{error} is missing, and CI must have it')
+        pytest.skip(f'NOT RUN: {error} is missing')
     yield driver
     driver.quit()
-
-
-class Server:
-    """demo/app.py on a free port of 127.0.0.1, with a folder for what is uploaded."""
-
-    def __init__(self, folder, *flags):
-        with socket.socket() as free:
-            free.bind(('127.0.0.1', 0))
-            port = free.getsockname()[1]
-        self.address, self.log = f'http://127.0.0.1:{port}', folder / 'server.log'
-        command = [sys.executable, str(ROOT / 'demo' / 'app.py'), '--port', str(port), *map(str, flags)]
-        environment = {**os.environ, 'GRADIO_TEMP_DIR': str(folder / 'uploads'), 'OMP_NUM_THREADS': '1'}
-        with open(self.log, 'w') as log:
-            self.process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=environment)
-        wait(lambda: 'the page: ' in self.printed() or self.process.poll() is not None, 'the server')
-        assert self.process.poll() is None, self.printed()
-
-    def printed(self):
-        return self.log.read_text()
-
-    def stop(self):
-        self.process.terminate()
-        return self.process.wait(PATIENCE)
 
 
 @pytest.fixture(scope='module')
@@ -108,54 +44,15 @@ def flags(ckpt, label_list):
 
 
 @pytest.fixture(scope='module')
-def server(browser, tmp_path_factory, flags):
+def server(driver, tmp_path_factory, flags):
     server = Server(tmp_path_factory.mktemp('server'), *flags)
     yield server
     server.stop()
 
 
-def wait(condition, what):
-    """The first true value of condition()."""
-    end = time.time() + PATIENCE
-    while time.time() < end:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.1)
-    pytest.fail(f'waited {PATIENCE} s for {what}')
-
-
-class Page:
-    """What a visitor sees and does."""
-
-    def __init__(self, driver, address):
-        self.driver = driver
-        driver.get(address)
-        wait(lambda: self.all('#upload input[type=file]'), 'the page')
-
-    def all(self, selector):
-        return self.driver.find_elements('css selector', selector)
-
-    def text(self, name):
-        return '\n'.join(element.text for element in self.all(f'#{name}'))
-
-    def upload(self, path):
-        (box,) = wait(lambda: self.all('#upload input[type=file]'), 'a place to drop a file')
-        box.send_keys(str(path))
-
-    def shown(self):
-        """The picture as an RGB array int [H, W, 3], or None while there is none."""
-        for image in self.all('#seen img'):
-            source = image.get_attribute('src')
-            if source and source.startswith('http'):
-                with urllib.request.urlopen(source) as answer:
-                    return np.asarray(Image.open(io.BytesIO(answer.read())).convert('RGB')).astype(int)
-        return None
-
-
 @pytest.fixture
-def page(browser, server):
-    return Page(browser, server.address)
+def page(driver, server):
+    return Page(driver, server.address)
 
 
 def expected(flags, block):
@@ -220,10 +117,10 @@ def test_nothing_is_fetched_from_elsewhere(page, server):
     assert len(fetched) > 10 and {address for address in fetched if not address.startswith(server.address)} == set()
 
 
-def test_an_exported_model_shows_its_classes_and_says_that_it_has_no_tokens(browser, exported, tmp_path):
+def test_an_exported_model_shows_its_classes_and_says_that_it_has_no_tokens(driver, exported, tmp_path):
     server = Server(tmp_path, '--model_file', exported / 'model.pdmodel')
     try:
-        page = Page(browser, server.address)
+        page = Page(driver, server.address)
         assert 'An exported model gives classes only' in page.text('note') and page.text('block') == ''
         page.upload(CHELSEA)
         wait(lambda: len(set(WORDS) & set(page.text('classes').split())) == 5, 'five classes')

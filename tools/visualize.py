@@ -122,7 +122,7 @@ def prediction_tiles(path, columns, transform, names, with_rollout):
             )
         if with_rollout:
             values = insight.class_rollout(model, array)
-            spread = f'rollout: {values.min():.2f} to {values.max():.2f} of the mean'
+            spread = f'rollout: {values.min():.2f} to {values.max():.2f} x the mean'
             tiles.append(tile(heat(enlarged, values), f'{caption}\n{spread}' if comparing else spread))
     return tiles
 
