@@ -175,21 +175,29 @@ def ask(network, path):
     return Answer(best, tokens, *drawing.in_context(photo, network.transform.region(*photo.size), SIDE))
 
 
-def picture(answer, block, names):
-    """The photo with what its tokens say after a block, counted from 1, over the square that the model sees."""
-    square = drawing.overlay(answer.square, answer.tokens[block - 1], names) if answer.tokens else answer.square
+def picture(answer, block, names, written=True):
+    """The photo with what its tokens say after a block, counted from 1, over the square that the model sees.
+
+    written: whether names and probabilities are written into the tokens.
+    """
+    square = answer.square
+    if answer.tokens:
+        square = drawing.overlay(square, answer.tokens[block - 1], names, written)
     result = answer.faded.copy()
     result.paste(square, answer.corner)
     return result
 
 
 def summary(answer, block, names):
-    """A sentence about the tokens after a block."""
+    """A sentence about the tokens after a block, in Markdown; the commonest classes with their colours."""
     tokens = answer.tokens[block - 1]
     known = int(tokens.know.sum())
     if not known:
         return f'After block {block} of {len(answer.tokens)} no token prefers a class.'
-    common = [drawing.short_name(class_id, names) for class_id in drawing.common_classes(tokens)[:5]]
+    common = [
+        f'<span style="color: rgb{drawing.colour(i)}">■</span> {drawing.short_name(i, names)}'
+        for i in drawing.common_classes(tokens)[:5]
+    ]
     sure = tokens.scores[tokens.know].mean()
     return (
         f'After block {block} of {len(answer.tokens)}, {known} of {len(tokens.ids)} tokens prefer a class '
@@ -257,33 +265,38 @@ def build(gradio, network, files):
                     visible=network.blocks > 1,
                     elem_id='block',
                 )
+                written = gradio.Checkbox(
+                    True, label='write into the tokens what they say', visible=network.blocks > 1, elem_id='written'
+                )
         gradio.Markdown('Examples:')
         gallery = gradio.Gallery(
             files, show_label=False, columns=11, height=120, allow_preview=False, buttons=[], elem_id='examples'
         )
 
-        def show(path, block):
+        def show(path, block, written):
             try:
                 result = ask(network, path)
             except BadImage as error:
                 gradio.Warning(str(error), title='Not shown')
                 return None, None, None, str(error), None
-            return result, result.best, *redraw(result, block), None  # None: ready for the next file
+            return result, result.best, *redraw(result, block, written), None  # None: ready for the next file
 
-        def show_example(block, event: gradio.SelectData):
-            return show(files[event.index], block)
+        def show_example(block, written, event: gradio.SelectData):
+            return show(files[event.index], block, written)
 
-        def redraw(result, block):
+        def redraw(result, block, written):
             if result is None:
                 return None, welcome
             text = summary(result, block, network.names) if result.tokens else network.silent
-            return picture(result, block, network.names), text
+            return picture(result, block, network.names, written), text
 
         shown = [answer, classes, seen, note, upload]
         one_at_a_time = dict(concurrency_id='network', concurrency_limit=1)
-        upload.upload(show, [upload, slider], shown, **one_at_a_time)
-        gallery.select(show_example, slider, shown, **one_at_a_time)
-        slider.change(redraw, [answer, slider], [seen, note], trigger_mode='always_last', show_progress='hidden')
+        how = [slider, written]
+        upload.upload(show, [upload, *how], shown, **one_at_a_time)
+        gallery.select(show_example, how, shown, **one_at_a_time)
+        for control in how:
+            control.change(redraw, [answer, *how], [seen, note], trigger_mode='always_last', show_progress='hidden')
     return page
 
 

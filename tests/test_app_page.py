@@ -55,10 +55,10 @@ def page(driver, server):
     return Page(driver, server.address)
 
 
-def expected(flags, block):
+def expected(flags, block, written=True):
     """The picture that the page should show of the sample photo."""
     network = app.load(app.parser().parse_args([str(flag) for flag in flags]))
-    return np.asarray(app.picture(app.ask(network, CHELSEA), block, network.names)).astype(int)
+    return np.asarray(app.picture(app.ask(network, CHELSEA), block, network.names, written)).astype(int)
 
 
 def looks_like(picture, other):
@@ -85,6 +85,8 @@ def test_the_slider_goes_through_the_blocks(page, flags):
         slider.send_keys('\ue012')  # the left arrow key
     wait(lambda: 'After block 1 of 6' in page.text('note'), 'the first block')
     wait(lambda: looks_like(page.shown(), expected(flags, 1)), 'its tokens')
+    page.all('#written input')[0].click()
+    wait(lambda: looks_like(page.shown(), expected(flags, 1, written=False)), 'the tokens without words')
 
 
 def test_what_is_no_photo_is_refused_in_one_line_and_the_page_goes_on(page, server, tmp_path):

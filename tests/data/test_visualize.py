@@ -11,6 +11,8 @@ from util.data.token_label import SparseTarget
 from util.deploy import drawing
 from util.weights import checkpoint
 
+pytestmark = pytest.mark.cross_version
+
 NAMES = {0: 'zero', 1: 'one', 2: 'two'}
 
 

@@ -53,10 +53,10 @@ def short_name(class_id, names):
 # -- over a square image ----------------------------------------------------------------------------------------------
 
 
-def overlay(image, tokens, names):
+def overlay(image, tokens, names, written=True):
     """The image with a wash over each token: its best class's colour, the stronger the surer; names where they fit.
 
-    image: square PIL image; tokens: Tokens; names: {class id: name}.
+    image: square PIL image; tokens: Tokens; names: {class id: name}; written: False for the wash alone.
     """
     grid = round(len(tokens.ids) ** 0.5)
     cell = image.width / grid
@@ -67,7 +67,7 @@ def overlay(image, tokens, names):
         best, sure = tokens.ids[i], tokens.scores[i]
         x, y = i % grid * cell, i // grid * cell
         draw.rectangle((x, y, x + cell - 1, y + cell - 1), fill=(*colour(best), int(20 + 170 * sure)))
-        if cell >= 40:
+        if written and cell >= 40:
             text, middle = f'{short_name(best, names)[:7]}\n{sure:.0%}', (x + cell / 2, y + cell / 2)
             outlined = dict(fill='white', stroke_fill=INK, stroke_width=2)
             draw.text(middle, text, font=font(size), anchor='mm', align='center', **outlined)
