@@ -277,7 +277,7 @@ def build(gradio, network, files):
             try:
                 result = ask(network, path)
             except BadImage as error:
-                gradio.Warning(str(error), title='Not shown')
+                gradio.Warning(str(error))
                 return None, None, None, str(error), None
             return result, result.best, *redraw(result, block, written), None  # None: ready for the next file
 
