@@ -27,7 +27,7 @@ parity() {
         .venv-parity/bin/python -m pytest -q tests/parity
 }
 
-page() {  # in an environment of its own: Gradio holds Pillow below 13, and the demo's images would not be the same bits
+page() {  # in an environment of its own: Gradio holds Pillow below 13, which draws some of the demo's scenes otherwise
     if .venv/bin/python -c 'import sys; sys.exit(sys.version_info >= (3, 10))'; then
         echo "NOT RUN: Gradio 6 has no wheel for Python 3.9; set PYTHON=python3.10 or newer"
         return
