@@ -16,10 +16,10 @@ from tiny import IMAGES, UPDATES, flags, make_scenes
 class Bench:
     """A folder with data, the undisturbed run, and what other runs leave."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, images=IMAGES):
         self.folder = Path(folder)
         self.data = self.folder / 'digits'
-        make_scenes(self.data, IMAGES)
+        make_scenes(self.data, images)
         self.reference, self.saves, self.seconds = self.folder / 'undisturbed', [], {}
 
     def start(self, out, *more, workers=1, data=None, **popen):

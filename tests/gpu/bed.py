@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROBE = Path(__file__).with_name('probe.py')
 EPOCHS = 2
 PRINT_FREQ = 4
+DISTINCT = 10  # scenes, each of which is seen often
 
 
 class Training:
@@ -44,13 +45,15 @@ class Bed:
     def __init__(self, folder, device, cards):
         self.folder, self.device, self.cards, self.trainings = Path(folder), device, cards, {}
         self.on_gpu = device == 'gpu'
-        self.model, self.size, self.batch = ('lvvit_s', 224, 32) if self.on_gpu else ('lvvit_nano', 32, 8)
+        self.model, self.size, self.batch = ('lvvit_s', 224, 32) if self.on_gpu else ('lvvit_nano', 48, 8)
         self.steps = 20 if self.on_gpu else 10  # optimizer steps of an epoch
-        self.scenes, self.images = self.folder / 'scenes', self.steps * self.batch
+        self.scenes, self.list = self.folder / 'scenes', self.folder / 'train_list.txt'
 
     def prepare(self):
-        counts = ['--train', self.images, '--val', 40, '--size', self.size]
-        self.call('demo/digits.py', self.scenes, *counts)
+        """Make the scenes, and a list that names each of them often: what is seen again and again is learned fast."""
+        self.call('demo/digits.py', self.scenes, '--train', DISTINCT, '--val', 40, '--size', self.size)
+        lines = (self.scenes / 'train_list.txt').read_text().splitlines(keepends=True)
+        self.list.write_text(''.join(lines) * (self.steps * self.batch // DISTINCT))
 
     def of_model(self):
         return ['--model', self.model, '--input_size', self.size, '--nb_classes', 10]
@@ -59,26 +62,12 @@ class Bed:
         return ['--data_path', self.scenes, '--cls_label_path_val', self.scenes / 'val_list.txt']
 
     def flags(self):
-        """main.py's flags of every training here: the published recipe, but for milder augmentation."""
-        steps = f'--batch_size {self.batch} --epochs {EPOCHS} --warmup_epochs 1 --cooldown_epochs 0 --lr 2e-3 --clip_grad 1'.split()
-        others = f'--mixup 0 --cutmix 0 --print_freq {PRINT_FREQ} --resume auto --num_workers 2'.split()
+        """main.py's flags of every training here: token labels, and images that are the same whenever they are seen."""
+        steps = f'--batch_size {self.batch} --epochs {EPOCHS} --warmup_epochs 1 --cooldown_epochs 0 --lr 1e-3'.split()
+        still = '--mixup 0 --cutmix 0 --hflip 0 --reprob 0 --train_scale 1 1 --smoothing 0 --no_mix_token --aa'.split()
+        others = f'--print_freq {PRINT_FREQ} --resume auto --num_workers 2 --cls_label_path_train'.split()
         maps = ['--token_label', '--token_label_data', self.scenes / 'label_maps']
-        lists = ['--cls_label_path_train', self.scenes / 'train_list.txt']
-        return [
-            *self.of_model(),
-            *self.of_data(),
-            *lists,
-            *maps,
-            *steps,
-            *others,
-            '--aa',
-            '',
-            '--train_scale',
-            0.5,
-            1,
-            '--hflip',
-            0,
-        ]
+        return [*self.of_model(), *self.of_data(), *maps, *steps, *still, '', *others, self.list]
 
     def train(self, name, *flags, cards=1, own=(), environment=None, again=False):
         """The Training called `name`: of before if there was one, unless it is to go on (again).

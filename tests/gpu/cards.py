@@ -6,19 +6,18 @@ from outcome import demand
 from training import FINISHED, FIRST
 
 ALLOWED = 1e-4  # relative: the same sums in another order, in float32 proper
-ALIKE = '--no_mix_token --drop_path 0'.split()  # else each process would draw its own
 EXACT = {'NVIDIA_TF32_OVERRIDE': '0'}  # no TensorFloat-32, whose kernels depend on the batch
 
 
 def two(bed, name, *flags, own=()):
-    return bed.train(name, *ALIKE, *flags, cards=2, own=own, environment=EXACT)
+    return bed.train(name, *flags, cards=2, own=own, environment=EXACT)
 
 
 def against_one(bed):
     """Two cards with SyncBN train as one card on the joined batch, and hold the same weights."""
     bed.needs_two_cards()
     plain = [] if bed.on_gpu else ['--plain_stem']  # Paddle has no SyncBN for CPUs: a stem without batch norm
-    one = bed.train('one-card', *ALIKE, '--batch_size', 2 * bed.batch, own=plain, environment=EXACT)
+    one = bed.train('one-card', '--batch_size', 2 * bed.batch, own=plain, environment=EXACT)
     both = two(bed, 'two-cards', *(['--sync_bn'] if bed.on_gpu else []), own=plain)
     worst = outcome.apart(both.losses, one.losses, FIRST)
     demand(worst <= ALLOWED, f'the first {FIRST} losses differ by {worst:.1e} from one card, allowed {ALLOWED:.0e}')
@@ -41,7 +40,7 @@ def stop_together(bed):
     demand((epoch, done) == (0, PRINT_FREQ), f'stopped in epoch {epoch} after {done} steps, not after {PRINT_FREQ}')
     steps = [len(note['losses']) for note in stopped.notes]
     demand(steps == [PRINT_FREQ, PRINT_FREQ], f'the two processes made {steps} steps')
-    continued = bed.train('two-cards-stopped', *ALIKE, cards=2, environment=EXACT, again=True)
+    continued = bed.train('two-cards-stopped', cards=2, environment=EXACT, again=True)
     continued.said(FINISHED)
     steps = len(continued.losses)
     demand(steps == EPOCHS * updates - done, f'{steps} steps after the stop, {EPOCHS * updates} in all')

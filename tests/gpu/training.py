@@ -88,7 +88,16 @@ def resumed(dtype, level='O1'):
 
     def check(bed):
         name = f'debug-{dtype}'
-        flags = ['--debug', '--model_ema', '--model_ema_decay', '0.9', *amp_flags(dtype, level)]
+        flags = [
+            '--debug',
+            '--mix_token',
+            '--drop_path',
+            '0.1',
+            '--model_ema',
+            '--model_ema_decay',
+            '0.9',
+            *amp_flags(dtype, level),
+        ]
         whole, twin = bed.train(f'{name}-a', *flags), bed.train(f'{name}-b', *flags)
         stop = bed.steps + bed.steps // 2 + 1  # in the second epoch, after a step that is not logged
         stopped = bed.train(f'{name}-c', *flags, own=['--stop_after', stop])
