@@ -1,7 +1,9 @@
 """The README's commands are tests: every bash block below `<!-- run: … -->` runs as it stands, in a fresh clone."""
 
+import ast
 import os
 import re
+import statistics
 import subprocess
 
 import pytest
@@ -16,14 +18,20 @@ def text(name):
     return (ROOT / name).read_text(encoding='utf-8')
 
 
-def blocks(marker):
-    """The scripts of README.md below `<!-- run: marker -->`."""
-    return re.findall(rf'<!-- run: {marker} -->\n```bash\n(.*?)```', text('README.md'), re.S)
+def blocks(marker, *pages):
+    """The scripts below `<!-- run: marker -->` of these pages, README.md if none are named."""
+    whole = '\n'.join(map(text, pages or ['README.md']))
+    return re.findall(rf'<!-- run: {marker} -->\n```bash\n(.*?)```', whole, re.S)
 
 
 def test_both_readmes_have_the_same_commands_figures_and_links():
     english, chinese = text('README.md'), text('README_ch.md')
-    for pattern in (r'```(?:bash|python)\n(.*?)```', r'^<!-- run: [^\n]*', r'^(#+) ', r'\]\((?!README)([^)]+)\)'):
+    for pattern in (
+        r'```(?:bash|python)\n(.*?)```',
+        r'^<!-- (?:not )?run: [^\n]*',
+        r'^(#+) ',
+        r'\]\((?!README)([^)]+)\)',
+    ):
         ours, theirs = (sorted(re.findall(pattern, page, re.S | re.M)) for page in (english, chinese))
         assert ours == theirs, pattern
     rows = [line for line in english.splitlines() if line.startswith('| lvvit_')]
@@ -65,6 +73,24 @@ def test_the_demo_trains_once(tmp_path):
     assert 'main.py' not in out and 'asked for demo/report.py' in out and 'eval.py' in out
 
 
+def records(printed):
+    """The records of predict.py in a page or in what was printed."""
+    lines = [line for line in printed.splitlines() if line.startswith("[{'class_ids'")]
+    return [record for line in lines for record in ast.literal_eval(line)]
+
+
+def test_the_demo_has_one_figure_for_seed_0():
+    """README has the accuracies of three seeds, whose first the other pages repeat."""
+    for page in ('README.md', 'README_ch.md'):
+        (seeds,) = re.findall(r'(\d\d\.\d\d)[,、] ?(\d\d\.\d\d)[,、] ?(\d\d\.\d\d)\s%', text(page))
+        seeds = [float(figure) for figure in seeds]
+        assert f'{statistics.mean(seeds):.1f}' in text(page) and f'{statistics.stdev(seeds):.2f}' in text(page)
+        evaluated = re.findall(r'^\| \d+ \| .* \| 0 \| ([\d.]+) \|$', text('docs/evaluation.md'), re.M)
+        deployed = re.findall(r'\(top-1 ([\d.]+) % in fp32\)', text('docs/deploy.md'))
+        assert len(evaluated) == 4 and len(deployed) == 1
+        assert {float(figure) for figure in evaluated + deployed} == {seeds[0]}
+
+
 @pytest.mark.readme
 def test_demo_reaches_90_percent_and_the_predictors_agree(clone):
     (script,) = blocks('demo')
@@ -81,6 +107,10 @@ def test_commands_run_as_they_stand(clone):
     assert len(scripts) == 5
     out = run('\n'.join(scripts), clone)
     assert out.count("'class_ids'") > 400 and 'Inference benchmark' in out
+    (sample,) = records(text('README.md'))
+    (same,) = [record for record in records(out) if record['file_name'] == sample['file_name']][:1]
+    assert sample.keys() == same.keys() and len(sample['scores']) == len(same['scores'])
+    assert sample['label_names'][0] == same['label_names'][0]  # the tail depends on the machine
     assert (clone / 'output/targets.png').stat().st_size > 10_000
     for name in (
         'own/student/checkpoint-best.pd',
@@ -90,4 +120,15 @@ def test_commands_run_as_they_stand(clone):
         'predict.json',
         'export/model.json',
     ):
+        assert os.path.getsize(clone / 'output' / name) > 0
+
+
+@pytest.mark.readme
+def test_commands_of_the_docs_run_as_they_stand(clone):
+    """After those of README.md."""
+    scripts = blocks('docs', *(page for page in PAGES if page.startswith('docs/')))
+    assert len(scripts) == 4
+    out = run('\n'.join(['source .venv/bin/activate', *scripts]), clone)
+    assert '| 512 |' in out, 'batch_size.py prints its table'
+    for name in ('digit_maps/meta.json', 'packed_maps/label_maps.npy', 'token_targets.png'):
         assert os.path.getsize(clone / 'output' / name) > 0
