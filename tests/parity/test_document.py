@@ -55,4 +55,4 @@ def test_the_check_reads_the_figures_of_the_document(tmp_path, monkeypatch):
 def test_every_section_has_rows():
     """A section without a table would claim that something is compared that is not."""
     text = document.DOCUMENT.read_text(encoding='utf-8')
-    assert SECTIONS == tuple(line[4:] for line in text.split(END)[0].splitlines() if line.startswith('### '))
+    assert SECTIONS == [line[4:] for line in text.split(END)[0].splitlines() if line.startswith('### ')]
