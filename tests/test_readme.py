@@ -82,7 +82,7 @@ def records(printed):
 def test_the_demo_has_one_figure_for_seed_0():
     """README has the accuracies of three seeds, whose first the other pages repeat."""
     for page in ('README.md', 'README_ch.md'):
-        (seeds,) = re.findall(r'(\d\d\.\d\d)[,、] ?(\d\d\.\d\d)[,、] ?(\d\d\.\d\d)\s%', text(page))
+        (seeds,) = re.findall(r'(\d\d\.\d\d)[,、]\s*(\d\d\.\d\d)[,、]\s*(\d\d\.\d\d)\s%', text(page))
         seeds = [float(figure) for figure in seeds]
         assert f'{statistics.mean(seeds):.1f}' in text(page) and f'{statistics.stdev(seeds):.2f}' in text(page)
         evaluated = re.findall(r'^\| \d+ \| .* \| 0 \| ([\d.]+) \|$', text('docs/evaluation.md'), re.M)
