@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,11 @@ class Bed:
             raise Wrong(f'training {name}: exit code {code}, notes of {len(found)} processes: …{console[-700:]}')
         self.trainings[name] = Training(code, console, out, found)
         return self.trainings[name]
+
+    def forget(self, *names):
+        """Delete the checkpoints of trainings, which take a gigabyte each on a GPU; their notes stay."""
+        for name in names:
+            shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def launcher(self, name, cards):
         if cards == 1:

@@ -24,6 +24,7 @@ def against_one(bed):
     demand(len({note['weights'] for note in both.notes}) == 1, 'the two cards end with different weights')
     outcome.fall(both.losses)
     alone = two(bed, 'two-cards-alone')  # statistics of their own: shows that the comparison would see it
+    bed.forget(*(run.out.name for run in (one, both, alone)))
     control = outcome.apart(alone.losses, one.losses, FIRST)
     demand(control > worst, f'without --sync_bn the losses differ by {control:.1e}, no more than with it')
     return f'first losses {worst:.1e} from one card ({control:.1e} without SyncBN), the same weights on both'
@@ -44,6 +45,7 @@ def stop_together(bed):
     continued.said(FINISHED)
     steps = len(continued.losses)
     demand(steps == EPOCHS * updates - done, f'{steps} steps after the stop, {EPOCHS * updates} in all')
+    bed.forget(continued.out.name)
     return f'asked after step {PRINT_FREQ - 2}, both stopped after step {done} and went on to the end'
 
 

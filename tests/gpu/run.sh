@@ -5,9 +5,9 @@
 #   ./tests/gpu/run.sh --only resume    those with this word in their name
 #   ./tests/gpu/run.sh --rehearse       on the CPU with tiny models, which finds slips of the pen and accepts nothing
 #
-# Needs an NVIDIA GPU, its driver, Python 3.9+ and pip; makes .venv-gpu from requirements-gpu.txt (about 2 GB), unless
-# PYTHON names a Python with Paddle, requirements.txt and demo/requirements.txt. Exits 0 only if something ran and all
-# that ran passed; 1 where there is no GPU.
+# Needs an NVIDIA GPU, its driver, Python 3.9+, pip, and about 5 GB where temporary files go. Makes .venv-gpu from
+# requirements-gpu.txt (some GB), unless PYTHON names a Python with Paddle, requirements.txt and demo/requirements.txt.
+# Exits 0 only if something ran and all that ran passed; 1 where there is no GPU.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 

@@ -53,6 +53,7 @@ def mixed(dtype, level):
         scale = run.notes[0]['scale']
         scaled = '' if scale is None else f', loss scale {scale:g}'
         again = evaluated_again(bed, run, dtype, level)
+        bed.forget(run.out.name)
         fell = f'loss {first:.3f}, then {last:.3f}{scaled}'
         return f'first losses {worst:.1e} from float32; {fell}; {again}; {speed(bed, run)}'
 
@@ -110,6 +111,7 @@ def resumed(dtype, level='O1'):
         demand(not kernels, f'two undisturbed runs differ already, in {len(kernels)} tensors ({kernels[:2]}): kernels')
         lost = differences(end, content(continued.out / 'checkpoint-latest.pd'))
         demand(not lost, f'the continued run ends with {len(lost)} other tensors, {lost[:3]}')
+        bed.forget(whole.out.name, twin.out.name, stopped.out.name)
         return f'stopped after step {stop} of {EPOCHS * bed.steps}, continued: all bits the same'
 
     return check
