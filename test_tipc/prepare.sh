@@ -23,13 +23,15 @@ done
 # -- the user's images: links, and lists of those that take part -------------------------------------------------------
 
 images_of() {  # images_of SPLIT: "SPLIT/class/image id", from the list or the folders, ids in the order of train/'s
+    local of_ids=$TIPC_DATA/train
+    [ -d "$of_ids" ] || of_ids=$TIPC_DATA/$1
     if [ -f "$TIPC_DATA/$1_list.txt" ]; then
         cat "$TIPC_DATA/$1_list.txt"
     else
         (cd "$TIPC_DATA" && find -L "$1" -mindepth 2 -maxdepth 2 -type f -iregex '.*\.\(jpe?g\|png\|bmp\|webp\)') |
             LC_ALL=C sort |
             awk -F / 'NR == FNR { id[$1] = FNR - 1; next } $2 in id { print $0, id[$2] }' \
-                <(cd "$TIPC_DATA/train" && find -L . -mindepth 1 -maxdepth 1 -type d -printf '%f\n' | LC_ALL=C sort) -
+                <(cd "$of_ids" && find -L . -mindepth 1 -maxdepth 1 -type d -printf '%f\n' | LC_ALL=C sort) -
     fi
 }
 
@@ -59,6 +61,7 @@ link_user_data() {
     mkdir -p "$data" && touch "$data/links" || exit
     if [ "$mode" = whole_infer ]; then
         ln -s "$source/val" "$data/val"
+        images_of val > "$data/val_list.txt"
         return
     fi
 

@@ -82,5 +82,12 @@ def test_commands_run_as_they_stand(clone):
     out = run('\n'.join(scripts), clone)
     assert out.count("'class_ids'") > 400 and 'Inference benchmark' in out
     assert (clone / 'output/targets.png').stat().st_size > 10_000
-    for name in ('own/student/checkpoint-best.pd', 'nano/checkpoint-best.pd', 'nano.safetensors', 'classes.csv', 'predict.json', 'export/model.json'):
+    for name in (
+        'own/student/checkpoint-best.pd',
+        'nano/checkpoint-best.pd',
+        'nano.safetensors',
+        'classes.csv',
+        'predict.json',
+        'export/model.json',
+    ):
         assert os.path.getsize(clone / 'output' / name) > 0
