@@ -122,6 +122,7 @@ def test_of_two_classes_that_are_tied_either_may_have_been_eval_pys():
 
 
 def test_something_to_compare_with_is_asked_for(refused, files):
+    files[3].write_text(log_of(*ONE))
     assert 'nothing to compare with' in refused(compare_results, *files[2:])
     assert '--acc1 takes --cls_label_path' in refused(compare_results, *files[2:], '--acc1', 50)
 

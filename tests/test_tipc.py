@@ -12,10 +12,10 @@ import pytest
 
 from conftest import ROOT
 
-TIPC = ROOT / 'test_tipc'
-sys.path.insert(0, str(TIPC))
+sys.path.insert(0, str(ROOT / 'test_tipc'))
 import compare_results
 
+TIPC = ROOT / 'test_tipc'
 CONFIGS = sorted(TIPC.glob('config/*/*.txt'))
 CAPTURED = dict(text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
@@ -318,6 +318,7 @@ def shell(clone):
 
     def call(script, **environment):
         clean = {name: value for name, value in os.environ.items() if not name.startswith(('TIPC_', 'PYTHON'))}
+        clean['PATH'] = f'{clone}/.venv/bin:{clean["PATH"]}'  # as `source .venv/bin/activate` does
         command = ['bash', '-euo', 'pipefail', '-c', script]
         done = subprocess.run(command, cwd=clone, timeout=1500, env={**clean, **environment}, **CAPTURED)
         print(done.stdout)
