@@ -365,8 +365,9 @@ def test_the_readmes_two_commands_run_the_chain_as_they_stand(shell, clone):
     out = shell(script('tipc'))
     status, folder = results(clone, 'lvvit_t', 'lite_train_lite_infer')
     assert count(status) == (2 * (STEPS - 2), 0, 2 * 2) and '26 steps ran, 0 failed, 4 not run' in out
-    logs, said = text_of(folder / 'norm_train_gpus_0,1_autocast_null.launch')
-    assert {log.name for log in logs} >= {'workerlog.0', 'workerlog.1'} and ' 2 process(es)' in said
+    logs, said = text_of(folder)
+    assert [log.name for log in logs] == ['workerlog.0', 'workerlog.1'] and ' 2 process(es)' in said
+    assert GRAPHS not in said + (folder / 'norm_train_gpus_0_autocast_null.log').read_text()
     for label, processes in (('0', 1), ('0,1', 2)):
         log = folder / f'norm_train_gpus_{label}_autocast_null/log.txt'
         assert [json.loads(line)['epoch'] for line in log.read_text().splitlines()] == [0, 1]
@@ -401,6 +402,7 @@ def test_predictions_of_lvvit_s_are_those_stored(shell, clone):
     assert not problems and largest < 1e-4
 
 
+GRAPHS = 'New Executor is Running'  # what Paddle 3.3 says when it begins to run a static graph
 TRAINED = 1 + 1 + 1 + 1 + 1 + 1  # train, eval, export, infer once, predict, compare
 
 
@@ -414,11 +416,9 @@ def test_several_machines_train_too(tipc):
 
 @pytest.mark.readme
 def test_static_graphs_train_too(tipc):
-    """Paddle is asked to print the code of what it makes a graph of."""
     name = 'lvvit_t_train_linux_gpu_normal_dy2static_infer_python_linux_gpu_cpu'
-    asked = dict(TIPC_GPU_LIST='0,1', TRANSLATOR_VERBOSITY='1', TRANSLATOR_CODE_LEVEL='100')
-    _, status, folder = tipc(name, 'lite_train_lite_infer', **asked)
+    _, status, folder = tipc(name, 'lite_train_lite_infer', TIPC_GPU_LIST='0,1')
     assert count(status) == (TRAINED, 0, 0) and '--to_static' in status[0]
     logs, said = text_of(folder)
-    assert {log.name for log in logs} >= {'workerlog.0', 'workerlog.1'} and ' 2 process(es)' in said
-    assert 'forward_mixed' in said
+    assert [log.name for log in logs] == ['workerlog.0', 'workerlog.1'] and ' 2 process(es)' in said
+    assert all(GRAPHS in log.read_text() for log in logs)
