@@ -35,7 +35,8 @@ WHOLE = (
     '--epochs 3 --batch_size 8 --mixup 0 --cutmix 0 --drop_path 0.5 --drop 0.1 --lr 0.01 --model_ema --model_ema_eval '
     '--model_ema_decay 0.9 --dist_eval --print_freq 2 '
 )
-EXACT = '--naive --no_mix_token --mixup 0 --cutmix 0 --opt momentum --lr 0.1 '  # nothing differs between processes
+STEM = '--no_mix_token --mixup 0 --cutmix 0 --opt momentum --lr 0.1 '  # batch norm alone tells a process from another
+EXACT = f'--naive {STEM}'  # nothing does
 
 
 def several(number):
@@ -145,6 +146,7 @@ def images(job, processes, name=None, accum_iter=1):
 @pytest.fixture(scope='module')
 def one(folder):
     runs = {f'one{batch}': f'{EXACT} --batch_size {batch}' for batch in (16, 12)}
+    runs.update(stem16=f'{STEM} --batch_size 16', stem8x2=f'{STEM} --batch_size 8 --accum_iter 2')
     return Job(folder, [sys.executable], 'one', **runs).wait()
 
 
@@ -152,6 +154,7 @@ def one(folder):
 def two(folder):
     runs = dict(whole=WHOLE, two1=EXACT + '--batch_size 8', two2=EXACT + '--batch_size 4 --accum_iter 2')
     runs['mixup'] = f'--cls_label_path_train {folder}/broken.txt --batch_size 8 --seed 1 --no_maps'
+    runs['stem8'] = f'{STEM} --batch_size 8'
     runs['gpu'] = '--as_gpu --batch_size 4 --print_freq 3'
     return Job(folder, several(2), 'two', **runs).wait()
 
@@ -199,6 +202,18 @@ def test_gradients_are_those_of_one_process_on_the_joined_batch(request, one, pr
         assert all((np.abs(n['partial'] - ranks[0]['partial']).max(axis=1) > 1e-3).all() for n in ranks[1:])
     logged, expected = (records(job.folder / f'out-{n}')[0]['train_loss'] for n in (name, alone))
     assert logged == pytest.approx(expected, abs=1e-6)
+
+
+def test_with_batch_norm_they_are_the_mean_of_those_of_each_part_normalised_by_its_own_statistics(one, two):
+    """As one process has them that adds up the same parts one after another; not as on the joined batch."""
+    parts, joined = one.notes(0, 'stem8x2'), one.notes(0, 'stem16')
+    assert (images(two, 2, 'stem8') == images(one, 1, 'stem8x2', accum_iter=2)).all(), 'the same parts in every step'
+    ranks = [two.notes(rank, 'stem8') for rank in (0, 1)]
+    assert same(ranks[0]['gradient'], ranks[1]['gradient']), 'the same bits on both processes'
+    largest = np.abs(parts['gradient']).max()
+    assert np.abs(ranks[0]['gradient'] - parts['gradient']).max() <= 1e-6 * largest
+    first = np.abs(ranks[0]['gradient'][0] - joined['gradient'][0]).max()
+    assert first > 1e-2 * np.abs(joined['gradient'][0]).max(), 'the first step, from the same weights'
 
 
 # ---- what the processes share and what they do not
