@@ -65,11 +65,16 @@ def test_every_command_of_a_config_is_one_that_its_script_understands(path):
         train.append(field[19][1])
     if field[5][0] != 'null':
         train.append(field[5][0])
+    predict = []  # what the scripts make of the two exports
+    for export in (field[29][1], field[37][1]) if field[39][1] != 'null' else ():
+        if export != 'null':
+            predict.append(f'predict.py {export.partition(" ")[2]} --resume=x --infer_imgs=x')
     commands = [
         ' '.join(train),
         f'{field[23][1]} --resume=x {of_cpu.get("eval", "")}',
         f'{field[29][1]} --resume=x {field[27][0]}=x {of_cpu.get("export", "")}',
         f'{field[37][1]} --resume=x {field[27][0]}=x',
+        *predict,
         f'{field[39][1]} {flags(*range(40, 48), 49, 50)}',
     ]
     commands = [command.split() for command in commands if not command.startswith('null')]
@@ -78,7 +83,7 @@ def test_every_command_of_a_config_is_one_that_its_script_understands(path):
             patch.syspath_prepend(str(ROOT / os.path.dirname(script)))
             module = importlib.import_module(os.path.basename(script)[:-3])
         module.parser().parse_args(words)
-    assert len(commands) in (1, 2, 5)
+    assert len(commands) in (1, 4, 7)
 
 
 # -- the chain, with a stub for Python ---------------------------------------------------------------------------------
