@@ -231,7 +231,11 @@ infer_and_compare() {  # infer_and_compare IMAGES STORED PREDICT WEIGHTS
         if [ -n "$top1" ]; then against+=("--acc1=$top1" "--cls_label_path=$(labels_of_eval)"); fi
     fi
     compare "compare $label" "$run/compare.log" "${against[@]}"
-    if [ -n "$stored" ]; then compare "compare $label stored" "$run/compare_stored.log" "--gt_file=$stored"; fi
+    if [[ $stored == *.not ]]; then
+        not_run "compare $label stored" "$(cat "$stored")"
+    elif [ -n "$stored" ]; then
+        compare "compare $label stored" "$run/compare_stored.log" "--gt_file=$stored"
+    fi
 }
 
 compare() {  # compare NAME LOG FLAG...: the predictions in float32; how far other precisions may be off is not known
@@ -314,7 +318,9 @@ whole_infer() {  # whole_infer WEIGHTS: a model trained elsewhere
     run=$out/$label
     mkdir -p "$run"
     if [ -z "$on_cpu" ]; then export CUDA_VISIBLE_DEVICES=$gpu_of_infer; fi
-    [ ! -f "${1%.*}.reference.txt" ] || stored=${1%.*}.reference.txt
+    for stored in "${1%.*}".reference.{txt,not} ''; do  # what prepare.sh left: predictions, or why there are none
+        [ ! -f "$stored" ] || break
+    done
     if is_set "$(value 37)"; then
         [ -f "$1" ] || fail "$1: no such weights; run test_tipc/prepare.sh with this config and mode first"
         evaluate "$1"

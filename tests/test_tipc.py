@@ -254,6 +254,19 @@ def test_an_exported_model_alone_has_nothing_to_be_held_against(chain, tmp_path)
     assert status[-1].startswith('Not run: an exported model alone: no weights for predict.py')
 
 
+def test_stored_predictions_are_compared_where_they_are_of_these_scenes(chain, tmp_path):
+    stored = tmp_path / 'a project/dataset/weights/lvvit_t.reference.txt'
+    once = {41: '--use_gpu:False', 42: '--enable_mkldnn:True', 43: '--cpu_threads:1', 44: '--batch_size:2'}
+    line = '{}/a.JPEG\t{{"class_ids": [1], "scores": [{}]}}\n'
+    for score, code in ((0.5, 0), (0.51, 1)):
+        stored.write_text(line.format('n1', 0.5) + line.format('n2', score))
+        found, out, status = chain('whole_infer', lines=once)
+        assert found == code and count(status) == (6 - code, code, 0), out
+    stored.rename(stored.with_suffix('.not')).write_text('drawn otherwise\n')
+    code, out, status = chain('whole_infer', lines=once)
+    assert code == 0 and status[-1] == 'Not run: drawn otherwise - lvvit_t - compare lvvit_t stored ! '
+
+
 def test_what_cannot_run_here_is_named_and_a_chain_in_which_nothing_ran_fails(chain):
     code, out, status = chain(lines={46: '--precision:fp32|fp16'})
     assert code == 0 and count(status) == (STEPS - 2, 0, 2 * 2 + 8)
@@ -395,6 +408,7 @@ def test_predictions_of_lvvit_s_are_those_stored(shell, clone):
     """predict.py on ten of the hundred scenes, one of each class."""
     config = 'test_tipc/config/TokenLabeling/lvvit_s_linux_gpu_normal_normal_infer_python_linux_gpu_cpu.txt'
     shell(f"bash test_tipc/prepare.sh {config} 'whole_infer'")
+    assert (clone / 'dataset/weights/lvvit_s.reference.txt').exists(), 'the scenes are those of the stored predictions'
     val = clone / 'dataset/ILSVRC2012/val'
     images = sorted(val.glob('*/val_0000?.JPEG'))
     assert len({image.parent for image in images}) == len(images) == 10
