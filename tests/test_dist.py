@@ -240,11 +240,21 @@ def test_weights_are_equal_on_all_processes_from_the_first_step_to_the_last(two)
         assert len(first) > 1 and same(first, other)
 
 
-def test_batch_norm_statistics_are_each_processs_own_and_the_firsts_are_saved(two):
-    mine, other = (two.notes(rank, 'gpu')['statistics'] for rank in (0, 1))
-    saved = checkpoint.load(str(two.folder / 'out-gpu' / 'checkpoint-latest.pd'))['model']
+def statistics(job, name):
+    """Batch norm's running statistics at the end of a run: (in the checkpoint, the first process's, the second's)."""
+    saved = checkpoint.load(str(job.folder / f'out-{name}' / 'checkpoint-latest.pd'))['model']
     saved = np.concatenate([v.ravel() for k, v in saved.items() if k.endswith(('._mean', '._variance'))])
+    return saved, *(job.notes(rank, name)['statistics'] for rank in (0, 1))
+
+
+def test_batch_norm_statistics_are_each_processs_own_and_the_firsts_are_saved(two):
+    saved, mine, other = statistics(two, 'gpu')
     assert same(saved, mine) and np.abs(mine - other).max() > 1e-3
+
+
+def test_with_dist_eval_all_processes_evaluate_with_the_firsts_statistics(two):
+    saved, mine, other = statistics(two, 'whole')
+    assert same(saved, mine) and same(other, mine)
 
 
 def test_the_loss_of_an_epoch_is_the_mean_over_what_all_processes_saw(two):
@@ -260,7 +270,7 @@ def test_the_loss_of_an_epoch_is_the_mean_over_what_all_processes_saw(two):
 def test_one_stream_of_lines_and_the_warnings_of_every_process(two):
     first, second = two.text(0), two.text(1)
     steps = [line for line in ours(first) if line.startswith('Epoch: [0]  [0/')]
-    assert len(steps) == 5 and ours(second) == [], 'a line for each of the runs, from the first process'
+    assert len(steps) == len(two.names) and ours(second) == [], 'a line for each of the runs, from the first process'
     assert len(re.findall(r'^warning: .*broken.png: cannot be decoded.*skipped', second, re.M)) == 1
     assert 'warning:' not in first and records(two.folder / 'out-mixup')[0]['bad_images'] == 1, 'counted all the same'
 
