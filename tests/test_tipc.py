@@ -94,6 +94,7 @@ number=1
 for word; do
     case $word in
         --output_dir=*) out=${word#*=} ;;
+        --output=*) file=${word#*=} ;;
         --epochs=* | --cooldown_epochs=*) epochs=$((epochs + ${word#*=})) ;;
         --gpus=0,1 | 2) number=2 ;;  # 2: --nproc_per_node 2
     esac
@@ -129,6 +130,7 @@ case "$*" in
     *export_model.py*)
         mkdir -p "$out"; echo graph > "$out/model.pdmodel"
         [ "$BREAK" = export ] || echo weights > "$out/model.pdiparams" ;;
+    *export_onnx.py*) [ "$BREAK" = export ] || echo graph > "$file" ;;
     *predict.py*) records 0.5 ;;
     *infer.py*)
         echo 'preprocess_time(ms): 1.0'
@@ -158,12 +160,14 @@ def chain(tmp_path):
         (data / 'val' / name).write_text('an image')
     (data / 'val_list.txt').write_text('val/n1/a.JPEG 1\nval/n2/a.JPEG 2\n')
     (root / 'dataset/weights').mkdir()
-    (root / 'dataset/weights/lvvit_t.pdparams').write_text('weights')
+    for name in ('lvvit_t', 'lvvit_s'):
+        (root / f'dataset/weights/{name}.pdparams').write_text('weights')
 
-    def call(mode='lite_train_lite_infer', fault='', images_there=True, gpu_list='0', lines=None, **env):
-        """lines: {number, as in docs/test_train_inference_python.md: a line of the config in place of its own}."""
-        text = read(TIPC / 'config/TokenLabeling/lvvit_t.txt')
-        for number, line in {4: f'gpu_list:{gpu_list}', **(lines or {})}.items():
+    def call(mode='lite_train_lite_infer', fault='', images_there=True, gpu_list='0', lines=None, whole=None, **env):
+        """lines: {number, as in docs/test_train_inference_python.md: a line of lvvit_t.txt in place of its own}; whole:
+        path of a config to take as it stands."""
+        text = read(whole or TIPC / 'config/TokenLabeling/lvvit_t.txt')
+        for number, line in {} if whole else {4: f'gpu_list:{gpu_list}', **(lines or {})}.items():
             text[number - 1] = line
         config.write_text('\n'.join(text))
         if not images_there:
@@ -252,6 +256,28 @@ def test_an_exported_model_alone_has_nothing_to_be_held_against(chain, tmp_path)
     code, out, status = chain('whole_infer', lines={37: 'train_model:./dataset/exported', 38: 'infer_export:null'})
     assert code == 0 and count(status) == (8, 0, 3)
     assert status[-1].startswith('Not run: an exported model alone: no weights for predict.py')
+
+
+KINDS = {  # part of a config's name: (mode, status lines on a CPU: steps that ran, combinations that take a GPU)
+    'train_linux_gpu_fleet': ('lite_train_lite_infer', STEPS - 2, 2),
+    'train': ('lite_train_lite_infer', 2 * (STEPS - 2), 2 * 2),
+    'normal_normal_infer': ('whole_infer', STEPS - 1 - 2, 2),
+    'paddle2onnx': ('whole_infer', 1, 0),
+    '': ('lite_train_lite_infer', 2 * (STEPS - 2), 2 * 2),
+}
+
+
+@pytest.mark.parametrize('path', [path for path in CONFIGS if 'lvvit_t' in path.name], ids=lambda path: path.stem)
+def test_every_config_has_exactly_its_number_of_status_lines_on_a_cpu(chain, path):
+    mode, ran, takes_gpu = next(KINDS[kind] for kind in KINDS if kind in path.stem)
+    code, out, status = chain(mode, whole=path)
+    assert code == 0 and count(status) == (ran, 0, takes_gpu), out
+
+
+def test_an_onnx_file_that_is_not_written_fails_the_chain(chain):
+    path = TIPC / 'config/TokenLabeling/lvvit_t_linux_gpu_normal_normal_paddle2onnx_python_linux_cpu.txt'
+    code, out, status = chain('whole_infer', 'export', whole=path)
+    assert code == 1 and count(status) == (0, 1, 0) and 'lvvit_t/model.onnx' in out
 
 
 def test_stored_predictions_are_compared_where_they_are_of_these_scenes(chain, tmp_path):
