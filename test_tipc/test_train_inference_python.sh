@@ -212,7 +212,7 @@ infer_all() {  # every combination of lines 41 to 46, nested as TIPC nests them
 infer_and_compare() {  # infer_and_compare IMAGES STORED PREDICT WEIGHTS
     # What the predictors say of IMAGES against what predict.py says of them with the same WEIGHTS (PREDICT: its
     # command), against the accuracy of the evaluation, and against STORED predictions where there are some.
-    local stored=$2 against=() top1
+    local stored=$2 against=() top1 labels
     images=$1
     is_set "$(value 39)" || return 0
     infer_all
@@ -228,7 +228,8 @@ infer_and_compare() {  # infer_and_compare IMAGES STORED PREDICT WEIGHTS
     if [ -f "${run}_eval.log" ]; then
         words "$(value 23)"
         read -r top1 _ <<< "$(accuracy "${run}_eval.log")"
-        if [ -n "$top1" ]; then against+=("--acc1=$top1" "--cls_label_path=$(labels_of_eval)"); fi
+        labels=$(labels_of_eval)
+        if [ -n "$top1" ] && [ -n "$labels" ]; then against+=("--acc1=$top1" "--cls_label_path=$labels"); fi
     fi
     compare "compare $label" "$run/compare.log" "${against[@]}"
     if [[ $stored == *.not ]]; then
