@@ -2,11 +2,12 @@
 # The test suite: ruff; Paddle 3.3.1; the page of demo/app.py in a browser; parity with the original in PyTorch beside
 # the tests marked cross_version on Paddle 2.6.2; and the commands of README.md and test_tipc/.
 # Makes its own virtual environments (.venv, .venv-app, .venv-parity, .venv-2.6.2) on the first run; needs Python 3.9+
-# and pip, and for the page Chromium or Chrome with its ChromeDriver: without them it says NOT RUN, but fails if CI is set.
+# and pip, and for the page Chromium or Chrome with its ChromeDriver.
 #
 #   ./tests/run.sh [PYTEST_ARGUMENT ...]      with arguments: pytest on Paddle 3.3.1 alone, with those
 #
-# An environment that cannot be installed is said to be NOT RUN; with CI=true (GitHub sets it) that is a failure.
+# What cannot be installed, or a browser that is not there, is said to be NOT RUN; with CI=true (GitHub sets it) that
+# is a failure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -36,7 +37,7 @@ parity() {  # with the tests of .pth files, which ask PyTorch itself where there
 
 page() {  # in an environment of its own: Gradio holds Pillow below 13, which draws some of the demo's scenes otherwise
     if .venv/bin/python -c 'import sys; sys.exit(sys.version_info >= (3, 10))'; then
-        echo "NOT RUN: Gradio 6 has no wheel for Python 3.9; set PYTHON=python3.10 or newer"
+        not_run "Gradio 6 has no wheel for Python 3.9; set PYTHON=python3.10 or newer"
         return
     fi
     bash tools/venv.sh .venv-app -r requirements-cpu.txt -r tests/requirements-browser.txt &&
