@@ -64,18 +64,18 @@ echo "== Paddle 3.3.1"
 .venv/bin/python -m pytest -q "${two[@]}" -m 'not readme and not browser' tests
 
 echo "== the page of demo/app.py, in a headless browser"
-page
+failed=0
+page || failed=1
 
 echo "== Paddle 2.6.2: tests marked cross_version"
 parity_log=$(mktemp)
 trap 'rm -f "$parity_log"' EXIT
 parity > "$parity_log" 2>&1 &
-failed=0
 paddle_2 || failed=1
 wait $! || failed=1
 echo "== parity with the original (PyTorch), run beside it"
 cat "$parity_log"
-[ "$failed" = 0 ] || { echo "tests/run.sh: Paddle 2.6.2 or parity failed, see above" >&2; exit 1; }
+[ "$failed" = 0 ] || { echo "tests/run.sh: the page, Paddle 2.6.2 or parity failed, see above" >&2; exit 1; }
 
 echo "== the commands of README.md and test_tipc/"
 .venv/bin/python -m pytest -q "${two[@]}" -m readme tests
