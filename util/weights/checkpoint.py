@@ -93,7 +93,7 @@ def _by_number(name):
 def tidy(folder, keep=None):
     """Delete what a killed run left half written, and all but the newest `keep` of the numbered checkpoints."""
     for name in os.listdir(folder):
-        if re.fullmatch(r'\.(checkpoint-|log\.txt\.).*\.tmp', name):
+        if re.fullmatch(r'\.(checkpoint-|log\.txt\.|args\.yaml\.).*\.tmp', name):
             os.unlink(os.path.join(folder, name))
     if keep:
         for path in numbered(folder)[keep:]:
