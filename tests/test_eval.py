@@ -87,7 +87,7 @@ def test_input_and_crop_are_the_models_published_ones(name, size, crop_pct):
 
 @pytest.fixture
 def checkpoints(tmp_path, model):
-    """A folder with the weights of three seeds, 9 and 10 as ours and one as plain weights, and a file of another kind."""
+    """A folder with the weights of three seeds, two as checkpoints, one as plain weights, and a log."""
     folder = tmp_path / 'checkpoints'
     folder.mkdir()
     for name, seed in ('checkpoint-9.pd', 0), ('checkpoint-10.pd', 1):

@@ -29,7 +29,7 @@ class Recorder(AutoAugment):
 @pytest.mark.parametrize(
     'name, ops, first, last',
     [
-        ('original', 9, ('PosterizeOriginal', 0.4, 8), ('Equalize', 0.6, 3)),
+        ('original', 10, ('PosterizeOriginal', 0.4, 8), ('Equalize', 0.6, 3)),
         ('v0', 11, ('Equalize', 0.8, 1), ('Rotate', 0.4, 5)),
     ],
 )
@@ -77,7 +77,7 @@ def test_the_matrix_says_where_pixels_come_from(name):
             x, y, _ = matrix @ [column + 0.5, row + 0.5, 1]
             if 1 < x < 119 and 1 < y < 79:
                 assert np.abs(array[row, column, :2] / 2 + 0.5 - (x, y)).max() < 1
-    assert moved > 20
+    assert moved > 15
 
 
 def test_posterize_of_the_paper_keeps_4_to_8_bits_and_that_of_efficientnet_0_to_4():
