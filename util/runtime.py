@@ -104,7 +104,7 @@ class Parser(argparse.ArgumentParser):
     """ArgumentParser whose errors are one line (no usage block), exit code 2; with `add_config` it reads flags from a
     file too."""
 
-    config = None  # the action of -c, for scripts that have it
+    config_action = None  # of -c, for scripts that have it
     reading = ''  # what goes in front of an error: the file whose flags are being parsed
 
     def error(self, message):
@@ -113,11 +113,11 @@ class Parser(argparse.ArgumentParser):
     def add_config(self):
         """`-c FILE`. For scripts without required flags."""
         help = 'YAML of flags, such as the args.yaml of a run; flags of the command line win'
-        self.config = self.add_argument('-c', '--config', metavar='FILE', help=help)
+        self.config_action = self.add_argument('-c', '--config', metavar='FILE', help=help)
 
     def parse_known_args(self, args=None, namespace=None):
         words = list(sys.argv[1:] if args is None else args)
-        if self.config is None:
+        if self.config_action is None:
             return super().parse_known_args(words, namespace)
         path = super().parse_known_args(words)[0].config
         if path:
