@@ -34,6 +34,8 @@ def demo():
     model = f'--model lvvit_nano --input_size 48 --nb_classes 10 --label_list {DIGITS}/label_list.txt'
     model += ' --resume demo/output/train/checkpoint-best.pd'
     visualize(f'{model} --input {DIGITS}/val --output {IMAGES}/demo_tokens.png')
+    files = f'{DIGITS}/val/digit9/val_00069.JPEG {DIGITS}/val/digit3/val_00013.JPEG'
+    visualize(f'{model} --rollout --input {files} --columns 2 --output {IMAGES}/rollout.png')
     maps = f'--token_label_data {DIGITS}/label_maps --seed 3 --draws 4'
     visualize(f'{model} {maps} --input {DIGITS}/train --count 3 --output {IMAGES}/demo_targets.png')
 

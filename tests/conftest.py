@@ -30,6 +30,7 @@ Result = namedtuple('Result', 'code out err')
 def pytest_configure(config):
     config.addinivalue_line('markers', 'cross_version: also runs on Paddle 2.6.2')
     config.addinivalue_line('markers', 'readme: runs the commands of README.md')
+    config.addinivalue_line('markers', 'browser: needs Gradio, Selenium and a browser')
 
 
 def words(*flags):

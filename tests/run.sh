@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The test suite: ruff; Paddle 3.3.1; parity with the original in PyTorch beside the tests marked cross_version on
-# Paddle 2.6.2; and the commands of README.md and test_tipc/.
-# Makes its own virtual environments (.venv, .venv-parity, .venv-2.6.2) on the first run; needs Python 3.9+ and pip.
+# The test suite: ruff; Paddle 3.3.1; the page of demo/app.py in a browser; parity with the original in PyTorch beside
+# the tests marked cross_version on Paddle 2.6.2; and the commands of README.md and test_tipc/.
+# Makes its own virtual environments (.venv, .venv-app, .venv-parity, .venv-2.6.2) on the first run; needs Python 3.9+
+# and pip, and for the page Chromium or Chrome with its ChromeDriver: without them it says NOT RUN, but fails if CI is set.
 #
 #   ./tests/run.sh [PYTEST_ARGUMENT ...]      with arguments: pytest on Paddle 3.3.1 alone, with those
 set -euo pipefail
@@ -26,6 +27,15 @@ parity() {
         .venv-parity/bin/python -m pytest -q tests/parity
 }
 
+page() {  # in an environment of its own: Gradio holds Pillow below 13, which draws some of the demo's scenes otherwise
+    if .venv/bin/python -c 'import sys; sys.exit(sys.version_info >= (3, 10))'; then
+        echo "NOT RUN: Gradio 6 has no wheel for Python 3.9; set PYTHON=python3.10 or newer"
+        return
+    fi
+    bash tools/venv.sh .venv-app -r requirements-cpu.txt -r tests/requirements-browser.txt &&
+        .venv-app/bin/python -m pytest -q -rs -m browser tests/test_app_page.py
+}
+
 paddle_2() {
     if .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 13))'; then
         echo "NOT RUN: Paddle 2.6.2 has no wheel for Python 3.13 and newer; set PYTHON=python3.12 or older"
@@ -40,7 +50,10 @@ echo "== ruff"
 .venv/bin/ruff format --check .
 
 echo "== Paddle 3.3.1"
-.venv/bin/python -m pytest -q "${two[@]}" -m 'not readme' tests
+.venv/bin/python -m pytest -q "${two[@]}" -m 'not readme and not browser' tests
+
+echo "== the page of demo/app.py, in a headless browser"
+page
 
 echo "== Paddle 2.6.2: tests marked cross_version"
 parity_log=$(mktemp)

@@ -1,10 +1,11 @@
 """A PNG of what tokens say: a model's classes for every token, label maps, and the targets made from them.
 
 tools/visualize.py --resume CKPT --input IMG …                            predictions, token by token
+tools/visualize.py --resume CKPT --rollout --input IMG …                  and what the class token attends to
+tools/visualize.py --resume CKPT --compare CKPT … --input IMG …           checkpoints side by side
 tools/visualize.py --token_label_data DIR --input TRAIN_IMG …             map, and draws of the train transform
 """
 
-import colorsys
 import os
 import sys
 
@@ -12,121 +13,50 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from util import runtime
 
 import numpy as np
-import paddle
-import paddle.nn.functional as F
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from models import build_model, load_weights, published_defaults
+from models import build_model, load_weights, published_defaults, token_grid
 from util import options
-from util.data.images import find_images, open_rgb
+from util.data.images import BadImage, find_images, open_rgb
 from util.data.label_maps import LabelMaps
 from util.data.token_label import sampling_matrix, sparse_target
 from util.data.transforms import EvalTransform, TrainTransform, to_input
-from util.deploy import records
+from util.deploy import insight, records
+from util.deploy.drawing import GAP, MARGIN, PAPER, SIDE, Tokens, arrange, heat, save, short_name, tile
 from util.errors import UserError
 from util.logger import log
-
-SIDE, GAP, MARGIN, CAPTION = 224, 4, 12, 44  # pixels: of a tile, between tiles, around panels, below a tile
-INK, PAPER = (30, 30, 30), (255, 255, 255)
-KNOWS = 1.1  # a token whose best class has less than this multiple of 1 / classes says nothing
+from util.weights.pretrained import load_into
 
 
 def parser():
     parser = runtime.Parser('tools/visualize.py', description=__doc__)
     options.add_model(parser)
-    options.add_weights(parser)
+    add = options.add_weights(parser).add_argument
+    add(
+        '--compare',
+        nargs='+',
+        default=[],
+        metavar='FILE',
+        help='further checkpoints of the same --model, --input_size and --nb_classes (and --ema), a column each',
+    )
     options.add_eval_transform(parser)
     parser.add_argument('--label_list', metavar='FILE', help="names of the classes, lines 'id name'")
     parser.add_argument('--input', nargs='+', required=True, metavar='IMG', help='files, folders, glob patterns')
-    parser.add_argument('--count', default=12, type=int, help='images to show, spread evenly over the input')
-    parser.add_argument('--columns', default=3, type=int, help='images per row when predictions alone are shown')
+    parser.add_argument('--count', default=12, type=options.count, help='images to show, spread evenly over the input')
+    parser.add_argument(
+        '--columns',
+        type=options.count,
+        help='images per row (default: 3 when predictions of one model alone are shown)',
+    )
+    parser.add_argument(
+        '--rollout', action='store_true', help='a tile with what the class token attends to (attention rollout)'
+    )
     group = options.add_label_maps(parser)
     group.add_argument('--aa', default='rand-m9-mstd0.5-inc1', help="RandAugment of the draws, '' for none")
     group.add_argument('--draws', default=4, type=int, help='draws of the train transform per image')
     group.add_argument('--seed', default=0, type=int)
     parser.add_argument('--output', required=True, metavar='PNG')
     return parser
-
-
-# -- pictures ---------------------------------------------------------------------------------------------------------
-
-
-def font(size):
-    try:
-        return ImageFont.load_default(size)
-    except TypeError:  # Pillow before 10.1 has one size only
-        return ImageFont.load_default()
-
-
-def colour(class_id):
-    """A colour of its own for each class: steps of the golden ratio around the colour wheel."""
-    red, green, blue = colorsys.hsv_to_rgb(class_id * 0.618034 % 1.0, 0.75, 0.95)
-    return int(red * 255), int(green * 255), int(blue * 255)
-
-
-def name_of(class_id, names):
-    return names.get(int(class_id), str(class_id))
-
-
-def tile(image, title, probabilities=None, names=None):
-    """A square picture with a caption; with probabilities [N, C] every token is washed in its class's colour."""
-    image = image.resize((SIDE, SIDE), Image.BICUBIC)
-    canvas = Image.new('RGB', (SIDE, SIDE + CAPTION), PAPER)
-    draw = ImageDraw.Draw(canvas)
-    draw.text((0, SIDE + 4), title, fill=INK, font=font(14))
-    if probabilities is not None:
-        image = overlay(image, probabilities, names)
-        draw_legend(draw, SIDE + 24, probabilities, names)
-    canvas.paste(image, (0, 0))
-    return canvas
-
-
-def overlay(image, probabilities, names):
-    """The image with a wash over each token: its best class's colour, the stronger the surer; names where they fit.
-
-    image: PIL image; probabilities: [N, C].
-    """
-    grid = round(len(probabilities) ** 0.5)
-    cell = image.width / grid
-    wash = Image.new('RGBA', image.size)
-    draw = ImageDraw.Draw(wash)
-    for i, token in enumerate(probabilities):
-        best, sure = token.argmax(), token.max()
-        if sure * len(token) <= KNOWS:
-            continue
-        x, y = i % grid * cell, i // grid * cell
-        draw.rectangle((x, y, x + cell - 1, y + cell - 1), fill=(*colour(best), int(20 + 170 * sure)))
-        if cell >= 40:
-            text, middle = f'{name_of(best, names)[:7]}\n{sure:.0%}', (x + cell / 2, y + cell / 2)
-            outlined = dict(fill='white', stroke_fill=INK, stroke_width=2)
-            draw.text(middle, text, font=font(12), anchor='mm', align='center', **outlined)
-    return Image.alpha_composite(image.convert('RGBA'), wash).convert('RGB')
-
-
-def draw_legend(draw, y, probabilities, names):
-    """Chips with the names of the commonest classes, as many as fit; tokens that know nothing do not count."""
-    sure = probabilities.max(axis=1) * probabilities.shape[1] > KNOWS
-    ids, counts = np.unique(probabilities[sure].argmax(axis=1), return_counts=True)
-    x = 0
-    for class_id in ids[np.argsort(-counts, kind='stable')]:
-        text = name_of(class_id, names).split(',')[0][:14]
-        width = draw.textlength(text, font=font(12))
-        if x + 15 + width > SIDE:
-            break
-        draw.rectangle((x, y + 2, x + 11, y + 13), fill=colour(class_id))
-        draw.text((x + 15, y), text, fill=INK, font=font(12))
-        x += 24 + int(width)
-
-
-def arrange(pictures, columns, gap, margin=0):
-    """Pictures of one size on a white one, row by row."""
-    columns = min(columns, len(pictures))
-    rows = -(-len(pictures) // columns)  # rounded up
-    width, height = pictures[0].width + gap, pictures[0].height + gap
-    canvas = Image.new('RGB', (columns * width - gap + 2 * margin, rows * height - gap + 2 * margin), PAPER)
-    for i, picture in enumerate(pictures):
-        canvas.paste(picture, (margin + i % columns * width, margin + i // columns * height))
-    return canvas
 
 
 # -- what is shown of an image ----------------------------------------------------------------------------------------
@@ -144,14 +74,13 @@ def map_tiles(path, maps, args, names):
     left, top, width, height = covered
     square = source.crop((round(left), round(top), round(left + width), round(top + height)))
     every_cell = np.eye(scores[0].size, dtype='float32')
-    tiles = [tile(on_white(source), os.path.basename(path)[:28]), tile(square, 'label map', targets(every_cell), names)]
+    tiles = [tile(on_white(source), file_name(path)), tile(square, 'label map', Tokens.of(targets(every_cell)), names)]
+    grid = token_grid(args.model, args.input_size)
     transform = TrainTransform(args.input_size, aa=args.aa, reprob=0.0, geometry=args.token_label_geometry)
     for draw in range(args.draws):
         image, matrix = transform.draw(source, np.random.default_rng([args.seed, draw]))
-        sampling = sampling_matrix(
-            matrix, args.input_size, args.input_size // 16, covered=covered, map_shape=scores.shape[1:]
-        )
-        tiles.append(tile(image, f'draw {draw}: token targets', targets(sampling)[1:], names))
+        sampling = sampling_matrix(matrix, args.input_size, grid, covered=covered, map_shape=scores.shape[1:])
+        tiles.append(tile(image, f'draw {draw}: token targets', Tokens.of(targets(sampling)[1:]), names))
     return tiles
 
 
@@ -170,21 +99,68 @@ def on_white(image):
     return canvas
 
 
-def prediction_tiles(path, model, transform, names):
-    """The network's view of the image with its prediction, and what every token says."""
+def prediction_tiles(path, columns, transform, names, with_rollout):
+    """The network's view of the image, and for each model what every token says, and what its class token attends to.
+
+    columns: [(caption, model)]. With one model its prediction stands below the image, with several below their tokens.
+    """
     image = transform.crop(open_rgb(path))
-    cls, aux = model.forward_dense(paddle.to_tensor(to_input(image)[None]))
-    scores = F.softmax(cls + 0.5 * aux.max(axis=1)).numpy()[0]
-    best = scores.argmax()
-    return [
-        tile(image, f'{name_of(best, names)[:24]}  {scores[best]:.1%}'),
-        tile(image, 'the model, token by token', F.softmax(aux[0]).numpy(), names),
-    ]
+    array, enlarged = to_input(image), image.resize((SIDE, SIDE), Image.BICUBIC)
+    comparing = len(columns) > 1
+    tiles = [tile(image, f'{file_name(path)}\n')] if comparing else []
+    for caption, model in columns:
+        scores, by_block = insight.scores_and_tokens(model, array)
+        tokens = None if by_block is None else Tokens.of(by_block[-1])
+        best = scores.argmax()
+        answer = f'{short_name(best, names)[:24]}  {scores[best]:.1%}'
+        if comparing:
+            tiles.append(tile(image, f'{caption}\n{answer}', tokens, names))
+        else:
+            tiles.append(tile(image, answer))
+            tiles.append(
+                tile(image, 'the model, token by token' if tokens else 'its tokens say nothing', tokens, names)
+            )
+        if with_rollout:
+            values = insight.class_rollout(model, array)
+            spread = f'rollout: {values.min():.2f} to {values.max():.2f} x the mean'
+            tiles.append(tile(heat(enlarged, values), f'{caption}\n{spread}' if comparing else spread))
+    return tiles
 
 
-@paddle.no_grad()
+def file_name(path):
+    return os.path.basename(path)[-28:]
+
+
+def captions(paths):
+    """What tells files apart: their paths without the folders that all of them lie in, at most 30 characters of it."""
+    if not paths:
+        return []
+    shared = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+    return [os.path.relpath(os.path.abspath(path), shared)[-30:] for path in paths]
+
+
+def load_models(args):
+    """[(caption, model)]: of --resume or --pretrained, then of --compare. Raises UserError for what cannot be shown."""
+    files = [args.resume] if args.resume else []
+    names = captions(files + args.compare)
+    if args.pretrained and not args.resume:
+        names = ['published weights', *names]
+    columns = []
+    for i, name in enumerate(names):
+        model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
+        if not (model.return_dense or args.rollout):
+            raise UserError(f'--model {args.model}: has no classifier of tokens to show; --rollout shows its attention')
+        log(load_weights(model, args) if i == 0 else load_into(model, args.compare[i - 1], args.ema))
+        model.eval()
+        columns.append((name, model))
+    return columns
+
+
 def main(args):
     published_defaults(args)
+    if (args.compare or args.rollout) and not (args.resume or args.pretrained):
+        flag = '--compare' if args.compare else '--rollout'
+        raise UserError(f'{flag}: needs a model; give --resume (a checkpoint) or --pretrained besides')
     if not (args.resume or args.pretrained or args.token_label_data):
         raise UserError(
             'nothing to show: give --resume (a checkpoint) or --pretrained, --token_label_data (label maps), or both'
@@ -193,24 +169,23 @@ def main(args):
     files = [files[i] for i in np.linspace(0, len(files) - 1, min(args.count, len(files))).round().astype(int)]
     names = records.class_names(args.label_list, args.nb_classes)
     transform = EvalTransform(args.input_size, args.crop_pct, args.interpolation)
-    maps = model = None
+    maps = None
     if args.token_label_data:
         maps = LabelMaps(args.token_label_data, args.nb_classes, args.token_label_coverage, args.token_label_geometry)
-    if args.resume or args.pretrained:
-        model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
-        if not model.return_dense:
-            raise UserError(f'--model {args.model}: has no classifier of tokens to show')
-        log(load_weights(model, args))
-        model.eval()
+    columns = load_models(args)
     panels = []
     for path in files:
         tiles = []
-        if maps:
-            tiles += map_tiles(path, maps, args, names)
-        if model:
-            tiles += prediction_tiles(path, model, transform, names)
+        try:
+            if maps:
+                tiles += map_tiles(path, maps, args, names)
+            if columns:
+                tiles += prediction_tiles(path, columns, transform, names, with_rollout=args.rollout)
+        except BadImage as error:
+            raise UserError(str(error))
         panels.append(arrange(tiles, len(tiles), GAP))
-    arrange(panels, 1 if maps else args.columns, MARGIN, margin=MARGIN).save(args.output)
+    per_row = args.columns or (1 if maps or len(columns) > 1 else 3)
+    save(arrange(panels, per_row, MARGIN, margin=MARGIN), args.output)
     log(f'wrote {args.output}')
 
 

@@ -81,7 +81,7 @@ def one_map(folder, name='digit0/train_00000'):
 
 def test_a_map_per_image_in_the_published_format_and_meta_json(generate, scenes):
     result = generate()
-    assert result.code == 0 and result.err == ''
+    assert result.code == 0 and 'not clearly above guessing' in result.err and result.err.count('\n') == 1
     maps = sorted(p.relative_to(generate.out / 'maps') for p in (generate.out / 'maps').rglob('*.npy'))
     images = sorted(p.relative_to(scenes / 'train').with_suffix('.npy') for p in (scenes / 'train').rglob('*.JPEG'))
     assert maps == images and len(maps) == 40
@@ -263,7 +263,66 @@ def test_top1_counts_only_classes_the_annotator_has_and_is_not_made_up(generate,
     assert accuracy(out) is None and '10 class folders, but the annotator has 20 classes' in out
 
 
+def test_an_annotator_that_is_no_better_than_guessing_is_said_aloud(generate, weights, scenes):
+    result = generate()  # random weights, 10 classes, 40 images
+    percent, _ = accuracy(result.out)
+    assert percent < 19.5
+    assert result.err == (
+        f'warning: top-1 {percent:.1f} % on 40 images is not clearly above guessing (10.0 %; up to 19.5 % is luck): '
+        'these maps carry nothing, as far as the labels of the images can tell\n'
+    )
+    assert (
+        generate('--nb_classes', 20, '--resume', weights('lvvit_nano', classes=20, img_size=32)[0], out='20').err == ''
+    )
+
+
+def test_an_annotator_that_knows_its_classes_is_not_warned_of(generate, scenes):
+    guesses = [
+        int(generate.model.forward_dense(inputs(path))[1].mean(axis=1).argmax().item())
+        for path, _ in datasets.read_folder(str(scenes / 'train'), 10)
+    ]  # labels that the annotator agrees with in 12 of 40
+    names = [line.split()[0] for line in (scenes / 'train_list.txt').read_text().splitlines()]
+    order = {path: guess for (path, _), guess in zip(datasets.read_folder(str(scenes / 'train'), 10), guesses)}
+    labels = [order[str(scenes / name)] + (i >= 12) for i, name in enumerate(names)]
+    lines = [f'{name} {label % 10}\n' for name, label in zip(names, labels)]
+    (generate.out / 'list.txt').write_text(''.join(lines))
+    result = generate('--cls_label_path', generate.out / 'list.txt')
+    assert accuracy(result.out) == (30, 40) and result.err == ''
+
+
+@pytest.mark.parametrize(
+    'correct, judged, classes, warned',
+    [
+        (0, 0, 10, False),  # nothing is known
+        (130, 1000, 10, False),
+        (118, 1000, 10, True),  # 0.1 + 2 · sqrt(0.1 · 0.9 / 1000) = 0.119
+        (50, 100, 2, True),
+        (61, 100, 2, False),
+        (0, 100, 1000, True),
+        (3, 4, 2, False),  # guessing gets 4 of 4 right too often for any verdict
+        (100, 100, 1, False),
+    ],
+)
+def test_the_limit_is_two_standard_deviations_of_guessing(correct, judged, classes, warned):
+    assert bool(annotator.chance_warning(correct, judged, classes)) == warned
+
+
 # ---- what goes wrong
+
+
+def test_data_without_images_is_refused_in_one_line_before_anything_is_written(generate, refuse):
+    empty = generate.out / 'empty'
+    empty.mkdir()
+    for folder in (empty, empty / 'train', empty / 'train' / 'cat', None):
+        if folder:
+            folder.mkdir(exist_ok=True)
+        else:
+            (empty / 'train' / 'cat' / 'notes.txt').write_text('no image')
+        line = refuse(data=empty)
+        assert str(empty) in line and 'no images' in line and not (generate.out / 'maps').exists()
+    assert 'no such folder' in refuse(data=generate.out / 'nowhere')
+    (generate.out / 'list.txt').write_text('\n')
+    assert 'list.txt' in refuse('--cls_label_path', generate.out / 'list.txt')
 
 
 @pytest.fixture
@@ -282,7 +341,7 @@ def pictures(tmp_path):
 @pytest.mark.parametrize('workers', [0, 1])
 def test_an_image_that_cannot_be_decoded_is_named_counted_and_skipped_until_mended(generate, pictures, workers):
     result = generate('--num_workers', workers, data=pictures)
-    warning, error = result.err.splitlines()
+    warning, error = result.err.splitlines()  # of 10 classes there are 2 folders, so no word about its top-1
     assert result.code == 1 and str(pictures / 'dog' / '1.png') in warning and '1 of 6 images' in error
     before = contents(generate.out / 'maps')
     assert sorted(before) == ['cat/0.npy', 'cat/1.npy', 'cat/2.npy', 'dog/0.npy', 'dog/2.npy', 'meta.json']
@@ -342,6 +401,8 @@ def test_what_cannot_be_is_refused_in_one_line_before_anything_is_written(genera
         (['--cls_label_path', '/nowhere.txt'], '/nowhere.txt'),
         (['--batch_size', 0], 'must be at least 1'),
         (['--resume', untrained], 'aux_head is all zeros'),
+        (['--resume', untrained], 'train it with --token_pool_weight 1, or let tools/self_label.py'),
+        (['--std', 1, 1, 0], '--std'),
     ):
         assert word in refuse(*flags) and not (generate.out / 'maps').exists()
 

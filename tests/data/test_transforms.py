@@ -79,6 +79,18 @@ def test_eval_resizes_the_short_side_and_cuts_the_centre_square(size, crop_pct, 
     assert np.array_equal(np.asarray(EvalTransform(size, crop_pct).crop(image)), np.asarray(expected))
 
 
+@pytest.mark.parametrize('crop_pct, source', [(0.8, (100, 60)), (0.875, (61, 97)), (1.0, (250, 100)), (1.0, (40, 40))])
+def test_the_region_of_the_centre_square_holds_the_pixels_of_the_crop(crop_pct, source):
+    """A pixel of the ramp names its place: that of the crop's middle columns and rows is where the region says."""
+    transform = EvalTransform(32, crop_pct, 'bilinear')
+    left, top, right, bottom = transform.region(*source)
+    crop = np.asarray(transform.crop(ramp(*source))).astype('float64')
+    inner = np.arange(4, 28) + 0.5  # pixels at the edge of an image are averages of fewer
+    assert np.abs(crop[16, 4:28, 0] + 0.5 - (left + inner * (right - left) / 32)).max() < 0.6
+    assert np.abs(crop[4:28, 16, 1] + 0.5 - (top + inner * (bottom - top) / 32)).max() < 0.6
+    assert 0 <= left < right <= source[0] and 0 <= top < bottom <= source[1]
+
+
 @pytest.mark.parametrize('name', [*INTERPOLATIONS, 'random'])
 def test_eval_uses_the_filter_it_is_told_and_none_for_an_image_of_the_right_size(name):
     own = EvalTransform(16, 1.0, name).crop(noise(64, 64))

@@ -8,8 +8,9 @@ from typing import NamedTuple
 DOCUMENT = Path(__file__).resolve().parents[2] / 'docs' / 'fidelity.md'
 BEGIN, END = '<!-- begin: written by pytest tests/parity --write_fidelity -->', '<!-- end -->'
 SECTIONS = (
-    'Forward pass, Token-label targets, Loss, Gradients, Optimizers, Weight averaging, Learning rate, Drop path, '
-    'Initial weights, Training, RandAugment, Train transform, Mixup and CutMix, Evaluation transform, Weights of files'
+    'Forward pass, Label maps, Token-label targets, Loss, Gradients, Optimizers, Weight averaging, Learning rate, '
+    'Drop path, Initial weights, Training, RandAugment, Train transform, Mixup and CutMix, Evaluation transform, '
+    'Weights of files'
 ).split(', ')
 RELATIVE = 'max abs difference / largest value'
 ABSOLUTE = 'max abs difference'

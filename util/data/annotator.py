@@ -5,6 +5,8 @@ An annotator takes images [B, 3, S, S] and returns the scores of every cell, flo
     TokenHead    LV-ViT: the classifier of its patch tokens
     PooledHead   a network that ends in a global average pool and one linear layer, such as ResNet: this layer on each
                  cell of the features before the pool, that is, as a 1x1 convolution
+
+Networks in ONNX files: util/data/onnx_annotator.py; annotators of other classes: util/data/class_map.py.
 """
 
 import hashlib
@@ -29,12 +31,18 @@ class TokenHead:
         if not model.return_dense:
             raise UserError(f'--model {name}: has no classifier of the tokens (aux_head), so it cannot make label maps')
         if not any(p.numpy().any() for p in model.aux_head.parameters()):
-            raise UserError(f'--model {name}: its aux_head is all zeros; it was trained without token labels')
+            raise UserError(
+                f'--model {name}: its aux_head is all zeros; it was trained without token labels. For a labeler train '
+                'it with --token_pool_weight 1, or let tools/self_label.py do that, make the maps and train with them'
+            )
         model.eval()
         self.model, self.num_classes, self.side = model, model.num_classes, model.grid
 
     def __call__(self, images):
         return self.model.forward_dense(images)[1]
+
+    def fingerprint(self):
+        return fingerprint(self.model)
 
 
 class PooledHead:
@@ -81,6 +89,9 @@ class PooledHead:
         self.model(images)
         features, self._features = self._features, None
         return self.head(features.flatten(2).transpose([0, 2, 1]))
+
+    def fingerprint(self):
+        return fingerprint(self.model)
 
 
 def _watch(model, image):
@@ -157,6 +168,25 @@ def fingerprint(model):
         digest.update(key.encode())
         digest.update(np.ascontiguousarray(value.numpy()))
     return digest.hexdigest()[:16]
+
+
+def chance_warning(correct, judged, num_classes):
+    """A sentence if an annotator that was right on `correct` of `judged` images may as well have guessed, else ''.
+
+    Guessing is right with probability p = 1 / num_classes each time, so on n images in a share p with the standard
+    deviation √(p (1 − p) / n); an annotator must be above p by more than two of them. No verdict where the images are
+    so few that not even all of them right would be.
+    """
+    if not judged:
+        return ''
+    chance = 1 / num_classes
+    limit = chance + 2 * math.sqrt(chance * (1 - chance) / judged)
+    if correct / judged > limit or limit >= 1:
+        return ''
+    return (
+        f'top-1 {100 * correct / judged:.1f} % on {judged} images is not clearly above guessing ({100 * chance:.1f} %; '
+        f'up to {100 * limit:.1f} % is luck): these maps carry nothing, as far as the labels of the images can tell'
+    )
 
 
 def map_dtype(num_classes):

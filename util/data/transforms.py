@@ -188,15 +188,25 @@ class EvalTransform:
 
     def crop(self, image):
         """PIL image -> the PIL square that the network sees."""
-        width, height = image.size
+        (width, height), (x, y) = self._places(*image.size)
+        if (width, height) != image.size:
+            image = resize(image, (width, height), self.interpolation)
+        return image.crop((x, y, x + self.size, y + self.size))
+
+    def region(self, width, height):
+        """Where that square lies in an image of this size: (left, top, right, bottom) in its pixels, floats."""
+        resized, (x, y) = self._places(width, height)
+        scale_x, scale_y = width / resized[0], height / resized[1]
+        right, bottom = min((x + self.size) * scale_x, width), min((y + self.size) * scale_y, height)
+        return x * scale_x, y * scale_y, right, bottom
+
+    def _places(self, width, height):
+        """((width, height) of the resized image, (x, y) of the square in it)."""
         if width < height:
             width, height = self.short, int(self.short * height / width)
         else:
             width, height = int(self.short * width / height), self.short
-        x, y = round((width - self.size) / 2), round((height - self.size) / 2)
-        if (width, height) != image.size:
-            image = resize(image, (width, height), self.interpolation)
-        return image.crop((x, y, x + self.size, y + self.size))
+        return (width, height), (round((width - self.size) / 2), round((height - self.size) / 2))
 
     def __call__(self, image):
         """PIL image -> float32 [3, S, S]."""

@@ -1,0 +1,175 @@
+"""A page in the browser: drop a photo, see its five best classes, and over the photo what every token says.
+
+demo/app.py --model lvvit_nano --input_size 48 --nb_classes 10 --resume demo/output/train/checkpoint-best.pd
+demo/app.py --model_file output/export/model.pdmodel              an exported model gives classes only
+
+The server fetches nothing, and the page needs no internet. Gradio holds Pillow below 13, with which demo/digits.py
+draws 182 of its 2,960 scenes otherwise (48 px, seed 0), so it gets an environment of its own:
+bash tools/venv.sh .venv-app -r requirements-cpu.txt -r demo/requirements-app.txt
+"""
+
+import argparse
+import os
+import socket
+import sys
+import threading
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from util import runtime
+
+from answers import ask, load, picture, summary
+from util import options
+from util.data.images import BadImage, find_images
+from util.errors import UserError
+from util.logger import log
+
+DEMO = os.path.dirname(os.path.abspath(__file__))
+EXPLANATION = (
+    'A token is a square of the picture: its colour is that of the class that it prefers, the stronger the surer. '
+    'What the model does not see is pale.'
+)
+MAX_BYTES = 64 << 20  # of a file
+
+
+def port(word):
+    """A whole number from 1 to 65535."""
+    value = int(word)
+    if not 1 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f'must be 1 to 65535, not {word}')
+    return value
+
+
+def parser():
+    parser = runtime.Parser('demo/app.py', description=__doc__)
+    options.add_model(parser)
+    options.add_weights(parser)
+    options.add_eval_transform(parser)
+    parser.set_defaults(interpolation=None)  # bicubic, or as exported
+    title = 'exported model, instead of the weights (input size, crop and names: as exported)'
+    add = parser.add_argument_group(title).add_argument
+    add('--model_file', metavar='FILE', help='model.pdmodel or model.json')
+    add('--params_file', metavar='FILE', help='model.pdiparams (default: beside the model)')
+    add('--config', metavar='FILE', help='inference.yml (default: beside the model)')
+    add = parser.add_argument_group('page').add_argument
+    add('--label_list', metavar='FILE', help="names of the classes, lines 'id name'")
+    add('--examples', nargs='+', metavar='IMG', help="photos to click on (default: the demo's)")
+    add('--host', default='127.0.0.1', help='address to listen on; 0.0.0.0: all of this machine, for others to see')
+    add('--port', default=7860, type=port)
+    return parser
+
+
+def examples(args):
+    """Files to click on: those of --examples, else the demo's photo and, once demo/run.sh has run, scenes of it."""
+    if args.examples:
+        return find_images(args.examples)[:24]
+    scenes = os.path.join(DEMO, 'output', 'digits', 'val')
+    files = [os.path.join(DEMO, 'chelsea.png')]
+    if os.path.isdir(scenes):
+        files += find_images([scenes])[::40][:10]  # 40 of each digit, in order
+    return files
+
+
+def import_gradio():
+    """Gradio, told to call nobody. Raises UserError where it is missing or too old."""
+    os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
+    os.environ['HF_HUB_OFFLINE'] = '1'
+    try:
+        import gradio
+    except ImportError:
+        raise UserError('Gradio is not installed: pip install -r demo/requirements-app.txt')
+    if int(gradio.__version__.split('.')[0]) < 6:
+        raise UserError(f'Gradio {gradio.__version__} is too old: pip install -r demo/requirements-app.txt')
+    return gradio
+
+
+def check_address(host, port):
+    """Raises UserError where nobody can listen."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        socket.create_server(address, family=family).close()
+    except OSError as error:
+        raise UserError(f'--host {host} --port {port}: cannot listen there ({error.strerror})')
+
+
+def build(gradio, network, files):
+    """The page, as gradio.Blocks. files: the examples."""
+    welcome = network.silent or 'No photo yet.'
+    # what visitors upload is deleted after an hour, and when the server ends
+    options = dict(title='Token labeling', analytics_enabled=False, delete_cache=(600, 3600), fill_width=True)
+    with gradio.Blocks(**options) as page:
+        answer = gradio.State(time_to_live=3600)  # seconds
+        gradio.Markdown(f'# What does every token say?\n{network.title}. {EXPLANATION}')
+        with gradio.Row():
+            with gradio.Column(scale=2, min_width=280):
+                upload = gradio.File(label='Drop a photo here', height=150, elem_id='upload')
+                classes = gradio.Label(label='Best classes', num_top_classes=5, elem_id='classes')
+            with gradio.Column(scale=3, min_width=400):
+                note = gradio.Markdown(welcome, elem_id='note')
+                seen = gradio.Image(show_label=False, interactive=False, buttons=[], format='png', elem_id='seen')
+                slider = gradio.Slider(
+                    minimum=1,
+                    maximum=max(network.blocks, 2),
+                    value=max(network.blocks, 1),
+                    step=1,
+                    label='after block',
+                    visible=network.blocks > 1,
+                    elem_id='block',
+                )
+                written = gradio.Checkbox(
+                    True, label='write into the tokens what they say', visible=network.blocks > 1, elem_id='written'
+                )
+        gradio.Markdown('Examples:')
+        gallery = gradio.Gallery(
+            files, show_label=False, columns=11, height=120, allow_preview=False, buttons=[], elem_id='examples'
+        )
+
+        def show(path, block, written):
+            try:
+                result = ask(network, path)
+            except BadImage as error:
+                gradio.Warning(str(error))
+                return None, None, None, str(error), None
+            return result, result.best, *redraw(result, block, written), None  # None: ready for the next file
+
+        def show_example(block, written, event: gradio.SelectData):
+            return show(files[event.index], block, written)
+
+        def redraw(result, block, written):
+            if result is None:
+                return None, welcome
+            text = summary(result, block, network.names) if result.tokens else network.silent
+            return picture(result, block, network.names, written), text
+
+        shown = [answer, classes, seen, note, upload]
+        one_at_a_time = dict(concurrency_id='network', concurrency_limit=1)
+        how = [slider, written]
+        upload.upload(show, [upload, *how], shown, **one_at_a_time)
+        gallery.select(show_example, how, shown, **one_at_a_time)
+        for control in how:
+            control.change(redraw, [answer, *how], [seen, note], trigger_mode='always_last', show_progress='hidden')
+    return page
+
+
+def main(args):
+    gradio = import_gradio()
+    check_address(args.host, args.port)
+    page = build(gradio, load(args), examples(args))
+    page.launch(
+        server_name=args.host,
+        server_port=args.port,
+        share=False,
+        quiet=True,
+        max_file_size=MAX_BYTES,
+        footer_links=[],
+        theme=gradio.themes.Default(font=['system-ui', 'sans-serif'], font_mono=['monospace']),  # none from elsewhere
+        prevent_thread_lock=True,
+    )
+    log(f'the page: http://{args.host}:{args.port} (Ctrl-C ends it)')
+    try:
+        threading.Event().wait()
+    finally:
+        page.close(verbose=False)
+
+
+if __name__ == '__main__':
+    runtime.run(main, parser())

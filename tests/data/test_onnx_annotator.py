@@ -1,0 +1,230 @@
+"""onnx_annotator.py and generate_label.py --model FILE.onnx: maps of any dense network, and what is refused."""
+
+import json
+import sys
+
+import numpy as np
+import onnx_files
+import paddle
+import paddle.nn.functional as F
+import pytest
+
+import generate_label
+from util.data import onnx_annotator
+from util.data.images import open_rgb
+from util.data.onnx_annotator import OnnxHead, OnnxNetwork, read_shape
+from util.data.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform
+from util.errors import UserError
+
+WEIGHT, BIAS = onnx_files.patches(classes=12, patch=16)
+IMAGE = 'digit3/train_00013'
+
+
+@pytest.fixture
+def network(tmp_path):
+    """network(**kwargs) -> the path of an ONNX file, see onnx_files.save."""
+    return lambda **kwargs: onnx_files.save(tmp_path / 'patches.onnx', WEIGHT, BIAS, **kwargs)
+
+
+@pytest.fixture
+def generate(run, scenes, tmp_path):
+    """generate(model, *flags) -> Result, with the maps in tmp_path/maps."""
+
+    def call(model, *flags):
+        return run(generate_label, scenes, tmp_path / 'maps', '--model', model, '--num_workers', 0, *flags)
+
+    return call
+
+
+@pytest.fixture
+def refuse(refused, scenes, tmp_path):
+    """refuse(model, *flags) -> the one line with which the same command is turned down, before anything is written."""
+
+    def call(model, *flags):
+        line = refused(generate_label, scenes, tmp_path / 'maps', '--model', model, '--num_workers', 0, *flags)
+        assert not (tmp_path / 'maps').exists()
+        return line
+
+    return call
+
+
+def scores(images, patch=16):
+    """[B, N, C] that the network says of images, by Paddle's convolution."""
+    dense = F.conv2d(paddle.to_tensor(images), paddle.to_tensor(WEIGHT), paddle.to_tensor(BIAS), stride=patch)
+    return dense.flatten(2).transpose([0, 2, 1]).numpy()
+
+
+def expected_scores(scenes, size, mean=IMAGENET_MEAN, std=IMAGENET_STD, interpolation='bicubic'):
+    transform = EvalTransform(size, 1.0, interpolation, mean, std)
+    return scores(transform(open_rgb(str(scenes / 'train' / f'{IMAGE}.JPEG')))[None])[0]
+
+
+def assert_map_is(array, expected):
+    """array [2, K, H, H] holds the best of expected [N, C], in float16."""
+    k, side = array.shape[1:3]
+    best = np.argsort(-expected, axis=-1)[:, :k]
+    np.testing.assert_array_equal(array[1].reshape(k, side * side).T, best)
+    values = np.take_along_axis(expected, best, axis=-1)
+    np.testing.assert_allclose(array[0].reshape(k, side * side).T, values, rtol=1e-3, atol=1e-4)
+
+
+# ---- what a map says
+
+
+@pytest.mark.cross_version
+@pytest.mark.parametrize('output', ['BCHW', 'BNC', 'B1NC'])
+@pytest.mark.parametrize('batch, size', [('batch', 'S'), (1, 48), (3, 48)])
+def test_every_dense_layout_and_batch_gives_the_scores_of_the_cells_row_by_row(network, output, batch, size):
+    images = np.random.default_rng(0).normal(size=(4, 3, 48, 48)).astype('float32')
+    annotate = OnnxHead(OnnxNetwork(network(output=output, batch=batch, size=size)), 48)
+    found = annotate(paddle.to_tensor(images))
+    assert (annotate.side, annotate.num_classes) == (3, 12) and found.dtype == paddle.float32
+    np.testing.assert_allclose(found.numpy(), scores(images), rtol=1e-5, atol=1e-5)
+
+
+def test_a_network_in_half_precision_is_given_such_images(network):
+    images = np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype('float32')
+    annotate = OnnxHead(OnnxNetwork(network(dtype='float16')), 32)
+    found = annotate(paddle.to_tensor(images))
+    assert found.dtype == paddle.float32
+    np.testing.assert_allclose(found.numpy(), scores(images), atol=2e-2)
+
+
+@pytest.mark.cross_version
+def test_maps_and_meta_json_of_an_onnx_file(network, generate, scenes, tmp_path):
+    result = generate(network(), '--img_size', 48)
+    assert result.code == 0 and 'CPUExecutionProvider' in result.out
+    assert len(list((tmp_path / 'maps').rglob('*.npy'))) == 40
+    array = np.load(tmp_path / 'maps' / f'{IMAGE}.npy')
+    assert array.dtype == np.float16 and array.shape == (2, 5, 3, 3)
+    assert_map_is(array, expected_scores(scenes, 48))
+    meta = json.loads((tmp_path / 'maps' / 'meta.json').read_text())
+    assert meta['annotator'] == meta['weights'] == 'patches.onnx' and meta['num_classes'] == 12
+    assert 'mean' not in meta and str(tmp_path) not in str(meta)
+
+
+def test_what_the_file_says_of_its_input_holds_and_flags_win(network, generate, scenes, tmp_path):
+    says = {'img_size': '32', 'mean': '0.5, 0.5, 0.5', 'std': '[0.25 0.5 0.5]', 'interpolation': 'nearest'}
+    path = network(metadata=says)
+    assert generate(path).code == 0
+    expected = expected_scores(scenes, 32, (0.5, 0.5, 0.5), (0.25, 0.5, 0.5), 'nearest')
+    assert_map_is(np.load(tmp_path / 'maps' / f'{IMAGE}.npy'), expected)
+    meta = json.loads((tmp_path / 'maps' / 'meta.json').read_text())
+    assert (meta['size'], meta['interpolation']) == (32, 'nearest')
+    assert (meta['mean'], meta['std']) == ([0.5, 0.5, 0.5], [0.25, 0.5, 0.5])
+    (tmp_path / 'maps').rename(tmp_path / 'by_file')
+    flags = ['--img_size', 48, '--mean', 0, 0, 0, '--std', 1, 1, 0.5, '--interpolation', 'bilinear']
+    assert generate(path, *flags).code == 0
+    expected = expected_scores(scenes, 48, (0, 0, 0), (1, 1, 0.5), 'bilinear')
+    assert_map_is(np.load(tmp_path / 'maps' / f'{IMAGE}.npy'), expected)
+
+
+def test_the_size_is_the_file_s_if_it_takes_one_only(network, generate, refuse, tmp_path):
+    path = network(size=48, batch=1)
+    assert 'takes images of 48 pixels' in refuse(path, '--img_size', 32)
+    assert generate(path, '-b', 7).code == 0
+    assert np.load(tmp_path / 'maps' / f'{IMAGE}.npy').shape == (2, 5, 3, 3)
+
+
+def test_the_fingerprint_is_that_of_the_file_and_of_weights_beside_it(network, tmp_path):
+    digests = {OnnxNetwork(network()).fingerprint(), OnnxNetwork(network(output='BNC')).fingerprint()}
+    (tmp_path / 'patches.onnx.data').write_bytes(b'weights')
+    digests.add(OnnxNetwork(network(output='BNC')).fingerprint())
+    assert len(digests) == 3 and all(len(digest) == 16 for digest in digests)
+
+
+def test_a_set_is_not_continued_with_another_file_of_the_same_name(network, generate, tmp_path):
+    assert generate(network(), '--img_size', 32).code == 0
+    onnx_files.save(tmp_path / 'patches.onnx', WEIGHT + 1, BIAS)
+    result = generate(tmp_path / 'patches.onnx', '--img_size', 32)
+    assert result.code == 1 and "'weights_sha256'" in result.err
+
+
+# ---- which axis is which
+
+
+@pytest.mark.parametrize(
+    'shape, num_classes, expected',
+    [
+        ((2, 1000, 18, 18), None, (False, 18, 1000)),
+        ((2, 1000, 18, 18), 1000, (False, 18, 1000)),
+        ((2, 196, 1000), None, (False, 14, 1000)),
+        ((2, 197, 1000), None, (True, 14, 1000)),
+        ((2, 1, 7), None, (False, 1, 7)),  # one cell, not none behind a class token
+        ((2, 9, 10), 10, (False, 3, 10)),  # 10 classes could be 3x3 cells behind a class token
+        ((2, 196, 100), 100, (False, 14, 100)),
+    ],
+)
+def test_a_shape_without_doubt(shape, num_classes, expected):
+    assert read_shape(shape, num_classes, 'm.onnx') == expected
+
+
+@pytest.mark.parametrize(
+    'shape, num_classes, words',
+    [
+        ((2, 1000), None, ['[B, 1000], the scores of whole images', 'must be dense', 'docs/token_labels.md']),
+        ((2, 18, 18, 1000), None, ['[B, 18, 18, 1000]', 'must be dense']),
+        ((2, 1000, 18, 14), None, ['must be dense']),
+        ((2, 1000, 196), None, ['must be dense']),
+        ((2, 198, 1000), None, ['must be dense']),
+        ((2, 196, 100), None, ['as [B, N, C] it has 100 classes, as [B, C, N] 196', '--nb_classes 100']),
+        ((2, 100, 196), 100, ['has 196 classes, not --nb_classes 100', 'export it transposed']),
+        ((2, 1000, 18, 18), 10, ['has 1000 classes, not --nb_classes 10']),
+    ],
+)
+def test_a_shape_that_cannot_be_or_is_in_doubt_is_refused(shape, num_classes, words):
+    with pytest.raises(UserError) as error:
+        read_shape(shape, num_classes, 'm.onnx')
+    assert str(error.value).startswith('m.onnx: ') and all(word in str(error.value) for word in words)
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(
+    'file, flags, word',
+    [
+        (dict(output='BC'), [], 'the scores of whole images'),
+        (dict(output='softmax'), [], 'probabilities'),
+        (dict(output='ids'), [], 'must be scores'),
+        (dict(output='BHWC'), [], 'must be dense'),
+        (dict(), ['--nb_classes', 10], 'not --nb_classes 10'),
+        (dict(), ['--img_size', 40], 'do not tile'),
+        (dict(), ['--img_size', 8], 'fails on images [2, 3, 8, 8]'),
+        (dict(channels=1), [], 'must have one input of floats [B, 3, S, S], has image [batch, 1, S, S]'),
+        (dict(), ['--resume', 'x'], '--resume'),
+        (dict(), ['--ema'], '--ema'),
+        (dict(), ['--std', 1, 1, 0], '--std'),
+        (dict(), ['--interpolation', 'best'], '--interpolation best'),
+        (dict(metadata={'mean': '0.5'}), [], "'mean' is '0.5'"),
+        (dict(metadata={'img_size': 'big'}), [], "'img_size' is 'big'"),
+        (dict(size=48, metadata={'img_size': '32'}), [], 'takes images of 48 pixels'),
+    ],
+)
+def test_another_network_or_flags_that_do_not_fit_are_refused_in_one_line(network, refuse, file, flags, word):
+    size = [] if '--img_size' in flags or 'size' in file or 'metadata' in file else ['--img_size', 48]
+    assert word in refuse(network(**file), *size, *flags)
+
+
+def test_what_is_no_onnx_file_is_refused_in_one_line(refuse, network, tmp_path):
+    whole = open(network(), 'rb').read()
+    for name, content in (('text.onnx', b'hello'), ('empty.onnx', b''), ('cut.onnx', whole[: len(whole) // 2])):
+        (tmp_path / name).write_bytes(content)
+        assert f'{name}: ONNX Runtime cannot open it' in refuse(tmp_path / name)
+    assert 'nowhere.onnx: no such file' in refuse('nowhere.onnx')
+    assert 'no such file' in refuse(tmp_path.rename(tmp_path.with_suffix('.onnx')))
+
+
+@pytest.mark.cross_version
+def test_without_onnx_runtime_the_line_says_what_to_install(refuse, network, monkeypatch):
+    path = network()
+    monkeypatch.setitem(sys.modules, 'onnxruntime', None)
+    assert 'pip install onnxruntime' in refuse(path)
+
+
+def test_a_gpu_is_used_where_onnx_runtime_has_it(monkeypatch):
+    class Library:
+        get_available_providers = staticmethod(lambda: ['CUDAExecutionProvider', 'CPUExecutionProvider'])
+
+    monkeypatch.setenv('FLAGS_selected_gpus', '3')  # as Paddle's launcher does
+    assert onnx_annotator._providers(Library) == [('CUDAExecutionProvider', {'device_id': 3}), 'CPUExecutionProvider']

@@ -1,0 +1,130 @@
+"""Label maps of an NFNet: generate_label.py with its ONNX file, and the original's generate_label.py in PyTorch.
+
+The original's script made the published maps with dm_nfnet_f6. Its steps, restated here: timm's evaluation transform,
+the network's features, its last layer as a 1x1 convolution, the five best classes of each cell, in float16.
+"""
+
+import dataclasses
+import importlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import generate_label
+from parity.photos import photos
+from util.errors import UserError
+
+SECTION = 'Label maps'
+SIZE, CLASSES = 96, 1000
+SHAPES = [(130, 97), (61, 97), (96, 96), (301, 200), (89, 163), (64, 64)]  # width, height
+
+
+@pytest.fixture(scope='module')
+def tool(original):
+    return importlib.import_module('tools.export_dense_onnx')
+
+
+@pytest.fixture(scope='module')
+def nfnet(original):
+    """dm_nfnet_f6 with 6 blocks instead of 84 and thinner ones; random weights, in which no block is skipped."""
+    module, torch = importlib.import_module('timm.models.nfnet'), original.torch
+    torch.manual_seed(0)
+    cfg = module._dm_nfnet_cfg(depths=(1, 2, 2, 1), channels=(64, 128, 192, 192))
+    network = module.NormFreeNet(dataclasses.replace(cfg, stem_chs=32, group_size=32), num_classes=CLASSES)
+    network.default_cfg = module.default_cfgs['dm_nfnet_f6']
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.endswith(('bias', 'skipinit_gain')):
+                parameter.normal_(std=0.5)
+        network.head.fc.weight.normal_()
+    return network.eval()
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    """Images of SHAPES in two class folders, cut from photos."""
+    root = tmp_path_factory.mktemp('data')
+    for i, size in enumerate(SHAPES):
+        (root / f'class{i % 2}').mkdir(exist_ok=True)
+        photos()[i % 3].resize(size, Image.BOX).save(root / f'class{i % 2}' / f'{i}.jpeg', quality=90)
+    return root
+
+
+def their_map(original, network, path):
+    """What the original's script writes for an image: float16 [2, 5, H, H]."""
+    torch = original.torch
+    how = dict(input_size=(3, SIZE, SIZE), interpolation='bicubic', crop_pct=1.0, use_prefetcher=False)
+    transform = original.timm.data.create_transform(**how)
+    layer = network.get_classifier()
+    kernel = layer.weight.reshape(CLASSES, -1, 1, 1)
+    with torch.no_grad():
+        features = network.forward_features(transform(Image.open(path).convert('RGB'))[None])
+        scores = torch.nn.functional.conv2d(features, kernel, layer.bias)
+        values, ids = scores.topk(5, dim=1)
+    return torch.stack([values[0].half(), ids[0].half()]).numpy()
+
+
+def test_maps_by_onnx_are_those_of_the_original_s_script(run, original, fidelity, tool, nfnet, data, tmp_path):
+    size, properties = tool.metadata(nfnet)
+    assert size == 576 and properties['interpolation'] == 'bicubic'
+    tool.export(nfnet, str(tmp_path / 'nfnet.onnx'), SIZE, properties)
+    result = run(
+        generate_label, data, tmp_path / 'maps', '--model', tmp_path / 'nfnet.onnx', '--num_workers', 0, '-b', 4
+    )
+    assert result.code == 0, result.err
+    worst, cells = 0.0, set()
+    for path in sorted(data.rglob('*.jpeg')):
+        ours = np.load((tmp_path / 'maps' / path.relative_to(data)).with_suffix('.npy'))
+        theirs = their_map(original, nfnet, path)
+        assert ours.dtype == theirs.dtype == np.float16 and ours.shape == theirs.shape == (2, 5, 3, 3)
+        np.testing.assert_array_equal(ours[1], theirs[1])
+        gap = np.abs(ours[0].astype('float32') - theirs[0].astype('float32'))
+        worst = max(worst, (gap / np.spacing(np.maximum(np.abs(ours[0]), np.abs(theirs[0]))).astype('float32')).max())
+        cells |= {tuple(ids) for ids in ours[1].reshape(5, -1).T}
+    assert len(cells) > 3 * len(SHAPES)  # maps that say something, differently from place to place
+    what = 'maps of an NFNet by generate_label.py --model FILE.onnx: scores (the ids are equal)'
+    fidelity(SECTION, what, worst, 1, 'units in the last place of float16')
+
+
+def test_weights_too_many_for_one_file_lie_beside_it(run, tool, nfnet, data, tmp_path, monkeypatch):
+    for limit, names in ((1e9, ['nfnet.onnx']), (1e6, ['nfnet.onnx', 'nfnet.onnx.data'])):
+        monkeypatch.setattr(tool, 'LIMIT', limit)
+        (tmp_path / f'{limit:g}').mkdir()
+        tool.export(nfnet, str(tmp_path / f'{limit:g}' / 'nfnet.onnx'), SIZE, {})
+        assert sorted(path.name for path in (tmp_path / f'{limit:g}').iterdir()) == names
+        model = tmp_path / f'{limit:g}' / 'nfnet.onnx'
+        assert run(generate_label, data, tmp_path / f'maps{limit:g}', '--model', model, '--num_workers', 0).code == 0
+    one, two = (sorted((tmp_path / f'maps{limit}').rglob('*.npy')) for limit in ('1e+09', '1e+06'))
+    assert len(one) == len(two) == len(SHAPES)
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(one, two))
+
+
+def test_the_mean_of_the_dense_scores_is_the_classifier_s_answer(original, tool, nfnet):
+    images = original.torch.from_numpy(tool.random_images(2, SIZE))
+    with original.torch.no_grad():
+        mean, logits = tool.dense(nfnet, SIZE)(images).mean(dim=(2, 3)), nfnet(images)
+    assert (mean - logits).abs().max() <= 1e-4 * logits.abs().max()
+
+
+@pytest.mark.parametrize('name, chosen', [('vit_tiny_patch16_224', {}), ('resnet18', {'global_pool': 'max'})])
+def test_classifiers_without_dense_scores_are_refused_and_nothing_is_written(original, tool, tmp_path, name, chosen):
+    classifier = original.timm.create_model(name, **chosen).eval()
+    with pytest.raises(UserError, match='no dense form|average pool'):
+        tool.export(classifier, str(tmp_path / 'dense.onnx'), 224, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_tool_from_a_checkpoint_to_a_file_that_says_its_input(run, original, tool, data, tmp_path, capfd):
+    original.torch.manual_seed(0)
+    original.torch.save(original.timm.create_model('resnet18', num_classes=7).state_dict(), tmp_path / 'resnet18.pth')
+    path = str(tmp_path / 'dense.onnx')
+    flags = ['--checkpoint', str(tmp_path / 'resnet18.pth'), '--nb_classes', '7', '--img_size', '64']
+    tool.main(tool.parser().parse_args(['resnet18', path, *flags]))
+    assert '64 pixels, mean 0.485 0.456 0.406' in capfd.readouterr().out
+    result = run(generate_label, data, tmp_path / 'maps', '--model', path, '--num_workers', 0)
+    assert result.code == 0 and '--img_size 64' in result.out
+    assert np.load(tmp_path / 'maps' / 'class0' / '0.npy').shape == (2, 5, 2, 2)
+    for name, flags in (('no_such_model', []), ('resnet18', ['--checkpoint', 'nowhere.pth'])):
+        with pytest.raises(UserError, match=f'{name}: timm cannot make it'):
+            tool.main(tool.parser().parse_args([name, path, *flags]))

@@ -1,0 +1,245 @@
+"""An annotator in an ONNX file, run by ONNX Runtime: any network with one image input and one dense output.
+
+    input    [B, 3, S, S], float32 or float16, normalised
+    output   [B, C, H, H], or [B, N, C] row by row with N = H·H cells; with N = 1 + H·H the first is a class token,
+             which is left out (no square number follows another, so there is no doubt). Scores are logits.
+
+What the file's metadata properties may say of the input, by the names of generate_label.py's flags, which win:
+
+    img_size        576
+    mean, std       0.485 0.456 0.406: three numbers in 0-1, between spaces or commas
+    interpolation   bicubic
+"""
+
+import hashlib
+import math
+import os
+import re
+
+import numpy as np
+import paddle
+
+from util.errors import UserError, one_line
+
+DTYPES = {'tensor(float)': 'float32', 'tensor(float16)': 'float16'}
+CELLS = (1, 2, 4, 8, 14, 16, 32, 64)  # sides in pixels of what networks in use call a cell; 14: some ViTs
+EXTERNAL = ('.data', '_data')  # what the exporters in use append to the name of a file for weights outside of it
+PAGE = 'docs/token_labels.md, "Making maps", says how to export one'
+
+
+class OnnxNetwork:
+    """A file opened in ONNX Runtime, on a GPU where its GPU package is installed.
+
+    `run` maps images to whatever the network's output is. `settings`: what the file says of its input, a dict that may
+    hold img_size, mean, std and interpolation. Raises UserError for a file that is no such network.
+    """
+
+    def __init__(self, path):
+        onnxruntime = _library()
+        if not os.path.isfile(path):
+            raise UserError(f'--model {path}: no such file')
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = int(os.environ.get('OMP_NUM_THREADS') or 0)  # 0: all cores
+        options.log_severity_level = 4  # what goes wrong is in the exceptions
+        try:
+            session = onnxruntime.InferenceSession(path, options, providers=_providers(onnxruntime))
+        except Exception as error:  # its exceptions have no base class of their own
+            raise UserError(f'--model {path}: ONNX Runtime cannot open it ({_reason(error)})')
+        self.path, self._session = path, session
+        self.provider = session.get_providers()[0]
+        self._check_input()
+        outputs = session.get_outputs()
+        if len(outputs) != 1:
+            names = ', '.join(one_line(output.name) for output in outputs)
+            raise UserError(f'--model {path}: must have one output, has {len(outputs)} ({names}); export the dense one')
+        self._output = outputs[0].name
+        self.settings = self._read_settings(session.get_modelmeta().custom_metadata_map)
+
+    def _check_input(self):
+        inputs = self._session.get_inputs()
+        shapes = [f'{one_line(value.name)} {_shape(value.shape)}' for value in inputs]
+        fits = len(inputs) == 1 and len(inputs[0].shape) == 4 and inputs[0].type in DTYPES
+        if fits:
+            batch, channels, height, width = [side if isinstance(side, int) else None for side in inputs[0].shape]
+            fits = channels in (None, 3) and (height == width or None in (height, width))
+        if not fits:
+            raise UserError(
+                f'--model {self.path}: must have one input of floats [B, 3, S, S], has {", ".join(shapes) or "none"}'
+            )
+        self._input, self._dtype = inputs[0].name, DTYPES[inputs[0].type]
+        self.batch = batch or None  # images that a run takes, no more and no fewer; None: any number
+        self.fixed_size = height or width
+
+    def _read_settings(self, properties):
+        settings = {'img_size': self.fixed_size} if self.fixed_size else {}
+        for key, read in (('img_size', _whole), ('mean', _three), ('std', _three), ('interpolation', str.strip)):
+            if key in properties:
+                try:
+                    settings[key] = read(properties[key])
+                except ValueError:
+                    raise UserError(
+                        f"{self.path}: its metadata property '{key}' is '{one_line(properties[key])}', which cannot be "
+                        f'read; mend it there (generate_label.py --help: --{key})'
+                    )
+        return settings
+
+    def run(self, images):
+        """images: float32 [B, 3, S, S], numpy -> the output as float32. Raises UserError where the network fails."""
+        images = images.astype(self._dtype)
+        if self.batch is None:
+            return self._run(images)
+        outputs = []
+        for start in range(0, len(images), self.batch):
+            part = images[start : start + self.batch]
+            missing = np.zeros([self.batch - len(part), *images.shape[1:]], self._dtype)
+            outputs.append(self._run(np.concatenate([part, missing]))[: len(part)])
+        return np.concatenate(outputs)
+
+    def _run(self, images):
+        try:
+            output = self._session.run([self._output], {self._input: images})[0]
+        except Exception as error:
+            raise UserError(f'--model {self.path}: fails on images {_shape(images.shape)} ({_reason(error)})')
+        if not isinstance(output, np.ndarray) or output.dtype.kind != 'f':
+            raise UserError(f'--model {self.path}: its output must be scores, floating point numbers')
+        if output.shape[:1] != images.shape[:1]:
+            raise UserError(
+                f'--model {self.path}: makes an output {_shape(output.shape)} of {len(images)} images; it must begin '
+                'with their number'
+            )
+        return output.astype('float32')
+
+    def fingerprint(self):
+        """16 hex digits that stand for the file, and for the weights outside of it."""
+        digest = hashlib.sha256()
+        for path in [self.path, *(self.path + ending for ending in EXTERNAL)]:
+            if os.path.isfile(path):
+                with open(path, 'rb') as f:
+                    for block in iter(lambda: f.read(1 << 24), b''):
+                        digest.update(block)
+        return digest.hexdigest()[:16]
+
+
+class OnnxHead:
+    """The annotator that an OnnxNetwork is, on images of size² pixels.
+
+    num_classes: those it should have; None takes them as they are. Raises UserError for an output that is no map of
+    scores, or whose meaning is in doubt.
+    """
+
+    def __init__(self, network, size, num_classes=None):
+        self._network = network
+        named = f'--model {network.path}'
+        if network.fixed_size not in (None, size):
+            raise UserError(
+                f'{named}: takes images of {network.fixed_size} pixels, but --img_size (or its metadata) says {size}'
+            )
+        images = np.random.default_rng(0).standard_normal((2, 3, size, size), dtype='float32')
+        output = network.run(images)
+        self._has_class_token, self.side, self.num_classes = read_shape(output.shape, num_classes, named)
+        scores = self._cells(output)
+        if np.isfinite(scores).all() and (scores >= 0).all() and np.abs(scores.sum(axis=-1) - 1).max() < 1e-3:
+            raise UserError(
+                f'{named}: the scores of a cell are probabilities (they add up to 1), but a map holds logits; '
+                'export it without its softmax'
+            )
+        cell = size / self.side
+        if cell not in CELLS:
+            raise UserError(
+                f'--img_size {size}: {self.side}x{self.side} cells would be of {cell:g} pixels, so they do not tile '
+                'the image and labels would lie beside their pixels; use a multiple of the stride, 32 for most networks'
+            )
+
+    def _cells(self, output):
+        """[B, C, H, H] or [B, N, C] -> [B, H·H, C]"""
+        if output.ndim == 4:
+            return np.ascontiguousarray(output.reshape(*output.shape[:2], -1).transpose(0, 2, 1))
+        return np.ascontiguousarray(output[:, 1:]) if self._has_class_token else output
+
+    def __call__(self, images):
+        """Tensor [B, 3, S, S] -> tensor float32 [B, H·H, C]."""
+        return paddle.to_tensor(self._cells(self._network.run(images.numpy())))
+
+    def fingerprint(self):
+        return self._network.fingerprint()
+
+
+def read_shape(shape, num_classes, named):
+    """(whether the first cell is a class token, cells a side, classes) of a dense output [B, C, H, H] or [B, N, C].
+
+    num_classes: those that it should have, or None. Raises UserError, which begins with `named`, for another shape,
+    other classes, and [B, N, C] that could as well be [B, C, N] while num_classes does not say.
+    """
+    found = f'its output is {_shape(["B", *shape[1:]])}'
+    if len(shape) == 4 and shape[2] == shape[3]:
+        has_class_token, side, classes = False, shape[2], shape[1]
+    elif len(shape) == 3 and _cells_a_side(shape[1]):
+        (has_class_token, side), classes = _cells_a_side(shape[1]), shape[2]
+        if num_classes is None and _cells_a_side(classes):
+            raise UserError(
+                f'{named}: {found}; as [B, N, C] it has {classes} classes, as [B, C, N] {shape[1]}. '
+                f'If the former is true, say so with --nb_classes {classes}; if not, export it transposed'
+            )
+    else:
+        plain = ', the scores of whole images' if len(shape) == 2 else ''
+        raise UserError(
+            f'{named}: {found}{plain}; must be dense, [B, C, H, H] or [B, N, C] with N = H·H cells, or one more, a '
+            f'class token. {PAGE}'
+        )
+    if num_classes not in (None, classes):
+        hint = '; if it is [B, C, N], export it transposed' if shape[1] == num_classes else ''
+        raise UserError(f'{named}: {found}, so it has {classes} classes, not --nb_classes {num_classes}{hint}')
+    return has_class_token, side, classes
+
+
+def _cells_a_side(number):
+    """(with a class token, cells a side) of `number` tokens, None if they make no square."""
+    for tokens in (0, 1):
+        side = math.isqrt(number - tokens) if number > tokens else 0
+        if side and side * side == number - tokens:
+            return bool(tokens), side
+    return None
+
+
+def _library():
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(
+            f'--model FILE.onnx needs ONNX Runtime ({one_line(error)}); `pip install onnxruntime`, for GPUs '
+            '`pip install onnxruntime-gpu`'
+        )
+    return onnxruntime
+
+
+def _providers(onnxruntime):
+    """CUDA, on the GPU that Paddle's launcher gave this process, before the CPU; ONNX Runtime falls back by itself."""
+    if 'CUDAExecutionProvider' not in onnxruntime.get_available_providers():
+        return ['CPUExecutionProvider']
+    gpu = int(os.environ.get('FLAGS_selected_gpus', '0').split(',')[0])
+    return [('CUDAExecutionProvider', {'device_id': gpu}), 'CPUExecutionProvider']
+
+
+def _reason(error):
+    """What ONNX Runtime says, without its code in front."""
+    return one_line(re.sub(r'^\[ONNXRuntimeError\] : \d+ : \w+ : ', '', str(error)))
+
+
+def _shape(shape):
+    """[1, 3, S, S] as text; a side without a name or a number is ?."""
+    return f'[{", ".join(one_line(side) if side not in (None, "") else "?" for side in shape)}]'
+
+
+def _whole(text):
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
+def _three(text):
+    """'0.5, 0.5, 0.5' -> (0.5, 0.5, 0.5); brackets may surround it."""
+    numbers = tuple(float(word) for word in re.split(r'[\s,]+', text.strip(' ()[]')))
+    if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
+        raise ValueError(text)
+    return numbers
