@@ -106,7 +106,8 @@ class Bed:
     def run(self, *words, environment=None):
         """Run Python with these words; returns (exit code, what it printed on stdout and stderr)."""
         inherited = {key: value for key, value in os.environ.items() if not key.startswith('PADDLE_')}
-        environment = {**inherited, **(environment or {})}
+        hidden = {} if self.on_gpu else {'CUDA_VISIBLE_DEVICES': ''}
+        environment = {**inherited, **hidden, **(environment or {})}
         command = [sys.executable, *map(str, words)]
         pipes = dict(text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
         try:

@@ -26,6 +26,7 @@ import paddle
 import models
 from util import dist, logger, runtime
 from util.train import train_state
+from util.train.amp import on_gpu
 from util.train.loss import TokenLabelLoss
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,7 +63,7 @@ class Notes:
 
     def counted(self, real):
         def wrapped(tensor, *args, **kwargs):
-            on_device = tensor.place.is_gpu_place() or not paddle.device.is_compiled_with_cuda()
+            on_device = tensor.place.is_gpu_place() or not on_gpu()
             if self.watching and self.depth == 0 and on_device:
                 self.reads[self.place(sys._getframe(1))] += 1
             self.depth += 1
@@ -126,14 +127,13 @@ class Notes:
             if not name.endswith(('_mean', '_variance')):  # without SyncBN each process has its own
                 digest.update(value.astype('float32').numpy().tobytes())
         scale = self.state.amp.scaler.state_dict().get('scale')
-        on_gpu = paddle.device.is_compiled_with_cuda()
         notes = {
             'losses': [loss.item() for loss in self.losses],
             'dtypes': sorted(self.dtypes),
             'flushes': self.flushes,
             'reads': dict(self.reads),
             'scale': None if scale is None else float(scale.item()),
-            'mb': paddle.device.cuda.max_memory_allocated() / 1e6 if on_gpu else None,
+            'mb': paddle.device.cuda.max_memory_allocated() / 1e6 if on_gpu() else None,
             'weights': digest.hexdigest(),
         }
         with open(f'{path}.rank{dist.rank()}.json', 'w') as f:

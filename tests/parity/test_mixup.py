@@ -101,9 +101,9 @@ def test_images_and_labels_are_mixed_as_timm_mixes_them(mode, mixup_alpha, origi
         assert draws.queue == [] and next(numpy.random.centres, None) is None
         mixed += not np.array_equal(our_images.numpy(), images)
         difference = np.abs(our_images.numpy() - their_images.numpy()).max() / np.abs(images).max()
-        fidelity(SECTION, f'mode {mode}, same draws: images', difference, 1e-6)
+        fidelity(SECTION, f'mode {mode}, same draws, 33 px: images', difference, 1e-6)
         difference = np.abs(our_targets.cls.numpy() - their_labels.numpy()).max()
         fidelity(
-            SECTION, f'mode {mode}, same draws: labels, smoothed by 0.1', difference, 2e-5, ABSOLUTE
+            SECTION, f'mode {mode}, same draws, 33 px: labels, smoothed by 0.1', difference, 2e-5, ABSOLUTE
         )  # a float32 mean
     assert mixed > 20
