@@ -1,6 +1,7 @@
 """The README's commands are tests: every bash block below `<!-- run: … -->` runs as it stands, in a fresh clone."""
 
 import ast
+import json
 import os
 import re
 import statistics
@@ -73,10 +74,28 @@ def test_the_demo_trains_once(tmp_path):
     assert 'main.py' not in out and 'asked for demo/report.py' in out and 'eval.py' in out
 
 
-def records(printed):
-    """The records of predict.py in a page or in what was printed."""
-    lines = [line for line in printed.splitlines() if line.startswith("[{'class_ids'")]
+def records(page):
+    """The records of predict.py in a page."""
+    lines = [line for line in page.splitlines() if line.startswith("[{'class_ids'")]
     return [record for line in lines for record in ast.literal_eval(line)]
+
+
+def test_figures_of_fidelity_in_readme_are_those_of_the_tables():
+    found = re.search(
+        r'at most (\S+) of the largest, gradients by (\S+), .* by (\S+)\. ', ' '.join(text('README.md').split())
+    )
+    tables = dict(re.findall(r'^### ([\w ]+)\n\n(.*?)\n\n', text('docs/fidelity.md'), re.S | re.M))
+    measured = {
+        section: [float(row.rstrip(' |').rpartition(' ')[2]) for row in tables[section].splitlines() if only in row]
+        for section, only in (
+            ('Forward pass', ' at '),
+            ('Gradients', 'the worst of'),
+            ('Training', '| loss of each step'),
+        )
+    }
+    scores, gradients, losses = (float(figure) for figure in found.groups())
+    assert scores == max(measured['Forward pass']) and [losses] == measured['Training']
+    assert gradients / 2 < max(measured['Gradients']) <= gradients
 
 
 def test_the_demo_has_one_figure_for_seed_0():
@@ -108,9 +127,9 @@ def test_commands_run_as_they_stand(clone):
     out = run('\n'.join(scripts), clone)
     assert out.count("'class_ids'") > 400 and 'Inference benchmark' in out
     (sample,) = records(text('README.md'))
-    (same,) = [record for record in records(out) if record['file_name'] == sample['file_name']][:1]
-    assert sample.keys() == same.keys() and len(sample['scores']) == len(same['scores'])
-    assert sample['label_names'][0] == same['label_names'][0]  # the tail depends on the machine
+    first = json.loads((clone / 'output/predict.json').read_text())[0]  # of the command above it
+    assert sample.keys() == first.keys() and sample['file_name'] == first['file_name']
+    assert sample['label_names'][0] == first['label_names'][0] and len(sample['scores']) == len(first['scores'])
     assert (clone / 'output/targets.png').stat().st_size > 10_000
     for name in (
         'own/student/checkpoint-best.pd',
