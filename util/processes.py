@@ -45,6 +45,11 @@ def watch_workers():
     _watched[:] = [child for child in multiprocessing.active_children() if child.daemon]
 
 
+def forget_workers():
+    """The opposite: what is remembered of a process keeps its pipes open."""
+    _watched.clear()
+
+
 def death_of_worker():
     """What killed a loader process ('SIGKILL', or 'exit code 1'), None if all are well or ended by themselves.
 
@@ -62,7 +67,7 @@ def kill_workers():
 
     Paddle raises an alarm when a loader process ends, so SIGCHLD is ignored meanwhile.
     """
-    _watched.clear()
+    forget_workers()
     handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for child in multiprocessing.active_children():
         if child.daemon:

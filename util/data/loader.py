@@ -11,7 +11,7 @@ from util.data import datasets, token_label
 from util.data.label_maps import LabelMaps
 from util.data.transforms import EvalTransform, TrainTransform
 from util.errors import UserError
-from util.processes import begin_worker, kill_workers, sweep_shared_memory, watch_workers, worker_count
+from util.processes import begin_worker, forget_workers, kill_workers, sweep_shared_memory, watch_workers, worker_count
 
 # At exit multiprocessing sends loader processes SIGTERM, which they ignore (begin_worker), and would wait for them
 # forever. Exit handlers run in reverse order: this one, registered after multiprocessing's own, ends them before that.
@@ -217,6 +217,7 @@ class Loader:
                 if 'error' in batch:
                     raise UserError(batch['error'].numpy().tobytes().decode())
                 yield batch
+            forget_workers()  # all have ended well
         finally:
             # Paddle notes the name of every shared-memory file that it has opened, about 0.8 kB a batch; forget them
             paddle.base.core._cleanup_mmap_fds()
