@@ -23,6 +23,7 @@ import digits
 import numpy as np
 import paddle
 from PIL import Image
+from study import mean_and_std
 
 import main as trainer
 from engine import evaluate, train_one_epoch
@@ -133,12 +134,6 @@ def judge_tokens(model, seed):
         right += int(((aux.numpy().argmax(-1) == share.argmax(-1)) & clear).sum())
         total += int(clear.sum())
     return 100 * right / total, total
-
-
-def mean_and_std(values):
-    if len(values) == 1:
-        return f'{values[0]:.1f}'
-    return f'{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}'
 
 
 def table(out, seeds):

@@ -86,9 +86,10 @@ def hold_out(samples, names, share):
     """(samples to train on, samples to judge by): of each class the same share, always the same ones."""
     if not 0 < share < 1:
         raise UserError(f'--val_share {share}: must be above 0 and below 1')
-    chosen = set()
-    for label, name in enumerate(names):
-        members = [i for i, sample in enumerate(samples) if sample[1] == label]
+    chosen, of_class = set(), [[] for _ in names]
+    for i, (_, label) in enumerate(samples):
+        of_class[label].append(i)
+    for label, (name, members) in enumerate(zip(names, of_class)):
         count = max(1, round(share * len(members)))
         if count >= len(members):
             raise UserError(f'class folder {name} has {len(members)} photo(s): too few to learn from and to judge by')

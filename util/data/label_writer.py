@@ -75,10 +75,11 @@ class LabelWriter:
     def _label(self, annotate, loader):
         """Counts of this process. Raises UserError for scores that are not finite."""
         topk, dtype = self.settings['shape'][1], self.settings['dtype']
+        relative = self.settings.get('scores') == 'relative'
         written = undecodable = judged = correct = 0
         for batch in progress(loader, 'batches'):
             scores = annotate(batch['image'])
-            maps = annotator.top_maps(scores, topk, dtype, relative='relative' == self.settings.get('scores'))
+            maps = annotator.top_maps(scores, topk, dtype, relative=relative)
             guesses = scores.mean(axis=1).argmax(axis=-1).numpy()
             for number, label, guess, array in zip(batch['index'].tolist(), batch['label'].tolist(), guesses, maps):
                 if number not in self.missing:

@@ -33,12 +33,14 @@ def batch_targets(batch, num_classes, smoothing=0.0, ground_truth=False, gumbel=
     hard = hard_targets(label, num_classes, smoothing)
     if 'ids' not in batch:
         return Targets(hard, None)
-    sparse = batch['ids'], batch['listed'], batch['floor']
-    dense = token_label.dense_target(*sparse, num_classes=num_classes, smoothing=smoothing)
+    chooses = gumbel or confidence > 0  # by probabilities, which are smoothed afterwards
+    dense = token_label.dense_target(
+        batch['ids'], batch['listed'], batch['floor'], num_classes=num_classes, smoothing=0.0 if chooses else smoothing
+    )
     cls, token_targets = dense[:, 0], dense[:, 1:]
-    if gumbel or confidence > 0:
-        probabilities = token_label.dense_target(*sparse, num_classes=num_classes)[:, 1:]
-        token_targets = chosen_tokens(probabilities, smoothing, gumbel=gumbel, confidence=confidence)
+    if chooses:
+        cls = token_label.smooth(cls, smoothing, num_classes)
+        token_targets = chosen_tokens(token_targets, smoothing, gumbel=gumbel, confidence=confidence)
     if ground_truth == 'only':
         cls = hard
     elif ground_truth:
