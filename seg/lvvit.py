@@ -54,10 +54,10 @@ class LVViT(models.LV_ViT):
     channels, at H/4, H/8, H/16 and H/16.
 
     name: a model of models.FAMILY. img_size: side in pixels for which pos_embed is kept; it is resized for other
-    inputs. out_indices: four blocks, counted from 0 (default: TAPS). drop_path_rate: stochastic depth of the last block.
-    mlp_drop_rate: dropout in the last block's MLP; both grow linearly from 0 over the blocks. skip_lam: divides the
-    residual branches (default: the model's). pretrained: weights to start from, see weights.load_backbone; ema: of a
-    checkpoint the averaged ones. in_channels: what PaddleSeg says the images have; must be 3.
+    inputs. out_indices: four blocks, counted from 0 (default: TAPS). drop_path_rate: stochastic depth of the last
+    block; mlp_drop_rate: dropout in its MLP; both grow linearly from 0 over the blocks. skip_lam: divides the residual
+    branches (default: the model's). pretrained: weights to start from, see weights.load_backbone; ema: of a checkpoint
+    the averaged ones. in_channels: what PaddleSeg says the images have; must be 3.
     Raises UserError for what cannot be.
     """
 
@@ -113,12 +113,13 @@ class LVViT(models.LV_ViT):
         return paddle.concat([self.pos_embed[:, :1], tokens.flatten(2).transpose([0, 2, 1])], axis=1)
 
     def forward(self, x):
-        height, width = x.shape[2:]
-        if height > 0 and width > 0 and (height % 16 or width % 16):  # a graph of any size knows neither
-            raise UserError(
-                f'an input of {width}x{height} pixels: its sides must be multiples of 16; in the config, choose such a '
-                'crop_size, or add a Resize or Padding to val_dataset (OriginalUPerNet pads by itself in evaluation)'
-            )
+        if paddle.in_dynamic_mode():  # a graph of any size cannot look
+            height, width = x.shape[2:]
+            if height % 16 or width % 16:
+                raise UserError(
+                    f'an input of {width}x{height} pixels: its sides must be multiples of 16; choose such a crop_size in '
+                    'the config, or add a Resize or Padding (OriginalUPerNet pads by itself, in evaluation)'
+                )
         x = self.patch_embed(x)
         grid = side_lengths(x)
         x = x.flatten(2).transpose([0, 2, 1])

@@ -22,6 +22,16 @@ def resize(x, like):
     return F.interpolate(x, size=lvvit.side_lengths(like), mode='bilinear', align_corners=False)
 
 
+def pad_to_16(x):
+    """[B, C, H, W] with zeros on the right and below, up to multiples of 16."""
+    if paddle.in_dynamic_mode():
+        height, width = x.shape[2:]
+        return F.pad(x, [0, -width % 16, 0, -height % 16]) if height % 16 or width % 16 else x
+    missing = (16 - paddle.shape(x)[2:].astype('int32') % 16) % 16  # a graph of any size
+    none = paddle.zeros_like(missing[:1])
+    return F.pad(x, paddle.concat([none, missing[1:], none, missing[:1]]))
+
+
 def normal(std):
     return paddle.ParamAttr(initializer=nn.initializer.Normal(std=std))
 
@@ -112,8 +122,6 @@ class OriginalUPerNet(nn.Layer):
         if self.training:
             maps = self.backbone(x)
             return [resize(self.decode_head(maps), x), resize(self.auxiliary_head(maps[2]), x)]
-        height, width = x.shape[2:]
-        if height > 0 and width > 0 and (height % 16 or width % 16):
-            padded = F.pad(x, [0, -width % 16, 0, -height % 16])
-            return [resize(self.decode_head(self.backbone(padded)), padded)[:, :, :height, :width]]
-        return [resize(self.decode_head(self.backbone(x)), x)]
+        padded = pad_to_16(x)
+        height, width = lvvit.side_lengths(x)
+        return [resize(self.decode_head(self.backbone(padded)), padded)[:, :, :height, :width]]
