@@ -38,7 +38,9 @@ def main(args):
         model = WrappedModel(model, args.output_op)
         model.eval()
     shape = [None if side == -1 else side for side in shape]
-    graph = paddle.jit.to_static(model, input_spec=[paddle.static.InputSpec(shape, 'float32', name='x')], full_graph=True)
+    graph = paddle.jit.to_static(
+        model, input_spec=[paddle.static.InputSpec(shape, 'float32', name='x')], full_graph=True
+    )
     paddle.jit.save(graph, os.path.join(args.save_dir, 'model'))
 
     names = [name for name in ('model.json', 'model.pdmodel') if os.path.exists(os.path.join(args.save_dir, name))]

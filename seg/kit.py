@@ -8,8 +8,7 @@ from seg.data import Checked
 from util.errors import UserError, one_line
 
 INSTALL = (
-    'pip install -r seg/requirements.txt && pip install --no-deps -r seg/requirements-nodeps.txt '
-    '(docs/segmentation.md)'
+    'pip install -r seg/requirements.txt && pip install --no-deps -r seg/requirements-nodeps.txt (docs/segmentation.md)'
 )
 
 
@@ -104,7 +103,9 @@ def dataset(args, built, part):
     is not there: PaddleSeg would fetch ADE20K from the network."""
     root = built.config.dic.get(part, {}).get('dataset_root')
     if not root or not os.path.isdir(root):
-        raise UserError(f'{args.config}: {part}.dataset_root {root}: no such folder; see --opts, {part}.dataset_root=DIR')
+        raise UserError(
+            f'{args.config}: {part}.dataset_root {root}: no such folder; see --opts, {part}.dataset_root=DIR'
+        )
     with explained(args.config):
         return Checked(getattr(built, part))
 

@@ -117,8 +117,8 @@ class LVViT(models.LV_ViT):
             height, width = x.shape[2:]
             if height % 16 or width % 16:
                 raise UserError(
-                    f'an input of {width}x{height} pixels: its sides must be multiples of 16; choose such a crop_size in '
-                    'the config, or add a Resize or Padding (OriginalUPerNet pads by itself, in evaluation)'
+                    f'an input of {width}x{height} pixels: its sides must be multiples of 16; choose such a crop_size '
+                    'in the config, or add a Resize or Padding (OriginalUPerNet pads by itself, in evaluation)'
                 )
         x = self.patch_embed(x)
         grid = side_lengths(x)
