@@ -3,9 +3,9 @@
 import contextlib
 import os
 
-from seg import lvvit, shims, upernet, weights
-from seg.data import Checked
+from seg import data, lvvit, shims, upernet, weights
 from util.errors import UserError, one_line
+from util.logger import log
 
 INSTALL = (
     'pip install -r seg/requirements.txt && pip install --no-deps -r seg/requirements-nodeps.txt (docs/segmentation.md)'
@@ -61,6 +61,10 @@ def add_config(parser):
     return add
 
 
+def add_check(add):
+    add('--no_check', action='store_true', help='do not look at all images and masks first')
+
+
 def add_model_path(add):
     """--model_path of the scripts that use a trained model."""
     help = 'trained weights: of train.py or PaddleSeg (.pdparams), or published by the original (.pth)'
@@ -107,7 +111,11 @@ def dataset(args, built, part):
             f'{args.config}: {part}.dataset_root {root}: no such folder; see --opts, {part}.dataset_root=DIR'
         )
     with explained(args.config):
-        return Checked(getattr(built, part))
+        found = getattr(built, part)
+        if not args.no_check:
+            log(f'{part}: looking at {len(found)} images and masks (--no_check leaves that out)')
+            data.check(found)
+        return found
 
 
 def trained_model(args, built):

@@ -27,6 +27,7 @@ def parser():
     add('--use_vdl', action='store_true', help='log to VisualDL')
     add('--precision', default='fp32', choices=('fp32', 'fp16'))
     add('--amp_level', default='O1', choices=('O1', 'O2'))
+    kit.add_check(add)
     return parser
 
 

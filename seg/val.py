@@ -15,6 +15,7 @@ def parser():
     kit.add_model_path(add)
     kit.add_inference(add)
     add('--num_workers', default=0, type=int)
+    kit.add_check(add)
     return parser
 
 
