@@ -16,8 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from util import runtime
 
 from PIL import Image, ImageDraw
@@ -27,6 +26,7 @@ from util import options
 from util.errors import UserError
 from util.logger import log
 
+ROOT = Path(__file__).resolve().parents[1]
 ARMS = ('token', 'label', 'scratch')
 CONFIG = 'seg/configs/upernet_lvvit_nano_digits_48x48.yml'
 EPOCHS = 14
