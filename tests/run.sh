@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The test suite: ruff; Paddle 3.3.1; the page of demo/app.py in a browser; parity with the original in PyTorch beside
 # the tests marked cross_version on Paddle 2.6.2; and the commands of README.md and test_tipc/.
-# Makes its own virtual environments (.venv, .venv-app, .venv-parity, .venv-2.6.2) on the first run; needs Python 3.9+
+# Makes its own virtual environments (.venv, .venv-app, .venv-seg, .venv-parity, .venv-2.6.2) on the first run; needs Python 3.9+
 # and pip, and for the page Chromium or Chrome with its ChromeDriver: without them it says NOT RUN, but fails if CI is set.
 #
 #   ./tests/run.sh [PYTEST_ARGUMENT ...]      with arguments: pytest on Paddle 3.3.1 alone, with those
@@ -36,6 +36,11 @@ page() {  # in an environment of its own: Gradio holds Pillow below 13, which dr
         .venv-app/bin/python -m pytest -q -rs -m browser tests/test_app_page.py
 }
 
+segmentation() {  # in an environment of its own: PaddleSeg has many wishes; at most three minutes
+    bash seg/venv.sh && .venv-seg/bin/python -m pip install --quiet --disable-pip-version-check pytest &&
+        .venv-seg/bin/python -m pytest -q tests/test_seg_paddleseg.py
+}
+
 paddle_2() {
     if .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 13))'; then
         echo "NOT RUN: Paddle 2.6.2 has no wheel for Python 3.13 and newer; set PYTHON=python3.12 or older"
@@ -54,6 +59,9 @@ echo "== Paddle 3.3.1"
 
 echo "== the page of demo/app.py, in a headless browser"
 page
+
+echo "== segmentation, inside PaddleSeg"
+segmentation
 
 echo "== Paddle 2.6.2: tests marked cross_version"
 parity_log=$(mktemp)
