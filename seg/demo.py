@@ -43,10 +43,14 @@ COLOURS = [(40, 40, 40)] + [  # the ground, and the ten digits
 
 
 class Demo:
-    """The steps for one seed. Each is skipped if what it makes is there."""
+    """The steps for one seed. Each is skipped if what it makes is there.
 
-    def __init__(self, out, seed, iters):
-        self.folder, self.seed, self.iters = out / f'seed{seed}', seed, iters
+    reuse: `token` starts from demo/run.sh's checkpoint if it is there. That was trained by two processes, so beside
+    `label` it would not be a fair comparison.
+    """
+
+    def __init__(self, out, seed, iters, reuse=False):
+        self.folder, self.seed, self.iters, self.reuse = out / f'seed{seed}', seed, iters, reuse
         self.scenes = self.folder / 'scenes'
 
     def command(self, *words):
@@ -65,7 +69,7 @@ class Demo:
     def checkpoint(self, arm):
         """The weights an arm starts from, of the last epoch: demo/run.sh's where they are, else trained here."""
         theirs = ROOT / 'demo' / ('output' if self.seed == 0 else f'output-seed{self.seed}') / 'train'
-        if arm == 'token' and (theirs / f'checkpoint-{EPOCHS - 1}.pd').exists():
+        if arm == 'token' and self.reuse and (theirs / f'checkpoint-{EPOCHS - 1}.pd').exists():
             return theirs / f'checkpoint-{EPOCHS - 1}.pd'
         folder, digits = self.folder / f'classification-{arm}', self.folder / 'digits'
         last = folder / f'checkpoint-{EPOCHS - 1}.pd'
@@ -87,15 +91,18 @@ class Demo:
             changes['model.backbone.pretrained'] = self.checkpoint(arm)
         return ['--opts', *(f'{key}={value}' for key, value in changes.items())]
 
+    def run_folder(self, arm):
+        return self.folder / ('token-of-the-demo' if arm == 'token' and self.reuse else arm)
+
     def weights(self, arm):
-        return self.folder / arm / f'iter_{self.iters}' / 'model.pdparams'
+        return self.run_folder(arm) / f'iter_{self.iters}' / 'model.pdparams'
 
     def run(self, arm):
         """Train an arm, evaluate it, predict what is pictured; returns its mIoU in percent."""
         self.command(
             'demo/digits.py', self.scenes, *'--size 48 --train 320 --val 200 --masks --seed'.split(), self.seed
         )
-        run = self.folder / arm
+        run = self.run_folder(arm)
         if not self.weights(arm).exists():
             every = ['--iters', self.iters, '--save_interval', self.iters]
             self.command(
@@ -111,13 +118,13 @@ class Demo:
         """Predict the first scenes; returns the folder with PaddleSeg's masks."""
         pictured = self.scenes / 'pictured.txt'
         pictured.write_text('\n'.join((self.scenes / 'masks_val.txt').read_text().splitlines()[:PICTURED]) + '\n')
-        out, use = self.folder / arm / 'predictions', ['--config', CONFIG, '--model_path', self.weights(arm)]
+        out, use = self.run_folder(arm) / 'predictions', ['--config', CONFIG, '--model_path', self.weights(arm)]
         self.command('seg/predict.py', *use, '--image_path', pictured, '--save_dir', out, *self.settings())
         return out / 'pseudo_color_prediction'
 
     def export(self, arm):
         use = ['--config', CONFIG, '--model_path', self.weights(arm)]
-        self.command('seg/export.py', *use, '--save_dir', self.folder / arm / 'export', *self.settings())
+        self.command('seg/export.py', *use, '--save_dir', self.run_folder(arm) / 'export', *self.settings())
 
 
 def coloured(path):
@@ -169,18 +176,18 @@ def report(results, iters):
 
 def main(args):
     results = {arm: {} for arm in args.arms}
-    for seed in args.seeds:
-        demo = Demo(args.out.resolve(), seed, args.iters)
+    demos = [Demo(args.out.resolve(), seed, args.iters, reuse='label' not in args.arms) for seed in args.seeds]
+    for seed, demo in zip(args.seeds, demos):
         for arm in args.arms:
             results[arm][seed] = demo.run(arm)
             log(f'{arm}, seed {seed}: mIoU {results[arm][seed]:.1f} %')
-    first = Demo(args.out.resolve(), args.seeds[0], args.iters)
+    first = demos[0]
     first.export(args.arms[0])
     draw(first, args.arms, args.out / 'segmentation.png')
     table = report(results, args.iters)
     (args.out / 'study.md').write_text(table + '\n', encoding='utf-8')
     print(table)
-    print(f'{args.out}/segmentation.png shows them; {first.folder / args.arms[0]}/export is for Paddle Inference')
+    print(f'{args.out}/segmentation.png shows them; {first.run_folder(args.arms[0])}/export is for Paddle Inference')
 
 
 def parser():
