@@ -67,19 +67,36 @@ def train_one_epoch(state, model, criterion, mixup=None, writers=None):
         state.meters.update(lr=lr, loss=loss.detach(), where=(step, batch['index']))
 
         if ends_update:
+            scalars = {}
+            if writers is not None and writers.active and (state.done + 1) % args.print_freq == 0:
+                scalars = step_scalars(loss, lr, state.model, optimizer, amp.scaler)
             amp.scaler.step(optimizer)
             amp.scaler.update()
             optimizer.clear_grad()
             if state.ema is not None:
                 state.ema.update(state.model)
             state.done += 1
-            if writers is not None and state.done % args.print_freq == 0:
-                writers.write({'train/loss': loss, 'train/lr': lr}, state.epoch * state.updates + state.done)
+            if scalars:
+                writers.write(scalars, state.epoch * state.updates + state.done)
         if step % args.print_freq == 0 or step == steps - 1:
             state.check_losses()  # reads them: only here does the host wait for the device
         if ends_update:
             state.after_update()
     return {**state.meters.means(), 'lr': lr_of(args, state.epoch + (state.updates - 1) / state.updates)}
+
+
+@paddle.no_grad()
+def step_scalars(loss, lr, model, optimizer, scaler):
+    """{name: number or one-element tensor} of an optimizer step, for Writers, just before the step is taken.
+
+    norm is that of the gradient over all parameters, before clipping; scale that of the loss, where it is scaled.
+    """
+    scaler.unscale_(optimizer)  # which `step` then leaves out
+    squares = [(p.grad.astype('float32') ** 2).sum() for p in model.parameters() if p.grad is not None]
+    scalars = {'train/loss': loss, 'train/lr': lr, 'train/norm': paddle.add_n(squares).sqrt()}
+    if scaler.is_enable():
+        scalars['train/scale'] = np.asarray(scaler.state_dict()['scale']).item()
+    return scalars
 
 
 @paddle.no_grad()

@@ -14,6 +14,7 @@ def parser():
     options.add_model(parser)
     options.add_weights(parser)
     options.add_eval_transform(parser)
+    options.add_normalisation(parser)
     parser.add_argument('--output_dir', '--output', default='', metavar='DIR', help='folder for the files')
     parser.add_argument(
         '--format',
@@ -26,6 +27,7 @@ def parser():
         '--precision', default='fp32', choices=('fp32', 'fp16'), help='of the weights; fp16 is for GPUs'
     )
     parser.add_argument('--label_list', metavar='FILE', help='class names to put into inference.yml')
+    parser.add_config()
     return parser
 
 
@@ -33,7 +35,8 @@ def main(args):
     export.check_flags(args)
     files.check_folder(args.output_dir, f'--output_dir {args.output_dir}')
     published_defaults(args)
-    EvalTransform(args.input_size, args.crop_pct, args.interpolation)  # refuse what infer.py could not use
+    # refuse what infer.py could not use
+    EvalTransform(args.input_size, args.crop_pct, args.interpolation, mean=args.mean, std=args.std)
     names = records.class_names(args.label_list, args.nb_classes)
     model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
     log(load_weights(model, args))

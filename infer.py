@@ -16,13 +16,13 @@ def parser():
     add = parser.add_argument_group('model').add_argument
     add('--model_file', required=True, metavar='FILE', help='model.pdmodel or model.json')
     add('--params_file', required=True, metavar='FILE', help='model.pdiparams')
-    add('--config', metavar='FILE', help='inference.yml (default: beside the model)')
+    add('-c', '--config', metavar='FILE', help='inference.yml (default: beside the model)')
     title = 'images (defaults: as exported; without an inference.yml those of LV-ViT)'
     add = parser.add_argument_group(title).add_argument
     add('--input_file', '--infer_imgs', nargs='+', required=True, metavar='IMG', help='files, folders, glob patterns')
     add('--input_size', type=options.count, help='224; another than exported is an error')
     add('--crop_pct', type=float, help='0.9')
-    add('--interpolation', help='bicubic')
+    add('--interpolation', '--train_interpolation', help='bicubic')
     add('--mean', type=float, nargs=3, metavar='M', help="of RGB in 0-1; ImageNet's")
     add('--std', type=float, nargs=3, metavar='S', help="of RGB in 0-1; ImageNet's")
     add('-b', '--batch_size', default=1, type=options.count)

@@ -11,10 +11,11 @@ import paddle
 
 from engine import evaluate, train_one_epoch
 from models import build_model, count_parameters, published_address, published_defaults, token_grid
-from util import dist, files, options
+from util import config, dist, files, options
 from util.data import loader
 from util.errors import UserError
 from util.logger import Writers, log, log_to
+from util.metrics import log_accuracy
 from util.train import interrupt
 from util.train.amp import Amp, on_gpu
 from util.train.loss import TokenLabelLoss
@@ -28,13 +29,16 @@ def parser():
     options.add_model(parser)
     options.add_data(parser, train=True)
     options.add_eval_transform(parser)
+    options.add_normalisation(parser)
     options.add_amp(parser)
     options.add_weights(parser, "; or 'auto': the newest in --output_dir, if any")
     options.add_recipe(parser)
+    parser.add_config()
     return parser
 
 
 def main(args):
+    given = dict(vars(args))
     published_defaults(args)
     grid = token_grid(args.model, args.input_size)
     options.check_recipe(args, grid)
@@ -71,6 +75,7 @@ def main(args):
     )
     if args.sync_bn:
         model = paddle.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    log(f'number of params (M): {count_parameters(model) / 1e6:.2f}')
     log(
         f'{args.model}: {count_parameters(model) / 1e6:.2f} M parameters, input {args.input_size}, '
         f'crop_pct {args.crop_pct}, lr {args.lr:.2e}, total batch {total_batch(args)}'
@@ -78,10 +83,13 @@ def main(args):
     amp = Amp(args.use_amp, args.amp_dtype, args.amp_level)
     if args.eval:
         load_start(args, model)
-        evaluate(model, val_loader, amp, args.dist_eval, print_freq=args.print_freq)
+        stats = evaluate(model, val_loader, amp, args.dist_eval, print_freq=args.print_freq)
+        log_accuracy('network', stats['acc1'], len(val_loader.dataset))
         return
     state = TrainState(args, model, train_loader, amp)
     state.start()
+    if args.output_dir and dist.is_main():
+        config.write(args.output_dir, given)
     with interrupt.listening():
         try:
             train(state, val_loader)
@@ -117,6 +125,7 @@ def train(state, val_loader):
     state.wandb_run = writers.run_id
 
     epochs, dataset = args.epochs + args.cooldown_epochs, state.loader.dataset
+    log(f'Start training for {epochs} epochs')
     log(
         f'training on {len(dataset)} images, validating on {len(val_loader.dataset)}, '
         f'epochs {state.epoch} to {epochs - 1}' + (f' from step {state.done}' if state.done else '')
@@ -125,6 +134,8 @@ def train(state, val_loader):
         log(f'{len(dataset.unmapped)} of them have no label map and train with their label alone')
     begin, n_parameters = time.time(), count_parameters(model)
     while state.epoch < epochs:
+        if 0 < args.mixup_off_epoch <= state.epoch:
+            mixup = None
         train_stats = train_one_epoch(state, parallel, criterion, mixup=mixup, writers=writers)
         state.save()  # so that what happens during evaluation costs the evaluation only
         stats = {'epoch': state.epoch, 'n_parameters': n_parameters}
@@ -137,8 +148,7 @@ def train(state, val_loader):
         tags = evaluate_epoch(state, val_loader, stats)  # names for this epoch's checkpoint
         if (state.epoch + 1) % 20 == 0 or state.epoch + 1 == epochs:
             tags.append(state.epoch)
-        test_stats = {name: value for name, value in stats.items() if name.startswith('test_')}
-        writers.write(test_stats, (state.epoch + 1) * state.updates)
+        writers.write(stats, (state.epoch + 1) * state.updates)
         state.end_epoch(stats, tags)
     writers.close()
     log(f'Training time {datetime.timedelta(seconds=int(time.time() - begin))}')
@@ -150,23 +160,26 @@ def evaluate_epoch(state, val_loader, stats):
     Returns the tags of checkpoints for the accuracies that are the best so far. Raises Interrupted.
     """
     args, tags = state.args, []
-    candidates = [(state.model, '', 'best')]
+    candidates = [(state.model, 'network', '', 'best')]
     if state.ema is not None and args.model_ema_eval:
-        candidates.append((state.ema.module, '_ema', 'best-ema'))
-    for model, suffix, tag in candidates:
+        candidates.append((state.ema.module, 'model EMA', '_ema', 'best-ema'))
+    for model, name, suffix, tag in candidates:
         with interrupt.at_once():
             if args.dist_eval:  # else each process would judge its part by statistics of its own
                 dist.share_statistics(model)
             test_stats = evaluate(
                 model, val_loader, state.amp, args.dist_eval, header=f'Test{suffix}:', print_freq=args.print_freq
             )
-        stats.update({f'test_{name}{suffix}': value for name, value in test_stats.items()})
+        stats.update({f'test_{key}{suffix}': value for key, value in test_stats.items()})
         if test_stats['acc1'] > state.best.get(f'best_acc1{suffix}', -1.0):
             state.best[f'best_acc1{suffix}'] = test_stats['acc1']
             tags.append(tag)
+        log_accuracy(name, test_stats['acc1'], len(val_loader.dataset))
+        of_whom = ' of the model EMA' if suffix else ''
+        log(f'Max accuracy{of_whom}: {state.best[f"best_acc1{suffix}"]:.2f}%')
     stats.update(state.best)
     best = [f'{name.removeprefix("best_")} {value:.2f}%' for name, value in state.best.items()]
-    log(f'Max accuracy: {", ".join(best)}')
+    log(f'best so far: {", ".join(best)}')
     return tags
 
 

@@ -2,6 +2,8 @@
 
 from util import runtime
 
+import os
+
 import paddle
 
 from models import build_model, load_weights, published_defaults
@@ -12,15 +14,25 @@ from util.data.transforms import EvalTransform
 from util.deploy import records
 from util.logger import log
 
+PHOTO = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'demo', 'chelsea.png')
+
 
 def parser():
     parser = runtime.Parser('predict.py', description=__doc__)
     options.add_model(parser)
     options.add_weights(parser)
     options.add_eval_transform(parser, '--train_interpolation')
+    options.add_normalisation(parser)
     options.add_records(parser)
-    parser.add_argument('--infer_imgs', nargs='+', required=True, metavar='IMG', help='files, folders, glob patterns')
+    parser.add_argument(
+        '--infer_imgs',
+        nargs='+',
+        default=[PHOTO],
+        metavar='IMG',
+        help='files, folders, glob patterns (default: demo/chelsea.png)',
+    )
     parser.add_argument('-b', '--batch_size', default=16, type=options.count)
+    parser.add_config()
     return parser
 
 
@@ -29,7 +41,7 @@ def main(args):
     published_defaults(args)
     files = find_images(args.infer_imgs)
     names = records.class_names(args.label_list, args.nb_classes)
-    transform = EvalTransform(args.input_size, args.crop_pct, args.interpolation)
+    transform = EvalTransform(args.input_size, args.crop_pct, args.interpolation, mean=args.mean, std=args.std)
     model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
     log(load_weights(model, args))
     model.eval()

@@ -77,8 +77,8 @@ T_975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 
 class Study:
     """The runs of a study. arm: a key of ARMS, with /5 behind it or without."""
 
-    def __init__(self, data, out, epochs):
-        self.data, self.out, self.epochs = data, out, epochs
+    def __init__(self, data, out, epochs, maps):
+        self.data, self.out, self.epochs, self.maps = data, out, epochs, maps
         for name in ('train_list.txt', 'val_list.txt', 'label_list.txt'):
             if not (data / name).exists():
                 raise UserError(f'{data / name}: missing; benchmarks/study.py --help says what DATA holds')
@@ -118,7 +118,7 @@ class Study:
         """Train an arm, and what it needs before, unless that is done."""
         part = '/5' if arm.endswith('/5') else ''
         name = arm.removesuffix('/5')
-        maps = self.data / 'label_maps'
+        maps = self.maps
         if name.startswith('self'):
             self.run('labeler' + part, seed)
             maps = self.label('labeler' + part, seed)
@@ -251,7 +251,9 @@ def main(args):
     if unknown:
         raise UserError(f'--arms {" ".join(unknown)}: unknown; use {", ".join(ARMS)}, with /{PART} behind or without')
     args.out.mkdir(parents=True, exist_ok=True)
-    study = Study(args.data.resolve(), args.out.resolve(), args.epochs)
+    study = Study(
+        args.data.resolve(), args.out.resolve(), args.epochs, (args.maps or args.data / 'label_maps').resolve()
+    )
     runs = [(arm, seed) for seed in args.seeds for arm in args.arms]
     begin, done = time.time(), 0
 
@@ -280,6 +282,7 @@ def parser():
     )
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     parser.add_argument('--epochs', type=int, default=14)
+    parser.add_argument('--maps', type=Path, metavar='DIR', help="the annotator's maps (default: DATA/label_maps)")
     parser.add_argument('--jobs', type=int, default=2, help='runs at a time, of one thread each')
     return parser
 

@@ -76,58 +76,69 @@ count_images() {  # count_images FILE_OR_FOLDER: what infer.py would find there
     find -L "$1" -type f -iregex '.*\.\(jpe?g\|png\|bmp\|webp\)' 2> /dev/null | wc -l
 }
 
-# -- steps -------------------------------------------------------------------------------------------------------------
+# -- steps: each ends in one status line -------------------------------------------------------------------------------
+#
+#   Run successfully with command - MODEL - COMMAND - LOG !
+#   Run failed with command - MODEL - COMMAND - LOG !
+#   Not run: WHY - MODEL - STEP !
 
 table=()  # rows of the summary
 failures=0
 status_log=/dev/null
+blocked=''  # why the steps to come cannot run: set by what went wrong before them, cleared where a new chain begins
 
-verdict() {  # verdict OK SECONDS NAME LOG COMMAND: TIPC's status line, on the screen and in results_python.log
-    local word=successfully
-    if [ "$1" != ok ]; then
-        word=failed
-        failures=$((failures + 1))
-    fi
+tell() {  # tell STATUS SECONDS NAME LOG LINE: a row of the summary, and the line on the screen and in results_python.log
     table+=("$1|$2|$3|$4")
-    echo "Run $word with command - $model_name - $5 - $4 ! " | tee -a "$status_log"
+    echo "$5 ! " | tee -a "$status_log"
+}
+
+not_run() {  # not_run NAME WHY: by itself no failure; a chain in which nothing ran is one (see summary)
+    tell 'not run' - "$1" "${1#* }: $2" "Not run: $2 - $model_name - $1"
+}
+
+obstacle() {  # obstacle WHY: a failure that keeps the rest of the chain from running; the first one is named
+    failures=$((failures + 1))
+    blocked=${blocked:-$1}
+    echo "$1" >&2
 }
 
 step() {  # step NAME LOG CHECK COMMAND...: run with its output in LOG; the function CHECK says what is missing then
     local name=$1 log=$2 check=$3 begin=$SECONDS code=0 problem=''
     shift 3
+    if [ -n "$blocked" ]; then
+        not_run "$name" "$blocked"
+        return 1
+    fi
     echo "== $name"
     "$@" > "$log" 2>&1 || code=$?
     if [ "$code" != 0 ]; then
         problem="exit code $code"
     else
-        problem=$("$check" "$log")
+        problem=$("$check" "$log") || problem=${problem:-its check broke off}
     fi
     if [ -n "$problem" ]; then
         echo "$name: $problem" | tee -a "$log" >&2
         echo "-- the end of $log" >&2
         tail -n 15 "$log" >&2
-        verdict FAILED $((SECONDS - begin)) "$name" "$log" "$*"
+        failures=$((failures + 1))
+        tell FAILED $((SECONDS - begin)) "$name" "$log" "Run failed with command - $model_name - $* - $log"
         return 1
     fi
-    verdict ok $((SECONDS - begin)) "$name" "$log" "$*"
-}
-
-not_run() {  # not_run NAME WHY: counts as a failure: the config asked for it
-    failures=$((failures + 1))
-    table+=("NOT RUN|-|$1|${1#* }: $2")
-    echo "$1: not run, $2" >&2
+    tell ok $((SECONDS - begin)) "$name" "$log" "Run successfully with command - $model_name - $* - $log"
 }
 
 summary() {  # the table, and the exit code of the whole: 0 only if something ran and nothing failed
-    local row status seconds name log folder=${status_log%/*}
+    local row status seconds name log ran=0 folder=${status_log%/*}
     [ ${#table[@]} -gt 0 ] || fail "$config asks for nothing in mode $mode"
     printf '\n%-8s %7s  %-20s %s\n' status seconds step "log in $folder"
     for row in "${table[@]}"; do
         IFS='|' read -r status seconds name log <<< "$row"
+        [ "$status" = 'not run' ] || ran=$((ran + 1))
         printf '%-8s %7s  %-20s %s\n' "$status" "$seconds" "${name%% *}" "${log#"$folder/"}"
     done
-    echo "${#table[@]} steps, $failures failed or not run, $SECONDS s; status lines in $status_log"
-    [ "$failures" = 0 ]
+    echo "$ran steps ran, $failures failed, $((${#table[@]} - ran)) not run, $SECONDS s; status lines in $status_log"
+    [ "$ran" != 0 ] || echo "nothing of what $config asks for ran" >&2
+    [ "$ran" != 0 ] && [ "$failures" = 0 ]
 }
 
 # For the functions CHECK: each prints what is missing, nothing if all is there.
@@ -146,5 +157,37 @@ has_records() {  # has_records LOG IMAGES BENCHMARK: a record for every image, a
         echo "predictions for $records of the $images images of $2"
     elif [ "$3" = True ]; then
         has_line "$1" 'preprocess_time(ms)'
+    fi
+}
+
+has_epochs() {  # has_epochs LOG.TXT FIRST LAST: a line for each of these epochs, with losses that are finite numbers
+    local epoch line loss number='-?[0-9]+(\.[0-9]+)?(e[-+]?[0-9]+)?[,}]'
+    [ -f "$1" ] || { echo "wrote no $1"; return; }
+    for ((epoch = $2; epoch <= $3; epoch++)); do
+        line=$(grep -E "\"epoch\": $epoch[,}]" "$1")
+        [ -n "$line" ] || { echo "$1 has no epoch $epoch (the last is $3)"; return; }
+        for loss in train_loss test_loss; do
+            grep -qE "\"$loss\": $number" <<< "$line" || { echo "$1: $loss of epoch $epoch is no finite number"; return; }
+        done
+    done
+}
+
+has_processes() {  # has_processes LOG FOLDER NUMBER: the training said so, in its log or in one of its launcher's logs
+    grep -rqsF -- " $3 process(es)" "$1" "$2" || echo "did not train as $3 process(es)"
+}
+
+accuracy() {  # accuracy LOG: "top-1 images" of the closing line of an evaluation
+    sed -nE 's/.*\* Acc@1 ([0-9]+(\.[0-9]+)?) .* on ([0-9]+) images.*/\1 \3/p' "$1" | tail -n 1
+}
+
+has_accuracy() {  # has_accuracy LOG IMAGES: between 0 and 100, over so many images
+    local top1 images
+    read -r top1 images <<< "$(accuracy "$1")"
+    if [ -z "$top1" ]; then
+        echo "no line '* Acc@1 … on … images' in $1"
+    elif ! awk -v top1="$top1" 'BEGIN { exit !(top1 <= 100) }'; then
+        echo "an accuracy of $top1 %"
+    elif [ "$images" != "$2" ] || [ "$2" = 0 ]; then
+        echo "evaluated $images of $2 images"
     fi
 }

@@ -1,11 +1,16 @@
-"""TIPC's precision check: hold the predictions in logs of infer.py or predict.py against a stored reference.
+"""TIPC's precision check: hold the predictions in logs of infer.py or predict.py against others of the same weights.
 
     python test_tipc/compare_results.py --gt_file test_tipc/results/python_lvvit_t_results_fp32.txt \\
         --log_file 'test_tipc/output/TokenLabeling/lvvit_t/whole_infer/lvvit_t/python_infer_*.log'
 
-A reference is a file of lines `image<TAB>{"class_ids": [...], "scores": [...]}`, or a log itself. --gt_file and
---log_file may be glob patterns (in quotes); a log is compared with the reference of its precision, which both carry in
-their names (fp32, fp16, bf16, int8; fp32 if they carry none). Needs no Paddle.
+What counts as right, one of the two or both:
+
+--gt_file    a log of predict.py, or a file of lines `image<TAB>{"class_ids": [...], "scores": [...]}`. May be a glob
+             pattern (in quotes), as --log_file may: a log is compared with the reference of its precision, which both
+             carry in their names (fp32, fp16, bf16, int8; fp32 if they carry none).
+--acc1       the accuracy that eval.py found, in percent, over the images of --cls_label_path
+
+Images are told apart by their paths below --folder. Needs no Paddle.
 """
 
 import ast
@@ -25,8 +30,11 @@ ROUNDING = 1e-5  # scores are printed with 5 decimals
 
 def parser():
     parser = runtime.Parser('compare_results.py', description=__doc__.split('\n')[0])
-    parser.add_argument('--gt_file', required=True, metavar='FILES', help='reference, may be a glob pattern')
+    parser.add_argument('--gt_file', metavar='FILES', help='reference, may be a glob pattern')
+    parser.add_argument('--acc1', type=float, metavar='PERCENT', help='accuracy that the predictions must have')
+    parser.add_argument('--cls_label_path', metavar='FILE', help='for --acc1: lines "val/class/image.JPEG 7"')
     parser.add_argument('--log_file', required=True, metavar='FILES', help='logs to check, may be a glob pattern')
+    parser.add_argument('--folder', metavar='DIR', help='folder of the images (default: that which all of a log share)')
     parser.add_argument('--atol', type=float, default=1e-3, help='absolute tolerance of a score (1e-3)')
     parser.add_argument('--rtol', type=float, default=1e-3, help='relative tolerance of a score (1e-3)')
     parser.add_argument('--store', action='store_true', help='write the predictions of the log to --gt_file instead')
@@ -53,26 +61,51 @@ def read_line(line):
     return [(image, json.loads(record))] if tab and record.startswith('{') else []
 
 
-def read(path):
-    """{image's base name: ([class ids], [scores])} of a log or reference. Raises UserError that names the file."""
+def read(path, folder=None):
+    """{image's path below the folder: ([class ids], [scores])} of a log or reference. Raises UserError."""
     predictions = {}
     try:
         with open(path, encoding='utf-8', errors='replace') as f:
             for number, line in enumerate(f, 1):
                 for image, record in read_line(line.strip()):
                     ids, scores = [int(i) for i in record['class_ids']], [float(s) for s in record['scores']]
-                    name = os.path.basename(image)
                     if len(ids) != len(scores) or not ids:
                         raise ValueError(f'{len(ids)} class ids, {len(scores)} scores')
-                    if predictions.setdefault(name, (ids, scores)) != (ids, scores):
-                        raise ValueError(f'{name} has two different predictions')
+                    if predictions.setdefault(os.path.normpath(image), (ids, scores)) != (ids, scores):
+                        raise ValueError(f'{image} has two different predictions')
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror})')
     except (ValueError, SyntaxError, KeyError, TypeError) as error:
         raise UserError(f'{path}, line {number}: not a line of predictions ({error})')
     if not predictions:
         raise UserError(f'{path}: holds no predictions')
-    return predictions
+    return below(predictions, folder)
+
+
+def below(named, folder):
+    """The dict with its keys, paths, taken below a folder (default: the one that all share), where they lie in it."""
+    if folder is None:
+        parents = [os.path.dirname(name) for name in named]
+        absolute = {os.path.isabs(name) for name in named}
+        folder = os.path.commonpath(parents) if len(absolute) == 1 else ''
+    start = os.path.join(os.path.normpath(folder), '') if folder else ''
+    return {name[len(start) :] if name.startswith(start) else name: value for name, value in named.items()}
+
+
+def read_labels(path, folder):
+    """{image's path: class id} of a list file, whose images lie beside it, or below --folder."""
+    labels = {}
+    try:
+        with open(path, encoding='utf-8') as f:
+            for number, line in enumerate(f, 1):
+                image, _, label = line.strip().rpartition(' ')
+                if line.strip():
+                    labels[os.path.normpath(os.path.join(os.path.dirname(path), image))] = int(label)
+    except OSError as error:
+        raise UserError(f'--cls_label_path {path}: cannot be read ({error.strerror})')
+    except ValueError:
+        raise UserError(f'--cls_label_path {path}, line {number}: not "image id"')
+    return below(labels, folder)
 
 
 def differences(reference, predictions, atol, rtol):
@@ -106,6 +139,26 @@ def differences(reference, predictions, atol, rtol):
     return problems, largest
 
 
+def wrong_accuracy(labels, predictions, acc1, atol, rtol):
+    """[str], empty if the share of images whose best class is their label is acc1 percent, to its third decimal.
+
+    Where the two best classes are tied within the tolerance, either may have been eval.py's.
+    """
+    if labels.keys() != predictions.keys():
+        different = sorted(labels.keys() ^ predictions.keys())
+        return [f'{different[0]}: in the list or the log alone, as {len(different)} images: no accuracy to compare']
+    right = tied = 0
+    for image, label in labels.items():
+        ids, scores = predictions[image]
+        rivals = [i for i, score in zip(ids, scores) if scores[0] - score <= atol + rtol * scores[0] + ROUNDING]
+        right += ids[0] == label and len(rivals) == 1
+        tied += label in rivals and len(rivals) > 1
+    percent = [100 * count / len(labels) for count in (right, right + tied)]
+    if percent[0] - 6e-4 <= acc1 <= percent[1] + 6e-4:
+        return []
+    return [f'{percent[0]:.3f} % of the {len(labels)} best classes are right, eval.py found {acc1:.3f} %']
+
+
 def store(path, predictions):
     try:
         with open(path, 'w', encoding='utf-8') as f:
@@ -119,25 +172,38 @@ def store(path, predictions):
 def main(args):
     logs = find('--log_file', args.log_file)
     if args.store:
-        if len(logs) > 1:
-            raise UserError(f'--store takes one log, {args.log_file} names {len(logs)}')
-        return store(args.gt_file, read(logs[0]))
-    references = {precision_of(path): path for path in find('--gt_file', args.gt_file)}
+        if len(logs) > 1 or not args.gt_file:
+            raise UserError(f'--store takes one log and a --gt_file; {args.log_file} names {len(logs)}')
+        return store(args.gt_file, read(logs[0], args.folder))
+    if not args.gt_file and args.acc1 is None:
+        raise UserError('nothing to compare with: give --gt_file, or --acc1 with --cls_label_path')
+    if args.acc1 is not None and not args.cls_label_path:
+        raise UserError('--acc1 takes --cls_label_path, the images and their classes')
+    files = find('--gt_file', args.gt_file) if args.gt_file else []
+    references = {precision_of(path): path for path in files}
+    labels = read_labels(args.cls_label_path, args.folder) if args.acc1 is not None else {}
     failed = 0
     for path in logs:
-        if precision_of(path) not in references:
+        if references and precision_of(path) not in references:
             raise UserError(f'{path}: there is no reference for {precision_of(path)} among --gt_file {args.gt_file}')
-        against = references[precision_of(path)]
-        reference = read(against)
-        problems, largest = differences(reference, read(path), args.atol, args.rtol)
+        predictions, problems, agreed = read(path, args.folder), [], []
+        if references:
+            against = references[precision_of(path)]
+            if os.path.samefile(path, against):
+                raise UserError(f'{path}: is its own reference')
+            problems, largest = differences(read(against, args.folder), predictions, args.atol, args.rtol)
+            agreed.append(f'{against}, scores within {largest:.1e}')
+        if labels:
+            problems += wrong_accuracy(labels, predictions, args.acc1, args.atol, args.rtol)
+            agreed.append(f'an accuracy of {args.acc1:.3f} %')
         if problems:
             failed += 1
-            print(f'{path}: differs from {against} on {len(problems)} images')
+            print(f'{path}: {len(problems)} differences')
             print(''.join(f'    {problem}\n' for problem in problems[:SHOWN]), end='')
             if len(problems) > SHOWN:
                 print(f'    and {len(problems) - SHOWN} more')
         else:
-            print(f'{path}: {len(reference)} predictions agree with {against}, scores within {largest:.1e}')
+            print(f'{path}: {len(predictions)} predictions agree with {" and ".join(agreed)}')
     if failed:
         raise UserError(f'{failed} of {len(logs)} logs differ (--atol {args.atol:g} --rtol {args.rtol:g})')
 

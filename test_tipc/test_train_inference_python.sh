@@ -49,9 +49,23 @@ cpu_extra() {  # cpu_extra NAME: flags that make the lite modes small on a CPU, 
 
 # -- steps: each sets what its check looks for, and runs ---------------------------------------------------------------
 
-check_train() { [ "$machine" != first ] || has_file "$checkpoint"; }  # the first machine writes it
+check_train() {  # the first machine writes the checkpoint and log.txt
+    local first=0 epochs cooldown
+    [ "$machine" = first ] || return 0
+    has_file "$checkpoint"
+    has_processes "$1" "$run.launch" "$processes"
+    epochs=$(of_mode "$(value 6)") cooldown=$(of_mode "$(value 12)")
+    if ! [[ $epochs$cooldown =~ ^[0-9]+$ ]]; then
+        echo 'lines 7 and 13 of the config do not say how many epochs'
+        return
+    fi
+    if is_set "$(flag 9)"; then  # continued from a checkpoint: log.txt begins where that ended
+        first=$(sed -nE '1s/.*"epoch": ([0-9]+).*/\1/p' "$run/log.txt")
+    fi
+    has_epochs "$run/log.txt" "${first:-0}" $((epochs + cooldown - 1))
+}
 
-check_eval() { has_line "$1" 'Acc@1'; }
+check_eval() { has_accuracy "$1" "$(images_evaluated)"; }
 
 check_export() {
     has_file "$model_file"
@@ -59,6 +73,8 @@ check_export() {
 }
 
 check_infer() { has_records "$1" "$images" "$(value 49)"; }
+
+check_predict() { has_records "$1" "$images" ''; }
 
 check_compare() { has_line "$1" 'agree with'; }
 
@@ -87,8 +103,10 @@ on_one_cpu() {  # on_one_cpu NODES COMMAND...: NODES launchers that find each ot
     return "$code"
 }
 
+count_of() { tr ',' '\n' <<< "$1" | wc -l; }  # count_of A,B,…: how many they are
+
 train() {  # train TRAINER GPU_LIST AUTOCAST WORDS...: as one process, several, or several machines
-    local ips='' devices=$2 launch number autocast=()
+    local ips='' devices=$2 launch number machines=1 autocast=()
     if [[ $2 == *\;* ]]; then
         ips=${2%%;*} devices=${2#*;}
     fi
@@ -100,12 +118,13 @@ train() {  # train TRAINER GPU_LIST AUTOCAST WORDS...: as one process, several, 
     esac
     words "$4" "$(flag 4)" "$(flag 7 "$run")" "$(flag 6)" "$(flag 9)" "$(flag 8)" "$(flag 12)" "${autocast[@]}" \
         "$(cpu_extra train)"
-    number=$(tr -cd , <<< "$devices" | wc -c)
-    number=$((number + 1))
+    number=$(count_of "$devices")
+    if [ -n "$ips" ]; then machines=$(count_of "$ips"); fi
+    processes=$((machines * number))
     launch=("$python" -m paddle.distributed.launch --log_dir "$run.launch")
     if [ -n "$ips" ] && [ -n "$on_cpu" ]; then
-        number=$(tr -cd , <<< "$ips" | wc -c)
-        launch=(on_one_cpu $((number + 1)))
+        processes=$machines
+        launch=(on_one_cpu "$machines")
     elif [ -n "$ips" ]; then
         launch+=("--ips=$ips" "--gpus=$devices")
     elif [ "$number" = 1 ]; then
@@ -119,57 +138,118 @@ train() {  # train TRAINER GPU_LIST AUTOCAST WORDS...: as one process, several, 
     step "train $label" "$run.log" check_train "${launch[@]}" "${command[@]}"
 }
 
-infer() {  # infer LOG_SUFFIX FLAG...: one run of the predictor on $images
-    local log=$run/python_infer_$1.log
-    shift
+evaluate() {  # evaluate WEIGHTS
+    is_set "$(value 23)" || return 0
+    words "$(value 23)" "$(flag 9 "$1")" "$(flag 24)" "$(cpu_extra eval)"
+    step "eval $label" "${run}_eval.log" check_eval "$python" "${command[@]}"
+}
+
+labels_of_eval() {  # the list file of the evaluation in command[]
+    local word
+    for word in "${command[@]}"; do
+        if [[ $word == --cls_label_path_val=* ]]; then echo "${word#*=}"; fi
+    done
+}
+
+images_evaluated() {  # how many images the evaluation in command[] asks for
+    local word list
+    list=$(labels_of_eval)
+    if [ -n "$list" ]; then grep -c . "$list"; return; fi
+    for word in "${command[@]}"; do
+        if [[ $word == --data_path=* ]]; then count_images "${word#*=}/val"; fi
+    done
+}
+
+gpu_cannot() {  # gpu_cannot PRECISION: why this combination cannot run here, nothing if it can
+    if [ -n "$on_cpu" ]; then echo 'there is no GPU here'; return; fi
+    [[ $1 != int8 || $(value 38) == True ]] || echo 'int8 takes a quantised model (line 39)'
+}
+
+cpu_cannot() {  # cpu_cannot PRECISION MKLDNN: the same for a CPU
+    case $1 in
+        fp32) ;;
+        fp16) echo 'fp16 takes a GPU' ;;
+        int8) [ "$(value 38)" = True ] || echo 'int8 takes a quantised model (line 39)' ;;
+        *) [ "$2" = True ] || echo "$1 on a CPU takes oneDNN" ;;
+    esac
+}
+
+infer() {  # infer LOG_SUFFIX WHY_NOT FLAG...: one combination: a run of the predictor on $images
+    local log=$run/python_infer_$1.log why_not=$2
+    shift 2
+    if [ -n "$why_not" ] && [ -z "$blocked" ]; then
+        not_run "infer $label ${log##*python_infer_}" "$why_not"
+        return
+    fi
     words "$(value 39)" "$@" "$(flag 46 "$model_file")" "$(flag 50 "$params_file")" "$(flag 47 "$images")" "$(flag 49)"
     step "infer $label ${log##*python_infer_}" "$log" check_infer "$python" "${command[@]}"
 }
 
-infer_on_cpu() {  # infer_on_cpu BATCH PRECISION
-    local mkldnn threads
-    [[ $2 == fp32 || $2 == bf16 ]] || return 0  # the others are for GPUs
-    for mkldnn in $(value 41 | tr '|' ' '); do
-        [[ $mkldnn == True || $2 == fp32 ]] || continue
-        for threads in $(value 42 | tr '|' ' '); do
-            infer "cpu_usemkldnn_${mkldnn}_threads_${threads}_precision_$2_batchsize_$1" \
-                "$(flag 40 False)" "$(flag 41 "$mkldnn")" "$(flag 42 "$threads")" "$(flag 43 "$1")" "$(flag 45 "$2")"
-        done
-    done
-}
-
-infer_on_gpu() {  # infer_on_gpu BATCH PRECISION
-    local trt
-    for trt in $(value 44 | tr '|' ' '); do
-        infer "gpu_usetrt_${trt}_precision_$2_batchsize_$1" \
-            "$(flag 40 True)" "$(flag 44 "$trt")" "$(flag 43 "$1")" "$(flag 45 "$2")"
-    done
-}
-
-infer_all() {  # infer_all IMAGES REFERENCE: every combination of the config, as TIPC has them, then whether they agree
-    local device devices batch precision reference
-    images=$1
-    is_set "$(value 39)" || return 0
-    devices=$(value 40)
-    if [ -n "$on_cpu" ]; then devices=False; fi  # the config's True comes down to the same there
-    for device in ${devices//|/ }; do
+infer_all() {  # every combination of lines 41 to 46, nested as TIPC nests them
+    local device batch precision trt mkldnn threads
+    for device in $(value 40 | tr '|' ' '); do
         for batch in $(value 43 | tr '|' ' '); do
             for precision in $(value 45 | tr '|' ' '); do
                 if [ "$device" = True ]; then
-                    infer_on_gpu "$batch" "$precision"
-                else
-                    infer_on_cpu "$batch" "$precision"
+                    for trt in $(value 44 | tr '|' ' '); do
+                        infer "gpu_usetrt_${trt}_precision_${precision}_batchsize_$batch" "$(gpu_cannot "$precision")" \
+                            "$(flag 40 True)" "$(flag 44 "$trt")" "$(flag 43 "$batch")" "$(flag 45 "$precision")"
+                    done
+                    continue
                 fi
+                for mkldnn in $(value 41 | tr '|' ' '); do
+                    for threads in $(value 42 | tr '|' ' '); do
+                        infer "cpu_usemkldnn_${mkldnn}_threads_${threads}_precision_${precision}_batchsize_$batch" \
+                            "$(cpu_cannot "$precision" "$mkldnn")" "$(flag 40 False)" "$(flag 41 "$mkldnn")" \
+                            "$(flag 42 "$threads")" "$(flag 43 "$batch")" "$(flag 45 "$precision")"
+                    done
+                done
             done
         done
     done
-    reference=$2
-    if [ -z "$reference" ]; then  # none stored for weights just trained: the logs are held against one of them
-        reference=$(find "$run" -name 'python_infer_*precision_fp32*.log' | LC_ALL=C sort | head -n 1)
+}
+
+infer_and_compare() {  # infer_and_compare IMAGES STORED PREDICT WEIGHTS
+    # What the predictors say of IMAGES against what predict.py says of them with the same WEIGHTS (PREDICT: its
+    # command), against the accuracy of the evaluation, and against STORED predictions where there are some.
+    local stored=$2 against=() top1 labels
+    images=$1
+    is_set "$(value 39)" || return 0
+    infer_all
+    if [ -z "$blocked" ] && [ -z "$(find "$run" -name 'python_infer_*.log' -print -quit)" ]; then
+        obstacle "$label: no inference of lines 41 to 46 can run here"
     fi
-    [ -z "$reference" ] || step "compare $label" "$run/compare.log" check_compare \
-        "$python" test_tipc/compare_results.py "--gt_file=$reference" \
-        "--log_file=$run/python_infer_*precision_fp32*.log" --atol=1e-4
+
+    if [ -n "$3" ]; then
+        words "$3" "$(flag 28 "$4")" "$(cpu_extra export)" "--infer_imgs=$images"
+        step "predict $label" "$run/predict.log" check_predict "$python" "${command[@]}"
+    fi
+    if [ -f "$run/predict.log" ]; then against=("--gt_file=$run/predict.log"); fi
+    if [ -f "${run}_eval.log" ]; then
+        words "$(value 23)"
+        read -r top1 _ <<< "$(accuracy "${run}_eval.log")"
+        labels=$(labels_of_eval)
+        if [ -n "$top1" ] && [ -n "$labels" ]; then against+=("--acc1=$top1" "--cls_label_path=$labels"); fi
+    fi
+    compare "compare $label" "$run/compare.log" "${against[@]}"
+    if [[ $stored == *.not ]]; then
+        not_run "compare $label stored" "$(cat "$stored")"
+    elif [ -n "$stored" ]; then
+        compare "compare $label stored" "$run/compare_stored.log" "--gt_file=$stored"
+    fi
+}
+
+compare() {  # compare NAME LOG FLAG...: the predictions in float32; how far other precisions may be off is not known
+    local name=$1 log=$2
+    shift 2
+    if [ -z "$blocked" ] && [ -z "$(find "$run" -name 'python_infer_*precision_fp32*.log' -print -quit)" ]; then
+        not_run "$name" 'no inference in fp32, and no tolerance is established for other precisions'
+    elif [ -z "$blocked" ] && [ $# = 0 ]; then
+        not_run "$name" 'an exported model alone: no weights for predict.py, and no stored predictions'
+    else
+        step "$name" "$log" check_compare "$python" test_tipc/compare_results.py "$@" \
+            "--log_file=$run/python_infer_*precision_fp32*.log" "--folder=$images" --atol=1e-4
+    fi
 }
 
 # -- the chain ---------------------------------------------------------------------------------------------------------
@@ -191,72 +271,69 @@ machine_of() {  # machine_of GPU_LIST: which machine of "ip,ip;gpus" this is: fi
     echo none
 }
 
-train_chain() {  # train_chain TRAINER GPU_LIST AUTOCAST: train, evaluate, export, infer
-    local n commands export_command machine label=${1}_gpus_${2//;/_}_autocast_$3 highest
+train_chain() {  # train_chain TRAINER GPU_LIST AUTOCAST: train, evaluate, export, infer, compare
+    local n commands export_command highest
+    blocked='' label=${1}_gpus_${2//;/_}_autocast_$3
     n=$(trainer_line "$1")
     [ -n "$n" ] || fail "$config, line 15: no line describes the trainer '$1'"
     commands=$(value "$n") export_command=$(value $((n + 14)))
-    is_set "$commands" || return 0
+    if ! is_set "$commands"; then
+        not_run "train $label" "line $((n + 1)) of the config says null"
+        return
+    fi
     if [[ $commands == -* ]]; then  # flags only: the normal training with them, as PaddleClas writes to_static
         commands="$(value 15) $commands"
     fi
     if [ "$n" -ge 19 ] && ! is_set "$export_command"; then export_command=$(value 29); fi
     run=$out/$label checkpoint=$out/$label/$(value 10)
     machine=$(machine_of "$2")
-    if [ "$machine" = none ]; then
-        not_run "train $label" "none of ${2%%;*} is this machine ($(hostname -I)); edit line 4 of the config"
-        return
-    fi
     highest=$(tr ',' '\n' <<< "${2#*;}" | sort -n | tail -n 1)
-    if [ -z "$on_cpu" ] && [ "$highest" -ge "$gpus" ]; then
-        not_run "train $label" "GPU $highest is asked for, this machine has $gpus; TIPC_GPU_LIST=0 asks for one"
-        return
+    if [ "$machine" = none ]; then
+        obstacle "none of ${2%%;*} is this machine ($(hostname -I)); edit line 4 of the config"
+    elif [ -z "$on_cpu" ] && [ "$highest" -ge "$gpus" ]; then
+        obstacle "GPU $highest is asked for, this machine has $gpus; TIPC_GPU_LIST=0 asks for one"
     fi
 
-    if ! train "$1" "$2" "$3" "$commands"; then
-        not_run "eval,export,infer $label" 'there is no checkpoint'
-        return
-    fi
-    [ "$machine" = first ] || return 0  # the first machine has the checkpoint
-    if is_set "$(value 23)"; then
-        words "$(value 23)" "$(flag 9 "$checkpoint")" "$(flag 24)" "$(cpu_extra eval)"
-        step "eval $label" "${run}_eval.log" check_eval "$python" "${command[@]}"
-    fi
+    train "$1" "$2" "$3" "$commands" || blocked=${blocked:-there is no checkpoint}
+    if [ "$machine" = another ]; then blocked=${blocked:-the first machine of line 4 has the checkpoint}; fi
+    evaluate "$checkpoint"
     is_set "$export_command" || return 0
     export_and_infer "$export_command" "$checkpoint" "$(value 11)" ''
 }
 
-export_and_infer() {  # export_and_infer COMMAND WEIGHTS IMAGES REFERENCE
-    local to=$run
+export_and_infer() {  # export_and_infer COMMAND WEIGHTS IMAGES STORED
+    local to=$run predict
     exported "$run"
     if [[ $(value 27) != */ ]]; then to=$model_file; fi  # the line names a file, not a folder
     words "$1" "$(flag 28 "$2")" "$(flag 27 "$to")" "$(cpu_extra export)"
-    if ! step "export $label" "${run}_export.log" check_export "$python" "${command[@]}"; then
-        is_set "$(value 39)" && not_run "infer $label" 'there is no exported model'
-        return
-    fi
-    infer_all "$3" "$4"
+    step "export $label" "${run}_export.log" check_export "$python" "${command[@]}" ||
+        blocked=${blocked:-there is no exported model}
+    predict=$(extra predict)
+    infer_and_compare "$3" "$4" "${predict:-predict.py ${1#* }}" "$2"
 }
 
 whole_infer() {  # whole_infer WEIGHTS: a model trained elsewhere
-    local label reference=
-    label=$(basename "$1")
+    local stored=
+    blocked='' label=$(basename "$1")
     label=${label%.*}
     run=$out/$label
     mkdir -p "$run"
     if [ -z "$on_cpu" ]; then export CUDA_VISIBLE_DEVICES=$gpu_of_infer; fi
-    [ ! -f "${1%.*}.reference.txt" ] || reference=${1%.*}.reference.txt
+    for stored in "${1%.*}".reference.{txt,not} ''; do  # what prepare.sh left: predictions, or why there are none
+        [ ! -f "$stored" ] || break
+    done
     if is_set "$(value 37)"; then
         [ -f "$1" ] || fail "$1: no such weights; run test_tipc/prepare.sh with this config and mode first"
-        export_and_infer "$(value 37)" "$1" "$(value 47)" "$reference"
+        evaluate "$1"
+        export_and_infer "$(value 37)" "$1" "$(value 47)" "$stored"
     else
         [ -d "$1" ] || fail "$1: no such folder of an exported model"
         exported "$1"
-        infer_all "$(value 47)" "$reference"
+        infer_and_compare "$(value 47)" "$stored" '' ''
     fi
 }
 
-run='' machine='' checkpoint='' model_file='' params_file='' images='' command=()
+run='' label='' machine='' processes=1 checkpoint='' model_file='' params_file='' images='' command=()
 if [ "$mode" = whole_infer ]; then
     for weights in $(value 36 | tr '|' ' '); do
         if is_set "$weights"; then whole_infer "$weights"; fi

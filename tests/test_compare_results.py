@@ -16,7 +16,7 @@ TIPC = ROOT / 'test_tipc'
 
 def log_of(*records):
     printed = [
-        {'class_ids': ids, 'scores': scores, 'file_name': f'some/where/{name}.JPEG', 'label_names': ["Anna's"]}
+        {'class_ids': ids, 'scores': scores, 'file_name': f'./some/where/{name}.JPEG', 'label_names': ["Anna's"]}
         for name, ids, scores in records
     ]
     return f'a line before\n{printed}\na line after\n'
@@ -71,6 +71,60 @@ def test_predictions_agree_but_for_rounding_and_ties(compare, case):
     result = compare(reference, log, *flags.split())
     assert says in result.out and result.code == ('agree' not in says)
     assert ('1 of 1 logs differ' in result.err) == result.code
+
+
+BOTH = [('n1/a', [5, 3, 1], [0.6, 0.2, 0.1]), ('n2/a', [7, 8, 9], [0.3, 0.2, 0.1])]
+
+
+def test_images_of_one_name_in_two_folders_are_two_images(compare, files, run):
+    assert '2 predictions agree' in compare(BOTH, BOTH).out
+    stored = files[1].read_text()
+    assert [line.split('\t')[0] for line in stored.splitlines()] == ['n1/a.JPEG', 'n2/a.JPEG']
+    result = compare(BOTH, BOTH[:1], '--folder', 'some/where')
+    assert result.code == 1 and 'n2/a.JPEG: no prediction' in result.out
+    exchanged = [(name, *record) for (name, *_), (_, *record) in zip(BOTH, reversed(BOTH))]
+    assert 'n1/a.JPEG: score 1 is 0.3' in compare(BOTH, exchanged).out
+
+
+def test_a_log_is_not_its_own_reference(refused, files):
+    files[3].write_text(log_of(*ONE))
+    assert 'is its own reference' in refused(compare_results, '--gt_file', files[3], *files[2:])
+
+
+ACCURACIES = {  # accuracy of eval.py, labels of the two images: what is said
+    (50.0, 5, 8): 'agree with an accuracy of 50.000 %',
+    (0.0, 5, 8): '50.000 % of the 2 best classes are right, eval.py found 0.000 %',
+    (100.0, 5, 8): '50.000 % of the 2 best classes are right, eval.py found 100.000 %',
+    (100.0, 5, 7): 'agree with',
+    (0.0, 3, 9): 'agree with',
+}
+
+
+@pytest.mark.parametrize('case', ACCURACIES)
+def test_the_accuracy_of_eval_py_is_that_of_the_best_classes(run, files, case, tmp_path):
+    accuracy, *labels = case
+    files[3].write_text(log_of(*BOTH))
+    (tmp_path / 'list.txt').write_text('where/n1/a.JPEG {}\nwhere/n2/a.JPEG {}\n'.format(*labels))
+    result = run(compare_results, *files[2:], '--acc1', accuracy, '--cls_label_path', tmp_path / 'list.txt')
+    assert ACCURACIES[case] in result.out and result.code == ('agree' not in ACCURACIES[case])
+
+
+def test_of_two_classes_that_are_tied_either_may_have_been_eval_pys():
+    tied = {'a': ([7, 8], [0.3, 0.29995])}
+    for label in (7, 8):
+        for accuracy in (0, 100):
+            assert not compare_results.wrong_accuracy({'a': label}, tied, accuracy, atol=1e-4, rtol=0)
+            assert compare_results.wrong_accuracy({'a': 9}, tied, 100, atol=1e-4, rtol=0)
+            assert not compare_results.wrong_accuracy({'a': 9}, tied, 0, atol=1e-4, rtol=0)
+    assert compare_results.wrong_accuracy({'a': 8}, tied, 100, atol=1e-5, rtol=0)
+    (said,) = compare_results.wrong_accuracy({'a': 7, 'b': 7}, tied, 100, atol=0, rtol=0)
+    assert said == 'b: in the list or the log alone, as 1 images: no accuracy to compare'
+
+
+def test_something_to_compare_with_is_asked_for(refused, files):
+    files[3].write_text(log_of(*ONE))
+    assert 'nothing to compare with' in refused(compare_results, *files[2:])
+    assert '--acc1 takes --cls_label_path' in refused(compare_results, *files[2:], '--acc1', 50)
 
 
 def test_a_score_that_is_no_number_is_a_difference():

@@ -82,6 +82,58 @@ def test_input_and_crop_are_the_models_published_ones(name, size, crop_pct):
     assert (args.input_size, args.crop_pct) == (int(size), float(crop_pct))
 
 
+# ---- a folder of checkpoints
+
+
+@pytest.fixture
+def checkpoints(tmp_path, model):
+    """A folder with the weights of three seeds, two as checkpoints, one as plain weights, and a log."""
+    folder = tmp_path / 'checkpoints'
+    folder.mkdir()
+    for name, seed in ('checkpoint-9.pd', 0), ('checkpoint-10.pd', 1):
+        checkpoint.save({'model': random_weights(seed)}, str(folder / name))
+    checkpoint.save(random_weights(2), str(folder / 'x.pdparams'))
+    (folder / 'log.txt').write_text('{}')
+    return folder
+
+
+def test_all_checkpoints_of_a_folder_are_evaluated_into_one_table(run, val, checkpoints, tmp_path):
+    result = run(eval_script, *val, '--resume', checkpoints, '--results_file', tmp_path / 'results.csv')
+    assert result.code == 0, result.err
+    with open(tmp_path / 'results.csv', newline='') as f:
+        header, *rows = list(csv.reader(f))
+    assert header == ['checkpoint', 'images', 'acc1', 'acc5', 'loss']
+    names = ['checkpoint-9.pd', 'checkpoint-10.pd', 'x.pdparams']
+    assert [row[0] for row in rows] == [str(checkpoints / name) for name in names], 'by number, then by name'
+    for row in rows:
+        alone = run(eval_script, *val, '--resume', row[0], '--results_file', tmp_path / 'one.csv')
+        assert numbers(alone.out) == (row[2], row[3], row[4], row[1])
+        assert table(tmp_path / 'one.csv') == [row], 'the same table of one'
+    shown = [line for line in result.out.splitlines() if re.search(r'(\.pd|\.pdparams)  +20  ', line)]
+    assert len(shown) == 3
+    accuracies = [float(line.split()[-3]) for line in shown]
+    assert accuracies == sorted(accuracies, reverse=True), 'the best first'
+
+
+def test_what_is_known_is_written_when_one_of_them_cannot_be_read(run, refused, val, checkpoints, tmp_path):
+    (checkpoints / 'y.pd').write_bytes(b'no checkpoint')
+    flags = [*val, '--resume', checkpoints]
+    assert str(checkpoints / 'y.pd') in refused(eval_script, *flags, '--results_file', tmp_path / 'results.csv')
+    assert len(table(tmp_path / 'results.csv')) == 3
+
+
+def test_folders_that_cannot_be_evaluated_are_one_line(refused, val, checkpoints, tmp_path):
+    (tmp_path / 'empty').mkdir()
+    assert f'{tmp_path}/empty: no checkpoints' in refused(eval_script, *val, '--resume', tmp_path / 'empty')
+    line = refused(eval_script, *val, '--resume', checkpoints, '--per_class', tmp_path / 'c.csv')
+    assert '--per_class' in line and '--results_file' in line
+
+
+def test_the_sentence_of_the_port_stands_beside_our_line(run, val, model):
+    out = run(eval_script, *val, '--resume', model.file).out
+    assert f'] Accuracy of the network on the 20 test images: {float(numbers(out)[0]):.1f}%\n' in out
+
+
 # ---- every answer
 
 

@@ -79,6 +79,15 @@ def test_writers_pass_scalars_on_with_their_step_and_are_closed(monkeypatch):
     assert seen[3:] == ['visualdl closed', 'wandb closed']
 
 
+def test_wandb_gets_the_scalars_of_a_step_by_the_ports_names_too(monkeypatch):
+    seen = []
+    wandb = types.SimpleNamespace(init=lambda **kwargs: None, log=lambda scalars, step: seen.append((scalars, step)))
+    monkeypatch.setitem(sys.modules, 'wandb', wandb)
+    writers = logger.Writers(arguments(log_wandb=True))
+    writers.write({'train/loss': 2.0, 'train/norm': 0.5, 'epoch': 3}, 7)
+    assert seen == [({'train/loss': 2.0, 'train/norm': 0.5, 'epoch': 3.0, 'loss': 2.0, 'norm': 0.5}, 7)]
+
+
 def test_without_flags_nothing_is_written_or_imported(monkeypatch):
     for module in ('visualdl', 'wandb'):
         monkeypatch.setitem(sys.modules, module, None)

@@ -30,7 +30,7 @@ def test_an_epoch_with_token_labels_writes_checkpoints_in_plain_containers_and_a
     result = train(*train.token, '--model_ema')
     assert result.code == 0 and result.err == ''
     files = {p.name for p in (train.folder / 'run').iterdir()}
-    assert files == {f'checkpoint-{tag}.pd' for tag in ('latest', 'previous', 'best', '0')} | {'log.txt'}
+    assert files == {f'checkpoint-{tag}.pd' for tag in ('latest', 'previous', 'best', '0')} | {'log.txt', 'args.yaml'}
     (record,), state = train.log(), train.state()
     assert set(record) == set('train_loss train_lr test_loss test_acc1 test_acc5 epoch n_parameters best_acc1'.split())
     learned = [v for k, v in state['model'].items() if not k.endswith(('._mean', '._variance'))]
@@ -70,7 +70,23 @@ def test_console_lines_have_the_form_people_grep_for_and_log_file_is_a_copy(trai
     )
     assert re.findall(stamp + form, out) == ['0', '2', '4']
     assert re.search(r'\* Acc@1 \d+\.\d{3} Acc@5 \d+\.\d{3} loss \d+\.\d{3} on 20 images', out)
-    assert 'Max accuracy: ' in out and 'Training time 0:00:' in out
+    assert 'best so far: acc1 ' in out and 'Training time 0:00:' in out
+
+
+def test_the_lines_of_the_port_stand_in_the_log_as_people_look_for_them(train):
+    out = train(*train.token, '--epochs 2 --cooldown_epochs 1 --model_ema --model_ema_eval').out
+    lines, records = [line[18:] for line in out.splitlines()], train.log()
+    assert f'number of params (M): {records[0]["n_parameters"] / 1e6:.2f}' in lines
+    assert lines.count('Start training for 3 epochs') == 1
+    for whose, suffix, images in ('network', '', 'the 20'), ('model EMA', '_ema', '20'):
+        accuracies = [f'{r[f"test_acc1{suffix}"]:.1f}%' for r in records]
+        begin = f'Accuracy of the {whose} on {images} test images: '
+        assert [line.removeprefix(begin) for line in lines if line.startswith(begin)] == accuracies
+        begin = 'Max accuracy of the model EMA: ' if suffix else 'Max accuracy: '
+        best = [f'{r[f"best_acc1{suffix}"]:.2f}%' for r in records]
+        assert [line.removeprefix(begin) for line in lines if line.startswith(begin)] == best
+    evaluated = train('--eval --resume', train.path()).out
+    assert f'Accuracy of the network on the 20 test images: {records[-1]["test_acc1"]:.1f}%' in evaluated
 
 
 def test_losses_are_read_only_when_a_line_is_due(train, monkeypatch):

@@ -123,4 +123,6 @@ FLAGS = [
 @pytest.mark.parametrize('given, says', FLAGS)
 def test_outputs_that_cannot_be_are_said_before_anything_is_read(given, says):
     with pytest.raises(UserError, match=says):
-        metrics.check_flags(Namespace(**{'topk': None, **dict.fromkeys(metrics.OUTPUTS, ''), **given}))
+        metrics.check_flags(
+            Namespace(**{'topk': None, 'results_file': '', **dict.fromkeys(metrics.OUTPUTS, ''), **given})
+        )

@@ -9,7 +9,7 @@ import export_model
 import infer
 import main
 import predict
-from conftest import TINY_RUN, words
+from conftest import ROOT, TINY_RUN, words
 
 # every flag of the port whose interface this project keeps, with its default
 TRAIN = """
@@ -84,11 +84,18 @@ def test_the_published_commands_are_understood_and_the_help_is_complete(run, scr
     assert result.code == 2 and result.err.count('\n') == 1 and '--no_such_flag' in result.err
 
 
+def test_predict_has_the_demos_photo_as_its_default():
+    (path,) = predict.parser().parse_args([]).infer_imgs
+    assert path == str(ROOT / 'demo' / 'chelsea.png') and (ROOT / 'demo' / 'chelsea.png').exists()
+
+
 def test_flags_with_two_names():
     assert export_model.parser().parse_args(['--output', 'DIR']).output_dir == 'DIR'
     assert eval_script.parser().parse_args(['--train_interpolation', 'bilinear']).interpolation == 'bilinear'
     args = infer.parser().parse_args('--model_file m --params_file p --infer_imgs i -b 3'.split())
     assert args.input_file == ['i'] and args.batch_size == 3
+    args = infer.parser().parse_args(f'{INFER_NEEDED} -c x.yml --train_interpolation random'.split())
+    assert (args.config, args.interpolation) == ('x.yml', 'random')
 
 
 MIX_TOKEN = [
@@ -123,7 +130,9 @@ WRONG = """
 --seed -1                                                           --seed
 --warmup_epochs many                                                --warmup_epochs
 --opt lion                                                          --opt lion: use adamw or momentum
---aa augmix-m3                                                      --aa augmix-m3
+--aa augmix-m3                                                      --aa augmix-m3: AugMix blends images
+--aa original-m3                                                    --aa original-m3: of AutoAugment there are
+--mean 1 2 3 --std 1 0 1                                            --std [1.0, 0.0, 1.0]
 --mixup_mode all                                                    --mixup_mode all
 --remode noise                                                      --remode noise
 --train_interpolation cubic                                         --train_interpolation cubic

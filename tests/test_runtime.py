@@ -13,6 +13,7 @@ import pytest
 
 from conftest import ROOT, TINY_RUN, words
 from util import processes
+from util.data.transforms import TrainTransform
 from util.errors import UserError
 from util.processes import worker_count
 from util.runtime import Parser
@@ -119,6 +120,23 @@ def test_how_a_script_ends(run):
     assert run(fails(None), '--no_such') == (2, '', line)
     with pytest.raises(ZeroDivisionError):
         run(fails(ZeroDivisionError()))
+
+
+@pytest.mark.cross_version
+@pytest.mark.parametrize('number', ['SIGKILL', 'SIGSEGV'])
+def test_a_loader_process_that_dies_is_one_line_that_says_of_what_whatever_paddle_calls_it(
+    train, tiny, monkeypatch, number
+):
+    monkeypatch.setattr(TrainTransform, '__call__', lambda *_: os.kill(os.getpid(), getattr(signal, number)))
+    result = train('--num_workers 1')
+    line = f'main.py: error: a loader process has died ({number}); '
+    assert result.code == 1 and line in result.err and 'Traceback' not in result.err, result.err
+
+
+@pytest.mark.parametrize('error', [RuntimeError, SystemError])
+def test_an_error_that_only_speaks_of_a_loader_is_a_defect(run, error):
+    with pytest.raises(error):
+        run(fails(error('DataLoader worker(s) exited unexpectedly: Blocking queue is killed')))
 
 
 # ---- what stays behind

@@ -176,13 +176,21 @@ class Writers:
             )
             self.wandb, self.run_id = wandb, getattr(run, 'id', None)
 
+    @property
+    def active(self):
+        """Whether anything is written."""
+        return bool(self.visualdl or self.wandb)
+
     def write(self, scalars, step):
         """scalars: {name: number or one-element tensor}; step: the optimizer step they belong to."""
         if self.visualdl:
             for name, value in scalars.items():
                 self.visualdl.add_scalar(tag=name, value=float(value), step=step)
         if self.wandb:
-            self.wandb.log({name: float(value) for name, value in scalars.items()}, step=step)
+            values = {name: float(value) for name, value in scalars.items()}
+            # of a step also by the names that the port gave: loss, lr, norm, scale
+            values.update({name.split('/')[1]: value for name, value in values.items() if name.startswith('train/')})
+            self.wandb.log(values, step=step)
 
     def close(self):
         if self.visualdl:

@@ -30,11 +30,19 @@ class Answers(NamedTuple):
     losses: np.ndarray  # float64 [N], cross-entropy
 
 
-def check_flags(args):
-    """Raise UserError for flags of options.add_protocols that cannot be, before anything is read."""
+def check_flags(args, several=False):
+    """Raise UserError for flags of options.add_protocols that cannot be, before anything is read.
+
+    several: more than one checkpoint is to be evaluated.
+    """
     if args.topk and max(args.topk) > args.nb_classes:
         raise UserError(f'--topk {max(args.topk)}: there are {args.nb_classes} classes only (--nb_classes)')
     paths = {f'--{name}': getattr(args, name) for name in OUTPUTS if getattr(args, name)}
+    tables = ', '.join(paths)
+    if args.results_file:
+        paths['--results_file'] = args.results_file
+    if several and tables:
+        raise UserError(f'{tables}: of one checkpoint each, but --resume {args.resume} is a folder; use --results_file')
     for flag, path in paths.items():
         files.check_target(flag, path)
     if len(set(map(os.path.realpath, paths.values()))) < len(paths):
@@ -57,6 +65,12 @@ def report(answers, topk=(1, 5)):
     accuracies = ' '.join(f'Acc@{k} {stats[f"acc{k}"]:.3f}' for k in topk)
     log(f'* {accuracies} loss {stats["loss"]:.3f} on {count} images')
     return stats
+
+
+def log_accuracy(whose, accuracy, images):
+    """Log the sentence about top-1 that scripts of the field look for. whose: 'network' or 'model EMA'."""
+    the_images = f'{images} test images' if whose == 'model EMA' else f'the {images} test images'
+    log(f'Accuracy of the {whose} on {the_images}: {accuracy:.1f}%')
 
 
 # -- ReaL: "Are we done with ImageNet?", Beyer et al. 2020, arXiv 2006.07159 ------------------------------------------
@@ -181,6 +195,24 @@ def write_tables(args, answers, images, names, topk):
         write_csv(args.confusion, [header, *([i, *row] for i, row in enumerate(matrix))])
     if args.save_predictions:
         write_csv(args.save_predictions, prediction_rows(answers, images, min(max(topk), answers.top.shape[1])))
+
+
+def write_results(path, results):
+    """Write a table with a row for each checkpoint; results: [{column: value}] with the same columns."""
+    write_csv(path, [list(results[0]), *(_cells(row) for row in results)])
+
+
+def log_results(results):
+    """Log the same table, the best first."""
+    ranked = sorted(results, key=lambda row: next(-value for name, value in row.items() if name.startswith('acc')))
+    rows = [list(results[0]), *map(_cells, ranked)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        log('  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+
+
+def _cells(row):
+    return [f'{value:.3f}' if isinstance(value, float) else str(value) for value in row.values()]
 
 
 def write_csv(path, rows):

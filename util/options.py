@@ -4,6 +4,9 @@ import argparse
 
 from util.errors import UserError
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 
 def switch(add, name, help):
     """`--name` and `--no_name`, off by default. add: the add_argument of a group."""
@@ -61,6 +64,13 @@ def add_eval_transform(parser, *interpolation_aliases):
     add('--interpolation', *interpolation_aliases, default='bicubic', help='bicubic, bilinear, nearest, lanczos')
 
 
+def add_normalisation(parser):
+    add = parser.add_argument_group('normalisation').add_argument
+    for name, metavar, default in ('mean', 'M', IMAGENET_MEAN), ('std', 'S', IMAGENET_STD):
+        help = f"of RGB in 0-1 (default: ImageNet's, {' '.join(map(str, default))})"
+        add(f'--{name}', default=default, type=float, nargs=3, metavar=metavar, help=help)
+
+
 def add_data(parser, train=False):
     add = parser.add_argument_group('data').add_argument
     add('--data_path', default='/datasets/imagenet/', help='folder with train/ and val/')
@@ -90,6 +100,7 @@ def add_protocols(parser):
     """What eval.py counts and writes beside top-1 and top-5 (util/metrics.py)."""
     add = parser.add_argument_group('protocols').add_argument
     add('--topk', type=count, nargs='+', metavar='K', help='accuracies (default: 1 5)')
+    add('--results_file', default='', metavar='CSV', help='write the accuracies, a row for each checkpoint')
     add(
         '--real_labels',
         default='',
@@ -171,7 +182,12 @@ def _add_schedule(parser):
 def _add_augmentation(parser):
     add = parser.add_argument_group('augmentation').add_argument
     add('--color_jitter', default=0.4, type=float, help="used when --aa is ''")
-    add('--aa', default='rand-m9-mstd0.5-inc1', metavar='POLICY', help="RandAugment, '' for none")
+    add(
+        '--aa',
+        default='rand-m9-mstd0.5-inc1',
+        metavar='POLICY',
+        help="RandAugment, or AutoAugment's original or v0; '' for none",
+    )
     add('--train_interpolation', default='bicubic', help='random, bilinear, bicubic, nearest, lanczos')
     add(
         '--train_scale',
@@ -192,6 +208,7 @@ def _add_augmentation(parser):
     add('--mixup_prob', default=1.0, type=float)
     add('--mixup_switch_prob', default=0.5, type=float, help='of CutMix where both are on')
     add('--mixup_mode', default='batch', help='batch, pair or elem')
+    add('--mixup_off_epoch', default=0, type=int, metavar='N', help='no Mixup or CutMix from this epoch on, 0 = never')
 
 
 def _add_token_labels(parser):

@@ -11,6 +11,8 @@ import time
 SIGNALS = (signal.SIGTERM, signal.SIGINT)  # how a run is asked to stop
 SHARED_MEMORY = '/dev/shm'
 
+_watched = []  # the loader processes that run, or that have died
+
 
 def worker_count(requested):
     """Loader processes to start: as many as requested, never more than the cores of this machine."""
@@ -38,11 +40,34 @@ def follow_parent(number):
         pass
 
 
+def watch_workers():
+    """Remember the loader processes that run now, for `death_of_worker`."""
+    _watched[:] = [child for child in multiprocessing.active_children() if child.daemon]
+
+
+def forget_workers():
+    """The opposite: what is remembered of a process keeps its pipes open."""
+    _watched.clear()
+
+
+def death_of_worker():
+    """What killed a loader process ('SIGKILL', or 'exit code 1'), None if all are well or ended by themselves.
+
+    Paddle raises errors of several kinds when one dies, anywhere in the main process; this says whether that is why.
+    """
+    for worker in _watched:
+        code = worker.exitcode
+        if code:
+            return signal.Signals(-code).name if code < 0 else f'exit code {code}'
+    return None
+
+
 def kill_workers():
     """End the loader processes that are still there, and remove the batches that they had ready.
 
     Paddle raises an alarm when a loader process ends, so SIGCHLD is ignored meanwhile.
     """
+    forget_workers()
     handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for child in multiprocessing.active_children():
         if child.daemon:

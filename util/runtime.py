@@ -13,13 +13,13 @@ import importlib
 import io
 import os
 import platform
-import re
 import signal
 import sys
 import warnings
 
+from util import config
 from util.errors import UserError
-from util.processes import kill_workers
+from util.processes import death_of_worker, kill_workers
 
 
 def cpu_fields():
@@ -101,10 +101,34 @@ _import_paddle()
 
 
 class Parser(argparse.ArgumentParser):
-    """ArgumentParser whose errors are one line (no usage block), exit code 2."""
+    """ArgumentParser whose errors are one line (no usage block), exit code 2; with `add_config` it reads flags from a
+    file too."""
+
+    config_action = None  # of -c, for scripts that have it
+    reading = ''  # what goes in front of an error: the file whose flags are being parsed
 
     def error(self, message):
-        self.exit(2, f'{self.prog}: error: {message} (see {self.prog} --help)\n')
+        self.exit(2, f'{self.prog}: error: {self.reading}{message} (see {self.prog} --help)\n')
+
+    def add_config(self):
+        """`-c FILE`. For scripts without required flags."""
+        help = 'YAML of flags, such as the args.yaml of a run; flags of the command line win'
+        self.config_action = self.add_argument('-c', '--config', metavar='FILE', help=help)
+
+    def parse_known_args(self, args=None, namespace=None):
+        words = list(sys.argv[1:] if args is None else args)
+        if self.config_action is None:
+            return super().parse_known_args(words, namespace)
+        path = super().parse_known_args(words)[0].config
+        if path:
+            try:
+                from_file = config.words(self, path)
+            except UserError as error:
+                self.exit(1, f'{self.prog}: error: {error}\n')
+            self.reading = f'-c {path}: '
+            super().parse_known_args(from_file)  # what is wrong there is said with the name of the file
+            self.reading, words = '', from_file + words
+        return super().parse_known_args(words, namespace)
 
 
 def run(main, parser, argv=None):
@@ -126,13 +150,13 @@ def run(main, parser, argv=None):
         sys.exit(f'{parser.prog}: error: {message}')
     except KeyboardInterrupt:
         sys.exit(130)
-    except (SystemError, RuntimeError) as error:
-        if 'DataLoader' not in str(error) and 'Blocking queue is killed' not in str(error):
+    except (SystemError, RuntimeError):
+        how = death_of_worker()
+        if how is None:
             raise
-        how = re.search(r'killed by signal: (\w+)', str(error))
         sys.exit(
-            f'{parser.prog}: error: a loader process has died{f" ({how[1]})" if how else ""}; if memory ran out, '
-            'fewer --num_workers need less. A training run goes on with --resume auto'
+            f'{parser.prog}: error: a loader process has died ({how}); if memory ran out, fewer --num_workers '
+            'need less. A training run goes on with --resume auto'
         )
     finally:
         # Launchers send SIGTERM more than once: a late one must not turn a run that has ended well into exit code 143.

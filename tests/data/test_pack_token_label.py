@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from map_files import contents, make_map, save_folders, save_map
 
+from states import same
 from tools import pack_token_label as tool
 from util.data.label_maps import LabelMaps
 from util.data.label_sets import ARRAY, META, NAMES, PARTIAL, FolderSet
@@ -31,7 +32,7 @@ def pack(run, tmp_path):
 def assert_packed(folder, maps=MAPS):
     assert sorted(os.listdir(folder)) == sorted([ARRAY, NAMES, META])
     expected = np.stack([maps[name] for name in sorted(maps)])
-    assert np.load(folder / ARRAY).dtype == expected.dtype and np.array_equal(np.load(folder / ARRAY), expected)
+    assert same(np.load(folder / ARRAY), expected)
     assert LabelMaps(str(folder), 9).coverage == 'full'
 
 

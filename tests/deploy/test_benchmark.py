@@ -81,7 +81,9 @@ def test_times_are_means_over_the_batches_of_each_stage(monkeypatch, capsys):
     assert stages == pytest.approx([20, 60, 2]) and float(field(out, 'total time spent(s)')) == pytest.approx(0.164)
 
 
-def test_warm_up_comes_first_and_then_one_stage_after_another(run, images, exported, no_auto_log, monkeypatch):
+def test_warm_up_comes_first_untimed_and_then_each_stage_is_stamped_when_it_is_over(
+    run, images, exported, no_auto_log, monkeypatch
+):
     events = []
 
     def note(event, owner, name):
@@ -96,11 +98,14 @@ def test_warm_up_comes_first_and_then_one_stage_after_another(run, images, expor
     note('run', predictor.Predictor, '__call__')
     note('record', records_module, 'best_classes')
     note('decode', infer.EvalTransform, '__call__')
+    for name in ('start', 'stamp', 'end', 'report'):
+        note(name, benchmark.Timer, name)
     argv = [*as_exported(exported), '--input_file', images, '-b', 2, '--engine', 'onednn']
     assert run(infer, *argv, '--enable_benchmark', 'True').code == 0
-    assert sorted(events[:6]) == ['run 1'] * 3 + ['run 2'] * 3
-    whole = ['decode', 'decode', 'run 2', 'record']
-    assert events[6:] == [*whole, *whole, 'decode', 'run 1', 'record']
+    assert sorted(events[:6]) == ['run 1'] * 3 + ['run 2'] * 3, 'three of each batch size, and no clock runs'
+    whole = ['start', 'decode', 'decode', 'stamp', 'run 2', 'stamp', 'record', 'end', 'stamp']
+    rest = ['start', 'decode', 'stamp', 'run 1', 'stamp', 'record', 'end', 'stamp']
+    assert events[6:] == [*whole, *whole, *rest, 'report']
 
 
 def test_with_autolog_its_report_comes_after_the_results_and_does_not_hide_bad_images(

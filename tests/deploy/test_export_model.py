@@ -39,6 +39,17 @@ def test_every_model_of_the_family_can_be_exported(run, images, tmp_path, tiny, 
     np.testing.assert_allclose([r['scores'] for r in got], [r['scores'] for r in expected], atol=1e-4)
 
 
+def test_mean_and_std_travel_with_the_model(run, ckpt, images, tmp_path):
+    flags = ['--mean', 0.1, 0.2, 0.3, '--std', 0.5, 0.6, 0.7]
+    assert run(export_model, *arguments(tmp_path, ckpt, *flags)).code == 0
+    settings = yaml.safe_load((tmp_path / 'inference.yml').read_text())
+    assert (settings['mean'], settings['std']) == ([0.1, 0.2, 0.3], [0.5, 0.6, 0.7])
+    given = [*MODEL, '--resume', ckpt, '--infer_imgs', images]
+    expected, without = records(run(predict, *given, *flags)), records(run(predict, *given))
+    assert_agree(records(run(infer, *as_exported(tmp_path), '--input_file', images)), expected)
+    assert expected != without
+
+
 def test_export_says_what_it_wrote_and_writes_the_settings(run, ckpt, tmp_path):
     folder = tmp_path / 'new' / 'out'
     result = run(export_model, *arguments(folder, ckpt))

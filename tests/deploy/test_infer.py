@@ -62,6 +62,9 @@ def test_settings_travel_with_the_model_and_flags_override_them(inferred, predic
     (tmp_path / 'other.yml').write_text(yaml.safe_dump(settings))
     flags = ['--crop_pct', 1, '--interpolation', 'nearest', '--mean', 0, 0, 0, '--std', 1, 2, 3]
     assert inferred('--config', tmp_path / 'other.yml') == inferred(*flags) != inferred(*flags[:4])
+    assert inferred('-c', tmp_path / 'other.yml') == inferred(*flags)
+    random, bicubic = inferred('--train_interpolation', 'random'), inferred('--interpolation', 'bicubic')
+    assert random == bicubic != inferred('--train_interpolation', 'nearest')
 
 
 def test_an_export_without_inference_yml(run, inferred, refused, images, exported, label_list, tmp_path):

@@ -4,22 +4,26 @@ import json
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 
 from processes import Run, check
-from tiny import IMAGES, UPDATES, flags, make_scenes
+from tiny import IMAGES, ROOT, UPDATES, flags, make_scenes
+
+sys.path.insert(0, str(ROOT / 'tests'))
+from states import differences
 
 
 class Bench:
     """A folder with data, the undisturbed run, and what other runs leave."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, images=IMAGES):
         self.folder = Path(folder)
         self.data = self.folder / 'digits'
-        make_scenes(self.data, IMAGES)
+        make_scenes(self.data, images)
         self.reference, self.saves, self.seconds = self.folder / 'undisturbed', [], {}
 
     def start(self, out, *more, workers=1, data=None, **popen):
@@ -79,7 +83,7 @@ class Bench:
         names = {p.name for p in out.iterdir()} - set(but)
         check(names == {p.name for p in to.iterdir()}, f'{out}: holds {sorted(names)}')
         check((out / 'log.txt').read_bytes() == (to / 'log.txt').read_bytes(), f'{out}: log.txt is another')
-        for name in sorted(names - {'log.txt', 'checkpoint-previous.pd'}):
+        for name in sorted(names - {'log.txt', 'args.yaml', 'checkpoint-previous.pd'}):
             found = differences(content(to / name), content(out / name))
             check(not found, f'{out}: {name} differs in {found[:5]} and {len(found)} in all')
 
@@ -97,17 +101,6 @@ def content(path):
     state = checkpoint.load(str(path))
     del state['args']
     return state
-
-
-def differences(a, b, name=''):
-    """Names of what is not bit-identical in two nested structures."""
-    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
-        return [d for key in a for d in differences(a[key], b[key], f'{name}/{key}')]
-    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-        same = a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
-    else:
-        same = type(a) is type(b) and a == b
-    return [] if same else [name]
 
 
 def log_records(out):

@@ -59,9 +59,13 @@ def modified(path):
 
 
 class Run:
-    """`python main.py *flags` as a process of its own. out: its output folder; consoles: where its output goes."""
+    """`python main.py *flags` as a process of its own.
 
-    def __init__(self, out, flags, consoles, **popen):
+    out: its output folder; consoles: where its output goes; updates: optimizer steps of an epoch.
+    """
+
+    def __init__(self, out, flags, consoles, updates=UPDATES, **popen):
+        self.updates = updates
         self.out, self.mark, self.pids, self.began = Path(out), uuid.uuid4().hex, set(), time.time()
         consoles.mkdir(exist_ok=True)
         self.log, self.err = (consoles / f'{self.out.name}.{self.mark[:8]}.{name}' for name in ('log', 'err'))
@@ -78,7 +82,7 @@ class Run:
         """The step (of the whole run) it continues from; None as long as it has not said so."""
         for line in self.lines():
             if found := re.match(r'training on .* epochs (\d+) to \d+(?: from step (\d+))?', line):
-                return int(found[1]) * UPDATES + int(found[2] or 0)
+                return int(found[1]) * self.updates + int(found[2] or 0)
         return None
 
     def reached(self):
@@ -89,7 +93,7 @@ class Run:
         done = self.begin()
         for line in self.lines():
             if found := re.match(r'Epoch: \[(\d+)\]  \[ *(\d+)/', line):
-                done = int(found[1]) * UPDATES + int(found[2]) + 1
+                done = int(found[1]) * self.updates + int(found[2]) + 1
         return done
 
     def evaluating(self):

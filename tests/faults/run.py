@@ -3,6 +3,7 @@
     python tests/faults/run.py                      all of it
     python tests/faults/run.py --kills 10           fewer kills of each kind
     python tests/faults/run.py --only disk          rows with this word in their name
+    python tests/faults/run.py --effective          instead: what random kills cost in time (effective.py)
 
 Every run is tiny (lvvit_nano on scenes of 32 px from demo/digits.py, 36 steps in 3 epochs, token labels, EMA) and
 started by the same command, with --resume auto in it. After its kills it must end exactly as a run that was left alone:
@@ -27,6 +28,7 @@ from util import runtime
 
 import numpy as np
 
+import effective
 import kills
 import mishaps
 from bench import Bench
@@ -73,13 +75,40 @@ def table(rows):
     return '\n'.join(lines)
 
 
+def measure_effective(args):
+    """The table of --effective; returns whether anything failed."""
+    failed, rows = False, []
+    with tempfile.TemporaryDirectory(prefix='effective-') as folder:
+        course = effective.Course(args.folder or folder, args.epochs)
+        say(f'undisturbed: {course.steps} steps in {course.run_undisturbed():.1f} s')
+        for every in args.effective or effective.EVERY:
+            rng = np.random.default_rng([args.seed, round(1000 * every)])
+            try:
+                rows.append(effective.disturbed(course, every, effective.intervals(every, rng), say))
+            except Failure as failure:
+                say(f'FAILED T = {every:g} s: {failure}')
+                failed = True
+    print(effective.table(rows))
+    return failed
+
+
 def main():
     parser = runtime.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--kills', type=int, metavar='N', help='at most N of each kind')
     parser.add_argument('--only', default='', metavar='WORD', help='rows whose name contains it')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--folder', help='where to work, kept afterwards (default: a temporary one)')
+    parser.add_argument(
+        '--effective',
+        nargs='*',
+        type=float,
+        metavar='T',
+        help='measure the share of the undisturbed speed that kills every T seconds leave (default: 10 20 40)',
+    )
+    parser.add_argument('--epochs', type=int, default=15, help=f'with --effective: of {effective.EPOCH} steps')
     args = parser.parse_args()
+    if args.effective is not None:
+        return measure_effective(args)
     with tempfile.TemporaryDirectory(prefix='faults-') as folder:
         begin, bench = time.monotonic(), Bench(args.folder or folder)
         seconds = bench.run_undisturbed()

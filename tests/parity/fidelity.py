@@ -12,6 +12,14 @@ SECTIONS = (
     'Drop path, Initial weights, Training, RandAugment, Train transform, Mixup and CutMix, Evaluation transform, '
     'Weights of files'
 ).split(', ')
+# What a measured figure may differ by, as a factor, between the document and a run on another machine. Two long
+# trainings drift apart by rounding alone, ten to thirty times more on one machine than on another.
+SPREAD = 5
+SPREADS = {'Training': 50}
+# In place of a figure that is 0, a difference that nobody would call one: a rounding of float32, or of float64 in
+# learning rates, or chance. A tolerance of 0 means what it says.
+NOTHING = 1.2e-7
+NOTHING_OF = {'max abs difference / peak rate': 2.3e-16, 'p-value as standard deviations': 0.1, 'standard errors': 0.1}
 RELATIVE = 'max abs difference / largest value'
 ABSOLUTE = 'max abs difference'
 
@@ -60,18 +68,33 @@ class Record:
         DOCUMENT.write_text(f'{before}{BEGIN}\n{versions()}\n\n{self.tables()}\n{END}{after}', encoding='utf-8')
 
     def differences(self, whole):
-        """What is wrong with the document, as lines: rows of this run that it lacks or has with another tolerance,
-        and, if the whole suite ran, rows that no test records."""
+        """What is wrong with the document, as lines: rows of this run that it lacks or has with another tolerance or a
+        measured figure that is far from this run's, and, if the whole suite ran, rows that no test records."""
         ran = {_key(_line(row)): row for row in self.rows.values()}
         text = DOCUMENT.read_text(encoding='utf-8').split(BEGIN)[1].split(END)[0]
-        written = {_key(line) for line in text.splitlines() if re.match(r'\| (?!comparison)', line)}
-        lines = [f'not in the document: {row.section}: {row.what}' for key, row in ran.items() if key not in written]
+        rows = [line for line in text.splitlines() if re.match(r'\| (?!comparison)', line)]
+        written = {_key(line): float(line.rstrip(' |').rpartition('| ')[2]) for line in rows}
+        lines = [
+            f'{row.section}: {row.what}: measured {row.measured:.2g}, the document says {written[key]:.2g}'
+            for key, row in ran.items()
+            if key in written and far_apart(row, written[key])
+        ]
+        lines += [f'not in the document: {row.section}: {row.what}' for key, row in ran.items() if key not in written]
         if whole:
-            lines += [f'recorded by no test: {" | ".join(key)}' for key in sorted(written - ran.keys())]
+            lines += [f'recorded by no test: {" | ".join(key)}' for key in sorted(written.keys() - ran.keys())]
         return lines
 
 
 RECORD = Record()
+
+
+def far_apart(row, written):
+    """Whether the document's figure for a row is not what was measured, give or take SPREAD."""
+    if row.tolerance == 0:
+        return written != row.measured
+    nothing = NOTHING_OF.get(row.kind, NOTHING)
+    small, large = sorted([written or nothing, row.measured or nothing])
+    return large > SPREADS.get(row.section, SPREAD) * small
 
 
 def _line(row):

@@ -1,4 +1,5 @@
-"""RandAugment is the original's: every op's pixels, what a policy's name means, which ops are drawn and how strong."""
+"""RandAugment is the original's: every op's pixels, what a policy's name means, which ops are drawn and how strong.
+AutoAugment is timm's, op by op."""
 
 import collections
 import itertools
@@ -11,6 +12,7 @@ from parity.draws import SAMPLING, SIGMAS, Draws, counts_differ, share, values_d
 from parity.photos import photos
 from util.data import auto_augment
 from util.data.auto_augment import GEOMETRIC, NAMES, PHOTOMETRIC, RandAugment
+from util.data.auto_policies import AutoAugment
 from util.errors import UserError
 
 SECTION = 'RandAugment'
@@ -227,3 +229,22 @@ def test_ops_levels_and_signs_of_20000_images_are_distributed_as_the_originals(c
             side[name].append(sign)
     assert set(signs[0]) == set(signs[1]) == (SIGNED if 'inc1' in config else set(GEOMETRIC))
     check('sign', max(counts_differ(signs[0][name], signs[1][name]) for name in signs[0]))
+
+
+# ---- AutoAugment, which the port took from timm
+
+
+@pytest.mark.parametrize('config', ['original', 'v0', 'v0-mstd0.5'])
+def test_a_policy_of_autoaugment_is_timms_op_by_op(config, original, monkeypatch):
+    module, photo = original.timm.data.auto_augment, photos()[0]
+    ours = AutoAugment(config, FILL, Image.BILINEAR)
+    theirs = module.auto_augment_transform(config, dict(img_mean=FILL))
+    assert len(theirs.policy) == len(ours.table) == 25
+    for pair, their_pair in zip(ours.table, theirs.policy):
+        assert len(pair) == len(their_pair) == 2
+        for (name, probability, level), op in zip(pair, their_pair):
+            assert (probability, level, ours.std) == (op.prob, op.magnitude, op.magnitude_std)
+            for negative in (True, False) if name in GEOMETRIC else (False,):
+                own, _ = ours.apply(name, photo, level, Sign(negative))
+                expected = their_op(monkeypatch, module, op, photo, level, negative, Image.BILINEAR)
+                assert furthest(own, expected) == 0, (name, level)

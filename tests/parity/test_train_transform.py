@@ -174,7 +174,7 @@ def test_colour_jitter_gives_the_pixels_of_the_original(order, strength, origina
         )
         fidelity(
             SECTION,
-            'colour jitter (--aa none): pixels',
+            "colour jitter (`--aa ''`): pixels",
             np.abs(np.asarray(own, 'int16') - np.asarray(theirs(photo), 'int16')).max(),
             0,
             'grey levels',

@@ -1,4 +1,5 @@
-"""Twenty steps of training by engine.train_one_epoch, against the same steps with the original's parts in PyTorch."""
+"""Twenty steps of training by engine.train_one_epoch, against the same steps with the original's parts in PyTorch: each
+side makes its own targets from the label maps."""
 
 from types import SimpleNamespace
 
@@ -13,13 +14,14 @@ from parity.weights import arrays, difference, image, in_our_terms, load_theirs,
 from util.data import token_label
 from util.train import mixtoken
 from util.train.amp import Amp
-from util.train.loss import TokenLabelLoss, batch_targets
+from util.train.loss import TokenLabelLoss
 from util.train.model_ema import ModelEma
 from util.train.optim import build_optimizer
 from util.train.train_state import TrainState
 
 SECTION, LEARNED = 'Training', 'length of the difference / length of the change'
 SIZE, CLASSES, BATCH, EPOCHS, STEPS = 64, 20, 4, 2, 10  # 16 tokens; 10 steps an epoch
+TOKENS, MAP, TOP = SIZE // 16, 7, 3  # tokens a side; cells a side of a label map, classes in each
 ARGS = main.parser().parse_args(
     f'--model lvvit_t --input_size {SIZE} --nb_classes {CLASSES} --lr 1e-3 --min_lr 1e-5 --warmup_lr 1e-6 '
     f'--epochs {EPOCHS} --warmup_epochs 1 --print_freq 100 --ground_truth --data_path .'.split()
@@ -29,21 +31,34 @@ DECAY = 0.9  # of the moving average
 
 
 def batches():
-    """Four batches of images and label-map targets, as the loader yields them, again and again."""
+    """Four batches again and again, each with its label maps [B, 2, TOP, MAP, MAP]: (as our loader yields it, maps)."""
     rng = np.random.default_rng(3)
     made = []
     for i in range(4):
         label = rng.integers(CLASSES, size=BATCH)
-        targets = []
-        for k in label:  # the true class scores highest in most tokens
-            ids = np.stack([rng.permutation(CLASSES)[:3] for _ in range(9)], axis=1).reshape(3, 3, 3)
-            ids[0] = np.where(rng.random([3, 3]) < 0.7, k, ids[0])
-            scores = -np.sort(-rng.uniform(0, 9, [3, 3, 3]), axis=0)
-            sampling = token_label.sampling_matrix(np.eye(3), SIZE, SIZE // 16, (0, 0, SIZE, SIZE), (3, 3))
+        targets, maps = [], []
+        for k in label:  # the true class scores highest in most cells
+            ids = np.argsort(rng.random([CLASSES, MAP, MAP]), axis=0)[:TOP]
+            ids[0] = np.where((rng.random([MAP, MAP]) < 0.7) & (ids != k).all(axis=0), k, ids[0])
+            scores = -np.sort(-rng.uniform(0, 9, [TOP, MAP, MAP]), axis=0)
+            sampling = token_label.sampling_matrix(np.eye(3), SIZE, TOKENS, (0, 0, SIZE, SIZE), (MAP, MAP))
             targets.append(token_label.sparse_target(scores, ids, sampling, CLASSES))
+            maps.append([scores, ids])
         batch = {'image': image(i, BATCH, SIZE), 'label': label, 'index': np.arange(BATCH)}
-        made.append({**batch, **token_label.stack_targets(targets)._asdict()})
+        made.append(({**batch, **token_label.stack_targets(targets)._asdict()}, np.array(maps, 'float32')))
     return [made[step % 4] for step in range(EPOCHS * STEPS)]
+
+
+def their_targets(original, maps, label):
+    """[B, CLASSES, 2 + N] by the original's code from the maps: true label, class token, tokens. The crop, here the
+    whole image, and the true label lie where the original's data set puts them: in a third layer of the map.
+    """
+    third = np.zeros_like(maps[:, :1])
+    third[:, 0, 0, 0, :4] = 0, 0, 1, 1
+    third[:, 0, 0, 0, 5] = label
+    maps = original.torch.from_numpy(np.concatenate([maps, third], axis=1))
+    create = original.tlt.data.create_token_label_target
+    return create(maps, CLASSES, smoothing=0.1, label_size=TOKENS, device='cpu')
 
 
 class Loader:
@@ -81,7 +96,7 @@ def train_ours(monkeypatch):
     monkeypatch.setattr(mixtoken, 'rand_box', lambda *_: next(boxes))
     model = models.build_model('lvvit_t', img_size=SIZE, num_classes=CLASSES)
     state = {key: np.array(value) for key, value in arrays(model.state_dict()).items()}
-    run, criterion = TrainState(ARGS, model, Loader(batches()), Amp()), Recorded()
+    run, criterion = TrainState(ARGS, model, Loader([batch for batch, _ in batches()]), Amp()), Recorded()
     run.ema, run.optimizer = ModelEma(model, DECAY), build_optimizer(model, 'adamw', ARGS.lr)
     for _ in range(EPOCHS):
         engine.train_one_epoch(run, model, criterion)
@@ -104,13 +119,10 @@ def train_theirs(original, monkeypatch, state):
     how = dict(t_initial=EPOCHS * STEPS - warmup, warmup_t=warmup, warmup_prefix=True, t_in_epochs=False)
     scheduler = timm.scheduler.CosineLRScheduler(optimizer, **rates, **how)
     losses = []
-    for step, batch in enumerate(batches()):
+    for step, (batch, maps) in enumerate(batches()):
         scheduler.step_update(step)
-        tensors = {key: to_paddle(value) for key, value in batch.items()}
-        hard, soft = batch_targets({'label': tensors['label']}, CLASSES, 0.1), batch_targets(tensors, CLASSES, 0.1)
-        rows = hard.cls.unsqueeze(1), soft.cls.unsqueeze(1), soft.token_targets
-        target = np.concatenate([part.numpy() for part in rows], axis=1).transpose(0, 2, 1)
-        loss = criterion(model(torch.from_numpy(batch['image'])), torch.from_numpy(target.copy()))
+        target = their_targets(original, maps, batch['label'])
+        loss = criterion(model(torch.from_numpy(batch['image'])), target)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

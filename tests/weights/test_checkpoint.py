@@ -13,6 +13,7 @@ import paddle
 import pytest
 
 from models import LV_ViT
+from states import differences
 from util.errors import UserError
 from util.train import optim
 from util.train.optim import build_optimizer
@@ -34,16 +35,7 @@ def said(call, *args, **kwargs):
 
 
 def assert_same(a, b):
-    assert type(a) is type(b)
-    if isinstance(a, dict):
-        assert a.keys() == b.keys()
-    if isinstance(a, (dict, list, tuple)):
-        for x, y in zip(*(v.values() if isinstance(v, dict) else v for v in (a, b))):
-            assert_same(x, y)
-    elif isinstance(a, np.ndarray):
-        assert a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
-    else:
-        assert a == b
+    assert differences(a, b) == []
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import safetensors.numpy
 import models
 import torch_files
 from conftest import ROOT
+from states import same
 from util.weights import checkpoint, layout
 
 sys.path.insert(0, str(ROOT / 'tools'))
@@ -38,8 +39,7 @@ def theirs(name='lvvit_s', counter=0, **kwargs):
 def assert_same(a, b):
     assert sorted(a) == sorted(b)
     for key, value in b.items():
-        assert a[key].dtype == value.dtype and a[key].shape == value.shape, key
-        assert np.ascontiguousarray(a[key]).tobytes() == np.ascontiguousarray(value).tobytes(), key
+        assert same(a[key], value), key
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import paddle
 import pytest
 
 import models
+from states import same
 from util.data.annotator import CLASSIFIERS
 from util.errors import UserError
 from util.weights import layout
@@ -50,7 +51,7 @@ PADDLE = {
 def assert_same(a, b):
     assert list(a) == list(b)
     for key in a:
-        assert a[key].dtype == b[key].dtype and np.array_equal(a[key], b[key]), key
+        assert same(a[key], b[key]), key
 
 
 # ---- which entries are Linear weights

@@ -11,6 +11,7 @@ import safetensors.numpy
 import torch_files
 
 from models import LV_ViT
+from states import same
 from util.errors import UserError
 from util.weights import checkpoint, layout, pretrained
 
@@ -36,7 +37,7 @@ def said(call, *args, **kwargs):
 def assert_same(a, b):
     assert a.keys() == b.keys()
     for key, value in b.items():
-        assert a[key].dtype == value.dtype and a[key].shape == value.shape and a[key].tobytes() == value.tobytes(), key
+        assert same(a[key], value), key
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from states import same
 from torch_files import CLASSES, op, reference, save, tensor, write_legacy, write_zip
 from util.errors import UserError
 from util.weights import torch_file
@@ -48,7 +49,7 @@ def assert_same(a, b):
         for key in a:
             assert_same(a[key], b[key])
     elif isinstance(a, np.ndarray):
-        assert a.dtype == b.dtype and a.shape == b.shape and np.array_equal(a, b) and a.flags.c_contiguous
+        assert same(a, b) and a.flags.c_contiguous
     else:
         assert a == b
 

@@ -110,6 +110,7 @@ PHOTOMETRIC = {
     'Equalize': Photometric(lambda image, _: ImageOps.equalize(image), no_argument, no_argument),
     'Invert': Photometric(lambda image, _: ImageOps.invert(image), no_argument, no_argument),
     'Posterize': Photometric(posterize, rising(4, kind=int), falling(4)),
+    'PosterizeOriginal': Photometric(posterize, rising(4, base=4, kind=int), falling(4)),  # of AutoAugment's paper
     'Solarize': Photometric(ImageOps.solarize, rising(256, kind=int), falling(256)),
     'SolarizeAdd': Photometric(solarize_add, rising(110, kind=int), rising(110, kind=int)),
     'Color': Photometric(enhance(ImageEnhance.Color), ENHANCEMENT, STRONGER_ENHANCEMENT),
@@ -145,17 +146,50 @@ def affine(image, matrix, interpolation, fill):
     )
 
 
-class RandAugment:
+class Policy:
+    """The ops as the policies apply them.
+
+    fill: RGB colour of what lies outside the image; interpolation: PIL filter of the geometric ops, None = drawn from
+    (bilinear, bicubic) each time; increasing: take the photometric ops that grow stronger with the level.
+    """
+
+    def __init__(self, fill, interpolation, increasing):
+        self.fill, self.increasing = fill, increasing
+        # Pillow has no Lanczos filter for resampling through a matrix
+        self.interpolation = Image.BICUBIC if interpolation == Image.LANCZOS else interpolation
+
+    def apply(self, name, image, level, rng):
+        """Apply the op `name` at `level`; returns (image, matrix)."""
+        if name in GEOMETRIC:
+            op = GEOMETRIC[name]
+            width, height = image.size
+            matrix = op.matrix(op.argument(level, rng), width, height)
+            interpolation = self.interpolation
+            if interpolation is None:
+                interpolation = RANDOM_INTERPOLATION[rng.integers(2)]
+            return affine(image, matrix, interpolation, self.fill), matrix
+        op = PHOTOMETRIC[name]
+        argument = op.increasing(level, rng) if self.increasing else op.argument(level, rng)
+        return op.apply(image, argument), np.eye(3)
+
+
+def noisy(level, std, rng):
+    """The level plus normal noise, within 0 … 10; without noise nothing is drawn."""
+    level = rng.normal(level, std) if std else level
+    return min(max(level, 0.0), MAX_LEVEL)
+
+
+class RandAugment(Policy):
     """`layers` random ops per image, each applied with probability 0.5 at a noisy magnitude.
 
     config: `rand` followed by `-mN` (magnitude 0…10, default 10), `-nN` (layers, 2), `-mstdX` (standard deviation of
     the magnitude, 0), `-incB` (ops that grow stronger with the level, 0), `-w0` (ops are drawn by WEIGHTS).
-    interpolation: PIL filter of the geometric ops, None = drawn from (bilinear, bicubic) each time.
-    Raises UserError for anything else.
+    fill, interpolation: see Policy. Raises UserError for anything else.
     """
 
     def __init__(self, config, fill=(124, 116, 104), interpolation=None):
-        self.magnitude, self.layers, self.std, self.increasing, weights = 10.0, 2, 0.0, False, None
+        super().__init__(fill, interpolation, increasing=False)
+        self.magnitude, self.layers, self.std, weights = 10.0, 2, 0.0, None
         family, *parts = config.split('-')
         try:
             if family != 'rand':
@@ -180,12 +214,9 @@ class RandAugment:
         except ValueError:
             raise UserError(
                 f'--aa {config}: not a policy this project knows; use one like rand-m9-mstd0.5-inc1 '
-                f"(parts m, n, mstd, inc, w0), or '' for none"
+                f"(parts m, n, mstd, inc, w0), original or v0, or '' for none"
             )
         self.weights = None if weights is None else np.array([weights.get(name, 0.0) for name in NAMES])
-        self.fill = fill
-        # Pillow has no Lanczos filter for resampling through a matrix
-        self.interpolation = Image.BICUBIC if interpolation == Image.LANCZOS else interpolation
 
     def __call__(self, image, rng):
         """image: RGB PIL image; rng: numpy Generator. Returns (image, matrix 3x3 from new to old pixels)."""
@@ -194,22 +225,7 @@ class RandAugment:
         for i in rng.choice(len(NAMES), self.layers, replace=self.weights is None, p=self.weights):
             if rng.random() > APPLY_PROBABILITY:
                 continue
-            level = rng.normal(self.magnitude, self.std) if self.std else self.magnitude
-            level = min(max(level, 0.0), MAX_LEVEL)
+            level = noisy(self.magnitude, self.std, rng)
             image, matrix = self.apply(NAMES[i], image, level, rng)
             total = total @ matrix
         return image, total
-
-    def apply(self, name, image, level, rng):
-        """Apply the op `name` at `level`; returns (image, matrix)."""
-        if name in GEOMETRIC:
-            op = GEOMETRIC[name]
-            width, height = image.size
-            matrix = op.matrix(op.argument(level, rng), width, height)
-            interpolation = self.interpolation
-            if interpolation is None:
-                interpolation = RANDOM_INTERPOLATION[rng.integers(2)]
-            return affine(image, matrix, interpolation, self.fill), matrix
-        op = PHOTOMETRIC[name]
-        argument = op.increasing(level, rng) if self.increasing else op.argument(level, rng)
-        return op.apply(image, argument), np.eye(3)

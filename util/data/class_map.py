@@ -10,6 +10,7 @@ import re
 
 import paddle
 
+from util import files
 from util.errors import UserError, one_line
 
 
@@ -45,16 +46,8 @@ def read_class_map(path, num_classes):
     num_classes: of the annotator. Raises UserError for lines that say nothing, ids that the annotator does not have,
     one that is listed twice, and a class of the user that nothing maps to.
     """
-    try:
-        with open(path, encoding='utf-8-sig') as f:
-            lines = f.read().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else one_line(error)
-        raise UserError(f'--class_map {path}: not a readable text file ({reason})')
     user_class, line_of = {}, {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in files.read_lines(path):
         words = line.split()
         if len(words) != 2 or not all(re.fullmatch('[0-9]{1,9}', word) for word in words):
             raise UserError(

@@ -11,7 +11,7 @@ from util.data import datasets, token_label
 from util.data.label_maps import LabelMaps
 from util.data.transforms import EvalTransform, TrainTransform
 from util.errors import UserError
-from util.processes import begin_worker, kill_workers, sweep_shared_memory, worker_count
+from util.processes import begin_worker, forget_workers, kill_workers, sweep_shared_memory, watch_workers, worker_count
 
 # At exit multiprocessing sends loader processes SIGTERM, which they ignore (begin_worker), and would wait for them
 # forever. Exit handlers run in reverse order: this one, registered after multiprocessing's own, ends them before that.
@@ -105,6 +105,8 @@ def build_train_loader(args, rank=0, world_size=1):
         scale=args.train_scale,
         flip=args.hflip,
         geometry=args.token_label_geometry,
+        mean=args.mean,
+        std=args.std,
     )
     dataset = datasets.TrainDataset(
         samples,
@@ -125,7 +127,8 @@ def build_train_loader(args, rank=0, world_size=1):
 def build_eval_loader(args, crop_pct, rank=0, world_size=1):
     """The validation loader; with world_size > 1 the part of the set that belongs to this process."""
     samples = read_samples(args, 'val', args.cls_label_path_val)
-    dataset = datasets.EvalDataset(samples, EvalTransform(args.input_size, crop_pct, args.interpolation))
+    transform = EvalTransform(args.input_size, crop_pct, args.interpolation, mean=args.mean, std=args.std)
+    dataset = datasets.EvalDataset(samples, transform)
     return Loader(dataset, EvalSampler(len(dataset), args.batch_size, rank, world_size), args.num_workers)
 
 
@@ -208,10 +211,13 @@ class Loader:
 
     def __iter__(self):
         try:
-            for batch in self._loader:
+            batches = iter(self._loader)
+            watch_workers()
+            for batch in batches:
                 if 'error' in batch:
                     raise UserError(batch['error'].numpy().tobytes().decode())
                 yield batch
+            forget_workers()  # all have ended well
         finally:
             # Paddle notes the name of every shared-memory file that it has opened, about 0.8 kB a batch; forget them
             paddle.base.core._cleanup_mmap_fds()

@@ -10,11 +10,11 @@ import math
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from util.data.auto_augment import RANDOM_INTERPOLATION, RandAugment
+from util.data.auto_augment import RANDOM_INTERPOLATION
+from util.data.auto_policies import build_policy
 from util.errors import UserError
+from util.options import IMAGENET_MEAN, IMAGENET_STD
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 INTERPOLATIONS = {
     'nearest': Image.NEAREST,
     'bilinear': Image.BILINEAR,
@@ -37,6 +37,12 @@ def resize(image, size, interpolation):
     it by the sizes (its pull request 9549); before, the horizontal pass came first, as in all published results.
     """
     return image.resize((size[0], image.height), interpolation).resize(size, interpolation)
+
+
+def check_normalisation(mean, std):
+    """Raise UserError for --mean and --std that no image can be normalised by."""
+    if len(mean) != 3 or len(std) != 3 or not min(std) > 0:
+        raise UserError(f'--mean {mean} --std {std}: must be three numbers each, the deviations above 0')
 
 
 def random_crop_box(width, height, rng, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
@@ -101,10 +107,11 @@ def random_erase(array, rng, probability, mode='pixel', count=1, area=(0.02, 1 /
 
 
 class TrainTransform:
-    """Flip, RandAugment (or colour jitter), random resized crop, normalise, random erasing.
+    """Flip, RandAugment or AutoAugment (or colour jitter), random resized crop, normalise, random erasing.
 
     interpolation: a key of INTERPOLATIONS, or `random` (bilinear or bicubic each time).
     geometry: `exact`, or `reference` for the matrix of crop_matrix; the pixels are the same.
+    mean, std: see to_input; the mean is also the colour of what lies outside the image.
     """
 
     def __init__(
@@ -119,6 +126,8 @@ class TrainTransform:
         scale=(0.08, 1.0),
         flip=0.5,
         geometry='exact',
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
     ):
         if interpolation != 'random' and interpolation not in INTERPOLATIONS:
             raise UserError(f'--train_interpolation {interpolation}: use random, {", ".join(INTERPOLATIONS)}')
@@ -128,13 +137,16 @@ class TrainTransform:
         self.interpolation = INTERPOLATIONS.get(interpolation)  # None: random
         self.jitter = jitter
         self.reprob, self.remode, self.recount = reprob, remode, recount
-        fill = tuple(min(255, round(255 * m)) for m in IMAGENET_MEAN)
-        self.augment = RandAugment(aa, fill, self.interpolation) if aa else None
+        check_normalisation(mean, std)
+        self.mean, self.std = mean, std
+        fill = tuple(max(0, min(255, round(255 * m))) for m in mean)
+        self.augment = build_policy(aa, fill, self.interpolation) if aa else None
 
     def __call__(self, image, rng):
         """PIL image -> (float32 [3, S, S], matrix float64 [3, 3] from the array's pixels to the source's)."""
         image, matrix = self.draw(image, rng)
-        array = random_erase(to_input(image), rng, probability=self.reprob, mode=self.remode, count=self.recount)
+        array = to_input(image, self.mean, self.std)
+        random_erase(array, rng, probability=self.reprob, mode=self.remode, count=self.recount)
         return array, matrix
 
     def draw(self, image, rng):
@@ -169,8 +181,7 @@ class EvalTransform:
             interpolation = 'bicubic'
         if interpolation not in INTERPOLATIONS:
             raise UserError(f'--interpolation {interpolation}: use {", ".join(INTERPOLATIONS)}')
-        if len(mean) != 3 or len(std) != 3 or not min(std) > 0:
-            raise UserError(f'--mean {mean} --std {std}: must be three numbers each, the deviations above 0')
+        check_normalisation(mean, std)
         self.size, self.short = size, int(math.floor(size / crop_pct))
         self.mean, self.std = mean, std
         self.interpolation = INTERPOLATIONS[interpolation]

@@ -8,7 +8,6 @@ import paddle
 import paddle.nn.functional as F
 from paddle import inference, nn
 
-from util.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from util.deploy.engines import gpu_is_there, onednn_is_there
 from util.deploy.inference_yml import PADDLE_3, write_settings
 from util.deploy.predictor import Predictor
@@ -166,8 +165,8 @@ def write_export(model, args, names):
         'nb_classes': args.nb_classes,
         'crop_pct': args.crop_pct,
         'interpolation': args.interpolation,
-        'mean': list(IMAGENET_MEAN),
-        'std': list(IMAGENET_STD),
+        'mean': list(args.mean),
+        'std': list(args.std),
         'output': 'scores' if args.fuse_softmax else 'logits',
         'precision': args.precision,
         'label_names': names,

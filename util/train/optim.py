@@ -1,5 +1,7 @@
 """Optimizers: which parameters decay, and a state that is keyed by the model's own names."""
 
+import re
+
 import numpy as np
 import paddle
 from paddle import nn
@@ -7,6 +9,8 @@ from paddle import nn
 from util.errors import UserError
 
 NO_DECAY = {'pos_embed', 'cls_token'}
+# a key of Paddle's own state of an optimizer: linear_3.w_0_moment1_0
+AUTOMATIC = re.compile(r'(?P<auto>[^/]+)_(?P<slot>(moment1|moment2|beta1_pow_acc|beta2_pow_acc|velocity)_0)')
 
 
 def decays(name, param):
@@ -87,6 +91,34 @@ def state_by_name(optimizer, model):
         else:
             state[f'{names[owner]}/{key[len(owner) + 1 :]}'] = value
     return state
+
+
+def is_by_automatic_names(state):
+    """Whether an optimizer's state is as Paddle itself names it, as in the port's checkpoints: no name of a model's
+    parameter is in it."""
+    return any(AUTOMATIC.fullmatch(key) for key in state)
+
+
+def named_as_in_model(state, automatic):
+    """Such a state with parameters named as state_by_name does, or None if some of them are not known.
+
+    automatic: {name in the model: automatic name}, of the run that wrote it.
+    """
+    names = {auto: name for name, auto in automatic.items()}
+    result = {}
+    for key, value in state.items():
+        match = AUTOMATIC.fullmatch(key)
+        if key == 'master_weights':
+            if not set(value) <= set(names):
+                return None
+            result[key] = {names[auto]: v for auto, v in value.items()}
+        elif match is None:
+            result[key] = value
+        elif match['auto'] in names:
+            result[f'{names[match["auto"]]}/{match["slot"]}'] = value
+        else:
+            return None
+    return result
 
 
 def restore_by_name(optimizer, model, state, path):

@@ -17,7 +17,7 @@ from util.weights import checkpoint, download, pretrained
 INCIDENTAL = set(
     'resume resume_ema finetune output_dir data_path cls_label_path_train cls_label_path_val '
     'pretrained token_label_data num_workers print_freq log_file log_visualdl log_wandb save_freq_steps '
-    'keep_checkpoints batch_size accum_iter dist_eval'.split()
+    'keep_checkpoints batch_size accum_iter dist_eval config'.split()
 )
 
 
@@ -94,7 +94,7 @@ class TrainState:
 
     def _resume(self, state, path):
         """Go on where the run stood that wrote the checkpoint `state`."""
-        optim.restore_by_name(self.optimizer, self.model, state['optimizer'], path)
+        self._restore_optimizer(state['optimizer'], path)
         if state.get('scaler'):  # empty when the run that wrote it did not scale
             self.amp.scaler.load_state_dict(state['scaler'])
         self.best = {key: state[key] for key in ('best_acc1', 'best_acc1_ema') if key in state}
@@ -113,6 +113,16 @@ class TrainState:
         ]
         if changed:
             log(f'flags that differ from those of {path}: {", ".join(changed)}')
+
+    def _restore_optimizer(self, state, path):
+        """Give the optimizer its state; one of the port is translated, or left out if that cannot be done."""
+        if optim.is_by_automatic_names(state):
+            state = optim.named_as_in_model(state, checkpoint.automatic_names(path))
+            if state is None:
+                log(f"{path}: a checkpoint of the port whose parameters' names are lost: a fresh optimizer goes on")
+                return
+            log(f'{path}: a checkpoint of the port; its optimizer goes on, the best accuracy is counted anew')
+        optim.restore_by_name(self.optimizer, self.model, state, path)
 
     def _resume_within_epoch(self, progress, path):
         """Restore this process's sums of the losses of the epoch in progress."""

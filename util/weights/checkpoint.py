@@ -19,6 +19,7 @@ from util.weights.reading import reading
 
 SEAL = b'\nsha256:'  # and 32 bytes, after the end of the pickle, where no reader of pickles looks
 SEAL_SIZE = len(SEAL) + 32
+ENDINGS = ('.pd', '.pdparams', '.pth', '.pth.tar', '.pt', '.safetensors')
 LATEST, PREVIOUS = 'checkpoint-latest.pd', 'checkpoint-previous.pd'
 PADDLE_NAMES = 'StructuredToParameterName@@'  # an entry that paddle.save adds
 
@@ -73,10 +74,26 @@ def numbered(folder):
     return [found[epoch] for epoch in sorted(found, reverse=True)]
 
 
+def of_folder(folder):
+    """Paths of all files of weights in a folder, by their endings, in the order of the numbers in their names.
+
+    Raises UserError if there is none.
+    """
+    names = [name for name in os.listdir(folder) if name.endswith(ENDINGS) and not name.startswith('.')]
+    if not names:
+        raise UserError(f'--resume {folder}: no checkpoints in this folder (looked for {" ".join(ENDINGS)})')
+    return [os.path.join(folder, name) for name in sorted(names, key=_by_number)]
+
+
+def _by_number(name):
+    """Sorts checkpoint-9.pd before checkpoint-10.pd."""
+    return [(part.isdecimal(), int(part) if part.isdecimal() else part) for part in re.split(r'(\d+)', name)]
+
+
 def tidy(folder, keep=None):
     """Delete what a killed run left half written, and all but the newest `keep` of the numbered checkpoints."""
     for name in os.listdir(folder):
-        if re.fullmatch(r'\.(checkpoint-|log\.txt\.).*\.tmp', name):
+        if re.fullmatch(r'\.(checkpoint-|log\.txt\.|args\.yaml\.).*\.tmp', name):
             os.unlink(os.path.join(folder, name))
     if keep:
         for path in numbered(folder)[keep:]:
@@ -116,6 +133,15 @@ def load_newest(folder, say):
     if paths:
         raise UserError(f'--resume auto: every checkpoint in {folder} is damaged; to start anew, move them away')
     return None
+
+
+def automatic_names(path):
+    """{name in the model: Paddle's automatic name} of the parameters in a checkpoint that paddle.save wrote, which
+    keeps both; empty for other files."""
+    with reading(path, 'checkpoint'), open(path, 'rb') as f:
+        model = unpickle.load(f).get('model', {})
+    named = model.items() if isinstance(model, dict) else ()
+    return {name: value[0] for name, value in named if isinstance(value, tuple) and isinstance(value[0], str)}
 
 
 def _check_seal(file):
