@@ -116,6 +116,20 @@ def test_training_goes_on_from_a_folder(trained, run, tmp_path):
     assert re.findall(r'iter: (\d)/3', result.out) == ['3']
 
 
+def test_flags_of_training(trained, run, tmp_path):
+    flags = '--seed 0 --iters 2 --log_iters 1 --save_interval 1 --device cpu'
+    checked = run(train, *words('--config', trained[0], flags, '--save_dir', tmp_path / 'plain'))
+    flags += ' --learning_rate 0.5 --keep_checkpoint_max 1 --no_check --use_vdl'
+    result = run(train, *words('--config', trained[0], flags, '--save_dir', tmp_path / 'other'))
+    assert result.code == checked.code == 0
+    rates = [float(re.search(r'2/2, loss: .* lr: ([\d.]+)', done.out)[1]) for done in (checked, result)]
+    assert rates[1] == pytest.approx(0.5 / 20, rel=1e-3) and rates[1] > 10 * rates[0]  # in the warm-up of 20 steps
+    kept = [{path.name for path in (tmp_path / out).glob('iter_*')} for out in ('plain', 'other')]
+    assert kept == [{'iter_1', 'iter_2'}, {'iter_2'}]
+    assert 'looking at 20 images and masks' in checked.out and 'looking at' not in result.out
+    assert list((tmp_path / 'other').glob('vdlrecords*')) and not list((tmp_path / 'plain').glob('vdlrecords*'))
+
+
 def test_evaluation_is_the_mean_iou_of_whole_images(trained, run, masked):
     model, hits, either = model_of(trained), np.zeros(CLASSES), np.zeros(CLASSES)
     for image, mask in pairs(masked):
