@@ -11,6 +11,11 @@ the layout is known, so is what each part of the picture shows: the label maps n
     OUT/label_list.txt                     "3 three"
     OUT/label_maps/digit3/train_00013.npy  float16 [2, 5, 18, 18], see label_map()
     OUT/label_maps/meta.json, OUT/digits.json (the options; its presence marks a folder as ours)
+
+and with --masks, for segmentation:
+
+    OUT/masks/train/digit3/train_00013.png … 8-bit: 0 for the ground, 1 + its class for each pixel of a digit's ink
+    OUT/masks_train.txt, OUT/masks_val.txt   "train/digit3/train_00013.JPEG masks/train/digit3/train_00013.png"
 """
 
 import argparse
@@ -178,6 +183,19 @@ def label_map(digits, size, label_size=18, class_ids=range(10)):
     return strongest(logits, class_ids)
 
 
+def mask(digits, size):
+    """What each pixel of a scene shows, an 8-bit PIL image: 0 is the ground, 1 + class a digit's ink.
+
+    A pixel belongs to the uppermost digit whose ink covers at least half of it.
+    """
+    image = Image.new('L', (size, size))
+    for c, box, row in digits:
+        x0, y0, x1, y1 = box
+        ink = glyph(row).resize((x1 - x0, y1 - y0), Image.BICUBIC)
+        image.paste(c + 1, box, ink.point([0] * 128 + [255] * 128))
+    return image
+
+
 def strongest(logits, class_ids=range(10)):
     """A label map, float16 [2, 5, H, W], of the logits [10, H, W] of the ten digits."""
     best = np.argsort(-logits, axis=0, kind='stable')[:TOP_K]
@@ -193,7 +211,7 @@ def build(out, options):
             (out / folder / f'digit{c}').mkdir(parents=True)
     done = 0
     for split in SPLITS:
-        lines = []
+        lines, pairs = [], []
         for index in range(options[split]):
             image, digits = scene(index, split, size, seed=options['seed'], hard=options['hard'])
             name = f'digit{index % 10}/{split}_{index:05d}'
@@ -201,9 +219,15 @@ def build(out, options):
             lines.append(f'{split}/{name}.JPEG {class_ids[index % 10]}\n')
             if split == 'train':
                 np.save(out / 'label_maps' / f'{name}.npy', label_map(digits, size, label_size, class_ids))
+            if 'masks' in options:
+                (out / 'masks' / split / f'digit{index % 10}').mkdir(parents=True, exist_ok=True)
+                mask(digits, size).save(out / 'masks' / split / f'{name}.png')
+                pairs.append(f'{split}/{name}.JPEG masks/{split}/{name}.png\n')
             done += 1
             show_progress(done, options['train'] + options['val'])
         (out / f'{split}_list.txt').write_text(''.join(lines))
+        if 'masks' in options:
+            (out / f'masks_{split}.txt').write_text(''.join(pairs))
     (out / 'label_list.txt').write_text(''.join(f'{i} {name}\n' for i, name in zip(class_ids, NAMES)))
     meta = {
         'annotator': 'known layout (demo/digits.py)',
@@ -246,6 +270,7 @@ def parse(argv):
     add('--label_size', type=int, default=18, help='cells along a side of a label map (18)')
     ids = 'ids to write for the digits 0-9, ascending (0 1 ... 9)'
     add('--class_ids', type=int, nargs=10, default=list(range(10)), metavar='ID', help=ids)
+    add('--masks', action='store_true', help='write masks for segmentation too: what each pixel shows')
     add('--fresh', action='store_true', help='rebuild OUT if this script made it')
     args = parser.parse_args(argv)
     check(args)
@@ -272,6 +297,8 @@ def check(args):
 def main(argv=None):
     options = vars(parse(argv))
     out, fresh = options.pop('out').resolve(), options.pop('fresh')
+    if not options['masks']:  # sets without masks are described as they were before there were any
+        del options['masks']
     partial = out.with_name(out.name + '.partial')
     text = json.dumps({**options, 'version': VERSION}) + '\n'
     start = time.time()

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The test suite: ruff; Paddle 3.3.1; the page of demo/app.py in a browser; parity with the original in PyTorch beside
-# the tests marked cross_version on Paddle 2.6.2; and the commands of README.md and test_tipc/.
-# Makes its own virtual environments (.venv, .venv-app, .venv-parity, .venv-2.6.2) on the first run; needs Python 3.9+
-# and pip, and for the page Chromium or Chrome with its ChromeDriver.
+# The test suite: ruff; Paddle 3.3.1; the page of demo/app.py in a browser; segmentation inside PaddleSeg; parity with the
+# original in PyTorch beside the tests marked cross_version on Paddle 2.6.2; and the commands of README.md and test_tipc/.
+# Makes its own virtual environments (.venv, .venv-app, .venv-seg, .venv-parity, .venv-2.6.2) on the first run; needs
+# Python 3.9+ and pip, and for the page Chromium or Chrome with its ChromeDriver.
 #
 #   ./tests/run.sh [PYTEST_ARGUMENT ...]      with arguments: pytest on Paddle 3.3.1 alone, with those
 #
@@ -44,6 +44,14 @@ page() {  # in an environment of its own: Gradio holds Pillow below 13, which dr
         .venv-app/bin/python -m pytest -q -rs -m browser tests/test_app_page.py
 }
 
+segmentation() {  # in an environment of its own: PaddleSeg has many wishes; at most three minutes
+    if ! bash seg/venv.sh || ! .venv-seg/bin/python -m pip install --quiet --disable-pip-version-check pytest; then
+        not_run "pip could not install seg/requirements*.txt (see above)"
+        return
+    fi
+    .venv-seg/bin/python -m pytest -q tests/test_seg_paddleseg.py
+}
+
 paddle_2() {
     if .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 13))'; then
         not_run "Paddle 2.6.2 has no wheel for Python 3.13 and newer; set PYTHON=python3.12 or older"
@@ -67,6 +75,9 @@ echo "== the page of demo/app.py, in a headless browser"
 failed=0
 page || failed=1
 
+echo "== segmentation, inside PaddleSeg"
+segmentation || failed=1
+
 echo "== Paddle 2.6.2: tests marked cross_version"
 parity_log=$(mktemp)
 trap 'rm -f "$parity_log"' EXIT
@@ -75,7 +86,7 @@ paddle_2 || failed=1
 wait $! || failed=1
 echo "== parity with the original (PyTorch), run beside it"
 cat "$parity_log"
-[ "$failed" = 0 ] || { echo "tests/run.sh: the page, Paddle 2.6.2 or parity failed, see above" >&2; exit 1; }
+[ "$failed" = 0 ] || { echo "tests/run.sh: the page, segmentation, Paddle 2.6.2 or parity failed, see above" >&2; exit 1; }
 
 echo "== the commands of README.md and test_tipc/"
 .venv/bin/python -m pytest -q "${two[@]}" -m readme tests

@@ -24,15 +24,16 @@ echo "asked for venv $*"
 @pytest.fixture
 def run_sh(tmp_path):
     """run_sh(environment that cannot be made, **environment) -> (exit code, output); Python and pip are stand-ins."""
-    for name in ('.venv', '.venv-app', '.venv-parity', '.venv-2.6.2'):
+    for name in ('.venv', '.venv-app', '.venv-seg', '.venv-parity', '.venv-2.6.2'):
         for tool in ('python', 'ruff'):
             path = tmp_path / name / 'bin' / tool
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(PYTHON)
             path.chmod(0o755)
-    for folder in ('tests', 'tools'):
+    for folder in ('tests', 'tools', 'seg'):
         (tmp_path / folder).mkdir()
     (tmp_path / 'tests/run.sh').write_text((ROOT / 'tests/run.sh').read_text())
+    (tmp_path / 'seg/venv.sh').write_text((ROOT / 'seg/venv.sh').read_text())
     (tmp_path / 'tools/venv.sh').write_text(VENV)
 
     def call(broken='', **env):
@@ -54,6 +55,7 @@ def test_all_of_it_runs(run_sh, ci):
     )
     assert 'asked for .venv-2.6.2: -m pytest -q -m cross_version tests' in out
     assert 'asked for .venv-app: -m pytest -q -rs -m browser tests/test_app_page.py' in out
+    assert 'asked for .venv-seg: -m pytest -q tests/test_seg_paddleseg.py' in out
     assert '-m not readme and not browser tests' in out and '-m readme tests' in out
 
 
@@ -62,6 +64,7 @@ FAULTS = {
     'no-deps': 'NOT RUN: pip could not install tests/parity/requirements',
     '.venv-2.6.2': 'NOT RUN: pip could not install paddlepaddle==2.6.2',
     'new Python': 'NOT RUN: Paddle 2.6.2 has no wheel for Python 3.13',
+    '.venv-seg': 'NOT RUN: pip could not install seg/requirements',
     'old Python': 'NOT RUN: Gradio 6 has no wheel for Python 3.9',
 }
 
@@ -71,4 +74,4 @@ def test_an_environment_that_cannot_be_made_is_a_notice_here_and_a_failure_in_ci
     code, out = run_sh(fault)
     assert code == 0 and FAULTS[fault] in out and 'asked for .venv: -m pytest -q -n 2 --dist loadfile -m readme' in out
     code, out = run_sh(fault, CI='true')
-    assert code == 1 and FAULTS[fault] in out and 'the page, Paddle 2.6.2 or parity failed' in out
+    assert code == 1 and FAULTS[fault] in out and 'the page, segmentation, Paddle 2.6.2 or parity failed' in out

@@ -1,0 +1,69 @@
+"""Train a segmentation model by PaddleSeg: as its tools/train.py, with the backbones of this folder."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from util import runtime
+
+from seg import kit
+from util import options
+
+
+def parser():
+    parser = runtime.Parser('seg/train.py', description=__doc__)
+    add = kit.add_config(parser)
+    add('--save_dir', default='output/seg', metavar='DIR', help='for iter_N/ and best_model/')
+    add('--iters', type=options.count, help='training steps (default: the config)')
+    add('--batch_size', type=options.count, help='images per process (default: the config)')
+    add('--learning_rate', type=float, help='default: the config')
+    add('--do_eval', action='store_true', help='evaluate at every --save_interval and keep the best')
+    add('--save_interval', default=1000, type=options.count, metavar='N')
+    add('--log_iters', default=10, type=options.count, metavar='N')
+    add('--keep_checkpoint_max', default=5, type=int, metavar='K')
+    add('--resume_model', metavar='DIR', help='go on from a folder iter_N/')
+    add('--num_workers', default=0, type=int)
+    add('--seed', type=int)
+    add('--use_vdl', action='store_true', help='log to VisualDL')
+    add('--precision', default='fp32', choices=('fp32', 'fp16'))
+    add('--amp_level', default='O1', choices=('O1', 'O2'))
+    kit.add_check(add)
+    return parser
+
+
+def main(args):
+    kit.load()
+    from paddleseg.core import train
+    from paddleseg.utils import utils
+
+    utils.set_seed(args.seed)
+    built = kit.builder(args, iters=args.iters, batch_size=args.batch_size, learning_rate=args.learning_rate)
+    train_set = kit.dataset(args, built, 'train_dataset')
+    val_set = kit.dataset(args, built, 'val_dataset') if args.do_eval else None
+    with kit.explained(args.config):
+        model = utils.convert_sync_batchnorm(built.model, args.device)
+        optimizer, losses = built.optimizer, built.loss
+    with kit.our_errors():
+        train(
+            model,
+            train_set,
+            val_dataset=val_set,
+            optimizer=optimizer,
+            save_dir=args.save_dir,
+            iters=built.config.iters,
+            batch_size=built.config.batch_size,
+            resume_model=args.resume_model,
+            save_interval=args.save_interval,
+            log_iters=args.log_iters,
+            num_workers=args.num_workers,
+            use_vdl=args.use_vdl,
+            losses=losses,
+            keep_checkpoint_max=args.keep_checkpoint_max,
+            test_config=built.config.test_config,
+            precision=args.precision,
+            amp_level=args.amp_level,
+        )
+
+
+if __name__ == '__main__':
+    runtime.run(main, parser())

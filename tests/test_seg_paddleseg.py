@@ -1,0 +1,355 @@
+"""seg/ inside PaddleSeg 2.8.0: a tiny training, evaluation, prediction and export; what is mended; bad input.
+
+Runs in .venv-seg (seg/venv.sh), where PaddleSeg is.
+"""
+
+import re
+import sys
+
+import numpy as np
+import paddle
+import pytest
+import yaml
+from PIL import Image
+
+from conftest import ROOT, words
+
+pytest.importorskip('paddleseg', reason='PaddleSeg is in .venv-seg: bash seg/venv.sh')
+
+from seg import export, kit, lvvit, predict, shims, train, upernet, val, weights
+
+kit.load()
+CONFIG = ROOT / 'seg' / 'configs' / 'upernet_lvvit_nano_digits_48x48.yml'
+CLASSES = 11
+
+
+@pytest.fixture(scope='module')
+def masked(tmp_path_factory):
+    """20 training and 10 validation scenes of 32 px with masks."""
+    sys.path.insert(0, str(ROOT / 'demo'))
+    import digits
+
+    out = tmp_path_factory.mktemp('masked') / 'set'
+    digits.main([str(out), *words('--train 20 --val 10 --size 32 --masks')])
+    return out
+
+
+def written_config(folder, masked, **model):
+    """A config file for these scenes, the model small; model: changes to that part."""
+    config = yaml.safe_load(CONFIG.read_text())
+    for split in ('train', 'val'):
+        part = config[f'{split}_dataset']
+        part.update(dataset_root=str(masked), **{f'{split}_path': str(masked / f'masks_{split}.txt')})
+    config.update(batch_size=4, iters=2)
+    config['model'].update(channels=8, **model)
+    config['model']['backbone'].update(img_size=32, out_channels=16)
+    path = folder / 'config.yml'
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.fixture
+def config(tmp_path, masked):
+    return written_config(tmp_path, masked)
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory, masked):
+    """(config, weights) of two steps of training, run as a command would."""
+    from conftest import execute
+
+    folder = tmp_path_factory.mktemp('trained')
+    path = written_config(folder, masked)
+    flags = words('--config', path, '--save_dir', folder / 'run', '--seed 0 --log_iters 1 --save_interval 1 --do_eval')
+    with paddle.utils.unique_name.guard():  # names of parameters as in a process of its own, for --resume_model
+        assert execute(train, *flags) == 0
+    assert (folder / 'run' / 'best_model' / 'model.pdparams').exists()
+    return path, folder / 'run' / 'iter_2' / 'model.pdparams'
+
+
+def model_of(trained):
+    """The trained model, built without PaddleSeg."""
+    backbone = lvvit.LVViT_nano(img_size=32, out_channels=16)
+    model = upernet.OriginalUPerNet(CLASSES, backbone, channels=8)
+    weights.load_model(model, str(trained[1]))
+    model.eval()
+    return model
+
+
+def normalised(path):
+    pixels = np.asarray(Image.open(path), 'float32') / 255
+    pixels = (pixels - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    return paddle.to_tensor(pixels.transpose(2, 0, 1)[None].astype('float32'))
+
+
+def pairs(masked, split='val'):
+    lines = (masked / f'masks_{split}.txt').read_text().splitlines()
+    return [[masked / name for name in line.split()] for line in lines]
+
+
+# ---- training, evaluation, prediction, export
+
+
+def test_training_changes_backbone_and_heads(trained):
+    from util.weights import checkpoint
+
+    first = checkpoint.load(str(trained[1].parents[1] / 'iter_1' / 'model.pdparams'))
+    second = checkpoint.load(str(trained[1]))
+    for key in ('backbone.blocks.0.attn.qkv.weight', 'backbone.side_layer1.0.weight', 'decode_head.conv_seg.weight'):
+        assert np.abs(first[key] - second[key]).max() > 0, key
+    assert np.abs(first['auxiliary_head.conv_seg.weight'] - second['auxiliary_head.conv_seg.weight']).max() > 0
+    assert all(np.isfinite(value).all() for value in second.values())
+
+
+def test_training_logs_the_sum_of_both_losses(trained, run, tmp_path):
+    flags = f'--save_dir {tmp_path}/run --seed 0 --iters 1 --log_iters 1'
+    result = run(train, *words('--config', trained[0], flags))
+    logged = float(re.search(r'loss: ([\d.]+)', result.out)[1])
+    assert logged == pytest.approx(1.4 * np.log(CLASSES), rel=0.1)  # at the start all classes are about as likely
+
+
+def test_training_goes_on_from_a_folder(trained, run, tmp_path):
+    flags = f'--save_dir {tmp_path}/more --iters 3 --log_iters 1 --resume_model {trained[1].parent}'
+    with paddle.utils.unique_name.guard():
+        result = run(train, *words('--config', trained[0], flags))
+    assert result.code == 0
+    assert re.findall(r'iter: (\d)/3', result.out) == ['3']
+
+
+def test_flags_of_training(trained, run, tmp_path):
+    flags = '--seed 0 --iters 2 --log_iters 1 --save_interval 1 --device cpu'
+    checked = run(train, *words('--config', trained[0], flags, '--save_dir', tmp_path / 'plain'))
+    flags += ' --learning_rate 0.5 --keep_checkpoint_max 1 --no_check --use_vdl'
+    result = run(train, *words('--config', trained[0], flags, '--save_dir', tmp_path / 'other'))
+    assert result.code == checked.code == 0
+    rates = [float(re.search(r'2/2, loss: .* lr: ([\d.]+)', done.out)[1]) for done in (checked, result)]
+    assert rates[1] == pytest.approx(0.5 / 20, rel=1e-3) and rates[1] > 10 * rates[0]  # in the warm-up of 20 steps
+    kept = [{path.name for path in (tmp_path / out).glob('iter_*')} for out in ('plain', 'other')]
+    assert kept == [{'iter_1', 'iter_2'}, {'iter_2'}]
+    assert 'looking at 20 images and masks' in checked.out and 'looking at' not in result.out
+    assert list((tmp_path / 'other').glob('vdlrecords*')) and not list((tmp_path / 'plain').glob('vdlrecords*'))
+
+
+def test_evaluation_is_the_mean_iou_of_whole_images(trained, run, masked):
+    model, hits, either = model_of(trained), np.zeros(CLASSES), np.zeros(CLASSES)
+    for image, mask in pairs(masked):
+        with paddle.no_grad():
+            said = model(normalised(image))[0].numpy()[0].argmax(0)
+        truth = np.asarray(Image.open(mask))
+        for c in range(CLASSES):
+            hits[c] += ((said == c) & (truth == c)).sum()
+            either[c] += ((said == c) | (truth == c)).sum()
+    expected = (hits / np.maximum(either, 1)).mean()
+    result = run(val, '--config', trained[0], '--model_path', trained[1])
+    assert float(re.search(r'mIoU: ([\d.]+)', result.out)[1]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_windows_scales_and_flips(trained, run):
+    flags = '--aug_eval --scales 0.75 1.2 --flip_horizontal --is_slide --crop_size 32 32 --stride 20 20'
+    result = run(val, *words('--config', trained[0], '--model_path', trained[1], flags))
+    assert result.code == 0, result.err
+    assert '#Images: 10' in result.out
+
+
+def test_prediction_writes_a_mask_of_each_image(trained, run, masked, tmp_path):
+    folder = masked / 'val' / 'digit3'
+    result = run(
+        predict, '--config', trained[0], '--model_path', trained[1], '--image_path', folder, '--save_dir', tmp_path
+    )
+    assert result.code == 0, result.err
+    (mask,) = (tmp_path / 'pseudo_color_prediction').glob('*.png')
+    with paddle.no_grad():
+        said = model_of(trained)(normalised(folder / 'val_00003.JPEG'))[0].numpy()[0].argmax(0)
+    np.testing.assert_array_equal(np.asarray(Image.open(mask)), said)
+
+
+def infer(folder, images):
+    """What the exported model says, by Paddle Inference."""
+    from paddle import inference
+
+    config = inference.Config(str(folder / 'model.json'), str(folder / 'model.pdiparams'))
+    config.disable_gpu()
+    config.disable_mkldnn()  # oneDNN of 3.3.1 cannot run the graph's bilinear resizing
+    predictor = inference.create_predictor(config)
+    handle = predictor.get_input_handle(predictor.get_input_names()[0])
+    handle.reshape(images.shape)
+    handle.copy_from_cpu(images)
+    predictor.run()
+    return predictor.get_output_handle(predictor.get_output_names()[0]).copy_to_cpu()
+
+
+def test_an_export_of_any_size_says_what_the_model_says(trained, run, tmp_path):
+    result = run(
+        export, *words('--config', trained[0], '--model_path', trained[1], '--save_dir', tmp_path, '--output_op none')
+    )
+    assert result.code == 0, result.err
+    model = model_of(trained)
+    for shape in ((1, 3, 32, 32), (2, 3, 48, 64), (1, 3, 37, 50)):
+        images = np.random.default_rng(0).standard_normal(shape, dtype='float32')
+        with paddle.no_grad():
+            expected = model(paddle.to_tensor(images))[0].numpy()
+        np.testing.assert_allclose(infer(tmp_path, images), expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_an_export_of_one_size_gives_class_ids_and_says_how_to_use_it(trained, run, tmp_path):
+    flags = words('--config', trained[0], '--model_path', trained[1], '--save_dir', tmp_path, '--input_shape 1 3 32 48')
+    assert run(export, *flags).code == 0
+    images = np.random.default_rng(0).standard_normal((1, 3, 32, 48), dtype='float32')
+    with paddle.no_grad():
+        expected = model_of(trained)(paddle.to_tensor(images))[0].numpy().argmax(1)
+    np.testing.assert_array_equal(infer(tmp_path, images), expected)
+    deploy = yaml.safe_load((tmp_path / 'deploy.yaml').read_text())['Deploy']
+    assert (deploy['model'], deploy['input_shape'], deploy['output_op']) == ('model.json', [1, 3, 32, 48], 'argmax')
+    assert [step['type'] for step in deploy['transforms']] == ['Normalize']
+
+
+def test_the_backbone_works_in_paddleseg_s_own_upernet():
+    from paddleseg.models import UPerNet
+
+    backbone = lvvit.LVViT_nano(img_size=32)
+    model = UPerNet(CLASSES, backbone, (0, 1, 2, 3), channels=16, enable_auxiliary_loss=True)
+    scores = model(paddle.rand([2, 3, 32, 48]))
+    assert [list(y.shape) for y in scores] == [[2, CLASSES, 32, 48]] * 2
+    sum(y.mean() for y in scores).backward()
+    assert np.abs(backbone.cls_token.grad.numpy()).max() > 0
+
+
+# ---- what is mended
+
+
+def test_cross_entropy_is_the_mean_over_pixels_that_count():
+    from paddleseg.models.losses import CrossEntropyLoss
+
+    rng = np.random.default_rng(0)
+    scores = rng.standard_normal((2, 3, 4, 5), dtype='float32')
+    ids = rng.integers(0, 3, (2, 4, 5))
+    ids[0, :2] = 255
+    shares = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    true = np.take_along_axis(shares, np.where(ids == 255, 0, ids)[:, None], 1)[:, 0]
+    surprise = np.where(ids == 255, 0, -np.log(true))
+    arguments = paddle.to_tensor(scores), paddle.to_tensor(ids)
+    assert float(CrossEntropyLoss()(*arguments)) == pytest.approx(surprise.sum() / (ids != 255).sum(), rel=1e-5)
+    assert float(CrossEntropyLoss(avg_non_ignore=False)(*arguments)) == pytest.approx(surprise.mean(), rel=1e-5)
+
+
+def test_areas_of_classes_leave_out_what_is_ignored():
+    said, truth = paddle.to_tensor([[0, 1, 2, 2]]), paddle.to_tensor([[0, 2, 2, 255]])
+    both, of_said, of_truth = shims.calculate_area(said, truth, 4)
+    assert (both.tolist(), of_said.tolist(), of_truth.tolist()) == ([1, 0, 1, 0], [1, 1, 1, 0], [1, 0, 2, 0])
+
+
+@pytest.mark.parametrize('ratio', [1.0, 0.75])
+def test_a_random_crop_cuts_image_and_mask_alike(ratio):
+    from paddleseg.transforms import RandomPaddingCrop
+
+    ids = np.random.default_rng(0).integers(0, 9, (60, 70)).astype('uint8')
+    image = np.repeat(ids[..., None], 3, axis=2).astype('float32')
+    crop = RandomPaddingCrop(crop_size=(32, 16), category_max_ratio=ratio)
+    for _ in range(5):
+        cut = crop({'img': image, 'label': ids, 'gt_fields': ['label'], 'trans_info': []})
+        assert cut['label'].shape == (16, 32)
+        np.testing.assert_array_equal(cut['img'][..., 0], cut['label'])
+
+
+def test_a_random_crop_avoids_regions_of_one_class():
+    from paddleseg.transforms import RandomPaddingCrop
+
+    ids = np.zeros((32, 400), 'uint8')
+    ids[:, 380:] = 1  # few crops of 32 px have less than 75 % of the ground
+    crop = RandomPaddingCrop(crop_size=(32, 32), category_max_ratio=0.75, loop_times=1000)
+    np.random.seed(0)
+    cut = crop({'img': np.zeros((32, 400, 3), 'float32'), 'label': ids, 'gt_fields': ['label']})
+    assert (cut['label'] == 0).mean() < 0.75
+
+
+# ---- bad input
+
+
+def bad(masked, tmp_path, change):
+    """A copy of the training list whose first mask was changed: the list, and the mask's path."""
+    image, mask = pairs(masked, 'train')[0]
+    changed = tmp_path / 'changed.png'
+    Image.fromarray(change(np.array(Image.open(mask)))).save(changed)
+    listed = tmp_path / 'list.txt'
+    listed.write_text(f'{image} {changed}\n' * 4)
+    return listed, changed
+
+
+def test_a_mask_with_ids_outside_the_classes(config, refused, masked, tmp_path):
+    def change(ids):
+        ids[3, 4], ids[5, 6], ids[7, 8] = 11, 200, 255
+        return ids
+
+    listed, path = bad(masked, tmp_path, change)
+    flags = words('--config', config, f'--save_dir {tmp_path}/run')
+    line = refused(train, *flags, '--opts', f'train_dataset.train_path={listed}')
+    assert f'{path}: has the ids 11, 200, outside the 11 classes (0 to 10; 255 is ignored)' in line
+    assert not (tmp_path / 'run').exists() or not any((tmp_path / 'run').iterdir())
+
+
+def test_a_mask_that_is_missing(config, refused, masked, tmp_path):
+    listed = tmp_path / 'list.txt'
+    listed.write_text(f'{pairs(masked)[0][0]} {tmp_path}/none.png\n' * 4)
+    line = refused(
+        train, '--config', config, '--save_dir', tmp_path / 'run', '--opts', f'train_dataset.train_path={listed}'
+    )
+    assert f'{tmp_path}/none.png: missing' in line
+
+
+def test_a_crop_that_is_no_multiple_of_16(config, refused, tmp_path):
+    content = yaml.safe_load(config.read_text())
+    content['train_dataset']['transforms'].insert(0, {'type': 'RandomPaddingCrop', 'crop_size': [40, 32]})
+    config.write_text(yaml.safe_dump(content))
+    line = refused(train, '--config', config, '--save_dir', tmp_path / 'run')
+    assert '40x32' in line and 'multiples of 16' in line and 'crop_size' in line
+
+
+def test_weights_of_another_width(config, refused, tmp_path):
+    from util.weights import checkpoint
+
+    path = tmp_path / 'tiny.pd'
+    checkpoint.save({'model': {'pos_embed': np.zeros([1, 5, 240], 'float32')}}, str(path))
+    line = refused(train, '--config', config, '--opts', f'model.backbone.pretrained={path}')
+    assert f'{path}: has an embed_dim of 240' in line and 'change the type of the backbone' in line
+
+
+@pytest.mark.parametrize(
+    'opts, words_of_it',
+    [
+        ('model.backbone.type=LVViT_XXL', 'LVViT_XXL'),
+        ('train_dataset.dataset_root=/nowhere', 'train_dataset.dataset_root /nowhere: no such folder'),
+        ('model.num_classes=12', 'num_classes'),
+        ('model.backbone.img_size=50', 'img_size 50: must be a multiple of 16'),
+    ],
+)
+def test_a_config_that_cannot_be(config, refused, opts, words_of_it):
+    assert words_of_it in refused(train, '--config', config, '--opts', opts)
+
+
+def test_a_config_that_is_not_there(refused):
+    assert 'none.yml' in refused(train, '--config', 'none.yml')
+
+
+@pytest.mark.parametrize('script', [val, predict, export])
+def test_weights_that_are_not_there(config, refused, script, tmp_path):
+    image = ['--image_path', tmp_path] if script is predict else []
+    assert 'none.pdparams' in refused(script, '--config', config, '--model_path', 'none.pdparams', *image)
+
+
+def test_windows_without_their_size(trained, refused):
+    line = refused(val, '--config', trained[0], '--model_path', trained[1], '--is_slide')
+    assert '--crop_size' in line
+
+
+def test_an_export_of_odd_size(trained, refused, tmp_path):
+    flags = words(
+        '--config', trained[0], '--model_path', trained[1], '--save_dir', tmp_path / 'out', '--input_shape 1 3 40 48'
+    )
+    assert 'multiples of 16' in refused(export, *flags)
+    assert not (tmp_path / 'out').exists()
+
+
+def test_paddleseg_absent_or_broken(config, refused, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'paddleseg.cvlibs', None)
+    line = refused(train, '--config', config)
+    assert 'PaddleSeg cannot be imported' in line and 'pip install --no-deps -r seg/requirements-nodeps.txt' in line
