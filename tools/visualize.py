@@ -19,8 +19,9 @@ from models import build_model, load_weights, published_defaults, token_grid
 from util import options
 from util.data.images import BadImage, find_images, open_rgb
 from util.data.label_maps import LabelMaps
+from util.data.normalise import to_input
 from util.data.token_label import sampling_matrix, sparse_target
-from util.data.transforms import EvalTransform, TrainTransform, to_input
+from util.data.transforms import EvalTransform, TrainTransform
 from util.deploy import insight, records
 from util.deploy.drawing import GAP, MARGIN, PAPER, SIDE, Tokens, arrange, heat, save, short_name, tile
 from util.errors import UserError

@@ -24,6 +24,7 @@ from util.data.loader import (
     build_train_loader,
     sweep_shared_memory,
 )
+from util.data.normalise import to_input
 from util.data.transforms import EvalTransform, TrainTransform
 from util.errors import UserError
 from util.train.loss import batch_targets
@@ -252,7 +253,10 @@ def test_evaluation_stops_at_a_bad_image_and_prediction_marks_it(photos, capfd, 
         assert message.startswith(f'{bad}: cannot be decoded')
     assert [batch['label'].tolist() for batch in batches] == [[0] * 5, [0, 0, -1, 0, 0], [0, 0]]
     assert sum((batch['index'].tolist() for batch in batches), []) == list(range(12))
-    assert not batches[1]['image'][2].numpy().any() and f'warning: {bad}: ' in capfd.readouterr().err
+    assert (
+        np.array_equal(batches[1]['image'][2].numpy(), to_input(np.zeros((32, 32, 3), 'uint8')))
+        and f'warning: {bad}: ' in capfd.readouterr().err
+    )
 
 
 # ---- label maps
@@ -389,7 +393,7 @@ def test_an_evaluation_sample_is_the_transform_of_its_file(photos):
     sample = EvalDataset([('x', 0), (path, 4)], transform)[1]
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        np.testing.assert_array_equal(sample['image'], transform(Image.open(path).convert('RGB')))
+        np.testing.assert_array_equal(to_input(sample['image']), transform(Image.open(path).convert('RGB')))
     assert sample['label'] == 4 and sample['index'] == 1
 
 

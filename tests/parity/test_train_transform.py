@@ -9,7 +9,8 @@ from PIL import Image
 
 from parity.draws import SAMPLING, SIGMAS, Draws, counts_differ, share, values_differ
 from parity.photos import photos
-from util.data.transforms import TrainTransform, color_jitter, random_crop_box, random_erase
+from util.data.normalise import draw_erasing, erase, normalise, pack_erased
+from util.data.transforms import TrainTransform, color_jitter, random_crop_box
 
 SECTION = 'Train transform'
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
@@ -82,13 +83,21 @@ def test_differs_on_purpose_a_crop_has_at_least_one_pixel(original):
 # ---- random erasing
 
 
+def painted(image, erased):
+    """An image [3, H, W] with what was drawn for it erased."""
+    packed = pack_erased([erased])
+    if packed:
+        erase(image[None], **packed)
+    return image
+
+
 @pytest.mark.parametrize('mode', ['pixel', 'rand', 'const'])
 @pytest.mark.parametrize('count', [1, 3])
 def test_with_the_same_draws_the_same_values_are_erased(mode, count, original, fidelity, monkeypatch):
     erasing = original.timm.data.random_erasing.RandomErasing(0.6, mode=mode, max_count=count, device='cpu')
     wrong = erased = 0
     for seed in range(400):
-        own = random_erase(np.full((3, 32, 40), 9.0, 'float32'), Draws(seed), 0.6, mode, count)
+        own = painted(np.full((3, 32, 40), 9.0, 'float32'), draw_erasing(32, 40, Draws(seed), 0.6, mode, count))
         with monkeypatch.context() as patch:
             share(patch, original, Draws(seed))
             expected = erasing(original.torch.full((3, 32, 40), 9.0)).numpy()
@@ -103,10 +112,13 @@ def test_erased_boxes_of_20000_images_are_distributed_as_the_originals(original,
     original.timm.data.random_erasing.random.seed(7), torch.manual_seed(8)
     erasing = original.timm.data.random_erasing.RandomErasing(0.25, mode='pixel', device='cpu')
     sides, blank = [], np.zeros((3, 24, 24), 'float32')
-    for erase in (lambda: random_erase(blank.copy(), rng, 0.25), lambda: erasing(torch.zeros(3, 24, 24)).numpy()):
+    for erased_image in (
+        lambda: painted(blank.copy(), draw_erasing(24, 24, rng, 0.25)),
+        lambda: erasing(torch.zeros(3, 24, 24)).numpy(),
+    ):
         boxes, values = [], []
         for _ in range(20000):
-            array = erase()
+            array = erased_image()
             ys, xs = np.nonzero(array[0])
             boxes.append((ys.min(), xs.min(), np.ptp(ys) + 1, np.ptp(xs) + 1) if len(ys) else None)
             if len(ys) and len(values) < 500:
@@ -231,7 +243,8 @@ def test_with_the_same_draws_a_sample_is_the_same_from_the_photo_to_the_network(
     kinds = set()
     for seed in range(50):
         photo = photos()[seed % 3].crop((0, 0, 200 + 3 * seed, 300 - 3 * seed))
-        own, matrix = ours(photo, Draws(seed))
+        pixels, matrix, erased = ours(photo, Draws(seed))
+        own = painted(normalise(pixels[None])[0], erased)
         with monkeypatch.context() as patch:
             share(patch, original, Draws(seed))
             expected, _ = theirs(photo, label)

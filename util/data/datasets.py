@@ -85,6 +85,10 @@ class ImageDataset(paddle.io.Dataset):
     def __len__(self):
         return len(self.samples)
 
+    def sample_bytes(self):
+        """What the arrays of a sample take, in bytes."""
+        return 3 * self.transform.size**2
+
     def __getitem__(self, index):
         try:
             return self.sample(index)
@@ -93,8 +97,8 @@ class ImageDataset(paddle.io.Dataset):
 
 
 class TrainDataset(ImageDataset):
-    """Training samples {'image': float32 [3, S, S], 'label': int, 'index': int, the sample's place in the set}, and
-    with label maps 'target' (token_label.SparseTarget).
+    """Training samples {'image': uint8 [S, S, 3], 'erased': a list of Erased, 'label': int, 'index': int, the sample's
+    place in the set}, and with label maps 'target' (token_label.SparseTarget).
 
     grid: tokens a side of the targets. Images among `unmapped` (paths) have no map and train with their label alone; if
     there are any, each sample says whether it is 'mapped'. An image that cannot be decoded is replaced by the next one;
@@ -105,14 +109,29 @@ class TrainDataset(ImageDataset):
         self, samples, transform, num_classes, seed=0, label_maps=None, grid=14, max_bad_images=100, unmapped=()
     ):
         super().__init__(samples, transform)
-        self.num_classes, self.seed, self.epoch = num_classes, seed, 0
+        self.num_classes, self.seed = num_classes, seed
+        self._epoch = multiprocessing.RawValue('q', 0)  # shared with loader processes, which may outlast an epoch
         self.label_maps, self.grid, self.unmapped = label_maps, grid, frozenset(unmapped)
         self.max_bad_images = max_bad_images
         # int8, 1 where a file was found undecodable; in memory that the loader processes, which are forked, share
         self.bad = np.frombuffer(multiprocessing.RawArray('b', len(samples)), 'int8')
 
+    @property
+    def epoch(self):
+        return self._epoch.value
+
     def set_epoch(self, epoch):
-        self.epoch = epoch
+        self._epoch.value = epoch
+
+    def sample_bytes(self):
+        """What the arrays of a sample take, in bytes: its pixels, what is erased, and the largest of eight targets."""
+        pixels = super().sample_bytes()
+        erased = int(4 * pixels * self.transform.reprob / 3)  # float32; a third of the image at most
+        if not self.label_maps:
+            return pixels + erased
+        some = np.linspace(0, len(self) - 1, 8).astype('int64').tolist()
+        targets = [self[index].get('target', ()) for index in some]  # none where the sample is an error
+        return pixels + erased + max(sum(part.nbytes for part in target) for target in targets)
 
     def bad_images(self):
         """How many files could not be decoded so far."""
@@ -122,13 +141,13 @@ class TrainDataset(ImageDataset):
         rng = np.random.default_rng([self.seed, self.epoch, index])
         source, index = self._open(index)
         path, label = self.samples[index]
-        image, matrix = self.transform(source, rng)
-        sample = {'image': image, 'label': label, 'index': index}
+        pixels, matrix, erased = self.transform(source, rng)
+        sample = {'image': pixels, 'erased': erased, 'label': label, 'index': index}
         if self.label_maps:
             if path in self.unmapped:
                 sample['target'] = token_label.no_target(self.grid)
             else:
-                sample['target'] = self._target(path, source.size, image.shape[-1], matrix)
+                sample['target'] = self._target(path, source.size, len(pixels), matrix)
             if self.unmapped:
                 sample['mapped'] = path not in self.unmapped
         return sample
@@ -167,7 +186,7 @@ class TrainDataset(ImageDataset):
 
 
 class EvalDataset(ImageDataset):
-    """Evaluation samples {'image': float32 [3, S, S], 'label': int, 'index': int, the sample's place in the set}.
+    """Evaluation samples {'image': uint8 [S, S, 3], 'label': int, 'index': int, the sample's place in the set}.
 
     An image that cannot be decoded is a UserError: an evaluation counts every image. With skip_bad it is named on
     stderr and becomes black with label -1, so that the batches keep their composition.
@@ -180,10 +199,10 @@ class EvalDataset(ImageDataset):
     def sample(self, index):
         path, label = self.samples[index]
         try:
-            return {'image': self.transform(open_rgb(path)), 'label': label, 'index': index}
+            return {'image': np.asarray(self.transform.crop(open_rgb(path))), 'label': label, 'index': index}
         except BadImage as error:
             if not self.skip_bad:
                 raise UserError(f'{error}; evaluation counts every image, so it stops here')
             print(f'warning: {error}; skipped', file=sys.stderr, flush=True)
-            black = np.zeros([3, self.transform.size, self.transform.size], 'float32')
+            black = np.zeros([self.transform.size, self.transform.size, 3], 'uint8')
             return {'image': black, 'label': -1, 'index': index}

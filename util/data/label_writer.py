@@ -55,7 +55,7 @@ class LabelWriter:
         self._write_meta(complete=False)
         dist.barrier()  # no map is written before meta.json
         dataset = EvalDataset(self.samples, transform, skip_bad=True)
-        loader = Loader(dataset, self._batches(batch_size), num_workers)
+        loader = Loader(dataset, self._batches(batch_size), batch_size, num_workers)
         own = self._label(annotate, loader)
         counts = Counts(*map(int, dist.all_sum(own)))
         self._write_meta(complete=True, maps=count_maps(self.out), undecodable=counts.undecodable)

@@ -12,6 +12,7 @@ from PIL import Image, ImageEnhance
 
 from util.data.auto_augment import RANDOM_INTERPOLATION
 from util.data.auto_policies import build_policy
+from util.data.normalise import check_normalisation, draw_erasing, to_input
 from util.errors import UserError
 from util.options import IMAGENET_MEAN, IMAGENET_STD
 
@@ -23,13 +24,6 @@ INTERPOLATIONS = {
 }
 
 
-def to_input(image, mean=IMAGENET_MEAN, std=IMAGENET_STD):
-    """RGB PIL image -> normalised float32 array [3, H, W]. mean, std: of the three channels, in 0-1."""
-    array = np.asarray(image, dtype='float32') / np.float32(255)
-    array = (array - np.float32(mean)) / np.float32(std)
-    return np.ascontiguousarray(array.transpose(2, 0, 1))
-
-
 def resize(image, size, interpolation):
     """`image.resize((width, height), …)` with the horizontal pass first, on every version of Pillow.
 
@@ -37,12 +31,6 @@ def resize(image, size, interpolation):
     it by the sizes (its pull request 9549); before, the horizontal pass came first, as in all published results.
     """
     return image.resize((size[0], image.height), interpolation).resize(size, interpolation)
-
-
-def check_normalisation(mean, std):
-    """Raise UserError for --mean and --std that no image can be normalised by."""
-    if len(mean) != 3 or len(std) != 3 or not min(std) > 0:
-        raise UserError(f'--mean {mean} --std {std}: must be three numbers each, the deviations above 0')
 
 
 def random_crop_box(width, height, rng, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
@@ -78,40 +66,12 @@ def color_jitter(image, strength, rng):
     return image
 
 
-def random_erase(array, rng, probability, mode='pixel', count=1, area=(0.02, 1 / 3), min_aspect=0.3):
-    """Random erasing (arXiv 1708.04896) of a normalised array [3, H, W], in place, after timm.
-
-    mode: `pixel` normal noise for each value, `rand` one normal colour, `const` zeros. Up to `count` boxes share the
-    area.
-    """
-    if rng.random() > probability:
-        return array
-    _, height, width = array.shape
-    boxes = 1 if count == 1 else int(rng.integers(1, count + 1))
-    for _ in range(boxes):
-        for _ in range(10):  # until a box fits
-            target = rng.uniform(*area) * height * width / boxes
-            aspect = math.exp(rng.uniform(math.log(min_aspect), -math.log(min_aspect)))
-            h, w = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
-            if h < height and w < width:
-                y, x = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
-                if mode == 'pixel':
-                    filling = rng.standard_normal((3, h, w), dtype='float32')
-                elif mode == 'rand':
-                    filling = rng.standard_normal((3, 1, 1), dtype='float32')
-                else:
-                    filling = 0.0
-                array[:, y : y + h, x : x + w] = filling
-                break
-    return array
-
-
 class TrainTransform:
-    """Flip, RandAugment or AutoAugment (or colour jitter), random resized crop, normalise, random erasing.
+    """Flip, RandAugment or AutoAugment (or colour jitter), random resized crop, random erasing.
 
     interpolation: a key of INTERPOLATIONS, or `random` (bilinear or bicubic each time).
     geometry: `exact`, or `reference` for the matrix of crop_matrix; the pixels are the same.
-    mean, std: see to_input; the mean is also the colour of what lies outside the image.
+    mean, std: see normalise.py; the mean is also the colour of what lies outside the image.
     """
 
     def __init__(
@@ -143,11 +103,10 @@ class TrainTransform:
         self.augment = build_policy(aa, fill, self.interpolation) if aa else None
 
     def __call__(self, image, rng):
-        """PIL image -> (float32 [3, S, S], matrix float64 [3, 3] from the array's pixels to the source's)."""
+        """PIL image -> (uint8 [S, S, 3], matrix float64 [3, 3] from its pixels to the source's, its list of Erased)."""
         image, matrix = self.draw(image, rng)
-        array = to_input(image, self.mean, self.std)
-        random_erase(array, rng, probability=self.reprob, mode=self.remode, count=self.recount)
-        return array, matrix
+        erased = draw_erasing(self.size, self.size, rng, self.reprob, mode=self.remode, count=self.recount)
+        return np.asarray(image), matrix, erased
 
     def draw(self, image, rng):
         """All that comes before normalisation: PIL image -> (PIL image of size², matrix as in __call__)."""
