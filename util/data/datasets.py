@@ -162,8 +162,9 @@ class TrainDataset(ImageDataset):
         """
         scores, ids = self.label_maps.read(path)
         covered = self.label_maps.covered(*source_size)
-        sampling = token_label.sampling_matrix(matrix, side, self.grid, covered, map_shape=scores.shape[1:])
-        return token_label.sparse_target(scores, ids, sampling, self.num_classes)
+        return token_label.token_target(
+            scores, ids, self.num_classes, matrix=matrix, side=side, grid=self.grid, covered=covered
+        )
 
 
 class EvalDataset(ImageDataset):

@@ -8,7 +8,9 @@ The packed array is [n, 2, K, H, H], and line i of names.txt, which is sorted by
 `<class folder>/<image stem>`. What a map holds: util/data/label_maps.py.
 """
 
+import functools
 import io
+import math
 import os
 
 import numpy as np
@@ -45,7 +47,7 @@ class FolderSet:
     def read(self, name):
         """(array, path); FileNotFoundError if there is none, UserError if it is unreadable."""
         path = self.path(name)
-        return (read_torch(path) if path.endswith('.pt') else read_npy(path)), path
+        return (read_torch(path) if path.endswith('.pt') else read_small_npy(path)), path
 
     def names(self):
         """All names, sorted by bytes."""
@@ -125,6 +127,37 @@ def read_npy(path, mmap_mode=None):
     if not isinstance(array, np.ndarray):
         raise UserError(f'{path}: not a readable .npy array (an archive of several, .npz)')
     return array
+
+
+def read_small_npy(path):
+    """read_npy for one of many small files of one kind: their equal headers are parsed once. The array is read-only."""
+    try:
+        with open(path, 'rb') as f:
+            data = f.read()
+    except OSError:
+        return read_npy(path)  # which says why
+    begin = 10 + int.from_bytes(data[8:10], 'little')  # magic, version, length of the header
+    kind = plain_kind(data[:begin])
+    if kind:
+        shape, dtype, size = kind
+        if len(data) == begin + size:
+            return np.ndarray(shape, dtype, data, offset=begin)
+    return read_npy(path)  # something special or damaged
+
+
+@functools.lru_cache(maxsize=8)
+def plain_kind(head):
+    """(shape, dtype, bytes of the data) by the head of a .npy file, None for what np.load has to look at itself."""
+    file = io.BytesIO(head)
+    try:
+        if np.lib.format.read_magic(file) != (1, 0):
+            return None
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+    except Exception:  # a damaged file can raise nearly anything
+        return None
+    if fortran_order or dtype.kind not in 'fiu' or min(shape, default=1) < 1:
+        return None
+    return shape, dtype, math.prod(shape) * dtype.itemsize
 
 
 def read_torch(path):
