@@ -1,4 +1,4 @@
-"""datasets.py, loader.py, images.py: lists, folders, odd images; bad data is named; samples depend on their index."""
+"""datasets.py, loader.py, images.py: odd images; bad data is named; samples depend on their index."""
 
 import os
 import struct
@@ -14,8 +14,9 @@ from PIL import Image
 import main
 from util import options
 from util.data import label_maps
-from util.data.datasets import EvalDataset, TrainDataset, read_folder, read_list
+from util.data.datasets import EvalDataset, TrainDataset
 from util.data.images import open_rgb
+from util.data.listing import read_list
 from util.data.loader import (
     EvalSampler,
     TrainSampler,
@@ -36,74 +37,6 @@ def said(call, *args, **kwargs):
         call(*args, **kwargs)
     assert '\n' not in str(error.value)
     return str(error.value)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """root/a/1.png, root/a/2.JPG, root/b/3.webp, and things that are no images."""
-    root = tmp_path / 'root'
-    for name in ('a/2.JPG', 'a/1.png', 'b/3.webp'):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new('RGB', (8, 6), (10, 200, 30)).save(root / name)
-    (root / 'a' / 'notes.txt').write_text('no image')
-    (root / 'readme.md').write_text('no class')
-    return root
-
-
-# ---- folders
-
-
-def test_a_folders_classes_are_its_sorted_folders_and_its_images_are_sorted(folder):
-    expected = [('a/1.png', 0), ('a/2.JPG', 0), ('b/3.webp', 1)]
-    assert read_folder(str(folder), 2) == [(str(folder / name), label) for name, label in expected]
-
-
-def test_a_missing_folder_an_empty_one_and_one_of_too_many_classes_are_named(folder, tmp_path):
-    assert str(tmp_path / 'none') in said(read_folder, str(tmp_path / 'none'), 2)
-    (tmp_path / 'empty' / 'a').mkdir(parents=True)
-    assert 'no images' in said(read_folder, str(tmp_path / 'empty'), 2)
-    message = said(read_folder, str(folder), 1)
-    assert str(folder) in message and '2 class folders' in message and '--nb_classes is 1' in message
-
-
-# ---- lists
-
-
-@pytest.fixture
-def listing(folder, tmp_path):
-    """listing(text) -> samples of that list file; listing.path is the file."""
-
-    def call(text, num_classes=10):
-        (tmp_path / 'list.txt').write_text(text, encoding='utf-8')
-        return read_list(str(folder), call.path, num_classes)
-
-    call.path = str(tmp_path / 'list.txt')
-    return call
-
-
-def test_a_list_keeps_its_order_its_ids_and_names_with_spaces(listing, folder):
-    Image.new('RGB', (8, 8)).save(folder / 'a' / 'two words.png')
-    expected = [('b/3.webp', 7), ('a/two words.png', 0), ('a/1.png', 9)]
-    samples = listing('\ufeffb/3.webp 7\n\na/two words.png 0\r\na/1.png 9\n')
-    assert samples == [(str(folder / name), label) for name, label in expected]
-
-
-BAD_LINES = [(line, 'expected') for line in ('a/2.JPG', 'a/2.JPG x', 'a/2.JPG 1.5', '7', 'a/2.JPG,3')]
-BAD_LINES += [(f'a/2.JPG {label}', f'class id {label}, but --nb_classes is 10') for label in (10, -1)]
-BAD_LINES += [(line, 'does not exist; check --data_path') for line in ('a/none.png 3', 'c/1.png 3', 'a/2.jpg 3')]
-
-
-@pytest.mark.parametrize('line, says', BAD_LINES)
-def test_a_bad_line_is_named_with_its_file_and_number(listing, line, says):
-    message = said(listing, f'a/1.png 0\n\n{line}\n')
-    assert message.startswith(f'{listing.path}, line 3: ') and says in message
-
-
-def test_an_empty_list_a_missing_one_and_one_that_is_no_text_are_named(listing, folder):
-    assert said(listing, '\n \n') == f'{listing.path}: lists no images'
-    for path in ('/nowhere/list.txt', str(folder / 'a/1.png'), str(folder / 'a')):
-        assert said(read_list, str(folder), path, 10).startswith(f'{path}: not a readable text file (')
-    assert '--data_path /nowhere' in said(read_list, '/nowhere', listing.path, 10)
 
 
 # ---- image files
@@ -299,7 +232,7 @@ def test_images_without_a_map_can_be_let_in_with_their_label_alone(photos, maps)
     flags = [*maps.flags, '--num_workers', 0]
     assert '1 of 12 images have none' in said(train_loader, photos, *flags)
     loader = train_loader(photos, *flags, '--allow_missing_token_label')
-    assert [os.path.basename(path) for path in loader.dataset.unmapped] == ['00.jpg']
+    assert loader.dataset.unmapped.tolist() == [True] + [False] * 11 and loader.dataset.unmapped_images == 1
     unmapped = 0
     for batch in loader:
         targets = batch_targets(batch, 10, smoothing=0.1)

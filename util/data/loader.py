@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 
 from util import dist
-from util.data import datasets, token_label
+from util.data import datasets, listing, token_label
 from util.data.label_maps import LabelMaps
 from util.data.normalise import network_input, pack_erased
 from util.data.transforms import EvalTransform, TrainTransform
@@ -94,14 +94,14 @@ class EvalSampler:
     """Every image exactly once over all processes, in order, nothing padded; the last batch may be short."""
 
     def __init__(self, length, batch_size, rank=0, world_size=1):
-        self.indices, self.batch_size = list(range(rank, length, world_size)), batch_size
+        self.indices, self.batch_size = range(rank, length, world_size), batch_size
 
     def __len__(self):
         return -(-len(self.indices) // self.batch_size)  # rounded up
 
     def __iter__(self):
         for start in range(0, len(self.indices), self.batch_size):
-            yield self.indices[start : start + self.batch_size]
+            yield list(self.indices[start : start + self.batch_size])
 
 
 # -- the loaders ------------------------------------------------------------------------------------------------------
@@ -111,7 +111,7 @@ def build_train_loader(args, rank=0, world_size=1):
     """The training loader that main.py's flags describe."""
     sweep_shared_memory()
     samples = read_samples(args, 'val' if args.debug else 'train', args.cls_label_path_train)
-    label_maps, unmapped = open_label_maps(args, [path for path, _ in samples])
+    label_maps, unmapped = open_label_maps(args, samples.paths)
     transform = TrainTransform(
         args.input_size,
         interpolation=args.train_interpolation,
@@ -188,23 +188,23 @@ class LazyLoader:
 
 
 def read_samples(args, split, list_path):
-    """Samples [(path, class id)] of a list file, or of the folder `split` if there is none."""
+    """listing.Samples of a list file, or of the folder `split` if there is none."""
     if list_path:
-        return datasets.read_list(args.data_path, list_path, args.nb_classes)
-    return datasets.read_folder(os.path.join(args.data_path, split), args.nb_classes)
+        return listing.read_list(args.data_path, list_path, args.nb_classes)
+    return listing.read_folder(os.path.join(args.data_path, split), args.nb_classes)
 
 
 def open_label_maps(args, paths):
-    """(LabelMaps or None, those of the image paths that have no map). Raises UserError if some lack one that must not:
-    now, before the first epoch, not in a loader process.
+    """(LabelMaps or None, bool [n]: which of the images have no map, or None). Raises UserError if some lack one that
+    must not: now, before the first epoch, not in a loader process.
     """
     if not args.token_label:
-        return None, []
+        return None, None
     label_maps = LabelMaps(args.token_label_data, args.nb_classes, args.token_label_coverage, args.token_label_geometry)
     if args.allow_missing_token_label:
         return label_maps, label_maps.missing(paths)
     label_maps.require(paths)
-    return label_maps, []
+    return label_maps, None
 
 
 class Loader:
