@@ -21,14 +21,12 @@ OUT receives input.json, input.md and input.png.
 import argparse
 import functools
 import json
-import os
 import statistics
 import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from util import runtime
 
 import numpy as np
@@ -63,7 +61,7 @@ def parser():
     return parser
 
 
-# -- arms: functions without arguments that make samples of --images images ---------------------------------------------
+# -- arms: functions without arguments that make samples of --images images -------------------------------------------
 
 
 def flags(args, backend, workers=0):
@@ -112,6 +110,7 @@ def decode_all(samples, backend, images):
 
 def reference_arms(args, samples):
     """The same images through the transforms of tlt and timm, up to their batches."""
+    sys.path.append(str(Path(__file__).resolve().parents[1] / 'tests'))
     from parity import original
 
     if original.ABSENT:
@@ -349,13 +348,13 @@ def table(result):
         alone = result['one core, images/s'][f'training, {name.split(",")[0]}']
         lines.append(f'| {name} | {rate:.0f} | {rate / alone:.2f} |')
     disk = result['slow disk']
+    step, waits, without = (f'{1000 * disk[name]:.1f} ms' for name in ('step', 'waits', 'waits without'))
+    more = f'{1000 * disk["delay"]:.0f} ms'
     lines += [
         '',
-        f'A step of {1000 * disk["step"]:.0f} ms waits {1000 * disk["waits"]:.1f} ms for a batch where each image',
+        f'Two processes: a step of {step} waits {waits} for its batch where reading an image takes {more} more',
     ]
-    lines[-1] += (
-        f' takes {1000 * disk["delay"]:.0f} ms more to be read, {1000 * disk["waits without"]:.1f} ms where not.'
-    )
+    lines[-1] += f', {without} where it does not.'
     lines += ['', f'Medians of {result["rounds"]} rounds of {result["images"]} images.']
     return '\n'.join(lines)
 
