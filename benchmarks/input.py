@@ -354,7 +354,7 @@ def table(result):
         '',
         f'Two processes: a step of {step} waits {waits} for its batch where reading an image takes {more} more',
     ]
-    lines[-1] += f', {without} where it does not.'
+    lines[-1] += f' to be read, {without} where not.'
     lines += ['', f'Medians of {result["rounds"]} rounds of {result["images"]} images.']
     return '\n'.join(lines)
 
