@@ -244,6 +244,20 @@ def test_images_without_a_map_can_be_let_in_with_their_label_alone(photos, maps)
     assert unmapped == 1
 
 
+@pytest.mark.parametrize('workers', [0, 2])
+def test_file_names_need_not_be_text(photos, maps, time_limit, workers):
+    odd = os.fsdecode(b'odd\xff\xe9.jpg')  # neither UTF-8 nor, as str, to be encoded
+    for split in ('train', 'val'):
+        (photos / split / 'a' / '03.jpg').rename(photos / split / 'a' / odd)
+    assert 'no label map' in said(train_loader, photos, *maps.flags)
+    (maps.folder / '03.npy').rename(maps.folder / odd.replace('.jpg', '.npy'))
+    with time_limit(30):
+        assert len(list(train_loader(photos, *maps.flags, '--num_workers', workers))) == 3
+        truncate(photos / 'val' / 'a' / odd)
+        message = said(list, eval_loader(photos, '--num_workers', workers))
+    assert '/val/a/odd\\udcff\\udce9.jpg: cannot be decoded' in message and message.isprintable()
+
+
 def test_a_folder_without_maps_is_named_before_the_first_epoch(photos, tmp_path):
     flags = ['--token_label', '--token_label_size', 2, '--token_label_data']
     assert '--token_label_data /nowhere' in said(train_loader, photos, *flags, '/nowhere')

@@ -57,7 +57,7 @@ class FolderSet:
     def contains(self, names):
         """bool [n]: which of the names (an array of bytes) have a map; one listing per class folder."""
         folders = {name.split(b'/')[0] for name in names.tolist()}
-        return is_among(names, self._names(map(os.fsdecode, folders)))
+        return np.isin(names, self._names(map(os.fsdecode, folders)))
 
     def _names(self, folders):
         """The names in some class folders, an array of bytes in ascending order."""
@@ -114,12 +114,7 @@ class PackedSet:
 
     def contains(self, names):
         """bool [n]: which of the names (an array of bytes) have a map."""
-        return is_among(names, self._names)
-
-
-def is_among(names, ordered):
-    """bool [n]: which of the names [n] are among those of a second array, in ascending order."""
-    return np.searchsorted(ordered, names, 'left') < np.searchsorted(ordered, names, 'right')
+        return np.isin(names, self._names)
 
 
 # -- one file ---------------------------------------------------------------------------------------------------------
