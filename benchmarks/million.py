@@ -113,7 +113,8 @@ def checked(folder, samples):
 def first_batch(samples, maps):
     """The batches, of which the first one has been made."""
     dataset = TrainDataset(samples, TrainTransform(224), 1000, label_maps=maps)
-    batches = iter(Loader(dataset, TrainSampler(len(samples), min(BATCH, len(samples))), PROCESSES))
+    size = min(BATCH, len(samples))
+    batches = iter(Loader(dataset, TrainSampler(len(samples), size), size, PROCESSES))
     next(batches)
     return batches
 
