@@ -78,8 +78,9 @@ def map_tiles(path, maps, args, names):
     grid = token_grid(args.model, args.input_size)
     transform = TrainTransform(args.input_size, aa=args.aa, reprob=0.0, geometry=args.token_label_geometry)
     for draw in range(args.draws):
-        image, matrix = transform.draw(source, np.random.default_rng([args.seed, draw]))
-        sampling = sampling_matrix(matrix, args.input_size, grid, covered=covered, map_shape=scores.shape[1:])
+        draws = transform.draw(source.size, np.random.default_rng([args.seed, draw]))
+        image = Image.fromarray(transform.render(source, draws))
+        sampling = sampling_matrix(draws.matrix, args.input_size, grid, covered=covered, map_shape=scores.shape[1:])
         tiles.append(tile(image, f'draw {draw}: token targets', Tokens.of(targets(sampling)[1:]), names))
     return tiles
 

@@ -132,8 +132,8 @@ class Op(NamedTuple):
 class Policy:
     """The ops as the policies draw them.
 
-    interpolation: PIL filter of the geometric ops, None = drawn from (bilinear, bicubic) each time; increasing: take the
-    photometric ops that grow stronger with the level.
+    interpolation: PIL filter of the geometric ops, None = drawn from (bilinear, bicubic) each time; increasing: take
+    the photometric ops that grow stronger with the level.
     """
 
     def __init__(self, interpolation, increasing):

@@ -14,6 +14,7 @@ import paddle
 
 from util.data import token_label
 from util.data.images import EXTENSIONS, BadImage, is_image
+from util.data.transforms import to_input
 from util.errors import UserError, one_line
 
 # -- which images there are -------------------------------------------------------------------------------------------
@@ -181,7 +182,8 @@ class EvalDataset(ImageDataset):
     def sample(self, index):
         path, label = self.samples[index]
         try:
-            return {'image': self.transform.load(path), 'label': label, 'index': index}
+            image = to_input(self.transform.load(path), self.transform.mean, self.transform.std)
+            return {'image': image, 'label': label, 'index': index}
         except BadImage as error:
             if not self.skip_bad:
                 raise UserError(f'{error}; evaluation counts every image, so it stops here')

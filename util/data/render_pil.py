@@ -1,15 +1,20 @@
 """Pixels by Pillow, the published recipe to the last bit: what was drawn for an image (transforms.Draws), carried out.
 
 Only what the crop needs is computed. Every op leaves the size of the image as it is, so a box of its result needs: the
-same box of what came before (tables, Color), a pixel more on each side (Sharpness), or all of it (geometric ops, and the
-statistics of the whole image).
+same box of what came before (tables, Color), a pixel more on each side (Sharpness), or all of it (geometric ops, and
+those that need statistics of the whole image).
 """
 
 import numpy as np
 from PIL import Image, ImageEnhance
 
 from util.data import tone
-from util.data.images import open_rgb as open_image  # the function of this name that every backend has
+from util.data.images import open_rgb
+
+
+def open_image(path):
+    """RGB PIL image. Raises BadImage and UserError as images.open_rgb."""
+    return open_rgb(path)
 
 
 def train_pixels(image, draws, size, fill):

@@ -1,5 +1,5 @@
-"""From image file to network input. All that is random is drawn first (Draws), from the size of the image alone, and then
-carried out by one of two backends (BACKENDS). Every geometric step of the train transform is recorded as a 3x3 matrix.
+"""From image file to network input. All that is random is drawn first (Draws), from the size of the image alone, and
+then carried out by a backend (renderer). Every geometric step of the train transform is recorded as a 3x3 matrix.
 
 A matrix maps points of a step's output to points of its input, in continuous pixel coordinates (pixel (0, 0) spans
 [0, 1]², x to the right, y down). The product of all steps maps the network's input to the source image; with it
@@ -65,7 +65,7 @@ def crop_matrix(box, size, width, height, geometry='exact'):
 
 
 def color_jitter(strength, rng):
-    """The Ops when --aa is '': brightness, contrast and saturation by factors uniform in 1 ± strength, in random order."""
+    """The Ops when --aa is '': brightness, contrast, saturation by factors uniform in 1 ± strength, in random order."""
     kinds = ('Brightness', 'Contrast', 'Color')
     return [Op(kinds[i], rng.uniform(max(0.0, 1.0 - strength), 1.0 + strength)) for i in rng.permutation(len(kinds))]
 
