@@ -16,6 +16,7 @@ from PIL import Image
 import infer
 import main
 import models
+import rendered
 from conftest import ROOT, STILL, words
 from states import same
 from tools import visualize
@@ -130,7 +131,7 @@ def test_what_lies_outside_the_image_has_the_colour_of_mean(photos):
     for mean, fill in ((0.0, 0), (1.0, 255), (0.5, 128)):
         transform = TrainTransform(32, mean=(mean,) * 3, std=(1, 1, 1))
         grey, rng = Image.new('RGB', (20, 20), (9, 9, 9)), np.random.default_rng(0)
-        image, _ = transform.augment.apply('TranslateXRel', grey, 10, rng)
+        image, _ = rendered.op(transform.augment, 'TranslateXRel', grey, 10, rng, transform.fill)
         columns = np.asarray(image)[10, :, 0].tolist()
         assert set(columns) == {9, fill}
 

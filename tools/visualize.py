@@ -77,9 +77,10 @@ def map_tiles(path, maps, args, names):
     grid = token_grid(args.model, args.input_size)
     transform = TrainTransform(args.input_size, aa=args.aa, reprob=0.0, geometry=args.token_label_geometry)
     for draw in range(args.draws):
-        image, matrix = transform.draw(source, np.random.default_rng([args.seed, draw]))
+        draws = transform.draw(source.size, np.random.default_rng([args.seed, draw]))
+        image = Image.fromarray(transform.render(source, draws))
         target = token_target(
-            scores, ids, args.nb_classes, matrix=matrix, side=args.input_size, grid=grid, covered=covered
+            scores, ids, args.nb_classes, matrix=draws.matrix, side=args.input_size, grid=grid, covered=covered
         )
         tokens = Tokens.of(dense(target, args.nb_classes)[1:])
         tiles.append(tile(image, f'draw {draw}: token targets', tokens, names))

@@ -81,6 +81,10 @@ def add_data(parser, train=False):
     add('--prefetch_factor', default=2, type=count, help='batches that each loader process prepares in advance')
     if train:
         switch(add, 'persistent_workers', 'keep the loader processes of the training set from epoch to epoch')
+    help = "pil: the published recipe's pixels; cv2: nearly the same, faster, by opencv-python-headless and simplejpeg"
+    if train:
+        help += ' (training only: validation is by pil, so that accuracies compare with published ones)'
+    add('--image_backend', default='pil', choices=('pil', 'cv2'), help=help)
 
 
 def add_amp(parser):

@@ -7,6 +7,7 @@ import paddle
 import pytest
 from PIL import Image
 
+import rendered
 from util.data import auto_augment, transforms
 from util.data.label_maps import LabelMaps
 from util.data.token_label import dense_target, sampling_matrix, sparse_target, stack_targets, token_target
@@ -246,27 +247,25 @@ def position_image(width, height):
 
 
 class GeometricOps(auto_augment.RandAugment):
-    """Draws geometric ops only, each of them applied; what lies outside is black."""
+    """Draws geometric ops only, each of them applied."""
 
-    def __call__(self, image, rng):
-        total = np.eye(3)
-        for name in rng.choice(list(auto_augment.GEOMETRIC), int(rng.integers(0, 3))):
-            image, matrix = self.apply(name, image, float(rng.uniform(0, 10)), rng)
-            total = total @ matrix
-        return image, total
+    def draw(self, size, rng):
+        names = rng.choice(list(auto_augment.GEOMETRIC), int(rng.integers(0, 3)))
+        return [self.op(name, float(rng.uniform(0, 10)), size, rng) for name in names]
 
 
 @pytest.mark.parametrize('coverage', ['center', 'full'])
 @pytest.mark.parametrize('size, tokens', [(64, 4), (224, 14), (384, 24)])
-def test_every_token_reads_its_label_where_its_pixels_come_from(size, tokens, coverage, tmp_path):
-    transform = TrainTransform(size, interpolation='bilinear', aa='', jitter=0.0, reprob=0.0)
-    transform.augment = GeometricOps('rand', fill=(0, 0, 0), interpolation=Image.NEAREST)  # bilinear would round down
+def test_every_token_reads_its_label_where_its_pixels_come_from(size, tokens, coverage, backend, tmp_path):
+    black = dict(mean=(0, 0, 0), std=(1, 1, 1))  # outside the image
+    transform = TrainTransform(size, 'bilinear', aa='', jitter=0.0, reprob=0.0, **black, backend=backend)
+    transform.augment = GeometricOps('rand', interpolation=Image.NEAREST)  # bilinear would round down
     maps = LabelMaps(str(tmp_path), 1000, coverage)
     rng, errors, flips = np.random.default_rng(size), [], 0
     for draw in range(170):
         cells = (4, 14, 18, 24)[draw % 4]
         width, height = (int(v) for v in rng.integers(80, 256, 2))
-        image, matrix = transform.draw(position_image(width, height), rng)
+        image, matrix = rendered.sample(transform, position_image(width, height), rng)
         flips += np.linalg.det(matrix[:2, :2]) < 0
         left, top, w, h = maps.covered(width, height)
         sampling = sampling_matrix(matrix, size, tokens, (left, top, w, h), (cells, cells)).astype('float64')

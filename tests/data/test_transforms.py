@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from util.errors import UserError
+import rendered
+from util.data.render_pil import resize
 from util.data.transforms import INTERPOLATIONS, EvalTransform, TrainTransform
 from util.data.normalise import to_input
-from util.data.transforms import random_crop_box, resize
+from util.data.transforms import random_crop_box
+from util.errors import UserError
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
@@ -142,14 +144,14 @@ def quiet(size, **kwargs):
 
 
 def test_the_flip_matrix_maps_corners_to_the_mirrored_corners():
-    _, matrix = quiet(32, flip=1.0, scale=(1.0, 1.0)).draw(noise(32, 32), np.random.default_rng(0))
+    matrix = quiet(32, flip=1.0, scale=(1.0, 1.0)).draw((32, 32), np.random.default_rng(0)).matrix
     assert np.allclose(apply(matrix, 0, 0), (32, 0)) and np.allclose(apply(matrix, 32, 32), (0, 32))
 
 
 def test_the_crop_matrix_maps_the_inputs_corners_to_the_boxs():
     for seed in range(20):
         transform = quiet(16, flip=0.0)
-        _, matrix = transform.draw(noise(90, 60), np.random.default_rng(seed))
+        matrix = transform.draw((90, 60), np.random.default_rng(seed)).matrix
         rng = np.random.default_rng(seed)
         rng.random()  # the draw for the flip
         x, y, w, h = random_crop_box(90, 60, rng)
@@ -162,7 +164,8 @@ def test_the_crop_matrix_maps_the_inputs_corners_to_the_boxs():
 def test_pixels_come_from_where_the_matrix_says(flip, interpolation):
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        image, matrix = quiet(24, flip=flip, interpolation=interpolation).draw(ramp(120, 80), rng)
+        transform = quiet(24, flip=flip, interpolation=interpolation)
+        image, matrix = rendered.sample(transform, ramp(120, 80), rng)
         array = np.asarray(image).astype('float64')
         for row, column in ((8, 8), (12, 5), (15, 16)):
             x, y = apply(matrix, column + 0.5, row + 0.5)
@@ -171,7 +174,7 @@ def test_pixels_come_from_where_the_matrix_says(flip, interpolation):
 
 def test_the_flip_has_its_probability():
     transform = quiet(8, flip=0.3)
-    flipped = [transform.draw(noise(), np.random.default_rng(seed))[1][0, 0] < 0 for seed in range(1500)]
+    flipped = [transform.draw((40, 28), np.random.default_rng(seed)).matrix[0, 0] < 0 for seed in range(1500)]
     assert abs(np.mean(flipped) - 0.3) < 5 * (0.21 / 1500) ** 0.5
 
 
@@ -179,12 +182,13 @@ KINDS = [dict(), dict(aa=''), *(dict(interpolation=name) for name in ('random', 
 
 
 @pytest.mark.parametrize('kwargs', [*KINDS, dict(reprob=1.0, remode='rand', recount=3)], ids=str)
-def test_a_sample_is_a_function_of_the_generator(kwargs):
-    transform = TrainTransform(32, **kwargs)
+def test_a_sample_is_a_function_of_the_generator(kwargs, backend, tmp_path):
+    transform, path = TrainTransform(32, **kwargs, backend=backend), tmp_path / 'noise.jpg'
+    noise(50, 40).save(path)
     for seed in range(8):
-        image, seeds = noise(50, 40), (seed, seed, seed + 100)
-        (a, ma, ea), (b, mb, eb), (c, mc, _) = (transform(image, np.random.default_rng(s)) for s in seeds)
-        assert np.array_equal(np.asarray(image), np.asarray(noise(50, 40))), 'the source is left as it was'
+        seeds = seed, seed, seed + 100
+        (a, ma, size, ea), (b, mb, _, eb), (c, mc, *_) = (transform.load(path, np.random.default_rng(s)) for s in seeds)
+        assert size == (50, 40)
         assert a.shape == (32, 32, 3) and a.dtype == np.uint8 and ma.shape == (3, 3) and ma.dtype == np.float64
         assert np.array_equal(a, b) and np.array_equal(ma, mb) and str(ea) == str(eb)
         assert not np.array_equal(a, c) and not np.array_equal(ma, mc)
@@ -193,7 +197,8 @@ def test_a_sample_is_a_function_of_the_generator(kwargs):
 
 def test_without_randaugment_colours_are_jittered():
     image = Image.new('RGB', (40, 40), (100, 150, 200))
-    plain, _ = quiet(16).draw(image, np.random.default_rng(0))
+    plain, _ = rendered.sample(quiet(16), image, np.random.default_rng(0))
     assert (np.asarray(plain) == (100, 150, 200)).all()
-    jittered = [np.asarray(quiet(16, jitter=0.4).draw(image, np.random.default_rng(s))[0])[8, 8] for s in range(60)]
+    draws = [rendered.sample(quiet(16, jitter=0.4), image, np.random.default_rng(seed))[0] for seed in range(60)]
+    jittered = [np.asarray(draw)[8, 8] for draw in draws]
     assert np.std(jittered, axis=0).min() > 10

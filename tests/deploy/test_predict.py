@@ -131,7 +131,7 @@ def test_an_image_that_is_gone_is_one_line(refused, either, images, monkeypatch)
 
 def test_a_decoding_process_that_dies_is_one_line(refused, either, images, monkeypatch):
     script, flags = either
-    monkeypatch.setattr(EvalTransform, 'crop', lambda self, image: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(EvalTransform, 'load', lambda self, path: os.kill(os.getpid(), signal.SIGKILL))
     assert 'a loader process has died' in refused(script, *flags, '--infer_imgs', images, '-b', 1)
 
 

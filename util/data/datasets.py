@@ -11,7 +11,7 @@ import numpy as np
 import paddle
 
 from util.data import token_label
-from util.data.images import BadImage, open_rgb
+from util.data.images import BadImage
 from util.errors import UserError
 
 
@@ -84,26 +84,27 @@ class TrainDataset(ImageDataset):
         return int(self.bad.sum())
 
     def sample(self, index):
-        rng = np.random.default_rng([self.seed, self.epoch, index])
-        source, index = self._open(index)
+        (pixels, matrix, source_size, erased), index = self._load(index)
         path, label = self.samples[index]
-        pixels, matrix, erased = self.transform(source, rng)
         sample = {'image': pixels, 'erased': erased, 'label': label, 'index': index}
         if self.label_maps:
             if self.unmapped[index]:
                 sample['target'] = token_label.no_target(self.grid)
             else:
-                sample['target'] = self._target(path, source.size, len(pixels), matrix)
+                sample['target'] = self._target(path, source_size, len(pixels), matrix)
             if self.unmapped_images:
                 sample['mapped'] = not self.unmapped[index]
         return sample
 
-    def _open(self, index):
-        """(RGB image, its index): of the sample at `index`, or of the next one that can be decoded."""
+    def _load(self, index):
+        """(what the transform makes of a file, its index): of the sample at `index`, or of the next one that can be
+        decoded, with the draws of `index` either way.
+        """
         for step in range(len(self.samples)):
             candidate = (index + step) % len(self.samples)
+            rng = np.random.default_rng([self.seed, self.epoch, index])
             try:
-                return open_rgb(self.samples[candidate][0]), candidate
+                return self.transform.load(self.samples[candidate][0], rng), candidate
             except BadImage as error:
                 self._skip(candidate, error)
         raise UserError('not one image of the training set can be decoded')
@@ -146,7 +147,7 @@ class EvalDataset(ImageDataset):
     def sample(self, index):
         path, label = self.samples[index]
         try:
-            return {'image': np.asarray(self.transform.crop(open_rgb(path))), 'label': label, 'index': index}
+            return {'image': self.transform.load(path), 'label': label, 'index': index}
         except BadImage as error:
             if not self.skip_bad:
                 raise UserError(f'{error}; evaluation counts every image, so it stops here')

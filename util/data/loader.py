@@ -125,6 +125,7 @@ def build_train_loader(args, rank=0, world_size=1):
         geometry=args.token_label_geometry,
         mean=args.mean,
         std=args.std,
+        backend=args.image_backend,
     )
     dataset = datasets.TrainDataset(
         samples,
@@ -144,10 +145,13 @@ def build_train_loader(args, rank=0, world_size=1):
     )
 
 
-def build_eval_loader(args, crop_pct, rank=0, world_size=1):
-    """The validation loader; with world_size > 1 the part of the set that belongs to this process."""
+def build_eval_loader(args, crop_pct, rank=0, world_size=1, backend='pil'):
+    """The validation loader; with world_size > 1 the part of the set that belongs to this process.
+
+    backend: see transforms.renderer; a training validates by `pil` whatever --image_backend says.
+    """
     samples = read_samples(args, 'val', args.cls_label_path_val)
-    transform = EvalTransform(args.input_size, crop_pct, args.interpolation, mean=args.mean, std=args.std)
+    transform = EvalTransform(args.input_size, crop_pct, args.interpolation, args.mean, args.std, backend)
     dataset = datasets.EvalDataset(samples, transform)
     sampler = EvalSampler(len(dataset), args.batch_size, rank, world_size)
     return Loader(dataset, sampler, args.batch_size, args.num_workers, args.prefetch_factor)
