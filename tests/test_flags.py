@@ -13,10 +13,12 @@ import pytest
 import yaml
 from PIL import Image
 
+import eval as eval_script
 import infer
 import main
 import models
 import rendered
+import util.data
 from conftest import ROOT, STILL, words
 from states import same
 from tools import visualize
@@ -83,6 +85,31 @@ def test_aa_takes_a_policy_of_autoaugment(photos):
     for policy in (original, v0):
         assert (np.abs(plain - policy).max(axis=(1, 2, 3)) > 1).sum() >= 4, 'half of the images at least'
     assert not np.array_equal(original, v0)
+
+
+def test_image_backend_is_of_training_images_and_nearly_the_same(photos):
+    flags = "--aa '' --train_scale 0.3 0.6"
+    pillow, opencv = (batch_of(photos, flags, f'--image_backend {name}')['image'] for name in ('pil', 'cv2'))
+    assert not np.array_equal(pillow, opencv) and np.abs(pillow - opencv).mean() < 1
+    (photos / 'train').rename(photos / 'val')
+    line = words('--input_size 32 --nb_classes 10 --batch_size 8 --num_workers 0 --data_path', photos)
+    line += words('--image_backend cv2')
+    by_main = build_eval_loader(main.parser().parse_args(line), 0.9)
+    assert by_main.dataset.transform.backend == 'pil', 'a training validates as published'
+
+
+@pytest.mark.parametrize('missing', ['cv2', 'simplejpeg'])
+def test_image_backend_cv2_says_what_to_install(missing, photos, refused, monkeypatch, tmp_path):
+    for module in ('render_cv2', 'jpeg'):
+        monkeypatch.delitem(sys.modules, f'util.data.{module}', raising=False)
+        monkeypatch.delattr(util.data, module, raising=False)
+    monkeypatch.setitem(sys.modules, missing, None)
+    flags = '--image_backend cv2 --model lvvit_nano --input_size 32 --nb_classes 10 --num_workers 0 --data_path'
+    (photos / 'val').symlink_to(photos / 'train')
+    for script in (main, eval_script):
+        line = refused(script, *words(flags, photos))
+        assert line.endswith('pip install opencv-python-headless simplejpeg') and '--image_backend cv2: ' in line
+    assert 'util.data.render_cv2' not in sys.modules
 
 
 def holes(photos, *flags):

@@ -116,15 +116,17 @@ def train_loader(root, *flags):
     return build_train_loader(arguments(root, *flags))
 
 
-def eval_loader(root, *flags):
-    return build_eval_loader(arguments(root, *flags), 1.0)
+def eval_loader(root, *flags, backend='pil'):
+    return build_eval_loader(arguments(root, *flags), 1.0, backend=backend)
 
 
-def test_training_skips_a_truncated_image_with_one_warning_that_names_it_and_counts_it(photos, capfd, time_limit):
+def test_training_skips_a_truncated_image_with_one_warning_that_names_it_and_counts_it(
+    photos, backend, capfd, time_limit
+):
     bad = photos / 'train' / 'a' / '05.jpg'
     truncate(bad)
     with time_limit(30):
-        loader = train_loader(photos, '--num_workers', 2)
+        loader = train_loader(photos, '--num_workers', 2, '--image_backend', backend)
         for epoch in range(2):
             loader.set_epoch(epoch)
             assert sum(batch['image'].shape[0] for batch in loader) == 12
@@ -138,17 +140,20 @@ def numbered(root, count=12):
     return [(str(root / 'train/a' / f'{i:02d}.jpg'), i) for i in range(count)]
 
 
-def test_a_skipped_image_is_replaced_by_the_next_with_its_own_label(photos):
-    samples = numbered(photos)
-    dataset = TrainDataset(samples, TrainTransform(32), 12)
+def test_a_skipped_image_is_replaced_by_the_next_with_its_own_label(photos, backend):
+    samples, transform = numbered(photos), TrainTransform(32, backend=backend)
+    dataset = TrainDataset(samples, transform, 12, seed=5)
     truncate(samples[11][0])
     assert dataset[11]['label'] == dataset[11]['index'] == 0, 'around the end'
+    expected, _, _ = transform(samples[0][0], np.random.default_rng([5, 0, 11]))
+    assert np.array_equal(dataset[11]['image'], expected), 'with the draws of the one that was asked for'
     truncate(samples[0][0])
     assert dataset[11]['label'] == 1 and dataset[5]['label'] == 5
 
 
-def test_any_damaged_file_is_skipped_and_one_of_a_billion_pixels_not_unpacked(photos):
-    path, dataset = photos / 'train/a/00.jpg', TrainDataset(numbered(photos, 2), TrainTransform(32), 2)
+def test_any_damaged_file_is_skipped_and_one_of_a_billion_pixels_not_unpacked(photos, backend):
+    path, transform = photos / 'train/a/00.jpg', TrainTransform(32, backend=backend)
+    dataset = TrainDataset(numbered(photos, 2), transform, 2)
     heads = b'', b'not an image', b'\x89PNG\r\n\x1a\n', b'BM', b'\xff\xd8\xff\xe0', b'RIFF\x10\0\0\0WEBPVP8 ', b'GIF89a'
     for head in heads:
         path.write_bytes(head + b'\0' * 50)
@@ -175,14 +180,14 @@ def test_a_set_of_which_nothing_can_be_decoded_ends(photos, time_limit):
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-def test_evaluation_stops_at_a_bad_image_and_prediction_marks_it(photos, capfd, time_limit, workers):
+def test_evaluation_stops_at_a_bad_image_and_prediction_marks_it(photos, backend, capfd, time_limit, workers):
     bad = photos / 'val' / 'a' / '07.jpg'
     truncate(bad)
     with time_limit(30):
         # first: what is forked while Paddle's threads of an abandoned loader run may inherit a lock of theirs
         files = sorted(map(str, bad.parent.iterdir()))
-        batches = list(build_predict_loader(files, EvalTransform(32, 1.0), 5))
-        message = said(list, eval_loader(photos, '--num_workers', workers))
+        batches = list(build_predict_loader(files, EvalTransform(32, 1.0, backend=backend), 5))
+        message = said(list, eval_loader(photos, '--num_workers', workers, backend=backend))
         assert message.startswith(f'{bad}: cannot be decoded')
     assert [batch['label'].tolist() for batch in batches] == [[0] * 5, [0, 0, -1, 0, 0], [0, 0]]
     assert sum((batch['index'].tolist() for batch in batches), []) == list(range(12))
@@ -268,12 +273,13 @@ def test_a_folder_without_maps_is_named_before_the_first_epoch(photos, tmp_path)
 # ---- determinism
 
 
-def test_a_sample_is_a_function_of_seed_epoch_and_index(scenes):
+def test_a_sample_is_a_function_of_seed_epoch_and_index(scenes, backend):
     samples = read_list(str(scenes), str(scenes / 'train_list.txt'), 10)
     maps = label_maps.LabelMaps(str(scenes / 'label_maps'), 10)
 
     def sample(seed, epoch, index, first=()):
-        dataset = TrainDataset(samples, TrainTransform(32), 10, seed, label_maps=maps, grid=2)
+        transform = TrainTransform(32, backend=backend)
+        dataset = TrainDataset(samples, transform, 10, seed, label_maps=maps, grid=2)
         dataset.set_epoch(epoch)
         for i in first:
             dataset[i]
@@ -285,9 +291,9 @@ def test_a_sample_is_a_function_of_seed_epoch_and_index(scenes):
 
 
 @pytest.mark.parametrize('workers', [1, 2])
-def test_batches_do_not_depend_on_the_number_of_processes(photos, workers):
+def test_batches_do_not_depend_on_the_number_of_processes(photos, workers, backend):
     def batches(n):
-        loader = train_loader(photos, '--num_workers', n)
+        loader = train_loader(photos, '--num_workers', n, '--image_backend', backend)
         loader.set_epoch(3)
         return [batch['image'].numpy().tobytes() for batch in loader]
 

@@ -2,7 +2,7 @@
 
 All geometric steps (flip, ops, crop, resize) are one resampling through the product of their matrices, of the region
 that the crop shows and no more. Photometric ops come after it, on the few pixels of the output. The statistics that
-some of them need are those of the whole source, or of a small version with the earlier ops done to it.
+some of them need are those of the whole source, with the earlier ops done to it.
 docs/performance.md says how far the pixels are from render_pil.py's.
 """
 
@@ -25,7 +25,7 @@ FILTERS = {
     Image.LANCZOS: cv2.INTER_LANCZOS4,
 }
 GREY = np.array([0.299, 0.587, 0.114])  # of R, G, B, as Pillow's mode L
-STATISTICS_SIDE = 160  # pixels along the short side, of the small version that statistics come from
+STATISTICS_SIDE = 512  # pixels along the short side, of what statistics come from after other ops
 
 
 def open_image(path):
@@ -37,22 +37,19 @@ def train_pixels(image, draws, size, fill):
     """What open_image gives -> uint8 [size, size, 3]. draws, fill: see render_pil.train_pixels."""
     left, top, width, height = draws.box
     crop = np.array([[width / size, 0, left], [0, height / size, top], [0, 0, 1]])
-    pixels, shrunk = image.decode(most_shrunk(min(width, height) / size, draws.interpolation))
+    as_it_is = draws.interpolation == Image.NEAREST or any(op.name == 'AutoContrast' for op in draws.ops)
+    # decoding it smaller averages pixels: the brightest and the darkest would be lost
+    pixels, shrunk = image.decode(1 if as_it_is else min(width, height) / size)
     view = View(pixels, shrunk, image.size, fill)
     return view.after(draws.ops, crop, (size, size), draws.interpolation)
 
 
 def eval_pixels(image, resized, corner, size, interpolation):
     """As render_pil.eval_pixels."""
-    pixels, _ = image.decode(most_shrunk(image.size[0] / resized[0], interpolation))
+    factors = [side / resized_side for side, resized_side in zip(image.size, resized)]
+    pixels, shrunk = image.decode(1 if interpolation == Image.NEAREST else min(factors))
     x, y = corner
-    scale = np.diag([pixels.shape[1] / resized[0], pixels.shape[0] / resized[1], 1])
-    return warp(pixels, scale, resized, interpolation)[y : y + size, x : x + size]
-
-
-def most_shrunk(factor, interpolation):
-    """How many times smaller an image may be decoded that is to be shrunk by `factor`."""
-    return 1 if interpolation == Image.NEAREST else factor
+    return warp(pixels, np.diag([*factors, shrunk]) / shrunk, resized, interpolation)[y : y + size, x : x + size]
 
 
 # -- ops --------------------------------------------------------------------------------------------------------------
@@ -146,26 +143,34 @@ def blur(pixels, across, down):
 
 
 def bell(variance):
-    """Weights that sum to one: three of just this variance, or where that is too much for three, a Gaussian's."""
+    """Weights of this variance that sum to one: three, or where that is too much for three, a Gaussian's.
+
+    In 256ths, to which OpenCV rounds each of them; so their sum stays, and with it the brightness.
+    """
     if variance < 0.6:
-        return np.array([variance / 2, 1 - variance, variance / 2])
-    reach = math.ceil(3 * math.sqrt(variance))
-    weights = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * variance))
-    return weights / weights.sum()
+        weights = np.array([variance / 2, 1 - variance, variance / 2])
+    else:
+        reach = math.ceil(3 * math.sqrt(variance))
+        weights = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * variance))
+    weights = np.round(256 * weights / weights.sum())
+    weights[len(weights) // 2] += 256 - weights.sum()
+    return weights / 256
 
 
 def shrink(pixels, x_factor, y_factor):
     """Prepare pixels for being resampled with so many of them to a pixel of the output, so that nothing aliases.
 
-    Whole factors are averaged. For the rest, less than 2, the pixels are blurred by a variance of 0.2 · (factor² - 1):
-    of those tried the nearest to Pillow's bilinear and bicubic filters.
+    Halves are averages. For the rest, less than 2, the pixels are blurred by a variance of 0.25 · (factor² - 1), of
+    those tried the nearest to Pillow's bilinear and bicubic filters; 0.5 takes away the finest grating altogether.
     """
     height, width = pixels.shape[:2]
-    smaller = width // max(1, int(x_factor)), height // max(1, int(y_factor))
-    if min(smaller) > 0 and smaller != (width, height):
+    smaller = tuple(
+        max(1, side >> max(0, int(math.log2(factor)))) for side, factor in ((width, x_factor), (height, y_factor))
+    )
+    if smaller != (width, height):
         pixels = cv2.resize(pixels, smaller, interpolation=cv2.INTER_AREA)
         x_factor, y_factor = x_factor * smaller[0] / width, y_factor * smaller[1] / height
-    across, down = (0.2 * max(0, factor**2 - 1) for factor in (x_factor, y_factor))
+    across, down = (min(0.25 * max(0, factor**2 - 1), 0.5) for factor in (x_factor, y_factor))
     return blur(pixels, across, down) if max(across, down) > 0.02 else pixels
 
 
