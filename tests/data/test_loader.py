@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -127,3 +128,12 @@ def test_a_training_in_a_container_with_little_shared_memory_runs(scenes, tmp_pa
     assert done.returncode == 0, done.stderr
     assert done.stderr.count('warning: /dev/shm has ') == 2, 'for training and for validation'
     assert os.path.exists(tmp_path / 'checkpoint-latest.pd')
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_no_thread_and_no_process_outlasts_an_epoch_that_is_left_early(scenes, workers):
+    before = set(threading.enumerate())
+    leave(build_train_loader(arguments(scenes, f'--num_workers {workers}')))
+    left = [thread.name for thread in threading.enumerate() if thread not in before]
+    assert set(left) <= {'QueueFeederThread'}, 'those of multiprocessing.Queue end by themselves'
+    assert not multiprocessing.active_children()

@@ -30,7 +30,7 @@ from util.processes import (
 # forever. Exit handlers run in reverse order: this one, registered after multiprocessing's own, ends them before that.
 atexit.register(kill_workers)
 
-SHUTDOWN_SECONDS = 5  # that a loader process may take to end, if an epoch is left early
+SHUTDOWN_SECONDS = 5  # that a thread or process may take to end, if an epoch is left early
 
 
 def collate(samples):
@@ -268,8 +268,17 @@ class Loader:
             forget_workers()  # all have ended well, or wait for the next epoch
             finished = True
         finally:
-            if not finished and self.settings['num_workers']:  # Paddle ends processes and threads only with an epoch
-                batches._try_shutdown_all(SHUTDOWN_SECONDS)
-                self._loader = paddle.io.DataLoader(self.dataset, **self.settings)
+            if not finished:
+                self._end(batches)
             # Paddle notes the name of every shared-memory file that it has opened, about 0.8 kB a batch; forget them
             paddle.base.core._cleanup_mmap_fds()
+
+    def _end(self, batches):
+        """End an epoch early. Paddle would leave its thread and processes there; what is forked while such a thread
+        works may inherit a lock that it holds, and wait for it forever.
+        """
+        batches._exit_thread_expectedly()
+        batches._thread.join(SHUTDOWN_SECONDS)
+        if self.settings['num_workers']:
+            batches._try_shutdown_all(SHUTDOWN_SECONDS)
+            self._loader = paddle.io.DataLoader(self.dataset, **self.settings)  # processes that stay are of one loader
