@@ -145,7 +145,7 @@ def test_a_skipped_image_is_replaced_by_the_next_with_its_own_label(photos, back
     dataset = TrainDataset(samples, transform, 12, seed=5)
     truncate(samples[11][0])
     assert dataset[11]['label'] == dataset[11]['index'] == 0, 'around the end'
-    expected, _, _ = transform(samples[0][0], np.random.default_rng([5, 0, 11]))
+    expected, *_ = transform.load(samples[0][0], np.random.default_rng([5, 0, 11]))
     assert np.array_equal(dataset[11]['image'], expected), 'with the draws of the one that was asked for'
     truncate(samples[0][0])
     assert dataset[11]['label'] == 1 and dataset[5]['label'] == 5

@@ -198,7 +198,7 @@ def test_a_large_jpeg_is_decoded_smaller_and_stays_near(tmp_path):
     large.save(tmp_path / 'large.jpg', quality=95)
     pillow, opencv = BY_PILLOW, BY_OPENCV
     for seed in range(40):
-        (a, _, _), (b, _, _) = (t.load(tmp_path / 'large.jpg', np.random.default_rng(seed)) for t in (pillow, opencv))
+        (a, *_), (b, *_) = (t.load(tmp_path / 'large.jpg', np.random.default_rng(seed)) for t in (pillow, opencv))
         drawn = pillow.draw(large.size, np.random.default_rng(seed))
         limit = 6 if {each.name for each in drawn.ops} & NON_LINEAR else 4
         assert distance(a.astype('int64'), b) < limit, drawn
