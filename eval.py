@@ -43,10 +43,12 @@ def main(args):
     names = records.class_names(args.label_list, args.nb_classes)
     rank, world_size = dist.init()
     log(f'Paddle {paddle.__version__} on {paddle.device.get_device()}, {world_size} process(es). {runtime.CPU}')
-    val_loader = loader.build_eval_loader(args, args.crop_pct, rank, world_size)
-    images = [path for path, _ in val_loader.dataset.samples]
+    val_loader = loader.build_eval_loader(args, args.crop_pct, rank, world_size, args.image_backend)
+    images = val_loader.dataset.samples.paths
     real = metrics.read_real(args.real_labels, images, args.nb_classes) if args.real_labels else None
     resize = f'{args.interpolation.replace("random", "bicubic")}, short side to {val_loader.dataset.transform.short}'
+    if args.image_backend != 'pil':
+        resize += f', by {args.image_backend}'
     amp = Amp(args.use_amp, args.amp_dtype, args.amp_level)
     results = []
     for path in paths:

@@ -19,7 +19,7 @@ import paddle
 
 from models import FAMILY, build_model, published_weights
 from util import dist, options
-from util.data import annotator, datasets
+from util.data import annotator, listing
 from util.data.class_map import MappedClasses, read_class_map
 from util.data.label_writer import LabelWriter
 from util.data.onnx_annotator import OnnxHead, OnnxNetwork
@@ -98,12 +98,12 @@ def parser():
 
 
 def read_samples(data, list_path):
-    """([(path, class id)], number of class folders). The number is None for a list, whose ids are known for certain."""
+    """(listing.Samples, number of class folders). The number is None for a list, whose ids are known for certain."""
     if list_path:
-        return datasets.read_list(data, list_path, ANY), None
+        return listing.read_list(data, list_path, ANY), None
     train = os.path.join(data, 'train')
-    samples = datasets.read_folder(train if os.path.isdir(train) else data, ANY)
-    return samples, samples[-1][1] + 1
+    samples = listing.read_folder(train if os.path.isdir(train) else data, ANY)
+    return samples, int(samples.labels.max()) + 1
 
 
 def load_annotator(args):
@@ -212,7 +212,7 @@ def main(args):
     side, classes = annotate.side, annotate.num_classes
     log(
         f'{args.model}: maps of {side}x{side} cells, {settings["shape"][1]} of {classes} classes, {settings["dtype"]}; '
-        f'{len(samples)} images, {len(samples) - len(writer.missing)} of them labelled before'
+        f'{len(samples)} images, {len(samples) - writer.missing.sum()} of them labelled before'
     )
     counts = writer.write(annotate, transform, args.batch_size, args.num_workers)
     log(f'{counts.written} maps written to {args.out}')

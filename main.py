@@ -130,8 +130,8 @@ def train(state, val_loader):
         f'training on {len(dataset)} images, validating on {len(val_loader.dataset)}, '
         f'epochs {state.epoch} to {epochs - 1}' + (f' from step {state.done}' if state.done else '')
     )
-    if dataset.unmapped:
-        log(f'{len(dataset.unmapped)} of them have no label map and train with their label alone')
+    if dataset.unmapped_images:
+        log(f'{dataset.unmapped_images} of them have no label map and train with their label alone')
     begin, n_parameters = time.time(), count_parameters(model)
     while state.epoch < epochs:
         if 0 < args.mixup_off_epoch <= state.epoch:
@@ -140,8 +140,8 @@ def train(state, val_loader):
         state.save()  # so that what happens during evaluation costs the evaluation only
         stats = {'epoch': state.epoch, 'n_parameters': n_parameters}
         stats.update({f'train_{name}': value for name, value in train_stats.items()})
-        if dataset.unmapped:
-            stats['images_without_label_map'] = len(dataset.unmapped)
+        if dataset.unmapped_images:
+            stats['images_without_label_map'] = dataset.unmapped_images
         if dataset.bad_images():
             stats['bad_images'] = dataset.bad_images()
 

@@ -37,7 +37,7 @@ def logits_of(model, args, size):
     args.batch_size = size
     batches = [
         (model(batch['image']).numpy(), batch['label'].numpy())
-        for batch in loader.build_eval_loader(args, args.crop_pct)
+        for batch in loader.build_eval_loader(args, args.crop_pct, backend=args.image_backend)
     ]
     return tuple(np.concatenate(part) for part in zip(*batches))
 

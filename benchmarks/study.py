@@ -43,7 +43,7 @@ from util import runtime
 
 import numpy as np
 
-from util.data import datasets
+from util.data import listing
 from util.errors import UserError
 from util.logger import log
 
@@ -82,8 +82,8 @@ class Study:
         for name in ('train_list.txt', 'val_list.txt', 'label_list.txt'):
             if not (data / name).exists():
                 raise UserError(f'{data / name}: missing; benchmarks/study.py --help says what DATA holds')
-        photos = datasets.read_list(str(data), str(data / 'train_list.txt'), sys.maxsize)
-        self.classes = 1 + max(label for _, label in photos)
+        photos = listing.read_list(str(data), str(data / 'train_list.txt'), sys.maxsize)
+        self.classes = 1 + int(photos.labels.max())
         self.locks = defaultdict(threading.Lock)  # of runs, by folder: two arms may need the same labeler
         self.write_fifth()
 

@@ -4,8 +4,8 @@
     python benchmarks/token_targets.py --loss          and then the loss, on expanded targets or on the sparse ones
 
 The dense way is written out from its description: one-hot [B·K·H·W, C], summed over K, RoIAlign for the tokens and for
-the whole crop, softmax, concatenation. Ours is what a training step does: sampling matrix and softmax over the listed
-classes per image (in training this part runs in the loader's processes), stacking, expansion on the device. Same maps,
+the whole crop, softmax, concatenation. Ours is what a training step does: sampling and softmax over the listed classes
+per image (in training this part runs in the loader's processes), stacking, expansion on the device. Same maps,
 same boxes, one process, alternating; medians, and the peak of the process's resident memory above what it held before.
 """
 
@@ -22,7 +22,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
-from util.data.token_label import dense_target, sampling_matrix, sparse_target, stack_targets
+from util.data.token_label import dense_target, stack_targets, token_target
 from util.data.transforms import crop_matrix, random_crop_box
 from util.train.loss import soft_cross_entropy
 
@@ -59,8 +59,10 @@ def stacked(maps, boxes, classes):
     targets = []
     for array, box in zip(maps, boxes):
         matrix = crop_matrix(box, SIDE, SIDE, SIDE)
-        sampling = sampling_matrix(matrix, SIDE, GRID, covered=(0, 0, SIDE, SIDE), map_shape=(CELLS, CELLS))
-        targets.append(sparse_target(array[0].astype('float32'), array[1].astype('int64'), sampling, classes))
+        scores, ids = array[0].astype('float32'), array[1].astype('int64')
+        targets.append(
+            token_target(scores, ids, classes, matrix=matrix, side=SIDE, grid=GRID, covered=(0, 0, SIDE, SIDE))
+        )
     return tuple(map(paddle.to_tensor, stack_targets(targets)))
 
 

@@ -124,6 +124,12 @@ def train(run, scenes, tmp_path):
     return Train(run, scenes, tmp_path)
 
 
+@pytest.fixture(params=['pil', 'cv2'])
+def backend(request):
+    """--image_backend, either of them."""
+    return request.param
+
+
 @pytest.fixture
 def time_limit():
     """time_limit(seconds): fail, instead of hanging, what takes longer."""

@@ -195,7 +195,7 @@ def test_every_answer_is_the_same_whatever_the_batch_size(run, photos, model, tm
 def test_every_image_is_answered_once_or_it_is_no_evaluation(photos, model):
     args = eval_script.parser().parse_args([*map(str, photos[1]), '--batch_size', '64'])
     twice = build_eval_loader(args, 0.9)
-    twice.sampler.indices.append(0)  # what padding does
+    twice.sampler.indices = [*twice.sampler.indices, 0]  # what padding does
     for wrong in (twice, build_eval_loader(args, 0.9, 0, 2)):  # half of it, taken for all
         with pytest.raises(RuntimeError, match='every image of the set exactly once'):
             evaluate(model, wrong)

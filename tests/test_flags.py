@@ -13,9 +13,12 @@ import pytest
 import yaml
 from PIL import Image
 
+import eval as eval_script
 import infer
 import main
 import models
+import rendered
+import util.data
 from conftest import ROOT, STILL, words
 from states import same
 from tools import visualize
@@ -84,6 +87,31 @@ def test_aa_takes_a_policy_of_autoaugment(photos):
     assert not np.array_equal(original, v0)
 
 
+def test_image_backend_is_of_training_images_and_nearly_the_same(photos):
+    flags = "--aa '' --train_scale 0.3 0.6"
+    pillow, opencv = (batch_of(photos, flags, f'--image_backend {name}')['image'] for name in ('pil', 'cv2'))
+    assert not np.array_equal(pillow, opencv) and np.abs(pillow - opencv).mean() < 1
+    (photos / 'train').rename(photos / 'val')
+    line = words('--input_size 32 --nb_classes 10 --batch_size 8 --num_workers 0 --data_path', photos)
+    line += words('--image_backend cv2')
+    by_main = build_eval_loader(main.parser().parse_args(line), 0.9)
+    assert by_main.dataset.transform.backend == 'pil', 'a training validates as published'
+
+
+@pytest.mark.parametrize('missing', ['cv2', 'simplejpeg'])
+def test_image_backend_cv2_says_what_to_install(missing, photos, refused, monkeypatch, tmp_path):
+    for module in ('render_cv2', 'jpeg'):
+        monkeypatch.delitem(sys.modules, f'util.data.{module}', raising=False)
+        monkeypatch.delattr(util.data, module, raising=False)
+    monkeypatch.setitem(sys.modules, missing, None)
+    flags = '--image_backend cv2 --model lvvit_nano --input_size 32 --nb_classes 10 --num_workers 0 --data_path'
+    (photos / 'val').symlink_to(photos / 'train')
+    for script in (main, eval_script):
+        line = refused(script, *words(flags, photos))
+        assert line.endswith('pip install opencv-python-headless simplejpeg') and '--image_backend cv2: ' in line
+    assert 'util.data.render_cv2' not in sys.modules
+
+
 def holes(photos, *flags):
     """bool [8, 32, 32]: what random erasing changed, and what it put there."""
     image, plain = batch_of(photos, '--reprob 1', *flags)['image'], batch_of(photos)['image']
@@ -130,7 +158,7 @@ def test_what_lies_outside_the_image_has_the_colour_of_mean(photos):
     for mean, fill in ((0.0, 0), (1.0, 255), (0.5, 128)):
         transform = TrainTransform(32, mean=(mean,) * 3, std=(1, 1, 1))
         grey, rng = Image.new('RGB', (20, 20), (9, 9, 9)), np.random.default_rng(0)
-        image, _ = transform.augment.apply('TranslateXRel', grey, 10, rng)
+        image, _ = rendered.op(transform.augment, 'TranslateXRel', grey, 10, rng, transform.fill)
         columns = np.asarray(image)[10, :, 0].tolist()
         assert set(columns) == {9, fill}
 

@@ -30,7 +30,7 @@ import numpy as np
 import main as trainer
 from models import published_defaults
 from util import files
-from util.data import datasets
+from util.data import listing
 from util.errors import UserError
 from util.logger import log
 
@@ -65,19 +65,21 @@ def write_lists(photos, out, val_share):
     """Write train_list.txt, val_list.txt and label_list.txt into `out`; returns the number of classes."""
     train = os.path.join(photos, 'train')
     root = train if os.path.isdir(train) else photos
-    samples = datasets.read_folder(root, sys.maxsize)
+    samples = listing.read_folder(root, sys.maxsize)
     names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
     if len(names) < 2:
         raise UserError(f'{root}: photos of one class only ({names[0]}); there must be a folder for each of several')
     val = os.path.join(photos, 'val')
     if os.path.isdir(val):
-        held_out = datasets.read_folder(val, len(names))
+        held_out = listing.read_folder(val, len(names))
     else:
         samples, held_out = hold_out(samples, names, val_share)
     for name, part in (('train_list.txt', samples), ('val_list.txt', held_out)):
         lines = [f'{os.path.relpath(path, photos)} {label}\n' for path, label in part]
-        files.write(os.path.join(out, name), ''.join(lines).encode())
-    files.write(os.path.join(out, 'label_list.txt'), ''.join(f'{i} {name}\n' for i, name in enumerate(names)).encode())
+        files.write(os.path.join(out, name), os.fsencode(''.join(lines)))
+    files.write(
+        os.path.join(out, 'label_list.txt'), os.fsencode(''.join(f'{i} {name}\n' for i, name in enumerate(names)))
+    )
     log(f'{photos}: {len(names)} classes, {len(samples)} photos to learn from, {len(held_out)} to judge by')
     return len(names)
 

@@ -19,8 +19,9 @@ from models import build_model, load_weights, published_defaults, token_grid
 from util import options
 from util.data.images import BadImage, find_images, open_rgb
 from util.data.label_maps import LabelMaps
-from util.data.token_label import sampling_matrix, sparse_target
-from util.data.transforms import EvalTransform, TrainTransform, to_input
+from util.data.normalise import to_input
+from util.data.token_label import sparse_target, token_target
+from util.data.transforms import EvalTransform, TrainTransform
 from util.deploy import insight, records
 from util.deploy.drawing import GAP, MARGIN, PAPER, SIDE, Tokens, arrange, heat, save, short_name, tile
 from util.errors import UserError
@@ -68,19 +69,21 @@ def map_tiles(path, maps, args, names):
     scores, ids = maps.read(path)
     covered = maps.covered(*source.size)
 
-    def targets(sampling):
-        return dense(sparse_target(scores, ids, sampling, args.nb_classes), args.nb_classes)
-
     left, top, width, height = covered
     square = source.crop((round(left), round(top), round(left + width), round(top + height)))
-    every_cell = np.eye(scores[0].size, dtype='float32')
-    tiles = [tile(on_white(source), file_name(path)), tile(square, 'label map', Tokens.of(targets(every_cell)), names)]
+    every_cell = sparse_target(scores, ids, np.eye(scores[0].size, dtype='float32'), args.nb_classes)
+    cells = Tokens.of(dense(every_cell, args.nb_classes))
+    tiles = [tile(on_white(source), file_name(path)), tile(square, 'label map', cells, names)]
     grid = token_grid(args.model, args.input_size)
     transform = TrainTransform(args.input_size, aa=args.aa, reprob=0.0, geometry=args.token_label_geometry)
     for draw in range(args.draws):
-        image, matrix = transform.draw(source, np.random.default_rng([args.seed, draw]))
-        sampling = sampling_matrix(matrix, args.input_size, grid, covered=covered, map_shape=scores.shape[1:])
-        tiles.append(tile(image, f'draw {draw}: token targets', Tokens.of(targets(sampling)[1:]), names))
+        draws = transform.draw(source.size, np.random.default_rng([args.seed, draw]))
+        image = Image.fromarray(transform.render(source, draws))
+        target = token_target(
+            scores, ids, args.nb_classes, matrix=draws.matrix, side=args.input_size, grid=grid, covered=covered
+        )
+        tokens = Tokens.of(dense(target, args.nb_classes)[1:])
+        tiles.append(tile(image, f'draw {draw}: token targets', tokens, names))
     return tiles
 
 

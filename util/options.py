@@ -78,6 +78,13 @@ def add_data(parser, train=False):
         add('--cls_label_path_train', metavar='FILE', help="list 'path class_id' (default: the folders of train/)")
     add('--cls_label_path_val', metavar='FILE', help='list file of the validation set (default: the folders of val/)')
     add('--num_workers', default=10, type=int, help='loader processes, at most the cores of the machine')
+    add('--prefetch_factor', default=2, type=count, help='batches that each loader process prepares in advance')
+    if train:
+        switch(add, 'persistent_workers', 'keep the loader processes of the training set from epoch to epoch')
+    help = "pil: the published recipe's pixels; cv2: nearly the same, faster, by opencv-python-headless and simplejpeg"
+    if train:
+        help += ' (training only: validation is by pil, so that accuracies compare with published ones)'
+    add('--image_backend', default='pil', choices=('pil', 'cv2'), help=help)
 
 
 def add_amp(parser):

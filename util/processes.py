@@ -5,6 +5,7 @@ import ctypes
 import glob
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 
@@ -17,6 +18,11 @@ _watched = []  # the loader processes that run, or that have died
 def worker_count(requested):
     """Loader processes to start: as many as requested, never more than the cores of this machine."""
     return max(0, min(requested, os.cpu_count() or 1))
+
+
+def local_processes():
+    """Processes of the run on this machine; the launchers of some versions of Paddle only say how many there are."""
+    return int(os.environ.get('PADDLE_LOCAL_SIZE') or os.environ.get('PADDLE_TRAINERS_NUM') or 1)
 
 
 def begin_worker(parent, _worker_id):
@@ -77,6 +83,11 @@ def kill_workers():
                 with contextlib.suppress(OSError):
                     os.unlink(path)
     signal.signal(signal.SIGCHLD, handler)
+
+
+def free_shared_memory(folder=SHARED_MEMORY):
+    """Bytes free where Paddle's loader processes put their batches (64 MB in all in a container of Docker's)."""
+    return shutil.disk_usage(folder).free if os.path.isdir(folder) else 0
 
 
 def sweep_shared_memory(folder=SHARED_MEMORY, age=3600):

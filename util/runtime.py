@@ -19,7 +19,7 @@ import warnings
 
 from util import config
 from util.errors import UserError
-from util.processes import death_of_worker, kill_workers
+from util.processes import death_of_worker, kill_workers, local_processes
 
 
 def cpu_fields():
@@ -51,11 +51,10 @@ def _threads_set_by_user():
 
 def _set_environment():
     """Choose CPU threads and MKL's code path; returns one line that says what was chosen."""
-    local_processes = int(os.environ.get('PADDLE_LOCAL_SIZE') or os.environ.get('PADDLE_TRAINERS_NUM') or 1)
     threads = _threads_set_by_user()
     if threads is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-        threads = str(max(1, cores // local_processes))
+        threads = str(max(1, cores // local_processes()))
         os.environ['OMP_NUM_THREADS'] = threads
         chosen = f'CPU: {threads} thread(s) per process'
     else:

@@ -1,4 +1,4 @@
-"""util/data/auto_augment.py: policies, draws, matrices against what pixels do.
+"""util/data/auto_augment.py: policies, draws, matrices against what pixels do (by Pillow).
 
 What each op does to the pixels at each level is compared with the original's in tests/parity/test_augmentation.py.
 """
@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from util.data.auto_augment import GEOMETRIC, NAMES, WEIGHTS, RandAugment
-from util.data.auto_augment import affine, rotate
+import rendered
+from util.data.auto_augment import GEOMETRIC, NAMES, WEIGHTS, Op, RandAugment, rotate
+from util.data.render_pil import affine
 from util.errors import UserError
 
 RAMP = Image.fromarray(
@@ -49,17 +50,17 @@ def test_what_is_no_policy_is_refused_by_name(config):
 
 
 class Recorder(RandAugment):
-    """Notes (op, level) instead of applying it."""
+    """Notes (op, level)."""
 
-    def apply(self, name, image, level, rng):
+    def op(self, name, level, size, rng):
         self.__dict__.setdefault('seen', []).append((name, level))
-        return image, np.eye(3)
+        return Op(name, None)
 
 
 def record(config, images=8000, seed=0):
     policy, rng = Recorder(config), np.random.default_rng(seed)
     for _ in range(images):
-        policy(RAMP, rng)
+        policy.draw(RAMP.size, rng)
     return policy.seen
 
 
@@ -82,28 +83,8 @@ def test_weighted_choice_follows_the_weights_and_never_draws_what_has_none():
     policy, rng = Recorder('rand-n2-w0'), np.random.default_rng(0)
     for _ in range(1000):
         policy.seen = []
-        policy(RAMP, rng)
+        policy.draw(RAMP.size, rng)
         assert len({name for name, _ in policy.seen}) == len(policy.seen), 'no op twice for an image'
-
-
-def test_the_returned_matrix_is_the_product_of_the_steps():
-    class Fixed(RandAugment):
-        def apply(self, name, image, level, rng):
-            step = np.array([[1.0, rng.normal(), rng.normal()], [rng.normal(), 1.0, rng.normal()], [0, 0, 1]])
-            self.steps.append(step)
-            return image, step
-
-    policy = Fixed('rand-n3')
-    longest = 0
-    for seed in range(20):
-        policy.steps = []
-        _, matrix = policy(RAMP, np.random.default_rng(seed))
-        longest = max(longest, len(policy.steps))
-        point = np.array([3.0, 5.0, 1.0])
-        for step in policy.steps[::-1]:  # from the last image back to the first
-            point = step @ point
-        assert np.allclose(matrix @ [3.0, 5.0, 1.0], point)
-    assert longest == 3
 
 
 # ---- levels to arguments
@@ -124,7 +105,8 @@ def test_geometric_arguments_grow_with_the_level_and_have_either_sign_equally_of
 
 def test_inc_selects_the_increasing_set():
     rng = np.random.default_rng(0)
-    weak, strong = (np.asarray(RandAugment(f'rand-inc{inc}').apply('Posterize', RAMP, 0.0, rng)[0]) for inc in (1, 0))
+    policies = RandAugment('rand-inc1'), RandAugment('rand-inc0')
+    weak, strong = (np.asarray(rendered.op(policy, 'Posterize', RAMP, 0.0, rng)[0]) for policy in policies)
     assert np.array_equal(weak, pixels(RAMP) // 16 * 16) and not strong.any()
 
 
@@ -135,7 +117,7 @@ def test_inc_selects_the_increasing_set():
 def test_geometric_ops_at_level_zero_are_the_identity(name):
     for interpolation in FILTERS:
         policy = RandAugment('rand', interpolation=interpolation)
-        image, matrix = policy.apply(name, noise(), 0.0, np.random.default_rng(0))
+        image, matrix = rendered.op(policy, name, noise(), 0.0, np.random.default_rng(0))
         assert np.allclose(matrix, np.eye(3)) and np.array_equal(pixels(image), pixels(noise()))
 
 
@@ -156,11 +138,12 @@ def centre(image):
 @pytest.mark.parametrize('name', GEOMETRIC)
 def test_the_matrix_says_where_a_blob_in_the_result_came_from(name, interpolation):
     rng = np.random.default_rng(0)
-    policy, checked = RandAugment('rand', fill=(0, 0, 0), interpolation=interpolation), 0
+    policy, checked = RandAugment('rand', interpolation=interpolation), 0
     for _ in range(40):
         width, height = rng.integers(50, 90, 2)
         source = rng.uniform(8, width - 8), rng.uniform(8, height - 8)
-        image, matrix = policy.apply(name, blob(width, height, *source), rng.uniform(2, 10), rng)
+        before = blob(width, height, *source)
+        image, matrix = rendered.op(policy, name, before, rng.uniform(2, 10), rng, fill=(0, 0, 0))
         landed = np.linalg.inv(matrix) @ [*source, 1.0]
         if not (8 < landed[0] < width - 8 and 8 < landed[1] < height - 8):
             continue  # cut off by the frame
@@ -185,14 +168,14 @@ def test_rotate_has_the_very_pixels_of_pils_counter_clockwise_rotation_about_the
     for degrees in (-30.0, 7.5, 27.0, 90.0, *rng.uniform(-30, 30, 60)):
         width, height = rng.integers(40, 130, 2)
         image = noise(width, height, seed=1)
-        own = affine(image, rotate(degrees, width, height), interpolation, (9, 9, 9))
+        own = affine(image, rotate(degrees, width, height), interpolation, (9, 9, 9), (0, 0, width, height))
         pil = image.rotate(degrees, interpolation, fillcolor=(9, 9, 9))
         assert np.array_equal(pixels(own), pixels(pil)), degrees
 
 
 def test_what_comes_from_outside_the_image_is_filled():
-    policy, white = RandAugment('rand', (124, 116, 104), Image.BILINEAR), Image.new('RGB', (40, 20), (255, 255, 255))
-    image, _ = policy.apply('TranslateXRel', white, 10.0, np.random.default_rng(0))
+    policy, white = RandAugment('rand', Image.BILINEAR), Image.new('RGB', (40, 20), (255, 255, 255))
+    image, _ = rendered.op(policy, 'TranslateXRel', white, 10.0, np.random.default_rng(0), fill=(124, 116, 104))
     filled = (pixels(image) == (124, 116, 104)).all(-1)
     assert filled.sum() == 20 * 18 and (pixels(image)[~filled] == 255).all()  # 0.45 of 40 columns
 
@@ -206,6 +189,6 @@ def test_every_op_works_with_every_filter_at_both_ends_and_photometric_ones_move
             *((f, end) for f in FILTERS for end in (0, 10)),
         ]:
             policy = RandAugment(config, interpolation=interpolation)
-            image, matrix = policy.apply(name, noise(), level, np.random.default_rng(0))
+            image, matrix = rendered.op(policy, name, noise(), level, np.random.default_rng(0))
             assert image.size == (40, 28) and image.mode == 'RGB'
             assert name in GEOMETRIC or np.array_equal(matrix, np.eye(3))

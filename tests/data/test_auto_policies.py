@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from util.data.auto_augment import GEOMETRIC, NAMES, PHOTOMETRIC, RandAugment
+import rendered
+from util.data.auto_augment import GEOMETRIC, NAMES, PHOTOMETRIC, Op, RandAugment
 from util.data.auto_policies import TABLES, AutoAugment, build_policy
 from util.data.transforms import TrainTransform
 from util.errors import UserError
@@ -19,11 +20,11 @@ RAMP = Image.fromarray(
 
 
 class Recorder(AutoAugment):
-    """Notes (op, level) instead of applying it."""
+    """Notes (op, level)."""
 
-    def apply(self, name, image, level, rng):
+    def op(self, name, level, size, rng):
         self.__dict__.setdefault('seen', []).append((name, level))
-        return image, np.eye(3)
+        return Op(name, None)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def test_a_table_has_25_pairs_of_ops_that_there_are(name, ops, first, last):
 def test_each_pair_is_drawn_equally_often_and_each_op_with_its_probability_at_its_level(name):
     policy, rng = Recorder(name), np.random.default_rng(0)
     for _ in range(20_000):
-        policy(RAMP, rng)
+        policy.draw(RAMP.size, rng)
     counts, expected = collections.Counter(policy.seen), collections.Counter()
     for pair in TABLES[name]:
         for op, probability, level in pair:
@@ -59,7 +60,7 @@ def test_each_pair_is_drawn_equally_often_and_each_op_with_its_probability_at_it
 def test_noise_on_the_levels_stays_between_0_and_10():
     policy, rng = Recorder('v0-mstd2.5'), np.random.default_rng(0)
     for _ in range(3000):
-        policy(RAMP, rng)
+        policy.draw(RAMP.size, rng)
     levels = np.array([level for op, level in policy.seen if op == 'TranslateYRel'])  # 9 in the table
     assert levels.min() >= 0 and levels.max() == 10 and 1 < levels.std() < 2.5
 
@@ -70,7 +71,7 @@ def test_the_matrix_says_where_pixels_come_from(name):
     policy, moved = AutoAugment(name, interpolation=Image.BILINEAR), 0
     policy.table = [[op for op in pair if op[0] in GEOMETRIC] for pair in policy.table]
     for seed in range(150):
-        image, matrix = policy(RAMP, np.random.default_rng(seed))
+        image, matrix = rendered.policy(policy, RAMP, np.random.default_rng(seed))
         moved += not np.array_equal(matrix, np.eye(3))
         array = np.asarray(image).astype('float64')
         for row, column in ((40, 60), (35, 70), (45, 50)):
@@ -87,10 +88,10 @@ def test_posterize_of_the_paper_keeps_4_to_8_bits_and_that_of_efficientnet_0_to_
 
 
 def test_a_policy_is_known_by_its_name():
-    assert type(build_policy('original', (0, 0, 0), None)) is AutoAugment
-    assert type(build_policy('v0-mstd0.5', (0, 0, 0), None)) is AutoAugment
-    assert type(build_policy('rand-m9', (0, 0, 0), None)) is RandAugment
+    assert type(build_policy('original', None)) is AutoAugment
+    assert type(build_policy('v0-mstd0.5', None)) is AutoAugment
+    assert type(build_policy('rand-m9', None)) is RandAugment
     assert TrainTransform(32, aa='v0').augment.table == TABLES['v0']
     for wrong in ('original-m9', 'v0-mstd', 'v1', 'augmix-m5-w4-d2', 'autoaugment'):
         with pytest.raises(UserError, match=f'--aa {wrong}: '):
-            build_policy(wrong, (0, 0, 0), None)
+            build_policy(wrong, None)

@@ -1,4 +1,4 @@
-"""datasets.py, loader.py, images.py: lists, folders, odd images; bad data is named; samples depend on their index."""
+"""datasets.py, loader.py, images.py: odd images; bad data is named; samples depend on their index."""
 
 import os
 import struct
@@ -14,8 +14,9 @@ from PIL import Image
 import main
 from util import options
 from util.data import label_maps
-from util.data.datasets import EvalDataset, TrainDataset, read_folder, read_list
+from util.data.datasets import EvalDataset, TrainDataset
 from util.data.images import open_rgb
+from util.data.listing import read_list
 from util.data.loader import (
     EvalSampler,
     TrainSampler,
@@ -24,6 +25,7 @@ from util.data.loader import (
     build_train_loader,
     sweep_shared_memory,
 )
+from util.data.normalise import to_input
 from util.data.transforms import EvalTransform, TrainTransform
 from util.errors import UserError
 from util.train.loss import batch_targets
@@ -35,74 +37,6 @@ def said(call, *args, **kwargs):
         call(*args, **kwargs)
     assert '\n' not in str(error.value)
     return str(error.value)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """root/a/1.png, root/a/2.JPG, root/b/3.webp, and things that are no images."""
-    root = tmp_path / 'root'
-    for name in ('a/2.JPG', 'a/1.png', 'b/3.webp'):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new('RGB', (8, 6), (10, 200, 30)).save(root / name)
-    (root / 'a' / 'notes.txt').write_text('no image')
-    (root / 'readme.md').write_text('no class')
-    return root
-
-
-# ---- folders
-
-
-def test_a_folders_classes_are_its_sorted_folders_and_its_images_are_sorted(folder):
-    expected = [('a/1.png', 0), ('a/2.JPG', 0), ('b/3.webp', 1)]
-    assert read_folder(str(folder), 2) == [(str(folder / name), label) for name, label in expected]
-
-
-def test_a_missing_folder_an_empty_one_and_one_of_too_many_classes_are_named(folder, tmp_path):
-    assert str(tmp_path / 'none') in said(read_folder, str(tmp_path / 'none'), 2)
-    (tmp_path / 'empty' / 'a').mkdir(parents=True)
-    assert 'no images' in said(read_folder, str(tmp_path / 'empty'), 2)
-    message = said(read_folder, str(folder), 1)
-    assert str(folder) in message and '2 class folders' in message and '--nb_classes is 1' in message
-
-
-# ---- lists
-
-
-@pytest.fixture
-def listing(folder, tmp_path):
-    """listing(text) -> samples of that list file; listing.path is the file."""
-
-    def call(text, num_classes=10):
-        (tmp_path / 'list.txt').write_text(text, encoding='utf-8')
-        return read_list(str(folder), call.path, num_classes)
-
-    call.path = str(tmp_path / 'list.txt')
-    return call
-
-
-def test_a_list_keeps_its_order_its_ids_and_names_with_spaces(listing, folder):
-    Image.new('RGB', (8, 8)).save(folder / 'a' / 'two words.png')
-    expected = [('b/3.webp', 7), ('a/two words.png', 0), ('a/1.png', 9)]
-    samples = listing('\ufeffb/3.webp 7\n\na/two words.png 0\r\na/1.png 9\n')
-    assert samples == [(str(folder / name), label) for name, label in expected]
-
-
-BAD_LINES = [(line, 'expected') for line in ('a/2.JPG', 'a/2.JPG x', 'a/2.JPG 1.5', '7', 'a/2.JPG,3')]
-BAD_LINES += [(f'a/2.JPG {label}', f'class id {label}, but --nb_classes is 10') for label in (10, -1)]
-BAD_LINES += [(line, 'does not exist; check --data_path') for line in ('a/none.png 3', 'c/1.png 3', 'a/2.jpg 3')]
-
-
-@pytest.mark.parametrize('line, says', BAD_LINES)
-def test_a_bad_line_is_named_with_its_file_and_number(listing, line, says):
-    message = said(listing, f'a/1.png 0\n\n{line}\n')
-    assert message.startswith(f'{listing.path}, line 3: ') and says in message
-
-
-def test_an_empty_list_a_missing_one_and_one_that_is_no_text_are_named(listing, folder):
-    assert said(listing, '\n \n') == f'{listing.path}: lists no images'
-    for path in ('/nowhere/list.txt', str(folder / 'a/1.png'), str(folder / 'a')):
-        assert said(read_list, str(folder), path, 10).startswith(f'{path}: not a readable text file (')
-    assert '--data_path /nowhere' in said(read_list, '/nowhere', listing.path, 10)
 
 
 # ---- image files
@@ -182,15 +116,17 @@ def train_loader(root, *flags):
     return build_train_loader(arguments(root, *flags))
 
 
-def eval_loader(root, *flags):
-    return build_eval_loader(arguments(root, *flags), 1.0)
+def eval_loader(root, *flags, backend='pil'):
+    return build_eval_loader(arguments(root, *flags), 1.0, backend=backend)
 
 
-def test_training_skips_a_truncated_image_with_one_warning_that_names_it_and_counts_it(photos, capfd, time_limit):
+def test_training_skips_a_truncated_image_with_one_warning_that_names_it_and_counts_it(
+    photos, backend, capfd, time_limit
+):
     bad = photos / 'train' / 'a' / '05.jpg'
     truncate(bad)
     with time_limit(30):
-        loader = train_loader(photos, '--num_workers', 2)
+        loader = train_loader(photos, '--num_workers', 2, '--image_backend', backend)
         for epoch in range(2):
             loader.set_epoch(epoch)
             assert sum(batch['image'].shape[0] for batch in loader) == 12
@@ -204,17 +140,20 @@ def numbered(root, count=12):
     return [(str(root / 'train/a' / f'{i:02d}.jpg'), i) for i in range(count)]
 
 
-def test_a_skipped_image_is_replaced_by_the_next_with_its_own_label(photos):
-    samples = numbered(photos)
-    dataset = TrainDataset(samples, TrainTransform(32), 12)
+def test_a_skipped_image_is_replaced_by_the_next_with_its_own_label(photos, backend):
+    samples, transform = numbered(photos), TrainTransform(32, backend=backend)
+    dataset = TrainDataset(samples, transform, 12, seed=5)
     truncate(samples[11][0])
     assert dataset[11]['label'] == dataset[11]['index'] == 0, 'around the end'
+    expected, *_ = transform.load(samples[0][0], np.random.default_rng([5, 0, 11]))
+    assert np.array_equal(dataset[11]['image'], expected), 'with the draws of the one that was asked for'
     truncate(samples[0][0])
     assert dataset[11]['label'] == 1 and dataset[5]['label'] == 5
 
 
-def test_any_damaged_file_is_skipped_and_one_of_a_billion_pixels_not_unpacked(photos):
-    path, dataset = photos / 'train/a/00.jpg', TrainDataset(numbered(photos, 2), TrainTransform(32), 2)
+def test_any_damaged_file_is_skipped_and_one_of_a_billion_pixels_not_unpacked(photos, backend):
+    path, transform = photos / 'train/a/00.jpg', TrainTransform(32, backend=backend)
+    dataset = TrainDataset(numbered(photos, 2), transform, 2)
     heads = b'', b'not an image', b'\x89PNG\r\n\x1a\n', b'BM', b'\xff\xd8\xff\xe0', b'RIFF\x10\0\0\0WEBPVP8 ', b'GIF89a'
     for head in heads:
         path.write_bytes(head + b'\0' * 50)
@@ -241,18 +180,21 @@ def test_a_set_of_which_nothing_can_be_decoded_ends(photos, time_limit):
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-def test_evaluation_stops_at_a_bad_image_and_prediction_marks_it(photos, capfd, time_limit, workers):
+def test_evaluation_stops_at_a_bad_image_and_prediction_marks_it(photos, backend, capfd, time_limit, workers):
     bad = photos / 'val' / 'a' / '07.jpg'
     truncate(bad)
     with time_limit(30):
         # first: what is forked while Paddle's threads of an abandoned loader run may inherit a lock of theirs
         files = sorted(map(str, bad.parent.iterdir()))
-        batches = list(build_predict_loader(files, EvalTransform(32, 1.0), 5))
-        message = said(list, eval_loader(photos, '--num_workers', workers))
+        batches = list(build_predict_loader(files, EvalTransform(32, 1.0, backend=backend), 5))
+        message = said(list, eval_loader(photos, '--num_workers', workers, backend=backend))
         assert message.startswith(f'{bad}: cannot be decoded')
     assert [batch['label'].tolist() for batch in batches] == [[0] * 5, [0, 0, -1, 0, 0], [0, 0]]
     assert sum((batch['index'].tolist() for batch in batches), []) == list(range(12))
-    assert not batches[1]['image'][2].numpy().any() and f'warning: {bad}: ' in capfd.readouterr().err
+    assert (
+        np.array_equal(batches[1]['image'][2].numpy(), to_input(np.zeros((32, 32, 3), 'uint8')))
+        and f'warning: {bad}: ' in capfd.readouterr().err
+    )
 
 
 # ---- label maps
@@ -295,7 +237,7 @@ def test_images_without_a_map_can_be_let_in_with_their_label_alone(photos, maps)
     flags = [*maps.flags, '--num_workers', 0]
     assert '1 of 12 images have none' in said(train_loader, photos, *flags)
     loader = train_loader(photos, *flags, '--allow_missing_token_label')
-    assert [os.path.basename(path) for path in loader.dataset.unmapped] == ['00.jpg']
+    assert loader.dataset.unmapped.tolist() == [True] + [False] * 11 and loader.dataset.unmapped_images == 1
     unmapped = 0
     for batch in loader:
         targets = batch_targets(batch, 10, smoothing=0.1)
@@ -305,6 +247,20 @@ def test_images_without_a_map_can_be_let_in_with_their_label_alone(photos, maps)
             assert bool((targets.token_targets[i].numpy() == 0).all()) == (not mapped)
             unmapped += not mapped
     assert unmapped == 1
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_file_names_need_not_be_text(photos, maps, time_limit, workers):
+    odd = os.fsdecode(b'odd\xff\xe9.jpg')  # neither UTF-8 nor, as str, to be encoded
+    for split in ('train', 'val'):
+        (photos / split / 'a' / '03.jpg').rename(photos / split / 'a' / odd)
+    assert 'no label map' in said(train_loader, photos, *maps.flags)
+    (maps.folder / '03.npy').rename(maps.folder / odd.replace('.jpg', '.npy'))
+    with time_limit(30):
+        assert len(list(train_loader(photos, *maps.flags, '--num_workers', workers))) == 3
+        truncate(photos / 'val' / 'a' / odd)
+        message = said(list, eval_loader(photos, '--num_workers', workers))
+    assert '/val/a/odd\\udcff\\udce9.jpg: cannot be decoded' in message and message.isprintable()
 
 
 def test_a_folder_without_maps_is_named_before_the_first_epoch(photos, tmp_path):
@@ -317,12 +273,13 @@ def test_a_folder_without_maps_is_named_before_the_first_epoch(photos, tmp_path)
 # ---- determinism
 
 
-def test_a_sample_is_a_function_of_seed_epoch_and_index(scenes):
+def test_a_sample_is_a_function_of_seed_epoch_and_index(scenes, backend):
     samples = read_list(str(scenes), str(scenes / 'train_list.txt'), 10)
     maps = label_maps.LabelMaps(str(scenes / 'label_maps'), 10)
 
     def sample(seed, epoch, index, first=()):
-        dataset = TrainDataset(samples, TrainTransform(32), 10, seed, label_maps=maps, grid=2)
+        transform = TrainTransform(32, backend=backend)
+        dataset = TrainDataset(samples, transform, 10, seed, label_maps=maps, grid=2)
         dataset.set_epoch(epoch)
         for i in first:
             dataset[i]
@@ -334,9 +291,9 @@ def test_a_sample_is_a_function_of_seed_epoch_and_index(scenes):
 
 
 @pytest.mark.parametrize('workers', [1, 2])
-def test_batches_do_not_depend_on_the_number_of_processes(photos, workers):
+def test_batches_do_not_depend_on_the_number_of_processes(photos, workers, backend):
     def batches(n):
-        loader = train_loader(photos, '--num_workers', n)
+        loader = train_loader(photos, '--num_workers', n, '--image_backend', backend)
         loader.set_epoch(3)
         return [batch['image'].numpy().tobytes() for batch in loader]
 
@@ -389,7 +346,7 @@ def test_an_evaluation_sample_is_the_transform_of_its_file(photos):
     sample = EvalDataset([('x', 0), (path, 4)], transform)[1]
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        np.testing.assert_array_equal(sample['image'], transform(Image.open(path).convert('RGB')))
+        np.testing.assert_array_equal(to_input(sample['image']), transform(Image.open(path).convert('RGB')))
     assert sample['label'] == 4 and sample['index'] == 1
 
 

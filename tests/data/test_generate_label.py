@@ -14,7 +14,7 @@ from PIL import Image
 import generate_label
 from models import build_model
 from util import dist, files
-from util.data import annotator, datasets
+from util.data import annotator, listing
 from util.data.images import open_rgb
 from util.data.label_maps import LabelMaps
 from util.data.transforms import EvalTransform
@@ -249,7 +249,7 @@ def accuracy(out):
 @paddle.no_grad()
 def test_top1_is_that_of_the_mean_score_of_all_classes(generate, scenes):
     right = 0
-    for path, label in datasets.read_folder(str(scenes / 'train'), 10):
+    for path, label in listing.read_folder(str(scenes / 'train'), 10):
         right += int(generate.model.forward_dense(inputs(path))[1].mean(axis=1).argmax().item() == label)
     assert accuracy(generate('--topk', 1).out) == (100 * right / 40, 40)
 
@@ -279,10 +279,10 @@ def test_an_annotator_that_is_no_better_than_guessing_is_said_aloud(generate, we
 def test_an_annotator_that_knows_its_classes_is_not_warned_of(generate, scenes):
     guesses = [
         int(generate.model.forward_dense(inputs(path))[1].mean(axis=1).argmax().item())
-        for path, _ in datasets.read_folder(str(scenes / 'train'), 10)
+        for path, _ in listing.read_folder(str(scenes / 'train'), 10)
     ]  # labels that the annotator agrees with in 12 of 40
     names = [line.split()[0] for line in (scenes / 'train_list.txt').read_text().splitlines()]
-    order = {path: guess for (path, _), guess in zip(datasets.read_folder(str(scenes / 'train'), 10), guesses)}
+    order = {path: guess for (path, _), guess in zip(listing.read_folder(str(scenes / 'train'), 10), guesses)}
     labels = [order[str(scenes / name)] + (i >= 12) for i, name in enumerate(names)]
     lines = [f'{name} {label % 10}\n' for name, label in zip(names, labels)]
     (generate.out / 'list.txt').write_text(''.join(lines))

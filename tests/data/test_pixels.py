@@ -13,6 +13,7 @@ import PIL
 import pytest
 from PIL import Image
 
+import rendered
 from conftest import ROOT
 from util.data.transforms import EvalTransform, TrainTransform
 
@@ -49,7 +50,7 @@ def photo():
 @pytest.mark.parametrize('interpolation', ['random', 'lanczos'])
 def test_forty_draws_of_the_training_transform(photo, aa, interpolation):
     transform = TrainTransform(64, interpolation=interpolation, aa=aa)
-    draws = [transform.draw(photo, np.random.default_rng(seed))[0] for seed in range(40)]
+    draws = [rendered.sample(transform, photo, np.random.default_rng(seed))[0] for seed in range(40)]
     assert digest(draws) == DIGESTS[f'{aa} {interpolation}']
 
 

@@ -7,9 +7,10 @@ import paddle
 import pytest
 from PIL import Image
 
-from util.data import auto_augment
+import rendered
+from util.data import auto_augment, transforms
 from util.data.label_maps import LabelMaps
-from util.data.token_label import dense_target, stack_targets, sampling_matrix, sparse_target
+from util.data.token_label import dense_target, sampling_matrix, sparse_target, stack_targets, token_target
 from util.data.transforms import TrainTransform
 
 pytestmark = pytest.mark.cross_version
@@ -44,8 +45,8 @@ def brute_force(matrix, side, tokens, covered, shape):
     for n in (1, tokens):
         edge = side / n
         origin, right, down = (np.array(to_map(*p)) for p in ((0, 0), (edge, 0), (0, edge)))
-        across = max(1, math.ceil(np.linalg.norm(right - origin)))
-        along = max(1, math.ceil(np.linalg.norm(down - origin)))
+        across = max(1, math.ceil(np.linalg.norm(right - origin) - 1e-9))  # whole numbers but for rounding are whole
+        along = max(1, math.ceil(np.linalg.norm(down - origin) - 1e-9))
         for row in range(n):
             for column in range(n):
                 total = np.zeros(height * width)
@@ -159,6 +160,54 @@ def test_targets_are_the_smoothed_softmax_of_the_sampled_map(classes, smoothing)
     assert np.allclose(target.astype('float64').sum(-1), 1 + smoothing / classes, atol=1e-5)
 
 
+def views(rng, side, width, height):
+    """{kind: matrix from an input of `side` pixels to a source}: every way in which a token meets the map."""
+    crop = transforms.crop_matrix(transforms.random_crop_box(width, height, rng), side, width, height)
+    box = transforms.random_crop_box(width, height, rng)
+    flip, shift, shear = np.eye(3), np.eye(3), np.eye(3)
+    flip[0] = -1, 0, width
+    shift[:2, 2] = rng.uniform(-0.6, 0.6, 2) * (width, height)
+    shear[rng.permutation(2), [0, 1]] = 1, rng.uniform(-0.3, 0.3)
+    return {
+        'crop': crop,
+        'flipped crop': flip @ crop,
+        'shifted crop, partly outside': shift @ crop,
+        'one row outside': transforms.crop_matrix((0, -height, width, height + 1), side, width, height),
+        'all outside': transforms.crop_matrix((3 * width, 0, width, height), side, width, height),
+        'exchanged axes of the reference': transforms.crop_matrix(box, side, width, height, 'reference'),
+        'sheared': shear @ crop,
+        'turned': random_affine(rng, side, width, height),
+        'turned by a right angle': np.array([[0, height / side, 0.3], [width / side, 0, 0.7], [0, 0, 1.0]]),
+    }
+
+
+@pytest.mark.parametrize('covered', [(15, 0, 60, 60), (0, 0, 90, 60)], ids=['center', 'full'])
+@pytest.mark.parametrize('cells, grid', [(1, 2), (2, 7), (3, 28), (7, 3), (18, 14), (18, 2)])
+def test_the_target_of_every_kind_of_view_is_the_softmax_of_the_map_sampled_in_a_written_out_loop(cells, grid, covered):
+    rng, side, classes = np.random.default_rng(cells), 4 * grid, 50
+    for kind, matrix in views(rng, side, 90, 60).items():
+        scores, ids, dense = label_map(rng, classes, cells)
+        expected = softmax(brute_force(matrix, side, grid, covered, (cells, cells)) @ dense)
+        sparse = token_target(scores, ids, classes, matrix=matrix, side=side, grid=grid, covered=covered)
+        assert np.abs(expanded([sparse], classes)[0] - expected).max() < 3e-6, kind
+        assert [field.dtype for field in sparse] == [np.int64, np.float32, np.float32], kind
+        assert (np.ptp(expected) < 1e-9) == (kind == 'all outside'), kind
+
+
+def test_only_classes_of_cells_that_the_crop_touches_are_listed():
+    ids, scores = np.arange(16).reshape(1, 4, 4), np.ones((1, 4, 4), 'float32')
+    lower_right = transforms.crop_matrix((45, 45, 15, 15), 8, 60, 60)  # cell 15, and what bilinear sampling adds
+    straight = token_target(scores, ids, 99, matrix=lower_right, side=8, grid=2, covered=(0, 0, 60, 60))
+    assert straight.ids.tolist() == [10, 11, 14, 15]
+    turned = lower_right @ [[0, 1, 0], [1, 0, 0], [0, 0, 1]]
+    other = token_target(scores, ids, 99, matrix=turned, side=8, grid=2, covered=(0, 0, 60, 60))
+    assert other.ids.tolist() == [10, 11, 14, 15]
+    exchanged = [0, 1, 3, 2, 4]  # its tokens' rows and columns are, those of the target with them
+    assert np.allclose(other.listed, straight.listed[:, exchanged]) and np.allclose(
+        other.floor[exchanged], straight.floor
+    )
+
+
 def test_targets_are_finite_and_right_for_large_and_negative_scores_and_uniform_outside_the_map():
     ids = np.array([[[0, 1], [2, 3]]])
     for score in (-3000.0, 3000.0):
@@ -198,27 +247,25 @@ def position_image(width, height):
 
 
 class GeometricOps(auto_augment.RandAugment):
-    """Draws geometric ops only, each of them applied; what lies outside is black."""
+    """Draws geometric ops only, each of them applied."""
 
-    def __call__(self, image, rng):
-        total = np.eye(3)
-        for name in rng.choice(list(auto_augment.GEOMETRIC), int(rng.integers(0, 3))):
-            image, matrix = self.apply(name, image, float(rng.uniform(0, 10)), rng)
-            total = total @ matrix
-        return image, total
+    def draw(self, size, rng):
+        names = rng.choice(list(auto_augment.GEOMETRIC), int(rng.integers(0, 3)))
+        return [self.op(name, float(rng.uniform(0, 10)), size, rng) for name in names]
 
 
 @pytest.mark.parametrize('coverage', ['center', 'full'])
 @pytest.mark.parametrize('size, tokens', [(64, 4), (224, 14), (384, 24)])
-def test_every_token_reads_its_label_where_its_pixels_come_from(size, tokens, coverage, tmp_path):
-    transform = TrainTransform(size, interpolation='bilinear', aa='', jitter=0.0, reprob=0.0)
-    transform.augment = GeometricOps('rand', fill=(0, 0, 0), interpolation=Image.NEAREST)  # bilinear would round down
+def test_every_token_reads_its_label_where_its_pixels_come_from(size, tokens, coverage, backend, tmp_path):
+    black = dict(mean=(0, 0, 0), std=(1, 1, 1))  # outside the image
+    transform = TrainTransform(size, 'bilinear', aa='', jitter=0.0, reprob=0.0, **black, backend=backend)
+    transform.augment = GeometricOps('rand', interpolation=Image.NEAREST)  # bilinear would round down
     maps = LabelMaps(str(tmp_path), 1000, coverage)
     rng, errors, flips = np.random.default_rng(size), [], 0
     for draw in range(170):
         cells = (4, 14, 18, 24)[draw % 4]
         width, height = (int(v) for v in rng.integers(80, 256, 2))
-        image, matrix = transform.draw(position_image(width, height), rng)
+        image, matrix = rendered.sample(transform, position_image(width, height), rng)
         flips += np.linalg.det(matrix[:2, :2]) < 0
         left, top, w, h = maps.covered(width, height)
         sampling = sampling_matrix(matrix, size, tokens, (left, top, w, h), (cells, cells)).astype('float64')

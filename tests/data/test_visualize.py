@@ -171,17 +171,17 @@ def test_maps_are_drawn_at_the_tokens_of_the_model(run, photo, maps, tmp_path):
     out = tmp_path / 'draws.png'
     model = ['--model', 'lvvit_nano_patch8', '--input_size', 32, '--nb_classes', 3]
     asked = []
-    original = visualize.sampling_matrix
+    original = visualize.token_target
 
-    def noted(matrix, size, grid, **others):
+    def noted(*map_and_classes, grid, **others):
         asked.append(grid)
-        return original(matrix, size, grid, **others)
+        return original(*map_and_classes, grid=grid, **others)
 
-    visualize.sampling_matrix = noted
+    visualize.token_target = noted
     try:
         done = run(visualize, *model, '--token_label_data', maps, '--input', photo, '--draws', 1, '--output', out)
     finally:
-        visualize.sampling_matrix = original
+        visualize.token_target = original
     assert done.code == 0 and asked == [4]
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 import torch_files
 from util import files
-from util.data import datasets, images, label_maps
+from util.data import images, label_maps, listing
 from util.deploy import records
 from util.weights import checkpoint, pretrained
 
@@ -34,7 +34,7 @@ def label_map(path):
 
 
 def image_list(path):
-    return datasets.read_list(os.path.dirname(path), path, 10)
+    return listing.read_list(os.path.dirname(path), path, 10)
 
 
 def image(path):

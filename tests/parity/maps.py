@@ -1,5 +1,7 @@
 """A small set of images and label maps on disk, read by both projects with the same flips and crops."""
 
+from types import SimpleNamespace
+
 import numpy as np
 from PIL import Image
 
@@ -7,6 +9,7 @@ from util.data import transforms
 from util.data.datasets import TrainDataset
 from util.data.label_maps import LabelMaps
 from util.data.loader import collate
+from util.data.normalise import network_input
 
 # Widths and heights. Primes: where a crop is a whole number of map cells, float32 decides in the original whether
 # RoIAlign takes that many samples along it or one more (up to 7e-4 in a target), float64 here.
@@ -53,12 +56,14 @@ class Set:
         transform = transforms.TrainTransform(size, aa='', jitter=0, reprob=0, geometry=geometry)
         dataset = TrainDataset(
             self.samples,
-            lambda image, rng: transform(image, Draws(next(flips))),
+            SimpleNamespace(load=lambda path, rng: transform.load(path, Draws(next(flips)))),
             self.num_classes,
             label_maps=LabelMaps(self.folder / 'maps', self.num_classes, 'full', geometry),
             grid=tokens,
         )
-        return collate([dataset[i] for i in range(len(self.samples))])
+        batch = collate([dataset[i] for i in range(len(self.samples))])
+        network_input(batch, transform.mean, transform.std)
+        return batch
 
     def theirs(self, monkeypatch, tokens, size, smoothing=0.0):
         """(images, targets [B, C, 2 + N]: true label, class token, tokens) of the original's, as tensors."""

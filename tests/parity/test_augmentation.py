@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import rendered
 from parity.draws import SAMPLING, SIGMAS, Draws, counts_differ, share, values_differ
 from parity.photos import photos
 from util.data import auto_augment
@@ -69,9 +70,9 @@ def cases(name):
 def test_an_op_gives_the_pixels_of_the_original(name, labelled, original, fidelity, monkeypatch):
     results = set()
     for config, negative, interpolation in cases(name):
-        ours, (module, theirs) = RandAugment(config, FILL, interpolation), their_policy(original, config, labelled)
+        ours, (module, theirs) = RandAugment(config, interpolation), their_policy(original, config, labelled)
         for level, photo in itertools.product(LEVELS, photos()):
-            own, _ = ours.apply(name, photo, level, Sign(negative))
+            own, _ = rendered.op(ours, name, photo, level, Sign(negative), FILL)
             op = theirs.ops[NAMES.index(name)]
             expected = their_op(monkeypatch, module, op, photo, level, negative, interpolation)
             fidelity(SECTION, f'{name} at 5 levels on 3 photos: pixels', furthest(own, expected), 0, GREY)
@@ -121,7 +122,7 @@ def test_differs_on_purpose_lanczos_is_bicubic_where_pillow_has_no_lanczos(origi
     with pytest.raises(ValueError):
         their_op(monkeypatch, module, policy.ops[NAMES.index('ShearX')], photo, 9, True, Image.LANCZOS)
     filters = Image.LANCZOS, Image.BICUBIC
-    lanczos, bicubic = (RandAugment('rand', FILL, i).apply('ShearX', photo, 9, rng)[0] for i in filters)
+    lanczos, bicubic = (rendered.op(RandAugment('rand', i), 'ShearX', photo, 9, rng)[0] for i in filters)
     assert lanczos.tobytes() == bicubic.tobytes()
 
 
@@ -131,13 +132,13 @@ def test_differs_on_purpose_lanczos_is_bicubic_where_pillow_has_no_lanczos(origi
 @pytest.mark.parametrize('interpolation', [None, Image.BICUBIC], ids=['random', 'bicubic'])
 @pytest.mark.parametrize('config', ['rand-m9-mstd0.5-inc1', 'rand-m6-n4-mstd1', 'rand-n3-w0-mstd2'])
 def test_with_the_same_draws_images_come_out_the_same(config, interpolation, original, fidelity, monkeypatch):
-    ours = RandAugment(config, FILL, interpolation)
+    ours = RandAugment(config, interpolation)
     hints = {'interpolation': interpolation} if interpolation else {}
     _, theirs = their_policy(original, config, labelled=False, **hints)
     changed = 0
     for seed in range(60):
         photo = photos()[seed % 3].crop((0, 0, 150 + seed, 201 - seed))
-        own, _ = ours(photo, Draws(seed))
+        own, _ = rendered.policy(ours, photo, Draws(seed), FILL)
         with monkeypatch.context() as patch:
             share(patch, original, Draws(seed))
             expected = theirs(photo)
@@ -163,12 +164,11 @@ def our_draws(monkeypatch, config, images):
             patch.setitem(GEOMETRIC, name, op._replace(argument=recorded(name, op.argument)))
         for name, op in PHOTOMETRIC.items():
             arguments = recorded(name, op.argument), recorded(name, op.increasing)
-            patch.setitem(PHOTOMETRIC, name, auto_augment.Photometric(lambda image, _: image, *arguments))
-        patch.setattr(auto_augment, 'affine', lambda image, *_: image)
-        policy, rng, image = RandAugment(config), np.random.default_rng(2), Image.new('RGB', (2, 2))
+            patch.setitem(PHOTOMETRIC, name, auto_augment.Photometric(*arguments))
+        policy, rng = RandAugment(config), np.random.default_rng(2)
         for _ in range(images):
             drawn.append([])
-            policy(image, rng)
+            policy.draw((2, 2), rng)
     return drawn
 
 
@@ -237,7 +237,7 @@ def test_ops_levels_and_signs_of_20000_images_are_distributed_as_the_originals(c
 @pytest.mark.parametrize('config', ['original', 'v0', 'v0-mstd0.5'])
 def test_a_policy_of_autoaugment_is_timms_op_by_op(config, original, monkeypatch):
     module, photo = original.timm.data.auto_augment, photos()[0]
-    ours = AutoAugment(config, FILL, Image.BILINEAR)
+    ours = AutoAugment(config, Image.BILINEAR)
     theirs = module.auto_augment_transform(config, dict(img_mean=FILL))
     assert len(theirs.policy) == len(ours.table) == 25
     for pair, their_pair in zip(ours.table, theirs.policy):
@@ -245,6 +245,6 @@ def test_a_policy_of_autoaugment_is_timms_op_by_op(config, original, monkeypatch
         for (name, probability, level), op in zip(pair, their_pair):
             assert (probability, level, ours.std) == (op.prob, op.magnitude, op.magnitude_std)
             for negative in (True, False) if name in GEOMETRIC else (False,):
-                own, _ = ours.apply(name, photo, level, Sign(negative))
+                own, _ = rendered.op(ours, name, photo, level, Sign(negative), FILL)
                 expected = their_op(monkeypatch, module, op, photo, level, negative, Image.BILINEAR)
                 assert furthest(own, expected) == 0, (name, level)

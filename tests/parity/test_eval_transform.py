@@ -13,9 +13,11 @@ import models
 from parity.fidelity import ABSOLUTE
 from parity.photos import photos
 from parity.weights import random_state
-from util.data.datasets import EvalDataset, read_folder
+from util.data import listing
+from util.data.datasets import EvalDataset
 from util.data.images import open_rgb
-from util.data.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, to_input
+from util.data.normalise import IMAGENET_MEAN, IMAGENET_STD, normalise, to_input
+from util.data.transforms import EvalTransform
 from util.errors import UserError
 
 SECTION = 'Evaluation transform'
@@ -62,7 +64,7 @@ def their_dataset(original, root, **kwargs):
 
 def both(original, root, size, crop_pct, interpolation='bicubic', which=slice(None)):
     """((our uint8 [S, S, 3], our input), (theirs)) of each file of a folder, each side reading the file itself."""
-    samples, transform = read_folder(str(root), 1), EvalTransform(size, crop_pct, interpolation)
+    samples, transform = listing.read_folder(str(root), 1), EvalTransform(size, crop_pct, interpolation)
     ours = EvalDataset(samples, transform)
     arguments = dict(input_size=size, is_training=False, crop_pct=crop_pct, interpolation=interpolation)
     theirs = their_dataset(original, root, **arguments)
@@ -70,7 +72,7 @@ def both(original, root, size, crop_pct, interpolation='bicubic', which=slice(No
     place = {path: i for i, path in enumerate(theirs.filenames(absolute=True))}  # it sorts 2.png before 10.png
     for i, (path, _) in list(enumerate(samples))[which]:
         yield (
-            (np.asarray(transform.crop(open_rgb(path))), ours[i]['image']),
+            (ours[i]['image'], transform(open_rgb(path))),
             (pixels(Image.open(path).convert('RGB')).transpose(1, 2, 0), theirs[place[path]][0].numpy()),
         )
 
@@ -125,8 +127,8 @@ def test_a_network_ranks_the_classes_as_on_the_batches_of_the_originals_loader(j
     dataset = their_dataset(original, jpegs, input_size=64)
     flags = dict(is_training=False, interpolation='bicubic', crop_pct=0.9, num_workers=0, pin_memory=False)
     loader = original.tlt.data.create_token_label_loader(dataset, input_size=64, batch_size=20, **flags)
-    ours = EvalDataset(read_folder(str(jpegs), 1), EvalTransform(64, 0.9))
-    own = np.stack([ours[i]['image'] for i in range(len(ours))])
+    ours = EvalDataset(listing.read_folder(str(jpegs), 1), EvalTransform(64, 0.9))
+    own = normalise(np.stack([ours[i]['image'] for i in range(len(ours))]))
     expected = np.concatenate([batch.numpy() for batch, _ in loader])
     what = "100 JPEGs through the original's loader: "
     fidelity(SECTION, what + "the network's input", np.abs(own - expected).max(), 2e-6, ABSOLUTE)

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import rendered
 from parity.draws import SAMPLING, SIGMAS, Draws, counts_differ, share, values_differ
 from parity.photos import photos
-from util.data.transforms import TrainTransform, color_jitter, random_crop_box, random_erase
+from util.data.normalise import draw_erasing, erase, pack_erased, to_input
+from util.data.transforms import TrainTransform, color_jitter, random_crop_box
 
 SECTION = 'Train transform'
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
@@ -82,13 +84,21 @@ def test_differs_on_purpose_a_crop_has_at_least_one_pixel(original):
 # ---- random erasing
 
 
+def painted(image, erased):
+    """An image [3, H, W] with what was drawn for it erased."""
+    packed = pack_erased([erased])
+    if packed:
+        erase(image[None], **packed)
+    return image
+
+
 @pytest.mark.parametrize('mode', ['pixel', 'rand', 'const'])
 @pytest.mark.parametrize('count', [1, 3])
 def test_with_the_same_draws_the_same_values_are_erased(mode, count, original, fidelity, monkeypatch):
     erasing = original.timm.data.random_erasing.RandomErasing(0.6, mode=mode, max_count=count, device='cpu')
     wrong = erased = 0
     for seed in range(400):
-        own = random_erase(np.full((3, 32, 40), 9.0, 'float32'), Draws(seed), 0.6, mode, count)
+        own = painted(np.full((3, 32, 40), 9.0, 'float32'), draw_erasing(32, 40, Draws(seed), 0.6, mode, count))
         with monkeypatch.context() as patch:
             share(patch, original, Draws(seed))
             expected = erasing(original.torch.full((3, 32, 40), 9.0)).numpy()
@@ -103,10 +113,13 @@ def test_erased_boxes_of_20000_images_are_distributed_as_the_originals(original,
     original.timm.data.random_erasing.random.seed(7), torch.manual_seed(8)
     erasing = original.timm.data.random_erasing.RandomErasing(0.25, mode='pixel', device='cpu')
     sides, blank = [], np.zeros((3, 24, 24), 'float32')
-    for erase in (lambda: random_erase(blank.copy(), rng, 0.25), lambda: erasing(torch.zeros(3, 24, 24)).numpy()):
+    for erased_image in (
+        lambda: painted(blank.copy(), draw_erasing(24, 24, rng, 0.25)),
+        lambda: erasing(torch.zeros(3, 24, 24)).numpy(),
+    ):
         boxes, values = [], []
         for _ in range(20000):
-            array = erase()
+            array = erased_image()
             ys, xs = np.nonzero(array[0])
             boxes.append((ys.min(), xs.min(), np.ptp(ys) + 1, np.ptp(xs) + 1) if len(ys) else None)
             if len(ys) and len(values) < 500:
@@ -136,7 +149,7 @@ def test_as_many_of_20000_images_are_flipped_as_by_the_original(original, fideli
     transform, rng = TrainTransform(2, aa='', jitter=0.0), np.random.default_rng(9)
     image, label = Image.new('RGB', (4, 4)), original.torch.zeros(1, 1, 1, 1)
     original.torch.manual_seed(10)
-    ours = [transform.draw(image, rng)[1][0, 0] < 0 for _ in range(20000)]
+    ours = [transform.draw(image.size, rng).matrix[0, 0] < 0 for _ in range(20000)]
     theirs = [flip(image, label)[0] is not image for _ in range(20000)]
     fidelity(SECTION, '20,000 images: how many are flipped', counts_differ(ours, theirs), SIGMAS, SAMPLING)
     assert 9500 < sum(ours) < 10500
@@ -165,7 +178,7 @@ def test_colour_jitter_gives_the_pixels_of_the_original(order, strength, origina
     assert theirs.contrast == theirs.saturation == (low, high)
     for shares, photo in zip([(0.1, 0.9, 0.3), (0.0, 1.0, 0.5), (1.0, 0.2, 0.0)], photos()):
         rng = Jitter(order, [shares[kind] for kind in order])
-        own = color_jitter(photo, strength, rng)
+        own, _ = rendered.carried_out(color_jitter(strength, rng), photo)
         assert np.allclose(rng.bounds, [(low, high)] * 3)
         monkeypatch.setattr(
             theirs,
@@ -187,9 +200,9 @@ def test_colour_jitters_order_is_as_random_as_the_originals(original, fidelity):
             orders.append(tuple(super().permutation(n)))
             return orders[-1]
 
-    orders, rng, image = [], Notes(np.random.PCG64(11)), Image.new('RGB', (1, 1))
+    orders, rng = [], Notes(np.random.PCG64(11))
     for _ in range(5000):
-        color_jitter(image, 0.4, rng)
+        color_jitter(0.4, rng)
     original.torch.manual_seed(12)
     get = original.torchvision.transforms.ColorJitter.get_params
     theirs = [tuple(i for i in get(None, None, None, None)[0].tolist() if i < 3) for _ in range(5000)]
@@ -231,7 +244,9 @@ def test_with_the_same_draws_a_sample_is_the_same_from_the_photo_to_the_network(
     kinds = set()
     for seed in range(50):
         photo = photos()[seed % 3].crop((0, 0, 200 + 3 * seed, 300 - 3 * seed))
-        own, matrix = ours(photo, Draws(seed))
+        draws = Draws(seed)
+        image, matrix = rendered.sample(ours, photo, draws)
+        own = painted(to_input(image), draw_erasing(size, size, draws, 0.5, mode, count))
         with monkeypatch.context() as patch:
             share(patch, original, Draws(seed))
             expected, _ = theirs(photo, label)
@@ -264,7 +279,7 @@ def test_the_steps_come_in_the_originals_order_with_its_constants(original):
     flip, augment, crop, _, _, erasing = theirs.transforms
     assert flip.p == ours.flip and crop.scale == ours.scale and crop.ratio == RATIO and crop.size == (224, 224)
     assert {(op.kwargs['fillcolor'], op.kwargs['resample']) for op in augment.ops} == {
-        (ours.augment.fill, ours.augment.interpolation)
+        (ours.fill, ours.augment.interpolation)
     }
     assert (erasing.min_area, erasing.max_area) == (0.02, 1 / 3)
     assert np.allclose(erasing.log_aspect_ratio, (math.log(0.3), -math.log(0.3)))

@@ -1,14 +1,15 @@
-"""RandAugment (arXiv 1909.13719) in timm's dialect: `rand-m9-mstd0.5-inc1`.
+"""RandAugment (arXiv 1909.13719) in timm's dialect: `rand-m9-mstd0.5-inc1`. Which ops an image gets, and how strong.
 
-Every op maps (image, argument) to an image; the geometric ones are 3x3 matrices from output to input pixels, so that
-a token-label map can follow the image (transforms.py). Coordinates are continuous, pixel (0, 0) spans [0, 1]².
+Nothing that is drawn depends on pixels: a policy turns an image's size and a generator into a list of `Op`s, which
+render_pil.py or render_cv2.py carries out. The geometric ones are 3x3 matrices from output to input pixels, so that a
+token-label map can follow the image (transforms.py). Coordinates are continuous, pixel (0, 0) spans [0, 1]².
 """
 
 import math
-from typing import Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Optional
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image
 
 from util.errors import UserError
 
@@ -44,25 +45,6 @@ def rotate(arg, width, height):
     return np.array([[cos, sin, -cos * cx - sin * cy + cx], [-sin, cos, sin * cx - cos * cy + cy], [0, 0, 1]])
 
 
-# -- photometric ops: (image, argument) -> image ----------------------------------------------------------------------
-
-
-def posterize(image, bits):
-    """Keep the highest `bits` bits. 0 leaves black: that happens at level 10, and ImageOps.posterize refuses it."""
-    keep = 0xFF & ~(2 ** (8 - bits) - 1)
-    return image.point([i & keep for i in range(256)] * len(image.getbands()))
-
-
-def solarize_add(image, add, threshold=128):
-    table = [min(255, i + add) if i < threshold else i for i in range(256)]
-    return image.point(table * len(image.getbands()))
-
-
-def enhance(kind):
-    """The op of one of Pillow's enhancers: factor 1 leaves the image as it is, 0 has the least of what it enhances."""
-    return lambda image, factor: kind(image).enhance(factor)
-
-
 # -- levels (0 … 10) to arguments: functions (level, rng) -> argument --------------------------------------------------
 
 
@@ -91,7 +73,6 @@ class Geometric(NamedTuple):
 
 
 class Photometric(NamedTuple):
-    apply: Callable  # (image, argument) -> image
     argument: Callable  # (level, rng) -> argument
     increasing: Callable  # the same in the "increasing" set
 
@@ -106,17 +87,17 @@ GEOMETRIC = {
 ENHANCEMENT = rising(1.8, base=0.1)  # from hardly anything over the image itself, at 5, to nearly twice
 STRONGER_ENHANCEMENT = rising_with_random_sign(0.9, base=1.0)  # from the image itself, up or down
 PHOTOMETRIC = {
-    'AutoContrast': Photometric(lambda image, _: ImageOps.autocontrast(image), no_argument, no_argument),
-    'Equalize': Photometric(lambda image, _: ImageOps.equalize(image), no_argument, no_argument),
-    'Invert': Photometric(lambda image, _: ImageOps.invert(image), no_argument, no_argument),
-    'Posterize': Photometric(posterize, rising(4, kind=int), falling(4)),
-    'PosterizeOriginal': Photometric(posterize, rising(4, base=4, kind=int), falling(4)),  # of AutoAugment's paper
-    'Solarize': Photometric(ImageOps.solarize, rising(256, kind=int), falling(256)),
-    'SolarizeAdd': Photometric(solarize_add, rising(110, kind=int), rising(110, kind=int)),
-    'Color': Photometric(enhance(ImageEnhance.Color), ENHANCEMENT, STRONGER_ENHANCEMENT),
-    'Contrast': Photometric(enhance(ImageEnhance.Contrast), ENHANCEMENT, STRONGER_ENHANCEMENT),
-    'Brightness': Photometric(enhance(ImageEnhance.Brightness), ENHANCEMENT, STRONGER_ENHANCEMENT),
-    'Sharpness': Photometric(enhance(ImageEnhance.Sharpness), ENHANCEMENT, STRONGER_ENHANCEMENT),
+    'AutoContrast': Photometric(no_argument, no_argument),
+    'Equalize': Photometric(no_argument, no_argument),
+    'Invert': Photometric(no_argument, no_argument),
+    'Posterize': Photometric(rising(4, kind=int), falling(4)),
+    'PosterizeOriginal': Photometric(rising(4, base=4, kind=int), falling(4)),  # of AutoAugment's paper
+    'Solarize': Photometric(rising(256, kind=int), falling(256)),
+    'SolarizeAdd': Photometric(rising(110, kind=int), rising(110, kind=int)),
+    'Color': Photometric(ENHANCEMENT, STRONGER_ENHANCEMENT),
+    'Contrast': Photometric(ENHANCEMENT, STRONGER_ENHANCEMENT),
+    'Brightness': Photometric(ENHANCEMENT, STRONGER_ENHANCEMENT),
+    'Sharpness': Photometric(ENHANCEMENT, STRONGER_ENHANCEMENT),
 }
 # The order matters: the draws of an op go by it.
 NAMES = 'AutoContrast Equalize Invert Rotate Posterize Solarize SolarizeAdd Color Contrast Brightness Sharpness'.split()
@@ -139,38 +120,38 @@ WEIGHTS = {
 }
 
 
-def affine(image, matrix, interpolation, fill):
-    """Resample `image` through `matrix` (output point to input point); outside the input it is `fill`."""
-    return image.transform(
-        image.size, Image.AFFINE, tuple(np.asarray(matrix)[:2].ravel()), interpolation, fillcolor=fill
-    )
+class Op(NamedTuple):
+    """A drawn op: its name and argument, and of a geometric one the matrix and the PIL filter to resample with."""
+
+    name: str
+    argument: Any
+    matrix: Optional[np.ndarray] = None  # float64 [3, 3], output point to input point
+    interpolation: Optional[int] = None
 
 
 class Policy:
-    """The ops as the policies apply them.
+    """The ops as the policies draw them.
 
-    fill: RGB colour of what lies outside the image; interpolation: PIL filter of the geometric ops, None = drawn from
-    (bilinear, bicubic) each time; increasing: take the photometric ops that grow stronger with the level.
+    interpolation: PIL filter of the geometric ops, None = drawn from (bilinear, bicubic) each time; increasing: take
+    the photometric ops that grow stronger with the level.
     """
 
-    def __init__(self, fill, interpolation, increasing):
-        self.fill, self.increasing = fill, increasing
+    def __init__(self, interpolation, increasing):
+        self.increasing = increasing
         # Pillow has no Lanczos filter for resampling through a matrix
         self.interpolation = Image.BICUBIC if interpolation == Image.LANCZOS else interpolation
 
-    def apply(self, name, image, level, rng):
-        """Apply the op `name` at `level`; returns (image, matrix)."""
-        if name in GEOMETRIC:
-            op = GEOMETRIC[name]
-            width, height = image.size
-            matrix = op.matrix(op.argument(level, rng), width, height)
-            interpolation = self.interpolation
-            if interpolation is None:
-                interpolation = RANDOM_INTERPOLATION[rng.integers(2)]
-            return affine(image, matrix, interpolation, self.fill), matrix
-        op = PHOTOMETRIC[name]
-        argument = op.increasing(level, rng) if self.increasing else op.argument(level, rng)
-        return op.apply(image, argument), np.eye(3)
+    def op(self, name, level, size, rng):
+        """The Op `name` at `level` (0 … 10) of an image of `size` (width, height)."""
+        if name in PHOTOMETRIC:
+            kind = PHOTOMETRIC[name]
+            return Op(name, kind.increasing(level, rng) if self.increasing else kind.argument(level, rng))
+        kind = GEOMETRIC[name]
+        argument = kind.argument(level, rng)
+        interpolation = self.interpolation
+        if interpolation is None:
+            interpolation = RANDOM_INTERPOLATION[rng.integers(2)]
+        return Op(name, argument, kind.matrix(argument, *size), interpolation)
 
 
 def noisy(level, std, rng):
@@ -184,11 +165,11 @@ class RandAugment(Policy):
 
     config: `rand` followed by `-mN` (magnitude 0…10, default 10), `-nN` (layers, 2), `-mstdX` (standard deviation of
     the magnitude, 0), `-incB` (ops that grow stronger with the level, 0), `-w0` (ops are drawn by WEIGHTS).
-    fill, interpolation: see Policy. Raises UserError for anything else.
+    interpolation: see Policy. Raises UserError for anything else.
     """
 
-    def __init__(self, config, fill=(124, 116, 104), interpolation=None):
-        super().__init__(fill, interpolation, increasing=False)
+    def __init__(self, config, interpolation=None):
+        super().__init__(interpolation, increasing=False)
         self.magnitude, self.layers, self.std, weights = 10.0, 2, 0.0, None
         family, *parts = config.split('-')
         try:
@@ -218,14 +199,13 @@ class RandAugment(Policy):
             )
         self.weights = None if weights is None else np.array([weights.get(name, 0.0) for name in NAMES])
 
-    def __call__(self, image, rng):
-        """image: RGB PIL image; rng: numpy Generator. Returns (image, matrix 3x3 from new to old pixels)."""
-        total = np.eye(3)
+    def draw(self, size, rng):
+        """The Ops of an image of `size` (width, height), in their order. rng: numpy Generator."""
+        ops = []
         # with weights an op is drawn once at most, as in timm
         for i in rng.choice(len(NAMES), self.layers, replace=self.weights is None, p=self.weights):
             if rng.random() > APPLY_PROBABILITY:
                 continue
             level = noisy(self.magnitude, self.std, rng)
-            image, matrix = self.apply(NAMES[i], image, level, rng)
-            total = total @ matrix
-        return image, total
+            ops.append(self.op(NAMES[i], level, size, rng))
+        return ops

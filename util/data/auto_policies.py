@@ -7,8 +7,6 @@ training on TPUs, which no paper prints.
 
 import re
 
-import numpy as np
-
 from util.data.auto_augment import Policy, RandAugment, noisy
 from util.errors import UserError
 
@@ -60,12 +58,12 @@ TABLES = {'original': read_table(ORIGINAL), 'v0': read_table(V0)}
 class AutoAugment(Policy):
     """One pair of ops per image, drawn from a table, each op with its own probability and level.
 
-    config: `original` or `v0`, with `-mstdX` for normal noise on the levels. fill, interpolation: see Policy.
+    config: `original` or `v0`, with `-mstdX` for normal noise on the levels. interpolation: see Policy.
     Raises UserError for anything else.
     """
 
-    def __init__(self, config, fill=(124, 116, 104), interpolation=None):
-        super().__init__(fill, interpolation, increasing=False)
+    def __init__(self, config, interpolation=None):
+        super().__init__(interpolation, increasing=False)
         match = re.fullmatch(rf'({"|".join(TABLES)})(?:-mstd(\d+\.?\d*))?', config)
         if not match:
             raise UserError(
@@ -73,18 +71,16 @@ class AutoAugment(Policy):
             )
         self.table, self.std = TABLES[match[1]], float(match[2] or 0)
 
-    def __call__(self, image, rng):
-        """image: RGB PIL image; rng: numpy Generator. Returns (image, matrix 3x3 from new to old pixels)."""
-        total = np.eye(3)
+    def draw(self, size, rng):
+        """The Ops of an image of `size` (width, height), in their order. rng: numpy Generator."""
+        ops = []
         for name, probability, level in self.table[rng.integers(len(self.table))]:
-            if rng.random() >= probability:
-                continue
-            image, matrix = self.apply(name, image, noisy(level, self.std, rng), rng)
-            total = total @ matrix
-        return image, total
+            if rng.random() < probability:
+                ops.append(self.op(name, noisy(level, self.std, rng), size, rng))
+        return ops
 
 
-def build_policy(config, fill, interpolation):
+def build_policy(config, interpolation):
     """The policy that --aa names. Raises UserError for what is none."""
     family = config.split('-')[0]
     if family == 'augmix':
@@ -92,4 +88,4 @@ def build_policy(config, fill, interpolation):
             f'--aa {config}: AugMix blends images that went through different geometries, so a token has no one place '
             "to take its label from; use rand-m9-mstd0.5-inc1, original, v0, or '' for none"
         )
-    return (AutoAugment if family in TABLES else RandAugment)(config, fill, interpolation)
+    return (AutoAugment if family in TABLES else RandAugment)(config, interpolation)

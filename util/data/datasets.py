@@ -5,75 +5,18 @@ with the three, so neither the number of loader processes nor a resumed run chan
 """
 
 import multiprocessing
-import os
-import re
 import sys
 
 import numpy as np
 import paddle
 
 from util.data import token_label
-from util.data.images import EXTENSIONS, BadImage, is_image, open_rgb
-from util.errors import UserError, one_line
-
-# -- which images there are -------------------------------------------------------------------------------------------
-
-
-def read_folder(root, num_classes):
-    """Samples [(path, class id)] of an ImageNet-like folder: one folder a class, ids in the folders' sorted order."""
-    if not os.path.isdir(root):
-        raise UserError(f'{root}: no such folder; check --data_path')
-    classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
-    if len(classes) > num_classes:
-        raise UserError(f'{root}: has {len(classes)} class folders, but --nb_classes is {num_classes}')
-    samples = [
-        (os.path.join(root, folder, name), label)
-        for label, folder in enumerate(classes)
-        for name in sorted(os.listdir(os.path.join(root, folder)))
-        if is_image(name)
-    ]
-    if not samples:
-        raise UserError(f'{root}: no images in its class folders (looked for {" ".join(EXTENSIONS)})')
-    return samples
-
-
-def read_list(data_path, list_path, num_classes):
-    """Samples [(path, class id)] of a list file with lines `path/below/data_path class_id`."""
-    if not os.path.isdir(data_path):
-        raise UserError(f'--data_path {data_path}: no such folder')
-    try:
-        with open(list_path, encoding='utf-8-sig') as f:
-            lines = f.readlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else one_line(error)
-        raise UserError(f'{list_path}: not a readable text file ({reason})')
-    samples = []
-    listings = {}  # {folder: names in it}: a look-up in a set costs far less than a look at the disk for every image
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        name, _, word = line.strip().rpartition(' ')
-        if not name or not re.fullmatch('-?[0-9]{1,18}', word):  # Python refuses to read thousands of digits
-            raise UserError(f"{list_path}, line {number}: expected 'path class_id', found '{one_line(line)}'")
-        if not 0 <= int(word) < num_classes:
-            raise UserError(f'{list_path}, line {number}: class id {word}, but --nb_classes is {num_classes}')
-        path = os.path.join(data_path, name)
-        folder, base = os.path.split(path)
-        if folder not in listings:
-            listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        if base not in listings[folder]:
-            raise UserError(f'{list_path}, line {number}: {one_line(path)} does not exist; check --data_path')
-        samples.append((path, int(word)))
-    if not samples:
-        raise UserError(f'{list_path}: lists no images')
-    return samples
-
-
-# -- their samples ----------------------------------------------------------------------------------------------------
+from util.data.images import BadImage
+from util.errors import UserError
 
 
 class ImageDataset(paddle.io.Dataset):
-    """Samples (path, class id), transformed by `sample(index)`.
+    """Samples, transformed by `sample(index)`. samples: [(path, class id)], or listing.Samples where they are many.
 
     A UserError becomes the sample {'error': message}: raised in a loader process, Paddle would make a SystemError of
     it. Loader raises it in the main process.
@@ -85,60 +28,83 @@ class ImageDataset(paddle.io.Dataset):
     def __len__(self):
         return len(self.samples)
 
+    def sample_bytes(self):
+        """What the arrays of a sample take, in bytes."""
+        return 3 * self.transform.size**2
+
     def __getitem__(self, index):
         try:
             return self.sample(index)
         except UserError as error:
-            return {'error': str(error)}
+            return {'error': str(error).encode(errors='backslashreplace').decode()}  # a file's name need not be text
 
 
 class TrainDataset(ImageDataset):
-    """Training samples {'image': float32 [3, S, S], 'label': int, 'index': int, the sample's place in the set}, and
-    with label maps 'target' (token_label.SparseTarget).
+    """Training samples {'image': uint8 [S, S, 3], 'erased': a list of Erased, 'label': int, 'index': int, the sample's
+    place in the set}, and with label maps 'target' (token_label.SparseTarget).
 
-    grid: tokens a side of the targets. Images among `unmapped` (paths) have no map and train with their label alone; if
-    there are any, each sample says whether it is 'mapped'. An image that cannot be decoded is replaced by the next one;
-    each such file is named once on stderr, and more than `max_bad_images` of them are a UserError.
+    grid: tokens a side of the targets. unmapped: bool [n], the images that have no map and train with their label
+    alone; None if all have one. If any has none, each sample says whether it is 'mapped'. An image that cannot be
+    decoded is replaced by the next one; each such file is named once on stderr, and more than `max_bad_images` of them
+    are a UserError.
     """
 
     def __init__(
-        self, samples, transform, num_classes, seed=0, label_maps=None, grid=14, max_bad_images=100, unmapped=()
+        self, samples, transform, num_classes, seed=0, label_maps=None, grid=14, max_bad_images=100, unmapped=None
     ):
         super().__init__(samples, transform)
-        self.num_classes, self.seed, self.epoch = num_classes, seed, 0
-        self.label_maps, self.grid, self.unmapped = label_maps, grid, frozenset(unmapped)
+        self.num_classes, self.seed = num_classes, seed
+        self._epoch = multiprocessing.RawValue('q', 0)  # shared with loader processes, which may outlast an epoch
+        self.label_maps, self.grid = label_maps, grid
+        self.unmapped = np.zeros(len(samples), bool) if unmapped is None else unmapped
+        self.unmapped_images = int(self.unmapped.sum())
         self.max_bad_images = max_bad_images
         # int8, 1 where a file was found undecodable; in memory that the loader processes, which are forked, share
         self.bad = np.frombuffer(multiprocessing.RawArray('b', len(samples)), 'int8')
 
+    @property
+    def epoch(self):
+        return self._epoch.value
+
     def set_epoch(self, epoch):
-        self.epoch = epoch
+        self._epoch.value = epoch
+
+    def sample_bytes(self):
+        """What the arrays of a sample take, in bytes: its pixels, what is erased, and the largest of eight targets."""
+        pixels = super().sample_bytes()
+        erased = int(4 * pixels * self.transform.reprob / 3)  # float32; a third of the image at most
+        if not self.label_maps:
+            return pixels + erased
+        some = np.linspace(0, len(self) - 1, 8).astype('int64').tolist()
+        targets = [self[index].get('target', ()) for index in some]  # none where the sample is an error
+        return pixels + erased + max(sum(part.nbytes for part in target) for target in targets)
 
     def bad_images(self):
         """How many files could not be decoded so far."""
         return int(self.bad.sum())
 
     def sample(self, index):
-        rng = np.random.default_rng([self.seed, self.epoch, index])
-        source, index = self._open(index)
+        (pixels, matrix, source_size, erased), index = self._load(index)
         path, label = self.samples[index]
-        image, matrix = self.transform(source, rng)
-        sample = {'image': image, 'label': label, 'index': index}
+        sample = {'image': pixels, 'erased': erased, 'label': label, 'index': index}
         if self.label_maps:
-            if path in self.unmapped:
+            if self.unmapped[index]:
                 sample['target'] = token_label.no_target(self.grid)
             else:
-                sample['target'] = self._target(path, source.size, image.shape[-1], matrix)
-            if self.unmapped:
-                sample['mapped'] = path not in self.unmapped
+                sample['target'] = self._target(path, source_size, len(pixels), matrix)
+            if self.unmapped_images:
+                sample['mapped'] = not self.unmapped[index]
         return sample
 
-    def _open(self, index):
-        """(RGB image, its index): of the sample at `index`, or of the next one that can be decoded."""
+    def _load(self, index):
+        """(what the transform makes of a file, its index): of the sample at `index`, or of the next one that can be
+        decoded, with the draws of `index` either way.
+        """
         for step in range(len(self.samples)):
             candidate = (index + step) % len(self.samples)
+            rng = np.random.default_rng([self.seed, self.epoch, index])
             try:
-                return open_rgb(self.samples[candidate][0]), candidate
+                return self.transform.load(self.samples[candidate][0], rng), candidate
             except BadImage as error:
                 self._skip(candidate, error)
         raise UserError('not one image of the training set can be decoded')
@@ -162,12 +128,13 @@ class TrainDataset(ImageDataset):
         """
         scores, ids = self.label_maps.read(path)
         covered = self.label_maps.covered(*source_size)
-        sampling = token_label.sampling_matrix(matrix, side, self.grid, covered, map_shape=scores.shape[1:])
-        return token_label.sparse_target(scores, ids, sampling, self.num_classes)
+        return token_label.token_target(
+            scores, ids, self.num_classes, matrix=matrix, side=side, grid=self.grid, covered=covered
+        )
 
 
 class EvalDataset(ImageDataset):
-    """Evaluation samples {'image': float32 [3, S, S], 'label': int, 'index': int, the sample's place in the set}.
+    """Evaluation samples {'image': uint8 [S, S, 3], 'label': int, 'index': int, the sample's place in the set}.
 
     An image that cannot be decoded is a UserError: an evaluation counts every image. With skip_bad it is named on
     stderr and becomes black with label -1, so that the batches keep their composition.
@@ -180,10 +147,10 @@ class EvalDataset(ImageDataset):
     def sample(self, index):
         path, label = self.samples[index]
         try:
-            return {'image': self.transform(open_rgb(path)), 'label': label, 'index': index}
+            return {'image': self.transform.load(path), 'label': label, 'index': index}
         except BadImage as error:
             if not self.skip_bad:
                 raise UserError(f'{error}; evaluation counts every image, so it stops here')
             print(f'warning: {error}; skipped', file=sys.stderr, flush=True)
-            black = np.zeros([3, self.transform.size, self.transform.size], 'float32')
+            black = np.zeros([self.transform.size, self.transform.size, 3], 'uint8')
             return {'image': black, 'label': -1, 'index': index}

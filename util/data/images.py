@@ -52,7 +52,8 @@ def open_rgb(path):
         with open(path, 'rb') as file, Image.open(file, formats=FORMATS) as image:
             if image.mode.startswith('I'):
                 image = Image.fromarray((np.asarray(image).astype('uint32') >> 8).clip(0, 255).astype('uint8'))
-            return image.convert('RGB')
+            image.load()
+            return image if image.mode == 'RGB' else image.convert('RGB')
     except Exception as error:  # a damaged file can raise nearly anything
         if isinstance(error, OSError) and error.errno:  # not the image: the file is gone, or the disk
             raise UserError(f'{path}: cannot be read ({error.strerror})')

@@ -55,16 +55,16 @@ class LabelMaps:
         return scores, ids
 
     def missing(self, image_paths):
-        """Those of the images that have no map; looks at listings only, not into files."""
-        present = self.maps.contains([map_name(path) for path in image_paths])
-        return [path for path, there in zip(image_paths, present) if not there]
+        """bool [n]: which of the images have no map; looks at listings only, not into files."""
+        return ~self.maps.contains(map_names(image_paths))
 
     def require(self, image_paths):
         """Raises UserError that says how many images have no map, and which is the first, if there are any."""
         missing = self.missing(image_paths)
-        if missing:
+        if missing.any():
+            first = image_paths[int(missing.argmax())]
             raise UserError(
-                f'{self.path(missing[0])}: no label map for {missing[0]}; {len(missing)} of '
+                f'{self.path(first)}: no label map for {first}; {missing.sum()} of '
                 f'{len(image_paths)} images have none in {self.folder}'
             )
 
@@ -80,6 +80,11 @@ def map_name(image_path):
     """`<class folder>/<stem>` of an image."""
     folder, name = os.path.split(image_path)
     return f'{os.path.basename(folder)}/{os.path.splitext(name)[0]}'
+
+
+def map_names(image_paths):
+    """The same of many images, as one array of bytes [n]."""
+    return np.array([os.fsencode(map_name(path)) for path in image_paths], 'S')
 
 
 # -- what is checked --------------------------------------------------------------------------------------------------

@@ -8,7 +8,9 @@ The packed array is [n, 2, K, H, H], and line i of names.txt, which is sorted by
 `<class folder>/<image stem>`. What a map holds: util/data/label_maps.py.
 """
 
+import functools
 import io
+import math
 import os
 
 import numpy as np
@@ -45,23 +47,27 @@ class FolderSet:
     def read(self, name):
         """(array, path); FileNotFoundError if there is none, UserError if it is unreadable."""
         path = self.path(name)
-        return (read_torch(path) if path.endswith('.pt') else read_npy(path)), path
+        return (read_torch(path) if path.endswith('.pt') else read_small_npy(path)), path
 
     def names(self):
         """All names, sorted by bytes."""
         folders = [entry.name for entry in os.scandir(self.folder) if entry.is_dir() and not entry.name.startswith('.')]
-        return sorted((f'{folder}/{stem}' for folder in folders for stem in self._stems(folder)), key=os.fsencode)
+        return [os.fsdecode(name) for name in self._names(folders).tolist()]
 
     def contains(self, names):
-        """A bool per name; one listing per class folder."""
-        pairs = [name.split('/') for name in names]
-        stems = {folder: self._stems(folder) for folder in {folder for folder, _ in pairs}}
-        return [stem in stems[folder] for folder, stem in pairs]
+        """bool [n]: which of the names (an array of bytes) have a map; one listing per class folder."""
+        folders = {name.split(b'/')[0] for name in names.tolist()}
+        return np.isin(names, self._names(map(os.fsdecode, folders)))
 
-    def _stems(self, folder):
-        path = os.path.join(self.folder, folder)
-        names = os.listdir(path) if os.path.isdir(path) else ()
-        return {os.path.splitext(n)[0] for n in names if n.endswith(('.npy', '.pt')) and not n.startswith('.')}
+    def _names(self, folders):
+        """The names in some class folders, an array of bytes in ascending order."""
+        names = [np.empty(0, 'S1')]  # of each folder; an array's elements are as long as its longest
+        for folder in folders:
+            path = os.path.join(self.folder, folder)
+            inside = os.listdir(path) if os.path.isdir(path) else []
+            inside = [name for name in inside if name.endswith(('.npy', '.pt')) and not name.startswith('.')]
+            names.append(np.array([os.fsencode(f'{folder}/{os.path.splitext(name)[0]}') for name in inside], 'S'))
+        return np.unique(np.concatenate(names))
 
 
 class PackedSet:
@@ -73,7 +79,7 @@ class PackedSet:
     def __init__(self, folder, array=ARRAY):
         self.folder = folder
         self.file = os.path.join(folder, array)
-        self._maps = read_npy(self.file, mmap_mode='r')
+        self._maps = np.asarray(read_npy(self.file, mmap_mode='r'))  # a plain array, which is faster to take from
         self.shape, self.dtype = self._maps.shape[1:], self._maps.dtype
         self._names = self._read_names(os.path.join(folder, NAMES))
 
@@ -107,8 +113,8 @@ class PackedSet:
         return [os.fsdecode(name) for name in self._names.tolist()]
 
     def contains(self, names):
-        """A bool per name."""
-        return np.isin(np.array([os.fsencode(name) for name in names], 'S'), self._names)
+        """bool [n]: which of the names (an array of bytes) have a map."""
+        return np.isin(names, self._names)
 
 
 # -- one file ---------------------------------------------------------------------------------------------------------
@@ -125,6 +131,37 @@ def read_npy(path, mmap_mode=None):
     if not isinstance(array, np.ndarray):
         raise UserError(f'{path}: not a readable .npy array (an archive of several, .npz)')
     return array
+
+
+def read_small_npy(path):
+    """read_npy for one of many small files of one kind: their equal headers are parsed once. The array is read-only."""
+    try:
+        with open(path, 'rb') as f:
+            data = f.read()
+    except OSError:
+        return read_npy(path)  # which says why
+    begin = 10 + int.from_bytes(data[8:10], 'little')  # magic, version, length of the header
+    kind = plain_kind(data[:begin])
+    if kind:
+        shape, dtype, size = kind
+        if len(data) == begin + size:
+            return np.ndarray(shape, dtype, data, offset=begin)
+    return read_npy(path)  # something special or damaged
+
+
+@functools.lru_cache(maxsize=8)
+def plain_kind(head):
+    """(shape, dtype, bytes of the data) by the head of a .npy file, None for what np.load has to look at itself."""
+    file = io.BytesIO(head)
+    try:
+        if np.lib.format.read_magic(file) != (1, 0):
+            return None
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+    except Exception:  # a damaged file can raise nearly anything
+        return None
+    if fortran_order or dtype.kind not in 'fiu' or min(shape, default=1) < 1:
+        return None
+    return shape, dtype, math.prod(shape) * dtype.itemsize
 
 
 def read_torch(path):

@@ -13,7 +13,7 @@ import numpy as np
 from util import dist, files
 from util.data import annotator
 from util.data.datasets import EvalDataset
-from util.data.label_maps import map_name
+from util.data.label_maps import map_names
 from util.data.label_sets import META, npy_size
 from util.data.loader import Loader
 from util.errors import UserError
@@ -32,7 +32,7 @@ class Counts(NamedTuple):
 
 
 class LabelWriter:
-    """The set of label maps of `samples`, [(image path, class id)], in the folder `out`.
+    """The set of label maps of `samples`, listing.Samples, in the folder `out`.
 
     settings: what meta.json says of all maps, including 'shape' and 'dtype'. Raises UserError for a folder that holds
     something else, or a set begun with other settings, and if two images would share a map.
@@ -40,14 +40,18 @@ class LabelWriter:
 
     def __init__(self, out, samples, settings):
         self.out, self.samples, self.settings = out, samples, settings
-        self.paths = map_paths(out, samples)
+        self.names = map_names(samples.paths)  # arrays, which loader processes share
+        check_distinct(self.names, samples.paths, out)
         check_begun(out, settings)
         whole = npy_size(settings['shape'], settings['dtype'])
-        self.missing = {
-            number
-            for number, path in enumerate(self.paths)
-            if not (os.path.isfile(path) and os.path.getsize(path) == whole)
-        }
+        self.missing = np.ones(len(samples), bool)
+        for number in range(len(samples)):
+            path = self.path(number)
+            self.missing[number] = not (os.path.isfile(path) and os.path.getsize(path) == whole)
+
+    def path(self, number):
+        """The file of a sample's map."""
+        return map_path(self.out, self.names[number])
 
     def write(self, annotate, transform, batch_size, num_workers):
         """Write the missing maps, every process its share; returns Counts. annotate: see util/data/annotator.py."""
@@ -55,22 +59,22 @@ class LabelWriter:
         self._write_meta(complete=False)
         dist.barrier()  # no map is written before meta.json
         dataset = EvalDataset(self.samples, transform, skip_bad=True)
-        loader = Loader(dataset, self._batches(batch_size), num_workers)
+        loader = Loader(dataset, self._batches(batch_size), batch_size, num_workers)
         own = self._label(annotate, loader)
         counts = Counts(*map(int, dist.all_sum(own)))
         self._write_meta(complete=True, maps=count_maps(self.out), undecodable=counts.undecodable)
         return counts
 
     def _batches(self, batch_size):
-        """Lists of sample numbers: this process's share of the batches in which a map is missing.
+        """Ranges of sample numbers: this process's share of the batches in which a map is missing.
 
         The batches of the whole set are dealt out, and one with a map missing is computed as a whole: so a map depends
         neither on interruptions nor on who computes it, not even in the last bit (with as many threads).
         """
         count = len(self.samples)
         starts = range(0, count, batch_size)[dist.rank() :: dist.world_size()]
-        batches = [list(range(start, min(start + batch_size, count))) for start in starts]
-        return [batch for batch in batches if not self.missing.isdisjoint(batch)]
+        batches = [range(start, min(start + batch_size, count)) for start in starts]
+        return [batch for batch in batches if self.missing[batch.start : batch.stop].any()]
 
     def _label(self, annotate, loader):
         """Counts of this process. Raises UserError for scores that are not finite."""
@@ -82,17 +86,16 @@ class LabelWriter:
             maps = annotator.top_maps(scores, topk, dtype, relative=relative)
             guesses = scores.mean(axis=1).argmax(axis=-1).numpy()
             for number, label, guess, array in zip(batch['index'].tolist(), batch['label'].tolist(), guesses, maps):
-                if number not in self.missing:
+                if not self.missing[number]:
                     continue
                 if label == -1:
                     undecodable += 1
                     continue
                 if not np.isfinite(array).all():
                     raise UserError(
-                        f'{self.paths[number]}: scores that are not finite in {dtype}; '
-                        "are the annotator's weights good?"
+                        f"{self.path(number)}: scores that are not finite in {dtype}; are the annotator's weights good?"
                     )
-                with files.replacing(self.paths[number], sync=False) as f:
+                with files.replacing(self.path(number), sync=False) as f:
                     np.save(f, array)
                 written += 1
                 judged += label < annotate.num_classes
@@ -106,15 +109,22 @@ class LabelWriter:
             files.write(os.path.join(self.out, META), text.encode())
 
 
-def map_paths(out, samples):
-    """The file of each sample's map. Raises UserError if two images would share one."""
-    owners = {}
-    for image, _ in samples:
-        path = os.path.join(out, *map_name(image).split('/')) + '.npy'
-        if path in owners:
-            raise UserError(f'{image}: its label map would be that of {owners[path]} ({path}); rename one of them')
-        owners[path] = image
-    return list(owners)
+def map_path(out, name):
+    """The file of a map. name: one of map_names."""
+    return os.path.join(out, *os.fsdecode(name).split('/')) + '.npy'
+
+
+def check_distinct(names, images, out):
+    """Raise UserError if two images would share a map. names: map_names of the images' paths."""
+    order = np.argsort(names, kind='stable')  # equal names stay in their order, side by side
+    again = order[1:][names[order[1:]] == names[order[:-1]]]
+    if again.size:
+        second = int(again.min())
+        first = int(np.argmax(names == names[second]))
+        raise UserError(
+            f'{images[second]}: its label map would be that of {images[first]} ({map_path(out, names[second])}); '
+            'rename one of them'
+        )
 
 
 def check_begun(out, settings):

@@ -1,4 +1,5 @@
-"""From PIL image to network input. Every geometric step of the train transform is recorded as a 3x3 matrix.
+"""From image file to network input. All that is random is drawn first (Draws), from the size of the image alone, and
+then carried out by a backend (renderer). Every geometric step of the train transform is recorded as a 3x3 matrix.
 
 A matrix maps points of a step's output to points of its input, in continuous pixel coordinates (pixel (0, 0) spans
 [0, 1]², x to the right, y down). The product of all steps maps the network's input to the source image; with it
@@ -6,12 +7,15 @@ util/data/token_label.py finds what a label map says about each token.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageEnhance
+from PIL import Image
 
-from util.data.auto_augment import RANDOM_INTERPOLATION
+from util.data import render_pil
+from util.data.auto_augment import RANDOM_INTERPOLATION, Op
 from util.data.auto_policies import build_policy
+from util.data.normalise import check_normalisation, draw_erasing, to_input
 from util.errors import UserError
 from util.options import IMAGENET_MEAN, IMAGENET_STD
 
@@ -21,28 +25,6 @@ INTERPOLATIONS = {
     'bicubic': Image.BICUBIC,
     'lanczos': Image.LANCZOS,
 }
-
-
-def to_input(image, mean=IMAGENET_MEAN, std=IMAGENET_STD):
-    """RGB PIL image -> normalised float32 array [3, H, W]. mean, std: of the three channels, in 0-1."""
-    array = np.asarray(image, dtype='float32') / np.float32(255)
-    array = (array - np.float32(mean)) / np.float32(std)
-    return np.ascontiguousarray(array.transpose(2, 0, 1))
-
-
-def resize(image, size, interpolation):
-    """`image.resize((width, height), …)` with the horizontal pass first, on every version of Pillow.
-
-    Values are rounded and clipped to 8 bits between the passes, so their order shows in the pixels. Pillow 13 chooses
-    it by the sizes (its pull request 9549); before, the horizontal pass came first, as in all published results.
-    """
-    return image.resize((size[0], image.height), interpolation).resize(size, interpolation)
-
-
-def check_normalisation(mean, std):
-    """Raise UserError for --mean and --std that no image can be normalised by."""
-    if len(mean) != 3 or len(std) != 3 or not min(std) > 0:
-        raise UserError(f'--mean {mean} --std {std}: must be three numbers each, the deviations above 0')
 
 
 def random_crop_box(width, height, rng, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
@@ -70,48 +52,43 @@ def crop_matrix(box, size, width, height, geometry='exact'):
     return np.array([[w / size, 0, x], [0, h / size, y], [0, 0, 1]])
 
 
-def color_jitter(image, strength, rng):
-    """Brightness, contrast and saturation by factors uniform in 1 ± strength, in random order (when --aa is '')."""
-    kinds = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
-    for i in rng.permutation(len(kinds)):
-        image = kinds[i](image).enhance(rng.uniform(max(0.0, 1.0 - strength), 1.0 + strength))
-    return image
+def color_jitter(strength, rng):
+    """The Ops when --aa is '': brightness, contrast, saturation by factors uniform in 1 ± strength, in random order."""
+    kinds = ('Brightness', 'Contrast', 'Color')
+    return [Op(kinds[i], rng.uniform(max(0.0, 1.0 - strength), 1.0 + strength)) for i in rng.permutation(len(kinds))]
 
 
-def random_erase(array, rng, probability, mode='pixel', count=1, area=(0.02, 1 / 3), min_aspect=0.3):
-    """Random erasing (arXiv 1708.04896) of a normalised array [3, H, W], in place, after timm.
+def renderer(backend):
+    """The module that makes the pixels: `pil`, to the last bit the published recipe's, or `cv2`, faster and nearly so.
 
-    mode: `pixel` normal noise for each value, `rand` one normal colour, `const` zeros. Up to `count` boxes share the
-    area.
+    It has open_image(path), something with a `size` (width, height), and of that train_pixels and eval_pixels. Raises
+    UserError if what `cv2` needs is not installed.
     """
-    if rng.random() > probability:
-        return array
-    _, height, width = array.shape
-    boxes = 1 if count == 1 else int(rng.integers(1, count + 1))
-    for _ in range(boxes):
-        for _ in range(10):  # until a box fits
-            target = rng.uniform(*area) * height * width / boxes
-            aspect = math.exp(rng.uniform(math.log(min_aspect), -math.log(min_aspect)))
-            h, w = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
-            if h < height and w < width:
-                y, x = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
-                if mode == 'pixel':
-                    filling = rng.standard_normal((3, h, w), dtype='float32')
-                elif mode == 'rand':
-                    filling = rng.standard_normal((3, 1, 1), dtype='float32')
-                else:
-                    filling = 0.0
-                array[:, y : y + h, x : x + w] = filling
-                break
-    return array
+    if backend == 'pil':
+        return render_pil
+    try:
+        from util.data import render_cv2
+    except ImportError as error:
+        raise UserError(f'--image_backend cv2: {error}; pip install opencv-python-headless simplejpeg')
+    return render_cv2
+
+
+class Draws(NamedTuple):
+    """All that is random about the pixels of a training sample, but for random erasing."""
+
+    ops: list  # of auto_augment.Op, in their order
+    box: tuple  # of the crop: (left, top, width, height)
+    interpolation: int  # of the crop, a PIL filter
+    matrix: np.ndarray  # float64 [3, 3], from the crop's pixels to the source's, as token labels take it
 
 
 class TrainTransform:
-    """Flip, RandAugment or AutoAugment (or colour jitter), random resized crop, normalise, random erasing.
+    """Flip, RandAugment or AutoAugment (or colour jitter), random resized crop, random erasing.
 
     interpolation: a key of INTERPOLATIONS, or `random` (bilinear or bicubic each time).
     geometry: `exact`, or `reference` for the matrix of crop_matrix; the pixels are the same.
-    mean, std: see to_input; the mean is also the colour of what lies outside the image.
+    mean, std: see normalise.py; the mean is also the colour of what lies outside the image.
+    backend: see renderer.
     """
 
     def __init__(
@@ -128,6 +105,7 @@ class TrainTransform:
         geometry='exact',
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
+        backend='pil',
     ):
         if interpolation != 'random' and interpolation not in INTERPOLATIONS:
             raise UserError(f'--train_interpolation {interpolation}: use random, {", ".join(INTERPOLATIONS)}')
@@ -139,42 +117,55 @@ class TrainTransform:
         self.reprob, self.remode, self.recount = reprob, remode, recount
         check_normalisation(mean, std)
         self.mean, self.std = mean, std
-        fill = tuple(max(0, min(255, round(255 * m))) for m in mean)
-        self.augment = build_policy(aa, fill, self.interpolation) if aa else None
+        self.fill = tuple(max(0, min(255, round(255 * m))) for m in mean)
+        self.augment = build_policy(aa, self.interpolation) if aa else None
+        self.backend = backend
+        renderer(backend)  # says now what is missing
 
-    def __call__(self, image, rng):
-        """PIL image -> (float32 [3, S, S], matrix float64 [3, 3] from the array's pixels to the source's)."""
-        image, matrix = self.draw(image, rng)
-        array = to_input(image, self.mean, self.std)
-        random_erase(array, rng, probability=self.reprob, mode=self.remode, count=self.recount)
-        return array, matrix
+    def load(self, path, rng):
+        """Image file -> (pixels uint8 [S, S, 3], matrix as in Draws, (width, height) of the file, list of Erased).
 
-    def draw(self, image, rng):
-        """All that comes before normalisation: PIL image -> (PIL image of size², matrix as in __call__)."""
-        width, height = image.size
-        matrix = np.eye(3)
+        rng: numpy Generator. Raises BadImage and UserError as images.open_rgb.
+        """
+        image = renderer(self.backend).open_image(path)
+        draws = self.draw(image.size, rng)
+        pixels = self.render(image, draws)
+        erased = draw_erasing(self.size, self.size, rng, self.reprob, mode=self.remode, count=self.recount)
+        return pixels, draws.matrix, image.size, erased
+
+    def render(self, image, draws):
+        """What the backend opened (for `pil` an RGB PIL image) -> uint8 [S, S, 3]."""
+        return renderer(self.backend).train_pixels(image, draws, self.size, self.fill)
+
+    def draw(self, size, rng):
+        """The Draws of an image of `size` (width, height). rng: numpy Generator."""
+        width, height = size
+        matrix, ops, augmentation = np.eye(3), [], np.eye(3)
         if rng.random() < self.flip:
-            image = image.transpose(Image.FLIP_LEFT_RIGHT)
-            matrix = matrix @ np.array([[-1.0, 0, width], [0, 1, 0], [0, 0, 1]])
+            matrix = np.array([[-1.0, 0, width], [0, 1, 0], [0, 0, 1]])
+            ops = [Op('Flip', None, matrix)]
         if self.augment:
-            image, step = self.augment(image, rng)
-            matrix = matrix @ step
+            ops += self.augment.draw(size, rng)
         elif self.jitter:
-            image = color_jitter(image, self.jitter, rng)
+            ops += color_jitter(self.jitter, rng)
         box = random_crop_box(width, height, rng, self.scale)
         interpolation = self.interpolation
         if interpolation is None:
             interpolation = RANDOM_INTERPOLATION[rng.integers(2)]
-        left, top, box_width, box_height = box
-        image = image.crop((left, top, left + box_width, top + box_height))
-        image = resize(image, (self.size, self.size), interpolation)
-        return image, matrix @ crop_matrix(box, self.size, width, height, geometry=self.geometry)
+        for op in ops:
+            if op.name != 'Flip' and op.matrix is not None:
+                augmentation = augmentation @ op.matrix
+        crop = crop_matrix(box, self.size, width, height, geometry=self.geometry)
+        return Draws(ops, box, interpolation, matrix @ augmentation @ crop)
 
 
 class EvalTransform:
-    """Resize the short side to size / crop_pct, cut the centre square, normalise: the field's standard evaluation."""
+    """Resize the short side to size / crop_pct, cut the centre square, normalise: the field's standard evaluation.
 
-    def __init__(self, size, crop_pct, interpolation='bicubic', mean=IMAGENET_MEAN, std=IMAGENET_STD):
+    backend: see renderer.
+    """
+
+    def __init__(self, size, crop_pct, interpolation='bicubic', mean=IMAGENET_MEAN, std=IMAGENET_STD, backend='pil'):
         if not 0 < crop_pct <= 1:
             raise UserError(f'--crop_pct {crop_pct}: must be above 0 and at most 1')
         if interpolation == 'random':
@@ -185,13 +176,18 @@ class EvalTransform:
         self.size, self.short = size, int(math.floor(size / crop_pct))
         self.mean, self.std = mean, std
         self.interpolation = INTERPOLATIONS[interpolation]
+        self.backend = backend
+        renderer(backend)  # says now what is missing
+
+    def load(self, path):
+        """Image file -> uint8 [S, S, 3]. Raises BadImage and UserError as images.open_rgb."""
+        backend = renderer(self.backend)
+        image = backend.open_image(path)
+        return backend.eval_pixels(image, *self._places(*image.size), self.size, self.interpolation)
 
     def crop(self, image):
-        """PIL image -> the PIL square that the network sees."""
-        (width, height), (x, y) = self._places(*image.size)
-        if (width, height) != image.size:
-            image = resize(image, (width, height), self.interpolation)
-        return image.crop((x, y, x + self.size, y + self.size))
+        """RGB PIL image -> the PIL square that the network sees (with `pil`)."""
+        return render_pil.eval_crop(image, *self._places(*image.size), self.size, self.interpolation)
 
     def region(self, width, height):
         """Where that square lies in an image of this size: (left, top, right, bottom) in its pixels, floats."""

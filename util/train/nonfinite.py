@@ -25,7 +25,7 @@ def explain(error, epoch, samples, output_dir=''):
     if output_dir:
         path = os.path.join(output_dir, f'nonfinite-rank{dist.rank()}.txt')
         with contextlib.suppress(OSError):  # a full disk must not hide the message
-            with open(path, 'w', encoding='utf-8') as f:
+            with open(path, 'w', encoding='utf-8', errors='surrogateescape') as f:
                 f.write('\n'.join(files) + '\n')
             text += f' (all in {path})'
     return f'{text}; {REMEDY}'

@@ -1,0 +1,398 @@
+"""How fast samples are made: on one core, by stage, and by several processes; beside the original's and timm's.
+
+    python benchmarks/input.py OUT --data_path DIR [--list FILE] [--token_label_data DIR] [--no_reference] …
+
+DIR holds train/, a folder for each class; with --list it is what the list's paths are below. Any images will do: the
+training and the evaluation transform both go through them. With --token_label_data there are arms with label maps.
+With the packages of tests/parity installed, `tlt` (the original) and timm are among the arms.
+
+One core: what a loader process does, up to the batch that it hands over: bytes, token targets, what will be erased.
+`tlt` makes bytes, too, as with its GPU prefetcher, or floats, as without; it makes no targets: that comes later, on the
+GPU. The arms take turns, --rounds times; figures are medians over the rounds, ratios medians of each round's ratio.
+Decoding alone is the limit of what can be reached.
+
+Processes: batches of 32 that arrive in the main process, ready for a network, from --processes loader processes.
+A slow disk: the same where each image takes 5 ms more to read, for a training step that takes as long as the slower of
+the two needs for a batch, and what that step waits for (data:).
+
+OUT receives input.json, input.md and input.png.
+"""
+
+import argparse
+import functools
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from util import runtime
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+import main as trainer
+from util import files, options
+from util.data import normalise, transforms
+from util.data.datasets import EvalDataset
+from util.data.images import open_rgb
+from util.data.loader import Loader, build_train_loader, collate
+from util.errors import UserError
+
+BATCH, SIZE, GRID = 32, 224, 14
+BACKENDS = ('pil', 'cv2')
+STAGES = ('decode', 'augment, crop', 'label map', 'targets', 'erase', 'batch', 'normalise')
+
+
+def parser():
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    add = parser.add_argument
+    add('out', metavar='OUT')
+    add('--data_path', required=True, metavar='DIR')
+    add('--list', default='', metavar='FILE', help="lines 'path class_id' (default: the folders of DIR/train)")
+    add('--token_label_data', default='', metavar='DIR', help='label maps of the images')
+    add('--nb_classes', default=1000, type=int)
+    add('--rounds', default=5, type=options.count)
+    add('--images', default=128, type=options.count, help='of an arm in a round')
+    add('--processes', default=[1, 2], type=options.count, nargs='+', metavar='N')
+    add('--no_reference', action='store_true', help='without tlt and timm')
+    return parser
+
+
+# -- arms: functions without arguments that make samples of --images images -------------------------------------------
+
+
+def flags(args, backend, workers=0):
+    """main.py's, for the published recipe."""
+    line = ['--data_path', args.data_path, '--nb_classes', args.nb_classes, '--batch_size', BATCH, '--crop_pct', 0.9]
+    line += ['--cls_label_path_train', args.list, '--cls_label_path_val', args.list, '--train_interpolation', 'random']
+    line += ['--input_size', SIZE, '--mixup', 0, '--cutmix', 0, '--image_backend', backend, '--num_workers', workers]
+    if args.token_label_data:
+        line += ['--token_label', '--token_label_data', args.token_label_data]
+    chosen = trainer.parser().parse_args([str(word) for word in line])
+    options.recipe_defaults(chosen, GRID)
+    return chosen
+
+
+def make(dataset, images):
+    """What a loader process does for so many images."""
+    for start in range(0, images, BATCH):
+        batch = collate([dataset[i % len(dataset)] for i in range(start, min(start + BATCH, images))])
+        if 'error' in batch:
+            raise UserError(batch['error'].tobytes().decode())
+
+
+def our_arms(args):
+    arms = {}
+    for backend in BACKENDS:
+        chosen = flags(args, backend)
+        training = build_train_loader(chosen).dataset
+        arms[f'training, {backend}'] = functools.partial(make, training, args.images)
+        if args.token_label_data:
+            without = build_train_loader(argparse.Namespace(**{**vars(chosen), 'token_label': False})).dataset
+            arms[f'training without maps, {backend}'] = functools.partial(make, without, args.images)
+        evaluation = EvalDataset(training.samples, transforms.EvalTransform(SIZE, 0.9, backend=backend))
+        arms[f'evaluation, {backend}'] = functools.partial(make, evaluation, args.images)
+        arms[f'decoding, {backend}'] = functools.partial(decode_all, training.samples, backend, args.images)
+    return arms
+
+
+def decode_all(samples, backend, images):
+    for i in range(images):
+        path, _ = samples[i % len(samples)]
+        if backend == 'pil':
+            open_rgb(path)
+        else:
+            transforms.renderer(backend).open_image(path).decode()
+
+
+def reference_arms(args, samples):
+    """The same images through the transforms of tlt and timm, up to their batches."""
+    sys.path.append(str(Path(__file__).resolve().parents[1] / 'tests'))
+    from parity import original
+
+    if original.ABSENT:
+        raise UserError(f'{original.REASON}; or leave it out: --no_reference')
+    theirs = original.load()
+    torch, factory = theirs.torch, theirs.tlt.data.label_transforms_factory
+    paths = [samples[i % len(samples)][0] for i in range(args.images)]
+
+    def label_map(path):
+        stem = Path(args.token_label_data, *Path(path).parts[-2:]).with_suffix('')
+        if stem.with_suffix('.pt').exists():
+            return torch.load(stem.with_suffix('.pt')).float()
+        return torch.from_numpy(np.load(stem.with_suffix('.npy'))).float()
+
+    def stack(parts):
+        return np.stack(parts) if isinstance(parts[0], np.ndarray) else torch.stack(parts)
+
+    def training(transform):
+        for start in range(0, args.images, BATCH):
+            batch = paths[start : start + BATCH]
+            pairs = [transform(Image.open(path).convert('RGB'), label_map(path)) for path in batch]
+            for parts in zip(*pairs):
+                stack(parts)
+
+    def evaluation(transform):
+        for start in range(0, args.images, BATCH):
+            stack([transform(Image.open(path).convert('RGB')) for path in paths[start : start + BATCH]])
+
+    recipe = dict(is_training=True, auto_augment='rand-m9-mstd0.5-inc1', interpolation='random', re_prob=0.25)
+    arms = {}
+    for kind, prefetcher in (('bytes', True), ('floats', False)):
+        if args.token_label_data:
+            transform = factory.create_token_label_transform(SIZE, use_prefetcher=prefetcher, re_mode='pixel', **recipe)
+            arms[f'training, tlt, {kind}'] = functools.partial(training, transform)
+        how = dict(is_training=False, crop_pct=0.9, interpolation='bicubic', use_prefetcher=prefetcher)
+        transform = theirs.timm.data.create_transform(SIZE, **how)
+        arms[f'evaluation, timm, {kind}'] = functools.partial(evaluation, transform)
+    return arms
+
+
+def seconds(call):
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+# -- processes --------------------------------------------------------------------------------------------------------
+
+
+class SlowDisk:
+    """A dataset whose images take `delay` seconds more to be read."""
+
+    def __init__(self, dataset, delay):
+        self.dataset, self.delay, self.transform = dataset, delay, dataset.transform
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        time.sleep(self.delay)
+        return self.dataset[index]
+
+    def sample_bytes(self):
+        return self.dataset.sample_bytes()
+
+
+class Repeating:
+    """A sampler of `count` batches that go through the set over and over."""
+
+    def __init__(self, length, count):
+        self.length, self.count = length, count
+
+    def __len__(self):
+        return self.count
+
+    def __iter__(self):
+        for i in range(self.count):
+            yield [(i * BATCH + j) % self.length for j in range(BATCH)]
+
+
+def from_processes(dataset, workers, images, step=0.0):
+    """(images/s, seconds that a batch was waited for) once the processes run.
+
+    step: seconds of the training step that uses a batch.
+    """
+    ahead = 2 * workers + 2  # batches that are ready when the first arrives cost nothing: they are not counted
+    count = ahead + max(images // BATCH, 2 * workers)
+    waited, begin = [], 0.0
+    batches = iter(Loader(dataset, Repeating(len(dataset), count + ahead), BATCH, workers))
+    for i in range(count):
+        asked = time.perf_counter()
+        next(batches)
+        waited.append(time.perf_counter() - asked)
+        if i == ahead - 1:
+            begin = time.perf_counter()
+        time.sleep(step)
+    spent = time.perf_counter() - begin
+    batches.close()
+    return (count - ahead) * BATCH / spent, statistics.mean(waited[ahead:])
+
+
+# -- stages -----------------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """Seconds spent in functions, by stage. A function that is watched while another runs is taken off that one."""
+
+    def __init__(self):
+        self.spent, self.inner = dict.fromkeys(STAGES, 0.0), [0.0]
+
+    def watch(self, stage, function):
+        @functools.wraps(function)
+        def timed(*given, **named):
+            self.inner.append(0.0)
+            begin = time.perf_counter()
+            result = function(*given, **named)
+            whole = time.perf_counter() - begin
+            self.spent[stage] += whole - self.inner.pop()
+            self.inner[-1] += whole
+            return result
+
+        return timed
+
+
+def by_stage(args, backend):
+    """{stage: ms an image} of training samples."""
+    dataset, clock = build_train_loader(flags(args, backend)).dataset, Clock()
+    transform, maps = dataset.transform, dataset.label_maps
+    render = transforms.renderer(backend)
+    watched = [(render, 'open_image', 'decode'), (transform, 'draw', 'augment, crop')]
+    watched += [(transform, 'render', 'augment, crop'), (transforms, 'draw_erasing', 'erase')]
+    if maps:
+        watched += [(dataset, '_target', 'targets'), (maps, 'read', 'label map')]
+    if backend == 'cv2':
+        from util.data import jpeg
+
+        watched.append((jpeg.JpegFile, 'decode', 'decode'))
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in watched]
+    for owner, name, stage in watched:
+        setattr(owner, name, clock.watch(stage, getattr(owner, name)))
+    try:
+        samples = [dataset[i % len(dataset)] for i in range(args.images)]
+    finally:
+        for owner, name, function in before:
+            setattr(owner, name, function)
+    for start in range(0, args.images, BATCH):
+        batch = clock.watch('batch', collate)(samples[start : start + BATCH])
+        clock.watch('normalise', normalise.network_input)(batch, transform.mean, transform.std)
+    return {stage: 1000 * spent / args.images for stage, spent in clock.spent.items()}
+
+
+# -- results ----------------------------------------------------------------------------------------------------------
+
+
+def main(args):
+    files.check_folder(args.out, f'OUT {args.out}')
+    arms = our_arms(args)
+    samples = build_train_loader(flags(args, 'pil')).dataset.samples
+    if not args.no_reference:
+        arms.update(reference_arms(args, samples))
+    for arm in arms.values():  # files into memory, tables of the libraries
+        arm()
+    rounds, processes, stages = [], [], []
+    for _ in tqdm(range(args.rounds), 'one core, rounds'):
+        rounds.append({name: args.images / seconds(arm) for name, arm in arms.items()})
+        stages.append({backend: by_stage(args, backend) for backend in BACKENDS})
+    for _ in tqdm(range(args.rounds), 'processes, rounds'):
+        row = {}
+        for backend in BACKENDS:
+            dataset = build_train_loader(flags(args, backend)).dataset
+            for workers in args.processes:
+                rate, _ = from_processes(dataset, workers, 4 * args.images)
+                row[f'{backend}, {workers}'] = rate
+        processes.append(row)
+    result = {
+        'images': args.images,
+        'rounds': args.rounds,
+        'one core, images/s': medians(rounds),
+        'each round': rounds,
+        'ratios': ratios(rounds),
+        'processes, images/s': medians(processes),
+        'stages, ms': {backend: medians([row[backend] for row in stages]) for backend in BACKENDS},
+        'slow disk': slow_disk(args),
+    }
+    Path(args.out, 'input.json').write_text(json.dumps(result, indent=1) + '\n')
+    text = table(result)
+    Path(args.out, 'input.md').write_text(text + '\n')
+    print(text)
+    draw(result, Path(args.out, 'input.png'))
+
+
+def medians(rows):
+    return {name: statistics.median(row[name] for row in rows) for name in rows[0]}
+
+
+def ratios(rounds):
+    """{'a / b': median over the rounds of a's speed over b's} of ours over the reference's."""
+    found = {}
+    for task in ('training', 'evaluation'):
+        others = [name for name in rounds[0] if name.startswith((f'{task}, tlt', f'{task}, timm'))]
+        for backend in BACKENDS:
+            for other in others:
+                ours = f'{task}, {backend}'
+                found[f'{ours} / {other}'] = statistics.median(row[ours] / row[other] for row in rounds)
+    return found
+
+
+def slow_disk(args, delay=0.005):
+    """{'step', 'waits', 'waits without'}: seconds of a training step that two processes could just keep up with where
+    each image takes `delay` more to be read, and what it waits for a batch then and without the delay.
+    """
+    dataset = build_train_loader(flags(args, 'pil')).dataset
+    slow = SlowDisk(dataset, delay)
+    rate, _ = from_processes(slow, 2, 2 * args.images)
+    step = 1.1 * BATCH / rate
+    return {
+        'delay': delay,
+        'step': step,
+        'waits': from_processes(slow, 2, 2 * args.images, step)[1],
+        'waits without': from_processes(dataset, 2, 2 * args.images, step)[1],
+    }
+
+
+def table(result):
+    lines = ['| one core | images/s | ms an image |', '|---|--:|--:|']
+    for name, rate in result['one core, images/s'].items():
+        lines.append(f'| {name} | {rate:.0f} | {1000 / rate:.2f} |')
+    lines += ['', '| ratio of speeds | |', '|---|--:|']
+    lines += [f'| {name} | {ratio:.2f} |' for name, ratio in result['ratios'].items()]
+    lines += ['', f'| ms an image | {" | ".join(BACKENDS)} |', '|---|--:|--:|']
+    for stage in STAGES:
+        lines.append(f'| {stage} | ' + ' | '.join(f'{result["stages, ms"][b][stage]:.2f}' for b in BACKENDS) + ' |')
+    lines += ['', '| loader processes | images/s in the main process | over one core alone |', '|---|--:|--:|']
+    for name, rate in result['processes, images/s'].items():
+        alone = result['one core, images/s'][f'training, {name.split(",")[0]}']
+        lines.append(f'| {name} | {rate:.0f} | {rate / alone:.2f} |')
+    disk = result['slow disk']
+    step, waits, without = (f'{1000 * disk[name]:.1f} ms' for name in ('step', 'waits', 'waits without'))
+    more = f'{1000 * disk["delay"]:.0f} ms'
+    lines += [
+        '',
+        f'Two processes: a step of {step} waits {waits} for its batch where reading an image takes {more} more',
+    ]
+    lines[-1] += f' to be read, {without} where not.'
+    lines += ['', f'Medians of {result["rounds"]} rounds of {result["images"]} images.']
+    return '\n'.join(lines)
+
+
+def draw(result, path):
+    """Bars by stage for each backend, and speed by the number of processes."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise UserError(f'{path}: not drawn, matplotlib is not installed: pip install matplotlib')
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout='constrained')
+    start = dict.fromkeys(BACKENDS, 0.0)
+    for stage in STAGES:
+        widths = [result['stages, ms'][backend][stage] for backend in BACKENDS]
+        left.barh(BACKENDS, widths, left=[start[backend] for backend in BACKENDS], label=stage)
+        for backend, width in zip(BACKENDS, widths):
+            start[backend] += width
+    left.invert_yaxis()
+    left.set(title='a training sample by stage', xlabel='ms an image, one core')
+    left.legend(fontsize=8, ncols=2)
+    for backend in BACKENDS:
+        points = {0: result['one core, images/s'][f'training, {backend}']}
+        for name, rate in result['processes, images/s'].items():
+            if name.startswith(backend):
+                points[int(name.split(',')[1])] = rate
+        right.plot(list(points), list(points.values()), 'o-', label=backend)
+    for name, rate in result['one core, images/s'].items():
+        if name.startswith('training, tlt'):
+            right.axhline(rate, ls=':', color='grey')
+            right.text(0, rate, f' {name[10:]}, one core', va='bottom', fontsize=8, color='grey')
+    right.set(title='training samples in the main process', xlabel='loader processes (0: none)', ylabel='images/s')
+    right.set(ylim=(0, None), xticks=sorted({0, *map(int, (n.split(',')[1] for n in result['processes, images/s']))}))
+    right.legend()
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == '__main__':
+    runtime.run(main, parser())

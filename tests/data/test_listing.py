@@ -1,0 +1,173 @@
+"""listing.py: which images a folder or a list has, in arrays; what is wrong with either is named."""
+
+import gc
+import os
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from util.data.listing import Samples, read_folder, read_list
+from util.errors import UserError
+
+
+def said(call, *args, **kwargs):
+    """The message with which a call turns its input down."""
+    with pytest.raises(UserError) as error:
+        call(*args, **kwargs)
+    assert '\n' not in str(error.value)
+    return str(error.value)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """root/a/1.png, root/a/2.JPG, root/b/3.webp, and things that are no images."""
+    root = tmp_path / 'root'
+    for name in ('a/2.JPG', 'a/1.png', 'b/3.webp'):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new('RGB', (8, 6), (10, 200, 30)).save(root / name)
+    (root / 'a' / 'notes.txt').write_text('no image')
+    (root / 'readme.md').write_text('no class')
+    return root
+
+
+# ---- folders
+
+
+def test_a_folders_classes_are_its_sorted_folders_and_its_images_are_sorted(folder):
+    expected = [('a/1.png', 0), ('a/2.JPG', 0), ('b/3.webp', 1)]
+    assert list(read_folder(str(folder), 2)) == [(str(folder / name), label) for name, label in expected]
+
+
+def test_a_missing_folder_an_empty_one_and_one_of_too_many_classes_are_named(folder, tmp_path):
+    assert str(tmp_path / 'none') in said(read_folder, str(tmp_path / 'none'), 2)
+    (tmp_path / 'empty' / 'a').mkdir(parents=True)
+    assert 'no images' in said(read_folder, str(tmp_path / 'empty'), 2)
+    message = said(read_folder, str(folder), 1)
+    assert str(folder) in message and '2 class folders' in message and '--nb_classes is 1' in message
+
+
+# ---- lists
+
+
+@pytest.fixture
+def listing(folder, tmp_path):
+    """listing(text) -> samples of that list file; listing.path is the file."""
+
+    def call(text, num_classes=10):
+        (tmp_path / 'list.txt').write_text(text, encoding='utf-8')
+        return read_list(str(folder), call.path, num_classes)
+
+    call.path = str(tmp_path / 'list.txt')
+    return call
+
+
+def test_a_list_keeps_its_order_its_ids_and_names_with_spaces(listing, folder):
+    Image.new('RGB', (8, 8)).save(folder / 'a' / 'two words.png')
+    expected = [('b/3.webp', 7), ('a/two words.png', 0), ('a/1.png', 9)]
+    samples = listing('\ufeffb/3.webp 7\n\na/two words.png 0\r\na/1.png 9\n')
+    assert list(samples) == [(str(folder / name), label) for name, label in expected]
+
+
+BAD_LINES = [(line, 'expected') for line in ('a/2.JPG', 'a/2.JPG x', 'a/2.JPG 1.5', '7', 'a/2.JPG,3')]
+BAD_LINES += [(f'a/2.JPG {label}', f'class id {label}, but --nb_classes is 10') for label in (10, -1)]
+BAD_LINES += [(line, 'does not exist; check --data_path') for line in ('a/none.png 3', 'c/1.png 3', 'a/2.jpg 3')]
+
+
+@pytest.mark.parametrize('line, says', BAD_LINES)
+def test_a_bad_line_is_named_with_its_file_and_number(listing, line, says):
+    message = said(listing, f'a/1.png 0\n\n{line}\n')
+    assert message.startswith(f'{listing.path}, line 3: ') and says in message
+
+
+def test_an_empty_list_a_missing_one_and_one_that_is_no_text_are_named(listing, folder):
+    assert said(listing, '\n \n') == f'{listing.path}: lists no images'
+    for path in ('/nowhere/list.txt', str(folder / 'a/1.png'), str(folder / 'a')):
+        assert said(read_list, str(folder), path, 10).startswith(f'{path}: not a readable text file (')
+    assert '--data_path /nowhere' in said(read_list, '/nowhere', listing.path, 10)
+
+
+# ---- whatever their names and number
+
+
+def test_samples_are_a_sequence_that_ends():
+    samples = Samples('root', np.array([b'a/1.png', b'b/22.png']), np.array([3, 7]))
+    assert len(samples) == len(samples.paths) == 2
+    assert list(samples) == [('root/a/1.png', 3), ('root/b/22.png', 7)] and list(samples.paths) == [
+        'root/a/1.png',
+        'root/b/22.png',
+    ]
+    assert samples[-1] == ('root/b/22.png', 7) and type(samples[0][0]) is str and type(samples[0][1]) is int
+    with pytest.raises(IndexError):
+        samples[2]
+
+
+ODD = [b'caf\xc3\xa9.png', b'latin \xe9\xff.png', b'tab\tand two  blanks.png', b'.png', b'x' * 200 + b'.png']
+
+
+def test_names_may_hold_any_bytes(folder, listing):
+    inside = os.fsencode(folder / 'c')
+    os.mkdir(inside)
+    for name in ODD:
+        with open(os.path.join(inside, name), 'wb') as f:
+            f.write(name)
+    found = read_folder(str(folder), 3)
+    paths = [path for path, label in found if label == 2]
+    assert sorted(map(os.fsencode, paths)) == sorted(os.path.join(inside, name) for name in ODD)
+    with open(listing.path, 'wb') as f:
+        f.writelines(b'c/%s 2\n' % name for name in ODD)
+    listed = list(read_list(str(folder), listing.path, 3))
+    assert len(listed) == len(ODD)
+    for (path, label), name in zip(listed, ODD):
+        with open(path, 'rb') as f:
+            assert f.read() == name and label == 2
+
+
+def test_a_list_may_name_files_elsewhere(folder, listing, tmp_path):
+    Image.new('RGB', (8, 8)).save(tmp_path / 'other.png')
+    assert list(listing(f'{tmp_path}/other.png 1\n../other.png 2\n')) == [
+        (str(tmp_path / 'other.png'), 1),
+        (str(folder / '../other.png'), 2),
+    ]
+
+
+@pytest.mark.parametrize('how', ['folder', 'list'])
+def test_samples_are_arrays_however_many_they_are(folder, listing, how):
+    for i in range(3000):
+        (folder / 'b' / f'{i:05d}.png').touch()
+    if how == 'folder':
+        samples = read_folder(str(folder), 2)
+    else:
+        samples = listing(''.join(f'b/{i:05d}.png 1\n' for i in range(3000)))
+    assert len(samples) >= 3000
+    assert len(pickle.dumps(samples)) < 30 * len(samples), 'and no object for each of them'
+    assert not samples.paths.names.dtype.hasobject and samples.labels.dtype == np.int64
+
+
+def private_memory():
+    """Megabytes of this process that it shares with no other."""
+    with open('/proc/self/smaps_rollup') as f:
+        return sum(int(line.split()[1]) for line in f if line.startswith('Private_')) / 1024
+
+
+@pytest.mark.skipif(not os.path.exists('/proc/self/smaps_rollup'), reason='Linux tells how memory is shared')
+@pytest.mark.parametrize('kind, limit', [('arrays', (-1, 3)), ('tuples', (10, 100))])
+def test_a_forked_process_that_looks_at_every_sample_copies_none_of_them(kind, limit):
+    count = 150_000
+    samples = Samples('root', np.array([b'n%04d/%08d.JPEG' % (i % 1000, i) for i in range(count)]), np.arange(count))
+    if kind == 'tuples':
+        samples = list(samples)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        gc.disable()  # a collection would write to every object of the process
+        for repeat in range(2):  # the first time around the interpreter's own pages come along
+            before = private_memory()
+            for i in range(0, 2000) if repeat == 0 else range(count):
+                path, label = samples[i]
+        os.write(writing, b'%d' % (private_memory() - before))
+        os._exit(0)
+    os.waitpid(child, 0)
+    grown = int(os.read(reading, 20))
+    assert limit[0] <= grown <= limit[1], 'in MB'

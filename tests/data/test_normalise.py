@@ -1,0 +1,103 @@
+"""normalise.py: bytes become what the network takes, on arrays and on tensors alike; random erasing."""
+
+import numpy as np
+import paddle
+import pytest
+
+from util.data.normalise import draw_erasing, erase, network_input, normalise, pack_erased, to_input
+from util.options import IMAGENET_MEAN, IMAGENET_STD
+
+MEAN, STD = (0.1, 0.25, 0.7), (0.5, 0.2, 0.31)
+
+
+def pixels(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, 'uint8')
+
+
+def by_hand(images, mean, std):
+    """In float64."""
+    return ((images / 255.0 - mean) / std).transpose(0, 3, 1, 2)
+
+
+@pytest.mark.cross_version
+@pytest.mark.parametrize('how', [(), (MEAN, STD)], ids=['of ImageNet', 'of others'])
+def test_bytes_become_normalised_float32_channels_first(how):
+    images = pixels(4, 6, 5, 3)
+    mean, std = how or (IMAGENET_MEAN, IMAGENET_STD)
+    planes = normalise(images, *how)
+    assert planes.dtype == np.float32 and planes.shape == (4, 3, 6, 5) and planes.flags.c_contiguous
+    np.testing.assert_allclose(planes, by_hand(images, mean, std), rtol=0, atol=1e-6)
+    tensor = normalise(paddle.to_tensor(images), *how)
+    assert tensor.dtype == paddle.float32 and np.array_equal(tensor.numpy(), planes)
+    np.testing.assert_array_equal(to_input(images[2], mean, std), planes[2])
+
+
+@pytest.mark.cross_version
+def test_tensors_that_lie_elsewhere_are_normalised_there_to_the_same_numbers(monkeypatch):
+    """As on a GPU, whose kernels stand here on the CPU."""
+    tensor = paddle.to_tensor(pixels(3, 8, 8, 3))
+    here = normalise(tensor, MEAN, STD).numpy()
+    place = type(tensor.place)
+    monkeypatch.setattr(place, 'is_cpu_place', lambda _: False)
+    monkeypatch.setattr(paddle.Tensor, 'numpy', lambda _: pytest.fail('waits for the device'))
+    there = normalise(tensor, MEAN, STD)
+    monkeypatch.undo()
+    np.testing.assert_allclose(there.numpy(), here, rtol=0, atol=1e-6)
+
+
+# ---- random erasing
+
+
+def erased(seed, **kwargs):
+    """Mask of the values that random erasing changes in an array of sevens, and the array."""
+    array = np.full((1, 3, 40, 60), 7.0, 'float32')
+    erase(array, **pack_erased([draw_erasing(40, 60, np.random.default_rng(seed), **kwargs)]))
+    return (array[0] != 7.0), array[0]
+
+
+@pytest.mark.parametrize('mode', ['pixel', 'rand', 'const'])
+def test_erasing_fills_one_box_of_the_permitted_area_and_nothing_else(mode):
+    areas = []
+    for seed in range(200):
+        mask, array = erased(seed, probability=1.0, mode=mode)
+        ys, xs = np.nonzero(mask[0])
+        box = np.zeros((40, 60), bool)
+        box[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1] = True
+        assert all(np.array_equal(channel, box) for channel in mask)
+        areas.append(box.mean())
+        inside = array[:, box]
+        if mode == 'const':
+            assert not inside.any()
+        elif mode == 'rand':
+            assert (inside == inside[:, :1]).all() and len(np.unique(inside[:, 0])) == 3
+        elif box.sum() > 200:
+            assert abs(inside.mean()) < 0.3 and 0.8 < inside.std() < 1.2
+    assert 0.01 < min(areas) < 0.05 and 0.28 < max(areas) < 0.36
+
+
+@pytest.mark.parametrize('probability', [0.0, 0.25, 1.0])
+def test_images_are_erased_with_the_given_probability(probability):
+    rng = np.random.default_rng(0)
+    share = np.mean([bool(draw_erasing(32, 32, rng, probability)) for _ in range(2000)])
+    assert abs(share - probability) < 0.03
+
+
+@pytest.mark.cross_version
+@pytest.mark.parametrize('kind', [np.asarray, paddle.to_tensor], ids=['arrays', 'tensors'])
+def test_the_boxes_of_a_batch_are_painted_into_their_images_in_the_order_of_their_drawing(kind):
+    rng = np.random.default_rng(3)
+    drawn = [draw_erasing(24, 24, rng, 0.6, 'pixel', count=3) for _ in range(12)]
+    assert {len(boxes) for boxes in drawn} >= {0, 1, 3}
+    expected = normalise(pixels(12, 24, 24, 3), MEAN, STD)
+    for image, boxes in zip(expected, drawn):
+        for top, left, values in boxes:
+            image[:, top : top + values.shape[1], left : left + values.shape[2]] = values
+    packed = pack_erased(drawn)
+    batch = {'image': kind(pixels(12, 24, 24, 3)), 'erased': packed['erased'], 'label': 0}
+    batch['erased_values'] = kind(packed['erased_values'])
+    network_input(batch, MEAN, STD)
+    assert set(batch) == {'image', 'label'} and np.array_equal(np.asarray(batch['image']), expected)
+
+
+def test_a_batch_in_which_nothing_is_erased_carries_nothing_of_it():
+    assert pack_erased([[], []]) == {}

@@ -1,0 +1,36 @@
+"""benchmarks/million.py makes up its set, measures it, and leaves nothing behind."""
+
+import os
+import re
+
+from benchmarks import million
+from util.data.label_maps import LabelMaps
+from util.data.listing import read_folder, read_list
+
+
+def test_it_measures_every_step_and_removes_its_set(run, tmp_path):
+    result = run(million, tmp_path / 'set', '--images', 40)
+    assert result.code == 0, result.err
+    rows = dict(re.findall(r'^\| (.+) \| ([\d.]+) (?:s|MB) \|$', result.out, re.M))
+    assert len(rows) == 10 and sum('first batch' in row for row in rows) == 2
+    assert float(rows['the same with a list of tuples, maps packed']) < 20
+    assert '40 images, 2 loader processes' in result.out and os.listdir(tmp_path) == []
+
+
+def test_the_set_is_whole_and_is_made_once(tmp_path):
+    out = tmp_path / 'set'
+    million.make(str(out), 3000)
+    before = out.stat().st_mtime_ns
+    million.make(str(out), 3000)
+    assert out.stat().st_mtime_ns == before
+    samples, listed = read_folder(str(out / 'train'), 1000), read_list(str(out), str(out / 'train_list.txt'), 1000)
+    assert len(samples) == 3000 and sorted(samples) == sorted(listed) and list(samples) != list(listed)
+    for folder in ('maps', 'packed'):
+        LabelMaps(str(out / folder), 1000).require(listed.paths)
+        assert LabelMaps(str(out / folder), 1000).read(listed.paths[7])[0].shape == (5, 18, 18)
+
+
+def test_a_folder_that_is_not_its_own_is_left_alone(refused, tmp_path):
+    (tmp_path / 'mine').write_text('')
+    assert 'choose a new folder' in refused(million, tmp_path, '--images', 40)
+    assert os.listdir(tmp_path) == ['mine']
