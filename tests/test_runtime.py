@@ -127,7 +127,7 @@ def test_how_a_script_ends(run):
 def test_a_loader_process_that_dies_is_one_line_that_says_of_what_whatever_paddle_calls_it(
     train, tiny, monkeypatch, number
 ):
-    monkeypatch.setattr(TrainTransform, '__call__', lambda *_: os.kill(os.getpid(), getattr(signal, number)))
+    monkeypatch.setattr(TrainTransform, 'load', lambda *_: os.kill(os.getpid(), getattr(signal, number)))
     result = train('--num_workers 1')
     line = f'main.py: error: a loader process has died ({number}); '
     assert result.code == 1 and line in result.err and 'Traceback' not in result.err, result.err
