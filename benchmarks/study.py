@@ -21,6 +21,8 @@ All arms train the same model for the same number of optimizer steps on the same
     reference      maps_truth with --token_label_geometry reference
     distilled      the annotator's map on the class token, nothing on the others (--dense_weight 0)
     distilled_truth  the same, blended with the image's label
+    augmented      maps_truth with the published augmentation: RandAugment, random erasing, crops of 8 % and more
+    augmented_cv2  the same with --image_backend cv2
 
 An arm's name followed by /5 trains on a fifth of the photos for five times the epochs, so for as many steps.
 Reported is the accuracy of the last epoch, not of the best one, which would be chosen on the validation photos.
@@ -55,6 +57,7 @@ RECIPE = (
     '--num_workers 0 --print_freq 50'
 )
 MAPS = '--token_label --token_label_data {maps}'
+AUGMENTED = '--aa rand-m9-mstd0.5-inc1 --train_scale 0.08 1 --reprob 0.25 --train_interpolation random'
 ARMS = {
     'labels': '',
     'labels_twice': '',
@@ -67,6 +70,8 @@ ARMS = {
     'reference': f'{MAPS} --ground_truth --token_label_geometry reference',
     'distilled': f'{MAPS} --dense_weight 0',
     'distilled_truth': f'{MAPS} --dense_weight 0 --ground_truth',
+    'augmented': f'{MAPS} --ground_truth {AUGMENTED}',
+    'augmented_cv2': f'{MAPS} --ground_truth {AUGMENTED} --image_backend cv2',
 }
 FIRST = ['labels', 'self', 'maps_truth', 'distilled']
 LABELER_VIEW = 128  # pixels: the labeler looks at the photos at twice its own input size, for maps of 16x16 cells
