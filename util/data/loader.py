@@ -274,11 +274,14 @@ class Loader:
             paddle.base.core._cleanup_mmap_fds()
 
     def _end(self, batches):
-        """End an epoch early. Paddle would leave its thread and processes there; what is forked while such a thread
-        works may inherit a lock that it holds, and wait for it forever.
+        """End an epoch early; Paddle would leave its processes and its thread there.
+
+        A thread that makes the batches itself is waited for: what is forked while it works may inherit a lock that it
+        holds, and wait for it forever. One that only receives them is idle, and ends within seconds.
         """
-        batches._exit_thread_expectedly()
-        batches._thread.join(SHUTDOWN_SECONDS)
         if self.settings['num_workers']:
             batches._try_shutdown_all(SHUTDOWN_SECONDS)
             self._loader = paddle.io.DataLoader(self.dataset, **self.settings)  # processes that stay are of one loader
+        else:
+            batches._exit_thread_expectedly()
+            batches._thread.join(SHUTDOWN_SECONDS)
