@@ -377,7 +377,7 @@ def draw(result, path):
             start[backend] += width
     left.invert_yaxis()
     left.set(title='a training sample by stage', xlabel='ms an image, one core')
-    left.legend(fontsize=8, ncols=2)
+    figure.legend(*left.get_legend_handles_labels(), fontsize=8, ncols=len(STAGES), loc='outside lower left')
     for backend in BACKENDS:
         points = {0: result['one core, images/s'][f'training, {backend}']}
         for name, rate in result['processes, images/s'].items():
@@ -385,9 +385,9 @@ def draw(result, path):
                 points[int(name.split(',')[1])] = rate
         right.plot(list(points), list(points.values()), 'o-', label=backend)
     for name, rate in result['one core, images/s'].items():
-        if name.startswith('training, tlt'):
+        if name == 'training, tlt, floats':
             right.axhline(rate, ls=':', color='grey')
-            right.text(0, rate, f' {name[10:]}, one core', va='bottom', fontsize=8, color='grey')
+            right.text(2, rate, 'tlt, floats, one core', va='top', ha='right', fontsize=8, color='grey')
     right.set(title='training samples in the main process', xlabel='loader processes (0: none)', ylabel='images/s')
     right.set(ylim=(0, None), xticks=sorted({0, *map(int, (n.split(',')[1] for n in result['processes, images/s']))}))
     right.legend()
