@@ -34,6 +34,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import main as trainer
+from benchmarks.input_report import BACKENDS, STAGES, draw, table
 from util import files, options
 from util.data import normalise, transforms
 from util.data.datasets import EvalDataset
@@ -42,8 +43,6 @@ from util.data.loader import Loader, build_train_loader, collate
 from util.errors import UserError
 
 BATCH, SIZE, GRID = 32, 224, 14
-BACKENDS = ('pil', 'cv2')
-STAGES = ('decode', 'augment, crop', 'label map', 'targets', 'erase', 'batch', 'normalise')
 
 
 def parser():
@@ -332,66 +331,6 @@ def slow_disk(args, delay=0.005):
         'waits': from_processes(slow, 2, 2 * args.images, step)[1],
         'waits without': from_processes(dataset, 2, 2 * args.images, step)[1],
     }
-
-
-def table(result):
-    lines = ['| one core | images/s | ms an image |', '|---|--:|--:|']
-    for name, rate in result['one core, images/s'].items():
-        lines.append(f'| {name} | {rate:.0f} | {1000 / rate:.2f} |')
-    lines += ['', '| ratio of speeds | |', '|---|--:|']
-    lines += [f'| {name} | {ratio:.2f} |' for name, ratio in result['ratios'].items()]
-    lines += ['', f'| ms an image | {" | ".join(BACKENDS)} |', '|---|--:|--:|']
-    for stage in STAGES:
-        lines.append(f'| {stage} | ' + ' | '.join(f'{result["stages, ms"][b][stage]:.2f}' for b in BACKENDS) + ' |')
-    lines += ['', '| loader processes | images/s in the main process | over one core alone |', '|---|--:|--:|']
-    for name, rate in result['processes, images/s'].items():
-        alone = result['one core, images/s'][f'training, {name.split(",")[0]}']
-        lines.append(f'| {name} | {rate:.0f} | {rate / alone:.2f} |')
-    disk = result['slow disk']
-    step, waits, without = (f'{1000 * disk[name]:.1f} ms' for name in ('step', 'waits', 'waits without'))
-    more = f'{1000 * disk["delay"]:.0f} ms'
-    lines += [
-        '',
-        f'Two processes: a step of {step} waits {waits} for its batch where reading an image takes {more} more',
-    ]
-    lines[-1] += f' to be read, {without} where not.'
-    lines += ['', f'Medians of {result["rounds"]} rounds of {result["images"]} images.']
-    return '\n'.join(lines)
-
-
-def draw(result, path):
-    """Bars by stage for each backend, and speed by the number of processes."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise UserError(f'{path}: not drawn, matplotlib is not installed: pip install matplotlib')
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout='constrained')
-    start = dict.fromkeys(BACKENDS, 0.0)
-    for stage in STAGES:
-        widths = [result['stages, ms'][backend][stage] for backend in BACKENDS]
-        left.barh(BACKENDS, widths, left=[start[backend] for backend in BACKENDS], label=stage)
-        for backend, width in zip(BACKENDS, widths):
-            start[backend] += width
-    left.invert_yaxis()
-    left.set(title='a training sample by stage', xlabel='ms an image, one core')
-    figure.legend(*left.get_legend_handles_labels(), fontsize=8, ncols=len(STAGES), loc='outside lower left')
-    for backend in BACKENDS:
-        points = {0: result['one core, images/s'][f'training, {backend}']}
-        for name, rate in result['processes, images/s'].items():
-            if name.startswith(backend):
-                points[int(name.split(',')[1])] = rate
-        right.plot(list(points), list(points.values()), 'o-', label=backend)
-    for name, rate in result['one core, images/s'].items():
-        if name == 'training, tlt, floats':
-            right.axhline(rate, ls=':', color='grey')
-            right.text(2, rate, 'tlt, floats, one core', va='top', ha='right', fontsize=8, color='grey')
-    right.set(title='training samples in the main process', xlabel='loader processes (0: none)', ylabel='images/s')
-    right.set(ylim=(0, None), xticks=sorted({0, *map(int, (n.split(',')[1] for n in result['processes, images/s']))}))
-    right.legend()
-    figure.savefig(path, dpi=110)
 
 
 if __name__ == '__main__':
