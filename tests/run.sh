@@ -45,7 +45,7 @@ page() {  # in an environment of its own: Gradio holds Pillow below 13, which dr
 }
 
 segmentation() {  # in an environment of its own: PaddleSeg has many wishes; at most three minutes
-    if ! bash seg/venv.sh || ! .venv-seg/bin/python -m pip install --quiet --disable-pip-version-check pytest; then
+    if ! bash seg/venv.sh || ! .venv-seg/bin/python -m pip install --quiet --disable-pip-version-check pytest pytest-timeout; then
         not_run "pip could not install seg/requirements*.txt (see above)"
         return
     fi

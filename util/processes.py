@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import gc
 import glob
 import multiprocessing
 import os
@@ -23,6 +24,20 @@ def worker_count(requested):
 def local_processes():
     """Processes of the run on this machine; the launchers of some versions of Paddle only say how many there are."""
     return int(os.environ.get('PADDLE_LOCAL_SIZE') or os.environ.get('PADDLE_TRAINERS_NUM') or 1)
+
+
+@contextlib.contextmanager
+def garbage_stays_here():
+    """Loader processes that are forked inside never collect what is garbage in this process.
+
+    An epoch of Paddle's loader that failed may be among it, kept until now by its exception's traceback. To free it is
+    to wait for the threads that wait for its batches, and these are not in the new process: it would hang there.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def begin_worker(parent, _worker_id):

@@ -184,7 +184,6 @@ def test_evaluation_stops_at_a_bad_image_and_prediction_marks_it(photos, backend
     bad = photos / 'val' / 'a' / '07.jpg'
     truncate(bad)
     with time_limit(30):
-        # first: what is forked while Paddle's threads of an abandoned loader run may inherit a lock of theirs
         files = sorted(map(str, bad.parent.iterdir()))
         batches = list(build_predict_loader(files, EvalTransform(32, 1.0, backend=backend), 5))
         message = said(list, eval_loader(photos, '--num_workers', workers, backend=backend))

@@ -1,5 +1,6 @@
 """loader.py: batches are the same whichever way they come from the loader processes, and find room on the way."""
 
+import gc
 import multiprocessing
 import os
 import shutil
@@ -136,3 +137,30 @@ def test_nothing_that_works_outlasts_an_epoch_that_is_left_early(scenes):
     assert threading.active_count() == before
     leave(build_train_loader(arguments(scenes, '--num_workers 2')))
     assert not multiprocessing.active_children()
+
+
+class Garbage:
+    """In a cycle, so that only a collection frees it; notes which process did."""
+
+    def __init__(self, freed_by):
+        self.itself, self.freed_by = self, freed_by
+
+    def __del__(self):
+        with open(self.freed_by, 'a') as f:
+            f.write(f'{os.getpid()}\n')
+
+
+def test_loader_processes_do_not_free_what_is_garbage_in_the_main_process(scenes, tmp_path, monkeypatch):
+    """Of a failed epoch they could not: what waits for its batches is a thread of the main process."""
+    batches, freed_by = build_train_loader(arguments(scenes, '--num_workers 2')), tmp_path / 'freed'
+    sample = batches.dataset.sample
+
+    def collecting(index):
+        gc.collect()
+        return sample(index)
+
+    monkeypatch.setattr(batches.dataset, 'sample', collecting)
+    Garbage(freed_by)
+    assert len(list(batches)) == 5
+    gc.collect()
+    assert freed_by.read_text() == f'{os.getpid()}\n'

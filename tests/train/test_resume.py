@@ -115,6 +115,7 @@ def test_a_run_killed_twice_within_its_epochs_ends_bit_identical(train, whole, k
     [
         (True, '--accum_iter 2 --batch_size 4', ''),
         (True, '--opt momentum --clip_grad 1 --layer_decay 0.7', ''),
+        (True, '--image_backend cv2', '--num_workers 2 --persistent_workers'),
         (False, '', '--num_workers 1'),
     ],
 )

@@ -19,6 +19,7 @@ from util.processes import (
     begin_worker,
     forget_workers,
     free_shared_memory,
+    garbage_stays_here,
     kill_workers,
     local_processes,
     sweep_shared_memory,
@@ -257,7 +258,9 @@ class Loader:
         self.sampler.set_epoch(epoch, first)
 
     def __iter__(self):
-        batches, finished = iter(self._loader), False
+        with garbage_stays_here():
+            batches = iter(self._loader)
+        finished = False
         watch_workers()
         try:
             for batch in batches:
