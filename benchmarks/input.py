@@ -11,7 +11,8 @@ One core: what a loader process does, up to the batch that it hands over: bytes,
 GPU. The arms take turns, --rounds times; figures are medians over the rounds, ratios medians of each round's ratio.
 Decoding alone is the limit of what can be reached.
 
-Processes: batches of 32 that arrive in the main process, ready for a network, from --processes loader processes.
+Processes: batches of 32 that arrive in the main process, ready for a network, from --processes loader processes; the
+processor time that this costs the main process; and what as many processes make that hand nothing over.
 A slow disk: the same where each image takes 5 ms more to read, for a training step that takes as long as the slower of
 the two needs for a batch, and what that step waits for (data:).
 
@@ -21,10 +22,12 @@ OUT receives input.json, input.md and input.png.
 import argparse
 import functools
 import json
+import multiprocessing
 import statistics
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from util import runtime
@@ -190,25 +193,43 @@ class Repeating:
             yield [(i * BATCH + j) % self.length for j in range(BATCH)]
 
 
-def from_processes(dataset, workers, images, step=0.0):
-    """(images/s, seconds that a batch was waited for) once the processes run.
+class Flow(NamedTuple):
+    """Batches that arrive in the main process."""
 
-    step: seconds of the training step that uses a batch.
-    """
+    rate: float  # images/s
+    waited: float  # seconds that a batch was waited for
+    cost: float  # seconds of processor time in the main process for an image
+
+
+def from_processes(dataset, workers, images, step=0.0):
+    """The Flow once the processes run. step: seconds of the training step that uses a batch."""
     ahead = 2 * workers + 2  # batches that are ready when the first arrives cost nothing: they are not counted
     count = ahead + max(images // BATCH, 2 * workers)
-    waited, begin = [], 0.0
+    waited, begin, cost = [], 0.0, 0.0
     batches = iter(Loader(dataset, Repeating(len(dataset), count + ahead), BATCH, workers))
     for i in range(count):
         asked = time.perf_counter()
         next(batches)
         waited.append(time.perf_counter() - asked)
         if i == ahead - 1:
-            begin = time.perf_counter()
+            begin, cost = time.perf_counter(), time.process_time()
         time.sleep(step)
-    spent = time.perf_counter() - begin
+    spent, cost = time.perf_counter() - begin, time.process_time() - cost
     batches.close()
-    return (count - ahead) * BATCH / spent, statistics.mean(waited[ahead:])
+    made = (count - ahead) * BATCH
+    return Flow(made / spent, statistics.mean(waited[ahead:]), cost / made)
+
+
+def apart(dataset, workers, images):
+    """images/s of so many processes together that make batches and hand nothing over: what the cores can do."""
+    fork = multiprocessing.get_context('fork')
+    processes = [fork.Process(target=make, args=(dataset, images // workers)) for _ in range(workers)]
+    begin = time.perf_counter()
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    return images // workers * workers / (time.perf_counter() - begin)
 
 
 # -- stages -----------------------------------------------------------------------------------------------------------
@@ -272,25 +293,28 @@ def main(args):
         arms.update(reference_arms(args, samples))
     for arm in arms.values():  # files into memory, tables of the libraries
         arm()
-    rounds, processes, stages = [], [], []
+    rounds, stages, flows, apart_rows, costs = [], [], [], [], []
     for _ in tqdm(range(args.rounds), 'one core, rounds'):
         rounds.append({name: args.images / seconds(arm) for name, arm in arms.items()})
         stages.append({backend: by_stage(args, backend) for backend in BACKENDS})
     for _ in tqdm(range(args.rounds), 'processes, rounds'):
-        row = {}
+        for rows in (flows, apart_rows, costs):
+            rows.append({})
         for backend in BACKENDS:
             dataset = build_train_loader(flags(args, backend)).dataset
             for workers in args.processes:
-                rate, _ = from_processes(dataset, workers, 4 * args.images)
-                row[f'{backend}, {workers}'] = rate
-        processes.append(row)
+                name, flow = f'{backend}, {workers}', from_processes(dataset, workers, 4 * args.images)
+                flows[-1][name], costs[-1][name] = flow.rate, 1000 * flow.cost
+                apart_rows[-1][name] = apart(dataset, workers, 4 * args.images)
     result = {
         'images': args.images,
         'rounds': args.rounds,
         'one core, images/s': medians(rounds),
         'each round': rounds,
         'ratios': ratios(rounds),
-        'processes, images/s': medians(processes),
+        'processes, images/s': medians(flows),
+        'processes that hand nothing over, images/s': medians(apart_rows),
+        'main process, ms of processor time an image': medians(costs),
         'stages, ms': {backend: medians([row[backend] for row in stages]) for backend in BACKENDS},
         'slow disk': slow_disk(args),
     }
@@ -323,13 +347,12 @@ def slow_disk(args, delay=0.005):
     """
     dataset = build_train_loader(flags(args, 'pil')).dataset
     slow = SlowDisk(dataset, delay)
-    rate, _ = from_processes(slow, 2, 2 * args.images)
-    step = 1.1 * BATCH / rate
+    step = 1.1 * BATCH / from_processes(slow, 2, 2 * args.images).rate
     return {
         'delay': delay,
         'step': step,
-        'waits': from_processes(slow, 2, 2 * args.images, step)[1],
-        'waits without': from_processes(dataset, 2, 2 * args.images, step)[1],
+        'waits': from_processes(slow, 2, 2 * args.images, step).waited,
+        'waits without': from_processes(dataset, 2, 2 * args.images, step).waited,
     }
 
 

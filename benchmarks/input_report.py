@@ -15,10 +15,15 @@ def table(result):
     lines += ['', f'| ms an image | {" | ".join(BACKENDS)} |', '|---|--:|--:|']
     for stage in STAGES:
         lines.append(f'| {stage} | ' + ' | '.join(f'{result["stages, ms"][b][stage]:.2f}' for b in BACKENDS) + ' |')
-    lines += ['', '| loader processes | images/s in the main process | over one core alone |', '|---|--:|--:|']
+    head = (
+        'images/s in the main process | over one core alone | main process, ms an image | nothing handed over: images/s'
+    )
+    lines += ['', f'| loader processes | {head} | over one core alone |', '|---|--:|--:|--:|--:|--:|']
     for name, rate in result['processes, images/s'].items():
         alone = result['one core, images/s'][f'training, {name.split(",")[0]}']
-        lines.append(f'| {name} | {rate:.0f} | {rate / alone:.2f} |')
+        cost = result['main process, ms of processor time an image'][name]
+        apart = result['processes that hand nothing over, images/s'][name]
+        lines.append(f'| {name} | {rate:.0f} | {rate / alone:.2f} | {cost:.2f} | {apart:.0f} | {apart / alone:.2f} |')
     disk = result['slow disk']
     step, waits, without = (f'{1000 * disk[name]:.1f} ms' for name in ('step', 'waits', 'waits without'))
     more = f'{1000 * disk["delay"]:.0f} ms'
