@@ -16,13 +16,16 @@ processor time that this costs the main process; and what as many processes make
 A slow disk: the same where each image takes 5 ms more to read, for a training step that takes as long as the slower of
 the two needs for a batch, and what that step waits for (data:).
 
-OUT receives input.json, input.md and input.png.
+OUT receives input.json, input.md, input.png, and profile_pil.txt and profile_cv2.txt, which name the functions in which
+training samples spend their time.
 """
 
 import argparse
+import cProfile
 import functools
 import json
 import multiprocessing
+import pstats
 import statistics
 import sys
 import time
@@ -282,6 +285,14 @@ def by_stage(args, backend):
     return {stage: 1000 * spent / args.images for stage, spent in clock.spent.items()}
 
 
+def write_profile(args, backend):
+    dataset, profiler = build_train_loader(flags(args, backend)).dataset, cProfile.Profile()
+    profiler.runcall(make, dataset, args.images)
+    with open(Path(args.out, f'profile_{backend}.txt'), 'w') as f:
+        f.write(f'{args.images} training samples\n')
+        pstats.Stats(profiler, stream=f).sort_stats('tottime').print_stats(25)
+
+
 # -- results ----------------------------------------------------------------------------------------------------------
 
 
@@ -319,6 +330,8 @@ def main(args):
         'slow disk': slow_disk(args),
     }
     Path(args.out, 'input.json').write_text(json.dumps(result, indent=1) + '\n')
+    for backend in BACKENDS:
+        write_profile(args, backend)
     text = table(result)
     Path(args.out, 'input.md').write_text(text + '\n')
     print(text)
