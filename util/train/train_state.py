@@ -169,7 +169,7 @@ class TrainState:
         """After every optimizer step: saves every --save_freq_steps, and when the run is asked to stop.
 
         Raises Interrupted then, on all processes after the same step. Several processes must agree on it, for which
-        the host waits for the device; on GPUs, where that costs, they do it where losses are read anyway.
+        the host waits for the device; on GPUs, where that costs, they do it as often as losses are read.
         """
         stop = interrupt.requested()
         if dist.world_size() > 1:
