@@ -40,6 +40,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import main as trainer
+from benchmarks.clock import Clock
 from benchmarks.input_report import BACKENDS, STAGES, draw, table
 from util import files, options
 from util.data import normalise, transforms
@@ -238,29 +239,9 @@ def apart(dataset, workers, images):
 # -- stages -----------------------------------------------------------------------------------------------------------
 
 
-class Clock:
-    """Seconds spent in functions, by stage. A function that is watched while another runs is taken off that one."""
-
-    def __init__(self):
-        self.spent, self.inner = dict.fromkeys(STAGES, 0.0), [0.0]
-
-    def watch(self, stage, function):
-        @functools.wraps(function)
-        def timed(*given, **named):
-            self.inner.append(0.0)
-            begin = time.perf_counter()
-            result = function(*given, **named)
-            whole = time.perf_counter() - begin
-            self.spent[stage] += whole - self.inner.pop()
-            self.inner[-1] += whole
-            return result
-
-        return timed
-
-
 def by_stage(args, backend):
     """{stage: ms an image} of training samples."""
-    dataset, clock = build_train_loader(flags(args, backend)).dataset, Clock()
+    dataset, clock = build_train_loader(flags(args, backend)).dataset, Clock(STAGES)
     transform, maps = dataset.transform, dataset.label_maps
     render = transforms.renderer(backend)
     watched = [(render, 'open_image', 'decode'), (transform, 'draw', 'augment, crop')]

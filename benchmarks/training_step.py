@@ -1,0 +1,108 @@
+"""Where the time of a training step goes, of a training that main.py's flags describe; see docs/performance.md.
+
+    python benchmarks/training_step.py FLAGS OF main.py [--steps 10]
+
+It is engine.train_one_epoch that runs, with its parts watched; on a GPU the host waits for the device around each part,
+so that the sum is more than a step takes otherwise. Prints means over the steps after the third. Nothing is saved.
+"""
+
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from util import runtime
+
+import paddle
+
+import engine
+import main as trainer
+from benchmarks.clock import Clock
+from models import build_model, published_defaults, token_grid
+from util import options
+from util.data import loader
+from util.errors import UserError
+from util.train.amp import Amp, on_gpu
+from util.train.loss import TokenLabelLoss
+from util.train.train_state import TrainState, total_batch
+
+STAGES = ('waiting for the batch', 'targets', 'forward', 'loss', 'backward', 'optimizer', 'moving average')
+WARM_UP = 3  # steps
+
+
+class Enough(Exception):
+    """All steps are measured."""
+
+
+def parser():
+    parser = trainer.parser()
+    parser.add_argument('--steps', default=10, type=options.count, help='to measure')
+    return parser
+
+
+class WatchedLoader:
+    """The batches of a loader, whose making is watched."""
+
+    def __init__(self, batches, clock):
+        self.batches, self.clock, self.dataset = batches, clock, batches.dataset
+
+    def __len__(self):
+        return len(self.batches)
+
+    def set_epoch(self, epoch, first=0):
+        self.batches.set_epoch(epoch, first)
+
+    def __iter__(self):
+        batches = iter(self.batches)
+        wait = self.clock.watch(STAGES[0], lambda: next(batches, None))
+        while (batch := wait()) is not None:
+            yield batch
+
+
+def main(args):
+    published_defaults(args)
+    grid = token_grid(args.model, args.input_size)
+    options.check_recipe(args, grid)
+    options.recipe_defaults(args, grid)
+    args.lr = args.blr * total_batch(args) / 512 if args.lr is None else args.lr
+    batches = loader.build_train_loader(args)
+    if len(batches) < WARM_UP + args.steps:
+        raise UserError(f'--steps {args.steps}: an epoch has {len(batches)} steps of --batch_size {args.batch_size}')
+    clock = Clock(STAGES, paddle.device.synchronize if on_gpu() else lambda: None)
+    architecture = dict(drop_rate=args.drop, drop_path_rate=args.drop_path, mix_token=args.mix_token)
+    model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes, **architecture)
+    state = TrainState(args, model, WatchedLoader(batches, clock), Amp(args.use_amp, args.amp_dtype, args.amp_level))
+    state.start()
+    state.amp.decorate(model, state.optimizer)
+    criterion = TokenLabelLoss(args.cls_weight, args.dense_weight, args.token_pool_weight)
+
+    watched = [(engine, 'batch_targets', 'targets'), (model, 'forward', 'forward'), (criterion, 'forward', 'loss')]
+    watched += [(paddle.Tensor, 'backward', 'backward'), (state.amp.scaler, 'step', 'optimizer')]
+    if state.ema:
+        watched.append((state.ema, 'update', 'moving average'))
+    for owner, name, stage in watched:
+        setattr(owner, name, clock.watch(stage, getattr(owner, name)))
+    begin, after_update = 0.0, state.after_update
+
+    def count_steps():
+        nonlocal begin
+        after_update()
+        if state.done == WARM_UP:
+            clock.spent, begin = dict.fromkeys(STAGES, 0.0), clock.now()
+        if state.done == WARM_UP + args.steps:
+            raise Enough
+
+    state.after_update = count_steps
+    try:
+        engine.train_one_epoch(state, model, criterion)
+    except Enough:
+        whole = clock.now() - begin
+    rows = {**clock.spent, 'the rest': whole - sum(clock.spent.values())}
+    print(f'{args.model}, {args.input_size} px, batch {args.batch_size}. {runtime.CPU}\n')
+    print('| part of a step | ms | share |\n|---|--:|--:|')
+    for stage, seconds in rows.items():
+        print(f'| {stage} | {1000 * seconds / args.steps:.1f} | {100 * seconds / whole:.1f} % |')
+    print(f'| all | {1000 * whole / args.steps:.1f} | |')
+
+
+if __name__ == '__main__':
+    runtime.run(main, parser())
