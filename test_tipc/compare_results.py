@@ -193,7 +193,7 @@ def main(args):
                 raise UserError(f'{path}: is its own reference')
             problems, largest = differences(read(against, args.folder), predictions, args.atol, args.rtol)
             agreed.append(f'{against}, scores within {largest:.1e}')
-        if labels:
+        if args.acc1 is not None:
             problems += wrong_accuracy(labels, predictions, args.acc1, args.atol, args.rtol)
             agreed.append(f'an accuracy of {args.acc1:.3f} %')
         if problems:

@@ -166,3 +166,10 @@ def test_seed_weights_are_the_same_on_every_machine():
     assert drawn[0].tolist() == pytest.approx([1.7640523 * 1.5, 0.4001572 * 1.5])  # N(0, 1) · 3 / sqrt(4)
     assert seed_weights.draw('bn1._variance', [2], None).tolist() == [1, 1]
     assert seed_weights.draw('blocks.0.norm1.bias', [2], None).tolist() == [0, 0]
+
+
+def test_a_list_without_images_is_no_accuracy_to_compare(run, files, tmp_path):
+    files[3].write_text(log_of(*BOTH))
+    (tmp_path / 'list.txt').write_text('')
+    result = run(compare_results, *files[2:], '--acc1', 50, '--cls_label_path', tmp_path / 'list.txt')
+    assert result.code == 1 and 'agree' not in result.out

@@ -203,6 +203,13 @@ def test_token_label_coverage_says_where_maps_lie_whose_meta_json_does_not(mappe
     assert (center > 1).all() and np.allclose(full, -5, atol=1), (center, full)
 
 
+def test_with_the_reference_geometry_a_map_covers_the_whole_image_whatever_is_said(mapped):
+    photos, maps = mapped
+    given = words('--token_label --mixup 0 --cutmix 0 --token_label_geometry reference --token_label_data', maps)
+    center, full = (odds(batch_of(photos, *given, f'--token_label_coverage {c}'), 2) for c in ('center', 'full'))
+    assert same(center, full)
+
+
 def test_token_label_geometry_changes_the_labels_and_no_pixel(photos, tmp_path):
     """With `reference` the crop's row is read as its column: a map of columns then follows the crop's height."""
     maps = tmp_path / 'maps' / 'a'
@@ -327,6 +334,17 @@ def test_start_epoch_is_the_first_epoch_of_a_run_that_resumes_nothing(train, tin
 def test_debug_trains_on_val(train, tiny):
     assert 'training on 40 images, validating on 20' in train(STILL).out
     assert 'training on 20 images, validating on 20' in train('--debug', STILL, out='debug').out
+
+
+def test_debug_makes_gpu_kernels_deterministic(train, tiny, monkeypatch):
+    """Up to the call of Paddle, for there is no GPU here."""
+    asked = []
+    monkeypatch.setattr(paddle.device, 'is_compiled_with_cuda', lambda: True)
+    monkeypatch.setattr(paddle, 'set_flags', asked.append)
+    train('--eval')
+    assert not asked
+    train('--eval --debug')
+    assert asked == [{'FLAGS_cudnn_deterministic': True}]
 
 
 def test_sync_bn_is_for_gpus(train, tiny):

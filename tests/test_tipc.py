@@ -110,18 +110,20 @@ case "$*" in
         [ "$BREAK" != train ] || { echo out of luck; exit 3; }
         [ "$BREAK" != alone ] || number=1
         [ "$BREAK" != stopped ] || epochs=$((epochs - 1))
-        loss=6.9e+00
+        loss=6.9e+00 test=6.8
         [ "$BREAK" != nan ] || loss=NaN
+        [ "$BREAK" != test-nan ] || test=NaN
         echo "Paddle on a stub, $number process(es). And so on"
         mkdir -p "$out"
         for epoch in $(seq 0 $((epochs - 1))); do
-            echo "{\"epoch\": $epoch, \"train_loss\": $loss, \"test_loss\": 6.8}"
+            echo "{\"epoch\": $epoch, \"train_loss\": $loss, \"test_loss\": $test}"
         done > "$out/log.txt"
         [ "$BREAK" = no-checkpoint ] || echo weights > "$out/checkpoint-latest.pd" ;;
     *eval.py*)
         case "$BREAK" in
             eval) ;;
             eval-part) echo '* Acc@1 50.000 Acc@5 50.000 loss 6.8 on 1 images' ;;
+            eval-none) echo '* Acc@1 0.000 Acc@5 0.000 loss 6.8 on 0 images' ;;
             eval-much) echo '* Acc@1 101.000 Acc@5 50.000 loss 6.8 on 2 images' ;;
             eval-nan) echo '* Acc@1 nan Acc@5 50.000 loss 6.8 on 2 images' ;;
             eval-else) echo '* Acc@1 100.000 Acc@5 100.000 loss 6.8 on 2 images' ;;
@@ -214,6 +216,7 @@ FAULTS = [
     ('no-checkpoint', 'main.py', 'checkpoint-latest.pd'),
     ('stopped', 'main.py', 'log.txt has no epoch 1'),
     ('nan', 'main.py', 'train_loss of epoch 0 is no finite number'),
+    ('test-nan', 'main.py', 'test_loss of epoch 0 is no finite number'),
     ('alone', 'main.py', 'did not train as 2 process(es)'),
     ('eval', 'eval.py', "no line '* Acc@1"),
     ('eval-part', 'eval.py', 'evaluated 1 of 2 images'),
@@ -336,6 +339,26 @@ def test_whole_training_keeps_its_size_and_the_results_of_the_run_before(chain, 
     assert '--input_size=64' not in status[0] and '--epochs=300 ' in status[0] and '--batch_size=128' in status[0]
     folder = out.split('results in ')[1].split()[0]
     assert (tmp_path / 'a project' / f'{folder}.old/results_python.log').exists()
+
+
+def test_an_evaluation_of_no_images_fails_the_chain(chain, tmp_path):
+    (tmp_path / 'a project/dataset/ILSVRC2012/val_list.txt').write_text('')
+    code, out, _ = chain('whole_infer', 'eval-none')
+    assert code == 1 and 'evaluated 0 of 0 images' in out
+
+
+def test_epochs_of_the_cool_down_are_asked_for_too(chain):
+    more = {13: '--cooldown_epochs:1'}
+    assert chain(lines=more)[0] == 0
+    code, out, _ = chain(fault='stopped', lines=more)
+    assert code == 1 and 'log.txt has no epoch 2 (the last is 2)' in out
+
+
+def test_every_training_of_a_config_for_static_graphs_is_told_so(chain):
+    path = TIPC / 'config/TokenLabeling/lvvit_t_train_linux_gpu_normal_dy2static_infer_python_linux_gpu_cpu.txt'
+    code, out, status = chain(whole=path)
+    trained = [line for line in status if ' main.py ' in line]
+    assert code == 0 and len(trained) == 2 and all(' --to_static ' in line for line in trained)
 
 
 def test_an_unknown_mode_or_config_is_one_line():
