@@ -37,12 +37,32 @@ def parser():
     return parser
 
 
-def main(args):
-    given = dict(vars(args))
+def complete(args):
+    """Check the flags, and set those that the command leaves to others. Raises UserError."""
     published_defaults(args)
     grid = token_grid(args.model, args.input_size)
     options.check_recipe(args, grid)
     options.recipe_defaults(args, grid)
+    if args.lr is None:
+        args.lr = args.blr * total_batch(args) / 512
+
+
+def new_model(args):
+    """The model that the flags describe, with fresh weights: the same in all processes."""
+    paddle.seed(args.seed)
+    return build_model(
+        args.model,
+        img_size=args.input_size,
+        num_classes=args.nb_classes,
+        drop_rate=args.drop,
+        drop_path_rate=args.drop_path,
+        mix_token=args.mix_token,
+    )
+
+
+def main(args):
+    given = dict(vars(args))
+    complete(args)
     if args.output_dir:
         files.check_folder(args.output_dir, f'--output_dir {args.output_dir}')
     rank, world_size = dist.init()
@@ -53,8 +73,6 @@ def main(args):
         paddle.set_flags({'FLAGS_cudnn_deterministic': True})
     log(f'Paddle {paddle.__version__} on {paddle.device.get_device()}, {world_size} process(es). {runtime.CPU}')
     log('arguments: ' + json.dumps(vars(args)))
-    if args.lr is None:
-        args.lr = args.blr * total_batch(args) / 512
 
     if args.dist_eval:
         val_loader = loader.build_eval_loader(args, args.crop_pct, rank, world_size)
@@ -64,15 +82,7 @@ def main(args):
 
     if args.pretrained:
         args.finetune = published_address(args.model, args.input_size, nearest=True)
-    paddle.seed(args.seed)  # all processes start from the same weights
-    model = build_model(
-        args.model,
-        img_size=args.input_size,
-        num_classes=args.nb_classes,
-        drop_rate=args.drop,
-        drop_path_rate=args.drop_path,
-        mix_token=args.mix_token,
-    )
+    model = new_model(args)
     if args.sync_bn:
         model = paddle.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     log(f'number of params (M): {count_parameters(model) / 1e6:.2f}')

@@ -17,13 +17,12 @@ import paddle
 import engine
 import main as trainer
 from benchmarks.clock import Clock
-from models import build_model, published_defaults, token_grid
 from util import options
 from util.data import loader
 from util.errors import UserError
 from util.train.amp import Amp, on_gpu
 from util.train.loss import TokenLabelLoss
-from util.train.train_state import TrainState, total_batch
+from util.train.train_state import TrainState
 
 STAGES = ('waiting for the batch', 'targets', 'forward', 'loss', 'backward', 'optimizer', 'moving average')
 WARM_UP = 3  # steps
@@ -59,17 +58,13 @@ class WatchedLoader:
 
 
 def main(args):
-    published_defaults(args)
-    grid = token_grid(args.model, args.input_size)
-    options.check_recipe(args, grid)
-    options.recipe_defaults(args, grid)
-    args.lr = args.blr * total_batch(args) / 512 if args.lr is None else args.lr
+    args.output_dir = ''  # nothing is saved
+    trainer.complete(args)
     batches = loader.build_train_loader(args)
     if len(batches) < WARM_UP + args.steps:
         raise UserError(f'--steps {args.steps}: an epoch has {len(batches)} steps of --batch_size {args.batch_size}')
     clock = Clock(STAGES, paddle.device.synchronize if on_gpu() else lambda: None)
-    architecture = dict(drop_rate=args.drop, drop_path_rate=args.drop_path, mix_token=args.mix_token)
-    model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes, **architecture)
+    model = trainer.new_model(args)
     state = TrainState(args, model, WatchedLoader(batches, clock), Amp(args.use_amp, args.amp_dtype, args.amp_level))
     state.start()
     state.amp.decorate(model, state.optimizer)

@@ -9,6 +9,7 @@ import time
 import types
 from pathlib import Path
 
+import paddle
 import pytest
 
 from conftest import ROOT, TINY_RUN, words
@@ -32,6 +33,8 @@ def prepared(tmp_path):
         'import os, sys\n'
         "print('OMP', os.environ.get('OMP_NUM_THREADS'))\n"
         "print('MKL', os.environ.get('MKL_DEBUG_CPU_TYPE'))\n"
+        "def is_compiled_with_cuda(): return 'GPU_WHEEL' in os.environ\n"
+        "def set_flags(flags): print('FLAGS', flags)\n"
         "print('a note on OMP_NUM_THREADS', file=sys.stderr)\n"
         "print('a warning of another kind', file=sys.stderr)\n"
     )
@@ -52,7 +55,7 @@ print('SAID', runtime.CPU)
         assert done.returncode == 0, done.stderr
         assert done.stderr == 'a warning of another kind\n', 'only the note on threads is dropped'
         lines = dict(line.split(' ', 1) for line in done.stdout.splitlines())
-        assert set(lines) == {'OMP', 'MKL', 'SAID'} and lines['SAID'].startswith('CPU: ')
+        assert set(lines) - {'FLAGS'} == {'OMP', 'MKL', 'SAID'} and lines['SAID'].startswith('CPU: ')
         return lines
 
     return call
@@ -88,6 +91,18 @@ def test_mkl_takes_its_avx2_path_on_amd_only_where_there_is_avx2_and_never_again
     for vendor in ('AuthenticAMD', 'GenuineIntel'):
         lines = prepared(vendor, MKL_DEBUG_CPU_TYPE='4')
         assert lines['MKL'] == '4' and 'MKL_DEBUG_CPU_TYPE=4 as set' in lines['SAID']
+
+
+def test_tensors_are_copies_where_there_are_no_gpus_and_never_against_the_user(prepared):
+    assert prepared()['FLAGS'] == "{'FLAGS_use_stride_kernel': False}"
+    assert 'FLAGS' not in prepared(GPU_WHEEL='yes')
+    assert 'FLAGS' not in prepared(FLAGS_use_stride_kernel='1')
+
+
+def test_a_transpose_on_a_cpu_is_contiguous():
+    if paddle.is_compiled_with_cuda() or 'FLAGS_use_stride_kernel' in os.environ:
+        pytest.skip('views are left as Paddle has them')
+    assert paddle.randn([2, 3, 4]).transpose([0, 2, 1]).is_contiguous()
 
 
 def test_loader_processes_are_capped_by_the_machine(monkeypatch):

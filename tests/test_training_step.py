@@ -19,9 +19,10 @@ def flags(scenes, tiny, monkeypatch):
     )
 
 
-def test_the_parts_of_a_step_are_all_of_it(flags, run):
-    result = run(training_step, *flags, '--token_label', '--steps', 2)
+def test_the_parts_of_a_step_are_all_of_it(flags, run, tmp_path):
+    result = run(training_step, *flags, '--token_label', '--steps', 2, '--output_dir', tmp_path / 'none')
     assert result.code == 0, result.err
+    assert not (tmp_path / 'none').exists(), 'nothing is saved'
     rows = {name: float(ms) for name, ms in re.findall(r'^\| (.+?) \| ([\d.]+) \|', result.out, re.M)}
     assert set(rows) == {*training_step.STAGES, 'the rest', 'all'}
     assert abs(rows.pop('all') - sum(rows.values())) < 0.5

@@ -2,9 +2,9 @@
 
     from util import runtime        before `import paddle`, which reads the environment that this sets
 
-Two variables are set unless the user has set them: OMP_NUM_THREADS, and on AMD processors MKL_DEBUG_CPU_TYPE=5, with
-which the old MKL inside Paddle's wheels uses AVX2 (about 3 times the speed of a matrix product). `runtime.CPU` is a
-line that says what was chosen.
+Unless the user has set them already: OMP_NUM_THREADS; on AMD processors MKL_DEBUG_CPU_TYPE=5, with which the old MKL
+inside Paddle's wheels uses AVX2 (about 3 times the speed of a matrix product); where Paddle has no GPUs
+FLAGS_use_stride_kernel=0. `runtime.CPU` is a line that says what was chosen of the first two.
 """
 
 import argparse
@@ -88,15 +88,23 @@ def _import_paddle():
     warnings.filterwarnings('ignore', message='When training, we now always track global mean and variance')
     captured = io.StringIO()
     with contextlib.redirect_stderr(captured):
-        importlib.import_module('paddle')
+        paddle = importlib.import_module('paddle')
     for line in captured.getvalue().splitlines():
         if 'OMP_NUM_THREADS' not in line:
             print(line, file=sys.stderr)
+    return paddle
+
+
+def _prefer_copies(paddle):
+    """On a CPU let transposes and slices copy at once, not be views: what uses a view makes it contiguous first, by a
+    kernel that is slower than that of the transpose (an eighth of a training step; the values are the same)."""
+    if not paddle.is_compiled_with_cuda() and 'FLAGS_use_stride_kernel' not in os.environ:
+        paddle.set_flags({'FLAGS_use_stride_kernel': False})
 
 
 _import_numpy()
 CPU = _set_environment()
-_import_paddle()
+_prefer_copies(_import_paddle())
 
 
 class Parser(argparse.ArgumentParser):
