@@ -41,6 +41,7 @@ def parser():
         help='further checkpoints of the same --model, --input_size and --nb_classes (and --ema), a column each',
     )
     options.add_eval_transform(parser)
+    options.add_normalisation(parser)
     parser.add_argument('--label_list', metavar='FILE', help="names of the classes, lines 'id name'")
     parser.add_argument('--input', nargs='+', required=True, metavar='IMG', help='files, folders, glob patterns')
     parser.add_argument('--count', default=12, type=options.count, help='images to show, spread evenly over the input')
@@ -75,7 +76,9 @@ def map_tiles(path, maps, args, names):
     cells = Tokens.of(dense(every_cell, args.nb_classes))
     tiles = [tile(on_white(source), file_name(path)), tile(square, 'label map', cells, names)]
     grid = token_grid(args.model, args.input_size)
-    transform = TrainTransform(args.input_size, aa=args.aa, reprob=0.0, geometry=args.token_label_geometry)
+    transform = TrainTransform(
+        args.input_size, aa=args.aa, reprob=0.0, geometry=args.token_label_geometry, mean=args.mean, std=args.std
+    )
     for draw in range(args.draws):
         draws = transform.draw(source.size, np.random.default_rng([args.seed, draw]))
         image = Image.fromarray(transform.render(source, draws))
@@ -108,7 +111,8 @@ def prediction_tiles(path, columns, transform, names, with_rollout):
     columns: [(caption, model)]. With one model its prediction stands below the image, with several below their tokens.
     """
     image = transform.crop(open_rgb(path))
-    array, enlarged = to_input(image), image.resize((SIDE, SIDE), Image.BICUBIC)
+    array = to_input(image, transform.mean, transform.std)
+    enlarged = image.resize((SIDE, SIDE), Image.BICUBIC)
     comparing = len(columns) > 1
     tiles = [tile(image, f'{file_name(path)}\n')] if comparing else []
     for caption, model in columns:
@@ -171,7 +175,7 @@ def main(args):
     files = find_images(args.input)
     files = [files[i] for i in np.linspace(0, len(files) - 1, min(args.count, len(files))).round().astype(int)]
     names = records.class_names(args.label_list, args.nb_classes)
-    transform = EvalTransform(args.input_size, args.crop_pct, args.interpolation)
+    transform = EvalTransform(args.input_size, args.crop_pct, args.interpolation, mean=args.mean, std=args.std)
     maps = None
     if args.token_label_data:
         maps = LabelMaps(args.token_label_data, args.nb_classes, args.token_label_coverage, args.token_label_geometry)

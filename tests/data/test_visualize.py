@@ -75,6 +75,23 @@ def test_the_map_lies_on_its_side_of_the_picture(run, photo, maps, tmp_path):
         assert np.dot(half.mean(axis=(0, 1)) - 128, toward) > 0.5 * np.dot(toward, toward)
 
 
+def test_the_model_sees_what_mean_and_std_make_of_the_pixels(run, photo, weights, tmp_path, monkeypatch):
+    seen, answer = [], visualize.insight.scores_and_tokens
+    monkeypatch.setattr(
+        visualize.insight, 'scores_and_tokens', lambda model, array: (seen.append(array), answer(model, array))[1]
+    )
+    for flags in ([], ['--mean', 0, 0, 0, '--std', 1, 1, 1], ['--mean', 0.1, 0.2, 0.3, '--std', 0.5, 0.6, 0.7]):
+        done = run(visualize, *MODEL, '--resume', weights, '--input', photo, *flags, '--output', tmp_path / 'x.png')
+        assert done.code == 0, done.err
+    imagenet, pixels, other = [np.asarray(array, 'float64').reshape(3, -1) for array in seen]
+    assert pixels.min() >= 0 and 0.9 < pixels.max() <= 1
+    for array, mean, std in (
+        (imagenet, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        (other, [0.1, 0.2, 0.3], [0.5, 0.6, 0.7]),
+    ):
+        assert np.allclose(array, (pixels - np.array(mean)[:, None]) / np.array(std)[:, None], atol=1e-5)
+
+
 def test_predictions_and_maps_go_into_one_picture(run, photo, maps, weights, tmp_path):
     widths = {}
     for name, flags in (
