@@ -16,7 +16,7 @@ from util.data import loader
 from util.errors import UserError
 from util.logger import Writers, log, log_to
 from util.metrics import log_accuracy
-from util.train import interrupt
+from util.train import interrupt, recipe
 from util.train.amp import Amp, on_gpu
 from util.train.loss import TokenLabelLoss
 from util.train.mixup import Mixup
@@ -32,7 +32,7 @@ def parser():
     options.add_normalisation(parser)
     options.add_amp(parser)
     options.add_weights(parser, "; or 'auto': the newest in --output_dir, if any")
-    options.add_recipe(parser)
+    recipe.add_flags(parser)
     parser.add_config()
     return parser
 
@@ -41,8 +41,8 @@ def complete(args):
     """Check the flags, and set those that the command leaves to others. Raises UserError."""
     published_defaults(args)
     grid = token_grid(args.model, args.input_size)
-    options.check_recipe(args, grid)
-    options.recipe_defaults(args, grid)
+    recipe.check(args, grid)
+    recipe.set_defaults(args, grid)
     if args.lr is None:
         args.lr = args.blr * total_batch(args) / 512
 
@@ -122,7 +122,7 @@ def train(state, val_loader):
     parallel = paddle.DataParallel(model) if dist.world_size() > 1 else model
     criterion = TokenLabelLoss(args.cls_weight, args.dense_weight, args.token_pool_weight)
     mixup = None
-    if options.mixes_images(args):
+    if recipe.mixes_images(args):
         mixup = Mixup(
             mixup_alpha=args.mixup,
             cutmix_alpha=args.cutmix,

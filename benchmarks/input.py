@@ -48,6 +48,7 @@ from util.data.datasets import EvalDataset
 from util.data.images import open_rgb
 from util.data.loader import Loader, build_train_loader, collate
 from util.errors import UserError
+from util.train import recipe
 
 BATCH, SIZE, GRID = 32, 224, 14
 
@@ -78,7 +79,7 @@ def flags(args, backend, workers=0):
     if args.token_label_data:
         line += ['--token_label', '--token_label_data', args.token_label_data]
     chosen = trainer.parser().parse_args([str(word) for word in line])
-    options.recipe_defaults(chosen, GRID)
+    recipe.set_defaults(chosen, GRID)
     return chosen
 
 

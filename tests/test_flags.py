@@ -22,12 +22,11 @@ import util.data
 from conftest import ROOT, STILL, words
 from states import same
 from tools import visualize
-from util import options
 from util.data.loader import build_eval_loader, build_train_loader
 from util.data.transforms import TrainTransform
 from util.deploy import predictor
 from util.errors import UserError
-from util.train import mixup
+from util.train import mixup, recipe
 from util.train.mixtoken import EMPTY_BOX
 from util.weights import checkpoint
 
@@ -54,7 +53,7 @@ def batch_of(root, *flags):
     line = words('--input_size 32 --nb_classes 10 --batch_size 8 --num_workers 0 --data_path', root, STEADY)
     line += words('--mean 0 0 0 --std 1 1 1', *flags)
     args = main.parser().parse_args(line)
-    options.recipe_defaults(args, grid=2)
+    recipe.set_defaults(args, grid=2)
     batch = {key: value.numpy() for key, value in next(iter(build_train_loader(args))).items()}
     batch['image'] = batch['image'] * 255
     return batch

@@ -12,7 +12,6 @@ from map_files import save_map
 from PIL import Image
 
 import main
-from util import options
 from util.data import label_maps
 from util.data.datasets import EvalDataset, TrainDataset
 from util.data.images import open_rgb
@@ -28,6 +27,7 @@ from util.data.loader import (
 from util.data.normalise import to_input
 from util.data.transforms import EvalTransform, TrainTransform
 from util.errors import UserError
+from util.train import recipe
 from util.train.loss import batch_targets
 
 
@@ -108,7 +108,7 @@ def photos(tmp_path):
 def arguments(root, *flags):
     words = ['--data_path', root, '--input_size', 32, '--nb_classes', 10, '--batch_size', 4, *flags]
     args = main.parser().parse_args([str(word) for word in words])
-    options.recipe_defaults(args, grid=2)
+    recipe.set_defaults(args, grid=2)
     return args
 
 
