@@ -5,7 +5,7 @@
 DATA: train/ and val/ with a folder a class, train_list.txt, val_list.txt, label_list.txt (lines 'id name'), and in
 label_maps/ what a pretrained annotator says of the training photos. OUT receives a folder for each run, study.csv,
 study.md, curves.png, and tokens.png: validation photos with what the tokens of each arm say. Called again it goes on
-where it was: runs that are done are only read.
+where it was: runs that are done are only read. Table and curves are written anew after every run.
 
 All arms train the same model for the same number of optimizer steps on the same photos in the same order, unless said:
 
@@ -260,7 +260,7 @@ def main(args):
         args.data.resolve(), args.out.resolve(), args.epochs, (args.maps or args.data / 'label_maps').resolve()
     )
     runs = [(arm, seed) for seed in args.seeds for arm in args.arms]
-    begin, done = time.time(), 0
+    begin, done, reporting = time.time(), 0, threading.Lock()
 
     def one(run):
         nonlocal done
@@ -270,6 +270,8 @@ def main(args):
         left = (time.time() - begin) / done * (len(runs) - done)
         eta = '' if was_done else f', about {left / 60:.0f} minutes left'
         log(f'{run[0]}, seed {run[1]}: {study.accuracies(*run)[-1]:.1f} %; {done} of {len(runs)} runs{eta}')
+        with reporting:  # hours of work, to be looked at on the way
+            report(study, args.arms, args.seeds)
 
     with ThreadPoolExecutor(args.jobs) as pool:
         for result in [pool.submit(one, run) for run in runs]:

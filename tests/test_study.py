@@ -108,6 +108,20 @@ def test_the_table_has_means_deviations_and_differences_by_seed(study):
     )
 
 
+def test_what_is_done_is_in_the_table_though_a_later_run_fails(study, scenes, monkeypatch):
+    def command(self, folder, words):
+        if '--token_label ' in words:
+            raise script.UserError('console.log: a run failed')
+        self.finish(folder, 2)
+
+    monkeypatch.setattr(type(study), 'command', command)
+    monkeypatch.setattr(script, 'Study', type(study))
+    args = script.parser().parse_args(f'{scenes} {study.out} --epochs 2 --jobs 1 --seeds 0 --arms labels maps'.split())
+    with pytest.raises(script.UserError, match='a run failed'):
+        script.main(args)
+    assert (study.out / 'study.md').read_text().splitlines()[2:] == ['| `labels` | 1 | 50.0 | 50.0 |  |  |']
+
+
 def test_what_cannot_be_studied_is_refused(refused, scenes, tmp_path):
     assert '--arms magic: unknown; use labels,' in refused(script, scenes, tmp_path / 'out', '--arms', 'magic')
     assert 'train_list.txt: missing' in refused(script, tmp_path, tmp_path / 'out')
