@@ -24,13 +24,11 @@ import argparse
 import cProfile
 import functools
 import json
-import multiprocessing
 import pstats
 import statistics
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from util import runtime
@@ -41,16 +39,17 @@ from tqdm import tqdm
 
 import main as trainer
 from benchmarks.clock import Clock
+from benchmarks.input_processes import BATCH, apart, from_processes, make, slow_disk
 from benchmarks.input_report import BACKENDS, STAGES, draw, table
 from util import files, options
 from util.data import normalise, transforms
 from util.data.datasets import EvalDataset
 from util.data.images import open_rgb
-from util.data.loader import Loader, build_train_loader, collate
+from util.data.loader import build_train_loader, collate
 from util.errors import UserError
 from util.train import recipe
 
-BATCH, SIZE, GRID = 32, 224, 14
+SIZE, GRID = 224, 14
 
 
 def parser():
@@ -81,14 +80,6 @@ def flags(args, backend, workers=0):
     chosen = trainer.parser().parse_args([str(word) for word in line])
     recipe.set_defaults(chosen, GRID)
     return chosen
-
-
-def make(dataset, images):
-    """What a loader process does for so many images."""
-    for start in range(0, images, BATCH):
-        batch = collate([dataset[i % len(dataset)] for i in range(start, min(start + BATCH, images))])
-        if 'error' in batch:
-            raise UserError(batch['error'].tobytes().decode())
 
 
 def our_arms(args):
@@ -146,11 +137,13 @@ def reference_arms(args, samples):
         for start in range(0, args.images, BATCH):
             stack([transform(Image.open(path).convert('RGB')) for path in paths[start : start + BATCH]])
 
-    recipe = dict(is_training=True, auto_augment='rand-m9-mstd0.5-inc1', interpolation='random', re_prob=0.25)
+    published = dict(is_training=True, auto_augment='rand-m9-mstd0.5-inc1', interpolation='random', re_prob=0.25)
     arms = {}
     for kind, prefetcher in (('bytes', True), ('floats', False)):
         if args.token_label_data:
-            transform = factory.create_token_label_transform(SIZE, use_prefetcher=prefetcher, re_mode='pixel', **recipe)
+            transform = factory.create_token_label_transform(
+                SIZE, use_prefetcher=prefetcher, re_mode='pixel', **published
+            )
             arms[f'training, tlt, {kind}'] = functools.partial(training, transform)
         how = dict(is_training=False, crop_pct=0.9, interpolation='bicubic', use_prefetcher=prefetcher)
         transform = theirs.timm.data.create_transform(SIZE, **how)
@@ -162,79 +155,6 @@ def seconds(call):
     begin = time.perf_counter()
     call()
     return time.perf_counter() - begin
-
-
-# -- processes --------------------------------------------------------------------------------------------------------
-
-
-class SlowDisk:
-    """A dataset whose images take `delay` seconds more to be read."""
-
-    def __init__(self, dataset, delay):
-        self.dataset, self.delay, self.transform = dataset, delay, dataset.transform
-
-    def __len__(self):
-        return len(self.dataset)
-
-    def __getitem__(self, index):
-        time.sleep(self.delay)
-        return self.dataset[index]
-
-    def sample_bytes(self):
-        return self.dataset.sample_bytes()
-
-
-class Repeating:
-    """A sampler of `count` batches that go through the set over and over."""
-
-    def __init__(self, length, count):
-        self.length, self.count = length, count
-
-    def __len__(self):
-        return self.count
-
-    def __iter__(self):
-        for i in range(self.count):
-            yield [(i * BATCH + j) % self.length for j in range(BATCH)]
-
-
-class Flow(NamedTuple):
-    """Batches that arrive in the main process."""
-
-    rate: float  # images/s
-    waited: float  # seconds that a batch was waited for
-    cost: float  # seconds of processor time in the main process for an image
-
-
-def from_processes(dataset, workers, images, step=0.0):
-    """The Flow once the processes run. step: seconds of the training step that uses a batch."""
-    ahead = 2 * workers + 2  # batches that are ready when the first arrives cost nothing: they are not counted
-    count = ahead + max(images // BATCH, 2 * workers)
-    waited, begin, cost = [], 0.0, 0.0
-    batches = iter(Loader(dataset, Repeating(len(dataset), count + ahead), BATCH, workers))
-    for i in range(count):
-        asked = time.perf_counter()
-        next(batches)
-        waited.append(time.perf_counter() - asked)
-        if i == ahead - 1:
-            begin, cost = time.perf_counter(), time.process_time()
-        time.sleep(step)
-    spent, cost = time.perf_counter() - begin, time.process_time() - cost
-    batches.close()
-    made = (count - ahead) * BATCH
-    return Flow(made / spent, statistics.mean(waited[ahead:]), cost / made)
-
-
-def apart(dataset, workers, images):
-    """images/s of so many processes together that make batches and hand nothing over: what the cores can do."""
-    fork = multiprocessing.get_context('fork')
-    processes = [fork.Process(target=make, args=(dataset, images // workers)) for _ in range(workers)]
-    begin = time.perf_counter()
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    return images // workers * workers / (time.perf_counter() - begin)
 
 
 # -- stages -----------------------------------------------------------------------------------------------------------
@@ -309,7 +229,7 @@ def main(args):
         'processes that hand nothing over, images/s': medians(apart_rows),
         'main process, ms of processor time an image': medians(costs),
         'stages, ms': {backend: medians([row[backend] for row in stages]) for backend in BACKENDS},
-        'slow disk': slow_disk(args),
+        'slow disk': slow_disk(build_train_loader(flags(args, 'pil')).dataset, 2 * args.images),
     }
     Path(args.out, 'input.json').write_text(json.dumps(result, indent=1) + '\n')
     for backend in BACKENDS:
@@ -334,21 +254,6 @@ def ratios(rounds):
                 ours = f'{task}, {backend}'
                 found[f'{ours} / {other}'] = statistics.median(row[ours] / row[other] for row in rounds)
     return found
-
-
-def slow_disk(args, delay=0.005):
-    """{'step', 'waits', 'waits without'}: seconds of a training step that two processes could just keep up with where
-    each image takes `delay` more to be read, and what it waits for a batch then and without the delay.
-    """
-    dataset = build_train_loader(flags(args, 'pil')).dataset
-    slow = SlowDisk(dataset, delay)
-    step = 1.1 * BATCH / from_processes(slow, 2, 2 * args.images).rate
-    return {
-        'delay': delay,
-        'step': step,
-        'waits': from_processes(slow, 2, 2 * args.images, step).waited,
-        'waits without': from_processes(dataset, 2, 2 * args.images, step).waited,
-    }
 
 
 if __name__ == '__main__':
