@@ -192,7 +192,7 @@ def report(study, arms, seeds):
     runs = {arm: {seed: curve for seed, curve in of.items() if curve} for arm, of in runs.items()}
     runs = {arm: of for arm, of in runs.items() if of}
     with open(study.out / 'study.csv', 'w', newline='') as f:
-        writer = csv.writer(f)
+        writer = csv.writer(f, lineterminator='\n')
         writer.writerow(['arm', 'seed', 'epochs', 'top1_last', 'top1_each_epoch'])
         for arm, of in runs.items():
             for seed, curve in of.items():
