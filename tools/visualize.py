@@ -139,11 +139,15 @@ def file_name(path):
 
 
 def captions(paths):
-    """What tells files apart: their paths without the folders that all of them lie in, at most 30 characters of it."""
+    """What tells files apart: their paths without the folders that all of them lie in, and without a file name that all
+    of them have; at most 30 characters of it."""
     if not paths:
         return []
-    shared = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
-    return [os.path.relpath(os.path.abspath(path), shared)[-30:] for path in paths]
+    paths = [os.path.abspath(path) for path in paths]
+    if len(set(paths)) > 1 and len({os.path.basename(path) for path in paths}) == 1:
+        paths = [os.path.dirname(path) for path in paths]
+    shared = os.path.commonpath([os.path.dirname(path) for path in paths])
+    return [os.path.relpath(path, shared)[-30:] for path in paths]
 
 
 def load_models(args):

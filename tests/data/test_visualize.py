@@ -150,10 +150,12 @@ def test_checkpoints_stand_side_by_side_each_with_its_own_tokens(run, photo, sin
 
 
 def test_captions_tell_checkpoints_apart():
-    assert visualize.captions(['out/a/best.pd', 'out/b/best.pd']) == ['a/best.pd', 'b/best.pd']
+    assert visualize.captions(['out/a/best.pd', 'out/b/best.pd']) == ['a', 'b']
+    assert visualize.captions(['out/a/best.pd', 'out/b/c/best.pd']) == ['a', 'b/c']
+    assert visualize.captions(['out/a/best.pd']) == ['best.pd']
     assert visualize.captions(['out/a/best.pd', 'out/a/last.pd']) == ['best.pd', 'last.pd']
     long = [f'out/{"x" * 40}/{name}/best.pd' for name in 'ab']
-    assert visualize.captions(long) == ['a/best.pd', 'b/best.pd']
+    assert visualize.captions(long) == ['a', 'b']
     assert len(visualize.captions([long[0], 'out/b.pd'])[0]) == 30
 
 
