@@ -47,9 +47,8 @@ from util.data.datasets import EvalDataset
 from util.data.images import open_rgb
 from util.data.loader import build_train_loader, collate
 from util.errors import UserError
-from util.train import recipe
 
-SIZE, GRID = 224, 14
+SIZE = 224
 
 
 def parser():
@@ -78,7 +77,7 @@ def flags(args, backend, workers=0):
     if args.token_label_data:
         line += ['--token_label', '--token_label_data', args.token_label_data]
     chosen = trainer.parser().parse_args([str(word) for word in line])
-    recipe.set_defaults(chosen, GRID)
+    trainer.complete(chosen)
     return chosen
 
 

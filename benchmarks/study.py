@@ -270,8 +270,9 @@ def main(args):
         left = (time.time() - begin) / done * (len(runs) - done)
         eta = '' if was_done else f', about {left / 60:.0f} minutes left'
         log(f'{run[0]}, seed {run[1]}: {study.accuracies(*run)[-1]:.1f} %; {done} of {len(runs)} runs{eta}')
-        with reporting:  # hours of work, to be looked at on the way
-            report(study, args.arms, args.seeds)
+        if not was_done:
+            with reporting:  # hours of work, to be looked at on the way
+                report(study, args.arms, args.seeds)
 
     with ThreadPoolExecutor(args.jobs) as pool:
         for result in [pool.submit(one, run) for run in runs]:

@@ -97,7 +97,7 @@ def _import_paddle():
 
 def _prefer_copies(paddle):
     """On a CPU let transposes and slices copy at once, not be views: what uses a view makes it contiguous first, by a
-    kernel that is slower than that of the transpose (an eighth of a training step; the values are the same)."""
+    kernel that is slower than that of the transpose (a seventh of a training step; the values are the same)."""
     if not paddle.is_compiled_with_cuda() and 'FLAGS_use_stride_kernel' not in os.environ:
         paddle.set_flags({'FLAGS_use_stride_kernel': False})
 
