@@ -12,6 +12,7 @@ from conftest import ROOT, words
 pytest.importorskip('sklearn')
 sys.path.insert(0, str(ROOT / 'demo'))
 import digits
+import scenes
 
 IDS = [3, 10, 21, 100, 101, 250, 400, 639, 777, 999]
 
@@ -45,67 +46,9 @@ def renumbered(tmp_path_factory):
     return make(tmp_path_factory.mktemp('digits') / 'ids', '--class_ids', ' '.join(map(str, IDS)))
 
 
-# ---- scenes
-
-
-def test_the_1797_digits_are_split_1400_to_397_with_none_in_both():
-    train, val = (set(np.concatenate(digits.sources(split))) for split in ('train', 'val'))
-    assert (len(train), len(val), len(train | val)) == (1400, 397, 1797)
-    assert {row for index in range(30) for _, _, row in digits.scene(index, 'val', 64, 0, True)[1]} <= val
-
-
-def check_map(target, pile, size):
-    """The five highest logits and their ids of every cell; in the middle of the main digit its class leads."""
-    assert target.shape == (2, 5, 18, 18) and target.dtype == np.float16
-    scores, ids = target
-    assert (np.diff(scores.astype(float), axis=0) <= 0).all() and scores.min() >= 0 and scores.max() <= 10
-    assert set(ids.ravel()) <= set(IDS)
-    assert (np.diff(np.sort(ids, axis=0), axis=0) > 0).all(), 'a cell names a class twice'
-    main, (x0, y0, x1, y1), _ = pile[-1]
-    row, column = int((y0 + y1) / 2 / size * 18), int((x0 + x1) / 2 / size * 18)
-    assert ids[0, row, column] == IDS[main] and scores[0, row, column] > 6
-
-
-SIDES = [(False, (48, 62), (10, 16), {1}), (True, (32, 46), (14, 20), {1, 2})]
-
-
-@pytest.mark.parametrize('size', [64, 224])
-@pytest.mark.parametrize('hard, mains, smalls, counts', SIDES)
-def test_a_scene_is_one_large_digit_over_small_ones_of_other_classes(size, hard, mains, smalls, counts):
-    seen, allowed = set(), set(np.concatenate(digits.sources('train')))
-    for index in range(40):
-        image, pile = digits.scene(index, 'train', size, 0, hard)
-        assert image.size == (size, size) and image.mode == 'RGB'
-        classes = [c for c, _, _ in pile]
-        assert classes[-1] == index % 10 and len(set(classes)) == len(classes)
-        assert {row for _, _, row in pile} <= allowed, 'digits of its split only'
-        seen.add(len(pile) - 1)
-        for (x0, y0, x1, y1), (low, high) in zip([b for _, b, _ in pile][::-1], [mains, smalls, smalls]):
-            assert 0 <= x0 < x1 <= size and 0 <= y0 < y1 <= size
-            assert low - 1 <= max(x1 - x0, y1 - y0) * 64 / size <= high + 1
-        for _, box, _ in pile[:-1]:  # mostly clear of the main digit
-            area = (box[2] - box[0]) * (box[3] - box[1])
-            assert digits.overlap(box, pile[-1][1]) <= 0.6 * area
-        check_map(digits.label_map(pile, size, class_ids=IDS), pile, size)
-    assert seen == counts
-
-
-# ---- label maps
-
-
-def test_rows_are_y_columns_are_x_and_bare_ground_is_undecided():
-    scores, ids = digits.label_map([(7, (8, 32, 24, 64), 0)], 64, label_size=8)  # 8 px a cell
-    leads = scores[0] > 5
-    assert leads[4:8, 1:3].all() and leads.sum() == 8 and (ids[0][leads] == 7).all()
-    assert (scores[:, :3] == 0).all() and (scores[:, :, 4:] == 0).all()
-
-
-def test_a_score_is_the_share_of_the_cell_that_is_covered_and_the_upper_of_two_digits_is_seen():
-    scores, _ = digits.label_map([(7, (0, 0, 40, 64), 0)], 64, label_size=4)  # 2.5 cells wide
-    np.testing.assert_allclose(scores[0, 1], [10 * (1 - 0.05 / 2), 10, 5, 0], atol=0.3)
-    scores, ids = digits.label_map([(2, (0, 0, 64, 64), 0), (7, (0, 0, 32, 64), 0)], 64, label_size=8)
-    assert (ids[0, :, :4] == 7).all() and (ids[0, :, 4:] == 2).all()
-    assert scores[1, 4, 1] == 0  # nothing shines through
+@pytest.fixture(scope='module')
+def masked(tmp_path_factory):
+    return make(tmp_path_factory.mktemp('digits') / 'masked', '--masks')
 
 
 # ---- the folder
@@ -144,6 +87,24 @@ def test_class_ids_renumber_lists_and_maps_but_not_folders_or_pictures(easy, ren
     assert files(easy / 'train') == files(renumbered / 'train')
 
 
+def test_masks_are_added_and_nothing_else_changes(easy, masked):
+    added, before = files(masked), files(easy)
+    options, plain = json.loads(added.pop('digits.json')), json.loads(before.pop('digits.json'))
+    assert options.pop('masks') is True and options == plain
+    new = {name for name in added if name not in before}
+    assert len(new) == 30 + 2 and all(name.startswith('masks') for name in new)
+    assert {name: added[name] for name in before} == before
+
+
+def test_lists_pair_each_image_with_its_mask(masked):
+    for split, count in (('train', 20), ('val', 10)):
+        lines = [line.split() for line in (masked / f'masks_{split}.txt').read_text().splitlines()]
+        assert len(lines) == count
+        for image, mask in lines:
+            assert Image.open(masked / image).size == Image.open(masked / mask).size == (64, 64)
+            assert mask == f'masks/{image[: -len(".JPEG")]}.png'
+
+
 # ---- reuse, --fresh, and what is never deleted
 
 
@@ -161,7 +122,7 @@ def test_a_complete_folder_is_reused_and_rebuilt_only_if_told_so(tmp_path, capsy
 
 
 def test_an_interrupted_build_leaves_no_folder_and_the_next_one_gives_the_same_bytes(tmp_path, monkeypatch, easy):
-    out, scene = tmp_path / 'set', digits.scene
+    out, scene = tmp_path / 'set', scenes.scene
 
     def interrupted(index, *args, **kwargs):
         if index == 7:
@@ -169,7 +130,7 @@ def test_an_interrupted_build_leaves_no_folder_and_the_next_one_gives_the_same_b
         return scene(index, *args, **kwargs)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
-        patch.setattr(digits, 'scene', interrupted)
+        patch.setattr(scenes, 'scene', interrupted)
         make(out)
     assert stop.value.code == 130 and not out.exists()
     assert files(make(out)) == files(easy) and [p.name for p in tmp_path.iterdir()] == ['set']
@@ -182,6 +143,13 @@ def test_a_folder_of_someone_else_is_left_alone(tmp_path, capsys, name, flags):
     (tmp_path / name / 'thesis.txt').write_text('years of work')
     assert 'not made by this script' in refused(capsys, tmp_path / 'set', flags)
     assert files(tmp_path) == {f'{name}/thesis.txt': b'years of work'}
+
+
+def test_without_scikit_learn_one_line_says_what_to_install(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'sklearn.datasets', None)
+    scenes.handwriting.cache_clear()
+    scenes.sources.cache_clear()
+    assert 'pip install scikit-learn' in refused(capsys, tmp_path / 'set')
 
 
 # ---- bad arguments
