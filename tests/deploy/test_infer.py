@@ -157,6 +157,7 @@ def test_bfloat16_where_the_processor_has_it(run, infer_with, images, exported, 
             for a, b in zip(records(result), exact):
                 assert a['class_ids'][0] == b['class_ids'][0]
                 np.testing.assert_allclose(max(a['scores']), max(b['scores']), atol=0.02)
+    monkeypatch.setattr(engines, 'bf16_is_there', lambda: True)
     assert 'not with --precision bf16' in infer_with('--precision', 'bf16', '--engine', 'paddle')
     monkeypatch.setattr(engines, 'bf16_is_there', lambda: False)
     assert 'no avx512_bf16' in infer_with('--precision', 'bf16')
