@@ -136,10 +136,10 @@ def train(state, val_loader):
 
     epochs, dataset = args.epochs + args.cooldown_epochs, state.loader.dataset
     log(f'Start training for {epochs} epochs')
-    left = f'epochs {state.epoch} to {epochs - 1}' if state.epoch < epochs else f'all {epochs} epochs are done'
-    if state.done:
-        left += f' from step {state.done}'
-    log(f'training on {len(dataset)} images, validating on {len(val_loader.dataset)}, {left}')
+    log(
+        f'training on {len(dataset)} images, validating on {len(val_loader.dataset)}, '
+        f'epochs {state.epoch} to {epochs - 1}' + (f' from step {state.done}' if state.done else '')
+    )
     if dataset.unmapped_images:
         log(f'{dataset.unmapped_images} of them have no label map and train with their label alone')
     begin, n_parameters = time.time(), count_parameters(model)
