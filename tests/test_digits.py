@@ -47,8 +47,10 @@ def renumbered(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def masked(tmp_path_factory):
-    return make(tmp_path_factory.mktemp('digits') / 'masked', '--masks')
+def sets(tmp_path_factory):
+    """The same scenes with masks and without."""
+    folder = tmp_path_factory.mktemp('sets')
+    return make(folder / 'masked', '--size 48 --masks'), make(folder / 'plain', '--size 48')
 
 
 # ---- the folder
@@ -87,21 +89,22 @@ def test_class_ids_renumber_lists_and_maps_but_not_folders_or_pictures(easy, ren
     assert files(easy / 'train') == files(renumbered / 'train')
 
 
-def test_masks_are_added_and_nothing_else_changes(easy, masked):
-    added, before = files(masked), files(easy)
-    options, plain = json.loads(added.pop('digits.json')), json.loads(before.pop('digits.json'))
-    assert options.pop('masks') is True and options == plain
-    new = {name for name in added if name not in before}
-    assert len(new) == 30 + 2 and all(name.startswith('masks') for name in new)
-    assert {name: added[name] for name in before} == before
+def test_masks_are_added_and_nothing_else_changes(sets):
+    masked, plain = map(files, sets)
+    options, before = json.loads(masked.pop('digits.json')), json.loads(plain.pop('digits.json'))
+    assert options.pop('masks') is True and options == before
+    added = {name for name in masked if name not in plain}
+    assert len(added) == 30 + 2 and all(name.startswith('masks') for name in added)
+    assert {name: masked[name] for name in plain} == plain
 
 
-def test_lists_pair_each_image_with_its_mask(masked):
+def test_lists_pair_each_image_with_its_mask(sets):
+    masked = sets[0]
     for split, count in (('train', 20), ('val', 10)):
         lines = [line.split() for line in (masked / f'masks_{split}.txt').read_text().splitlines()]
         assert len(lines) == count
         for image, mask in lines:
-            assert Image.open(masked / image).size == Image.open(masked / mask).size == (64, 64)
+            assert Image.open(masked / image).size == Image.open(masked / mask).size == (48, 48)
             assert mask == f'masks/{image[: -len(".JPEG")]}.png'
 
 
