@@ -12,7 +12,8 @@ import paddle
 from engine import answer
 from models import build_model, load_weights, published_defaults
 from util import dist, metrics, options
-from util.data import loader
+from util.data import listing, loader
+from util.data.transforms import EvalTransform
 from util.deploy import records
 from util.logger import log
 from util.train.amp import Amp
@@ -34,6 +35,17 @@ def parser():
     return parser
 
 
+def new_eval_loader(args, rank=0, world_size=1):
+    """The loader of the validation set that the flags describe, or of the share of process `rank`."""
+    samples = listing.read_samples(args.data_path, 'val', args.cls_label_path_val, args.nb_classes)
+    transform = EvalTransform(
+        args.input_size, args.crop_pct, args.interpolation, args.mean, args.std, args.image_backend
+    )
+    return loader.build_eval_loader(
+        samples, transform, args.batch_size, args.num_workers, args.prefetch_factor, rank, world_size
+    )
+
+
 def main(args):
     published_defaults(args)
     several = os.path.isdir(args.resume)
@@ -43,7 +55,7 @@ def main(args):
     names = records.class_names(args.label_list, args.nb_classes)
     rank, world_size = dist.init()
     log(f'Paddle {paddle.__version__} on {paddle.device.get_device()}, {world_size} process(es). {runtime.CPU}')
-    val_loader = loader.build_eval_loader(args, args.crop_pct, rank, world_size, args.image_backend)
+    val_loader = new_eval_loader(args, rank, world_size)
     images = val_loader.dataset.samples.paths
     real = metrics.read_real(args.real_labels, images, args.nb_classes) if args.real_labels else None
     resize = f'{args.interpolation.replace("random", "bicubic")}, short side to {val_loader.dataset.transform.short}'

@@ -12,7 +12,9 @@ import paddle
 from engine import evaluate, train_one_epoch
 from models import build_model, count_parameters, published_address, published_defaults, token_grid
 from util import config, dist, files, options
-from util.data import loader
+from util.data import listing, loader
+from util.data.label_maps import LabelMaps
+from util.data.transforms import EvalTransform, TrainTransform
 from util.errors import UserError
 from util.logger import Writers, log, log_to
 from util.metrics import log_accuracy
@@ -60,6 +62,61 @@ def new_model(args):
     )
 
 
+def new_train_loader(args, rank=0, world_size=1):
+    """The loader of the training set that the flags describe."""
+    split = 'val' if args.debug else 'train'
+    samples = listing.read_samples(args.data_path, split, args.cls_label_path_train, args.nb_classes)
+    label_maps = None
+    if args.token_label:
+        label_maps = LabelMaps(
+            args.token_label_data, args.nb_classes, args.token_label_coverage, args.token_label_geometry
+        )
+    transform = TrainTransform(
+        args.input_size,
+        interpolation=args.train_interpolation,
+        aa=args.aa,
+        jitter=args.color_jitter,
+        reprob=args.reprob,
+        remode=args.remode,
+        recount=args.recount,
+        scale=args.train_scale,
+        flip=args.hflip,
+        geometry=args.token_label_geometry,
+        mean=args.mean,
+        std=args.std,
+        backend=args.image_backend,
+    )
+    return loader.build_train_loader(
+        samples,
+        transform,
+        args.batch_size,
+        args.nb_classes,
+        label_maps=label_maps,
+        token_label_size=args.token_label_size,
+        allow_missing_token_label=args.allow_missing_token_label,
+        seed=args.seed,
+        accum_iter=args.accum_iter,
+        max_bad_images=args.max_bad_images,
+        num_workers=args.num_workers,
+        prefetch_factor=args.prefetch_factor,
+        persistent_workers=args.persistent_workers,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def new_eval_loader(args, rank=0, world_size=1):
+    """The loader of the validation set that the flags describe; of a part of it, with several processes.
+
+    It always reads images with Pillow, so that accuracies compare with published ones.
+    """
+    samples = listing.read_samples(args.data_path, 'val', args.cls_label_path_val, args.nb_classes)
+    transform = EvalTransform(args.input_size, args.crop_pct, args.interpolation, args.mean, args.std)
+    return loader.build_eval_loader(
+        samples, transform, args.batch_size, args.num_workers, args.prefetch_factor, rank, world_size
+    )
+
+
 def main(args):
     given = dict(vars(args))
     complete(args)
@@ -74,11 +131,8 @@ def main(args):
     log(f'Paddle {paddle.__version__} on {paddle.device.get_device()}, {world_size} process(es). {runtime.CPU}')
     log('arguments: ' + json.dumps(vars(args)))
 
-    if args.dist_eval:
-        val_loader = loader.build_eval_loader(args, args.crop_pct, rank, world_size)
-    else:
-        val_loader = loader.build_eval_loader(args, args.crop_pct)
-    train_loader = None if args.eval else loader.build_train_loader(args, rank, world_size)
+    val_loader = new_eval_loader(args, rank, world_size) if args.dist_eval else new_eval_loader(args)
+    train_loader = None if args.eval else new_train_loader(args, rank, world_size)
 
     if args.pretrained:
         args.finetune = published_address(args.model, args.input_size, nearest=True)

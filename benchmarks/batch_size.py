@@ -21,7 +21,6 @@ import paddle
 import eval as eval_script
 from models import build_model, load_weights, published_defaults
 from util import options
-from util.data import loader
 
 
 def parser():
@@ -35,10 +34,7 @@ def parser():
 def logits_of(model, args, size):
     """(float32 [N, C], labels int64 [N]) of the set in batches of `size`."""
     args.batch_size = size
-    batches = [
-        (model(batch['image']).numpy(), batch['label'].numpy())
-        for batch in loader.build_eval_loader(args, args.crop_pct, backend=args.image_backend)
-    ]
+    batches = [(model(batch['image']).numpy(), batch['label'].numpy()) for batch in eval_script.new_eval_loader(args)]
     return tuple(np.concatenate(part) for part in zip(*batches))
 
 

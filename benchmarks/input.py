@@ -45,7 +45,7 @@ from util import files, options
 from util.data import normalise, transforms
 from util.data.datasets import EvalDataset
 from util.data.images import open_rgb
-from util.data.loader import build_train_loader, collate
+from util.data.loader import collate
 from util.errors import UserError
 
 SIZE = 224
@@ -85,10 +85,10 @@ def our_arms(args):
     arms = {}
     for backend in BACKENDS:
         chosen = flags(args, backend)
-        training = build_train_loader(chosen).dataset
+        training = trainer.new_train_loader(chosen).dataset
         arms[f'training, {backend}'] = functools.partial(make, training, args.images)
         if args.token_label_data:
-            without = build_train_loader(argparse.Namespace(**{**vars(chosen), 'token_label': False})).dataset
+            without = trainer.new_train_loader(argparse.Namespace(**{**vars(chosen), 'token_label': False})).dataset
             arms[f'training without maps, {backend}'] = functools.partial(make, without, args.images)
         evaluation = EvalDataset(training.samples, transforms.EvalTransform(SIZE, 0.9, backend=backend))
         arms[f'evaluation, {backend}'] = functools.partial(make, evaluation, args.images)
@@ -161,7 +161,7 @@ def seconds(call):
 
 def by_stage(args, backend):
     """{stage: ms an image} of training samples."""
-    dataset, clock = build_train_loader(flags(args, backend)).dataset, Clock(STAGES)
+    dataset, clock = trainer.new_train_loader(flags(args, backend)).dataset, Clock(STAGES)
     transform, maps = dataset.transform, dataset.label_maps
     render = transforms.renderer(backend)
     watched = [(render, 'open_image', 'decode'), (transform, 'draw', 'augment, crop')]
@@ -187,7 +187,7 @@ def by_stage(args, backend):
 
 
 def write_profile(args, backend):
-    dataset, profiler = build_train_loader(flags(args, backend)).dataset, cProfile.Profile()
+    dataset, profiler = trainer.new_train_loader(flags(args, backend)).dataset, cProfile.Profile()
     profiler.runcall(make, dataset, args.images)
     with open(Path(args.out, f'profile_{backend}.txt'), 'w') as f:
         f.write(f'{args.images} training samples\n')
@@ -200,7 +200,7 @@ def write_profile(args, backend):
 def main(args):
     files.check_folder(args.out, f'OUT {args.out}')
     arms = our_arms(args)
-    samples = build_train_loader(flags(args, 'pil')).dataset.samples
+    samples = trainer.new_train_loader(flags(args, 'pil')).dataset.samples
     if not args.no_reference:
         arms.update(reference_arms(args, samples))
     for arm in arms.values():  # files into memory, tables of the libraries
@@ -213,7 +213,7 @@ def main(args):
         for rows in (flows, apart_rows, costs):
             rows.append({})
         for backend in BACKENDS:
-            dataset = build_train_loader(flags(args, backend)).dataset
+            dataset = trainer.new_train_loader(flags(args, backend)).dataset
             for workers in args.processes:
                 name, flow = f'{backend}, {workers}', from_processes(dataset, workers, 4 * args.images)
                 flows[-1][name], costs[-1][name] = flow.rate, 1000 * flow.cost
@@ -228,7 +228,7 @@ def main(args):
         'processes that hand nothing over, images/s': medians(apart_rows),
         'main process, ms of processor time an image': medians(costs),
         'stages, ms': {backend: medians([row[backend] for row in stages]) for backend in BACKENDS},
-        'slow disk': slow_disk(build_train_loader(flags(args, 'pil')).dataset, 2 * args.images),
+        'slow disk': slow_disk(trainer.new_train_loader(flags(args, 'pil')).dataset, 2 * args.images),
     }
     Path(args.out, 'input.json').write_text(json.dumps(result, indent=1) + '\n')
     for backend in BACKENDS:

@@ -18,7 +18,6 @@ import engine
 import main as trainer
 from benchmarks.clock import Clock
 from util import options
-from util.data import loader
 from util.errors import UserError
 from util.train.amp import Amp, on_gpu
 from util.train.loss import TokenLabelLoss
@@ -60,7 +59,7 @@ class WatchedLoader:
 def main(args):
     args.output_dir = ''  # nothing is saved
     trainer.complete(args)
-    batches = loader.build_train_loader(args)
+    batches = trainer.new_train_loader(args)
     if len(batches) < WARM_UP + args.steps:
         raise UserError(f'--steps {args.steps}: an epoch has {len(batches)} steps of --batch_size {args.batch_size}')
     clock = Clock(STAGES, paddle.device.synchronize if on_gpu() else lambda: None)

@@ -21,7 +21,6 @@ import predict
 from conftest import ROOT, words
 from engine import evaluate
 from inference_helpers import MODEL, as_exported, random_model, random_weights, records
-from util.data.loader import build_eval_loader
 from util.data.transforms import EvalTransform
 from util.weights import checkpoint
 
@@ -188,15 +187,15 @@ def test_every_answer_is_the_same_whatever_the_batch_size(run, photos, model, tm
     losses = [float(row[2]) for row in table(tmp_path / 'x.csv')]
     assert float(loss) == pytest.approx(np.mean(losses), abs=1e-3)
     args = eval_script.parser().parse_args([*map(str, flags), '--batch_size', str(batch_size)])
-    together = np.concatenate([model(batch['image']).numpy() for batch in build_eval_loader(args, 0.9)])
+    together = np.concatenate([model(batch['image']).numpy() for batch in eval_script.new_eval_loader(args)])
     assert np.abs(together - logits).max() < 1e-5 * np.abs(logits).max(), 'but for rounding'
 
 
 def test_every_image_is_answered_once_or_it_is_no_evaluation(photos, model):
     args = eval_script.parser().parse_args([*map(str, photos[1]), '--batch_size', '64'])
-    twice = build_eval_loader(args, 0.9)
+    twice = eval_script.new_eval_loader(args)
     twice.sampler.indices = [*twice.sampler.indices, 0]  # what padding does
-    for wrong in (twice, build_eval_loader(args, 0.9, 0, 2)):  # half of it, taken for all
+    for wrong in (twice, eval_script.new_eval_loader(args, 0, 2)):  # half of it, taken for all
         with pytest.raises(RuntimeError, match='every image of the set exactly once'):
             evaluate(model, wrong)
 

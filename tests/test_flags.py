@@ -22,7 +22,6 @@ import util.data
 from conftest import ROOT, STILL, words
 from states import same
 from tools import visualize
-from util.data.loader import build_eval_loader, build_train_loader
 from util.data.transforms import TrainTransform
 from util.deploy import predictor
 from util.errors import UserError
@@ -54,7 +53,7 @@ def batch_of(root, *flags):
     line += words('--mean 0 0 0 --std 1 1 1', *flags)
     args = main.parser().parse_args(line)
     recipe.set_defaults(args, grid=2)
-    batch = {key: value.numpy() for key, value in next(iter(build_train_loader(args))).items()}
+    batch = {key: value.numpy() for key, value in next(iter(main.new_train_loader(args))).items()}
     batch['image'] = batch['image'] * 255
     return batch
 
@@ -93,7 +92,7 @@ def test_image_backend_is_of_training_images_and_nearly_the_same(photos):
     (photos / 'train').rename(photos / 'val')
     line = words('--input_size 32 --nb_classes 10 --batch_size 8 --num_workers 0 --data_path', photos)
     line += words('--image_backend cv2')
-    by_main = build_eval_loader(main.parser().parse_args(line), 0.9)
+    by_main = main.new_eval_loader(main.parser().parse_args([*line, '--crop_pct', '0.9']))
     assert by_main.dataset.transform.backend == 'pil', 'a training validates as published'
 
 
@@ -143,10 +142,10 @@ def test_mean_and_std_normalise_training_and_evaluation_alike(photos):
     expected = (plain - mean[:, None, None]) / std[:, None, None]
     np.testing.assert_allclose(batch_of(photos, flags)['image'] / 255, expected, atol=1e-6)
     (photos / 'train').rename(photos / 'val')
-    line = words('--input_size 32 --nb_classes 10 --batch_size 8 --num_workers 0 --data_path', photos)
+    line = words('--input_size 32 --nb_classes 10 --batch_size 8 --num_workers 0 --crop_pct 1 --data_path', photos)
     evaluated = []
     for more in ('--mean 0 0 0 --std 1 1 1', flags):
-        loader = build_eval_loader(main.parser().parse_args([*line, *words(more)]), 1.0)
+        loader = main.new_eval_loader(main.parser().parse_args([*line, *words(more)]))
         evaluated.append(next(iter(loader))['image'].numpy())
     expected = (evaluated[0] - mean[:, None, None]) / std[:, None, None]
     np.testing.assert_allclose(evaluated[1], expected, atol=1e-6)

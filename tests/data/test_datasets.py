@@ -11,19 +11,13 @@ import pytest
 from map_files import save_map
 from PIL import Image
 
+import eval as eval_script
 import main
 from util.data import label_maps
 from util.data.datasets import EvalDataset, TrainDataset
 from util.data.images import open_rgb
 from util.data.listing import read_list
-from util.data.loader import (
-    EvalSampler,
-    TrainSampler,
-    build_eval_loader,
-    build_predict_loader,
-    build_train_loader,
-    sweep_shared_memory,
-)
+from util.data.loader import EvalSampler, TrainSampler, build_predict_loader, sweep_shared_memory
 from util.data.normalise import to_input
 from util.data.transforms import EvalTransform, TrainTransform
 from util.errors import UserError
@@ -105,19 +99,25 @@ def photos(tmp_path):
     return root
 
 
+SMALL = ['--input_size', 32, '--nb_classes', 10, '--batch_size', 4]
+
+
 def arguments(root, *flags):
-    words = ['--data_path', root, '--input_size', 32, '--nb_classes', 10, '--batch_size', 4, *flags]
+    words = ['--data_path', root, *SMALL, *flags]
     args = main.parser().parse_args([str(word) for word in words])
     recipe.set_defaults(args, grid=2)
     return args
 
 
 def train_loader(root, *flags):
-    return build_train_loader(arguments(root, *flags))
+    return main.new_train_loader(arguments(root, *flags))
 
 
-def eval_loader(root, *flags, backend='pil'):
-    return build_eval_loader(arguments(root, *flags), 1.0, backend=backend)
+def eval_loader(root, *flags):
+    args = eval_script.parser().parse_args(
+        [str(word) for word in ['--data_path', root, *SMALL, '--crop_pct', 1, *flags]]
+    )
+    return eval_script.new_eval_loader(args)
 
 
 def test_training_skips_a_truncated_image_with_one_warning_that_names_it_and_counts_it(
@@ -186,7 +186,7 @@ def test_evaluation_stops_at_a_bad_image_and_prediction_marks_it(photos, backend
     with time_limit(30):
         files = sorted(map(str, bad.parent.iterdir()))
         batches = list(build_predict_loader(files, EvalTransform(32, 1.0, backend=backend), 5))
-        message = said(list, eval_loader(photos, '--num_workers', workers, backend=backend))
+        message = said(list, eval_loader(photos, '--num_workers', workers, '--image_backend', backend))
         assert message.startswith(f'{bad}: cannot be decoded')
     assert [batch['label'].tolist() for batch in batches] == [[0] * 5, [0, 0, -1, 0, 0], [0, 0]]
     assert sum((batch['index'].tolist() for batch in batches), []) == list(range(12))

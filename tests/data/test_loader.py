@@ -14,7 +14,7 @@ import pytest
 
 import main
 from util.data import loader
-from util.data.loader import build_eval_loader, build_train_loader, collate
+from util.data.loader import collate
 from util.train import recipe
 
 pytestmark = pytest.mark.cross_version
@@ -50,7 +50,7 @@ def leave(batches):
 @pytest.fixture
 def plain(scenes):
     """The batches of three epochs, made in this process."""
-    return epochs(build_train_loader(arguments(scenes, '--num_workers 0')))
+    return epochs(main.new_train_loader(arguments(scenes, '--num_workers 0')))
 
 
 @pytest.fixture
@@ -60,14 +60,14 @@ def no_room(monkeypatch):
 
 def test_batches_are_the_same_from_processes_that_end_with_each_epoch_and_from_those_that_stay(scenes, plain):
     assert len(set(plain)) == 15
-    assert epochs(build_train_loader(arguments(scenes, '--num_workers 2'))) == plain
-    staying = build_train_loader(arguments(scenes, '--num_workers 2 --persistent_workers --prefetch_factor 1'))
+    assert epochs(main.new_train_loader(arguments(scenes, '--num_workers 2'))) == plain
+    staying = main.new_train_loader(arguments(scenes, '--num_workers 2 --persistent_workers --prefetch_factor 1'))
     assert epochs(staying) == plain
     leave(staying)
 
 
 def test_the_same_processes_serve_all_epochs_with_persistent_workers(scenes):
-    batches, seen = build_train_loader(arguments(scenes, '--num_workers 2 --persistent_workers')), []
+    batches, seen = main.new_train_loader(arguments(scenes, '--num_workers 2 --persistent_workers')), []
     for _ in range(2):
         list(batches)
         seen.append({child.pid for child in multiprocessing.active_children()})
@@ -77,7 +77,7 @@ def test_the_same_processes_serve_all_epochs_with_persistent_workers(scenes):
 
 
 def test_an_epoch_that_is_left_early_leaves_nothing_to_the_next(scenes, plain):
-    batches = build_train_loader(arguments(scenes, '--num_workers 2 --persistent_workers'))
+    batches = main.new_train_loader(arguments(scenes, '--num_workers 2 --persistent_workers'))
     batches.set_epoch(7)
     leave(batches)
     assert not multiprocessing.active_children()
@@ -86,7 +86,7 @@ def test_an_epoch_that_is_left_early_leaves_nothing_to_the_next(scenes, plain):
 
 
 def test_what_does_not_fit_into_shared_memory_goes_through_pipes_and_one_line_says_so(scenes, plain, no_room, capfd):
-    batches = build_train_loader(arguments(scenes, '--num_workers 2 --prefetch_factor 50'))
+    batches = main.new_train_loader(arguments(scenes, '--num_workers 2 --prefetch_factor 50'))
     assert batches.settings['use_shared_memory'] is False and epochs(batches) == plain
     (line,) = [line for line in capfd.readouterr().err.splitlines() if 'warning: ' in line]
     assert '/dev/shm has 1 MB free' in line and '--shm-size=1g' in line and '--prefetch_factor' in line
@@ -94,13 +94,13 @@ def test_what_does_not_fit_into_shared_memory_goes_through_pipes_and_one_line_sa
 
 def test_what_fits_does_not(scenes, no_room, capfd):
     for flags in ('--num_workers 2', '--num_workers 0 --prefetch_factor 999'):
-        build_train_loader(arguments(scenes, flags))
-    assert build_eval_loader(arguments(scenes, '--num_workers 2'), 1.0).settings['use_shared_memory'] is True
+        main.new_train_loader(arguments(scenes, flags))
+    assert main.new_eval_loader(arguments(scenes, '--num_workers 2 --crop_pct 1')).settings['use_shared_memory'] is True
     assert not capfd.readouterr().err
 
 
 def test_a_batch_takes_no_more_than_was_reckoned_with(scenes):
-    dataset = build_train_loader(arguments(scenes, '--num_workers 0')).dataset
+    dataset = main.new_train_loader(arguments(scenes, '--num_workers 0')).dataset
     samples = [dataset[i] for i in range(40)]
     batch = collate(samples)
     taken = sum(value.nbytes for value in batch.values() if isinstance(value, np.ndarray))
@@ -133,9 +133,9 @@ def test_a_training_in_a_container_with_little_shared_memory_runs(scenes, tmp_pa
 
 def test_nothing_that_works_outlasts_an_epoch_that_is_left_early(scenes):
     before = threading.active_count()
-    leave(build_train_loader(arguments(scenes, '--num_workers 0')))
+    leave(main.new_train_loader(arguments(scenes, '--num_workers 0')))
     assert threading.active_count() == before
-    leave(build_train_loader(arguments(scenes, '--num_workers 2')))
+    leave(main.new_train_loader(arguments(scenes, '--num_workers 2')))
     assert not multiprocessing.active_children()
 
 
@@ -152,7 +152,7 @@ class Garbage:
 
 def test_loader_processes_do_not_free_what_is_garbage_in_the_main_process(scenes, tmp_path, monkeypatch):
     """Of a failed epoch they could not: what waits for its batches is a thread of the main process."""
-    batches, freed_by = build_train_loader(arguments(scenes, '--num_workers 2')), tmp_path / 'freed'
+    batches, freed_by = main.new_train_loader(arguments(scenes, '--num_workers 2')), tmp_path / 'freed'
     sample = batches.dataset.sample
 
     def collecting(index):

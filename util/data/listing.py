@@ -40,6 +40,13 @@ class Samples:
         return self.paths[index], int(self.labels[index])
 
 
+def read_samples(data_path, split, list_path, num_classes):
+    """Samples of a list file below `data_path`; without one, of the class folders in data_path/split."""
+    if list_path:
+        return read_list(data_path, list_path, num_classes)
+    return read_folder(os.path.join(data_path, split), num_classes)
+
+
 def read_folder(root, num_classes):
     """Samples of an ImageNet-like folder: one folder a class, ids in the folders' sorted order."""
     if not os.path.isdir(root):

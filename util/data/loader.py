@@ -1,4 +1,4 @@
-"""Samples to batches: order and share of every process, and the loaders that the flags describe."""
+"""Batches of a data set: the loaders of training, evaluation and prediction, and which images make a batch."""
 
 import atexit
 import functools
@@ -9,10 +9,9 @@ import numpy as np
 import paddle
 
 from util import dist
-from util.data import datasets, listing, token_label
-from util.data.label_maps import LabelMaps
+from util.data.datasets import EvalDataset, TrainDataset
 from util.data.normalise import network_input, pack_erased
-from util.data.transforms import EvalTransform, TrainTransform
+from util.data.token_label import stack_targets
 from util.errors import UserError
 from util.processes import (
     SHARED_MEMORY,
@@ -31,40 +30,83 @@ from util.processes import (
 # forever. Exit handlers run in reverse order: this one, registered after multiprocessing's own, ends them before that.
 atexit.register(kill_workers)
 
-SHUTDOWN_SECONDS = 5  # that a thread or process may take to end, if an epoch is left early
+SHUTDOWN_SECONDS = 5  # how long to wait for a loader process or thread when an epoch is left early
 
 
-def collate(samples):
-    """Samples of a batch to named arrays: image uint8 [B, S, S, 3], label [B], index [B], the samples' places in the
-    set; where parts are erased, what pack_erased returns; with label maps the fields of the stacked SparseTarget; where
-    the set lacks maps, mapped [B], 0 for images without.
+def build_train_loader(
+    samples,
+    transform,
+    batch_size,
+    num_classes,
+    label_maps=None,
+    token_label_size=14,
+    allow_missing_token_label=False,
+    seed=0,
+    accum_iter=1,
+    max_bad_images=100,
+    num_workers=10,
+    prefetch_factor=2,
+    persistent_workers=False,
+    rank=0,
+    world_size=1,
+):
+    """The Loader of a training set, shuffled and augmented.
 
-    A sample {'error': message} makes a batch {'error': its bytes}.
+    samples: listing.Samples; transform: TrainTransform; batch_size: images per process; label_maps: LabelMaps or None;
+    token_label_size: tokens a side of the targets. Raises UserError if an image has no label map, unless
+    allow_missing_token_label, and if the set is smaller than one batch of all processes.
     """
-    for sample in samples:
-        if 'error' in sample:
-            return {'error': np.frombuffer(sample['error'].encode(), 'uint8')}
-    batch = {
-        'image': np.stack([s['image'] for s in samples]),
-        'label': np.array([s['label'] for s in samples], 'int64'),
-        'index': np.array([s['index'] for s in samples], 'int64'),
-    }
-    if 'erased' in samples[0]:
-        batch.update(pack_erased([s['erased'] for s in samples]))
-    if 'target' in samples[0]:
-        batch.update(token_label.stack_targets([s['target'] for s in samples])._asdict())
-    if 'mapped' in samples[0]:
-        batch['mapped'] = np.array([s['mapped'] for s in samples], 'float32')
-    return batch
+    sweep_shared_memory()
+    unmapped = None
+    if label_maps and allow_missing_token_label:
+        unmapped = label_maps.missing(samples.paths)
+    elif label_maps:
+        label_maps.require(samples.paths)
+    dataset = TrainDataset(
+        samples,
+        transform,
+        num_classes,
+        seed=seed,
+        label_maps=label_maps,
+        grid=token_label_size,
+        max_bad_images=max_bad_images,
+        unmapped=unmapped,
+    )
+    sampler = TrainSampler(len(samples), batch_size, rank=rank, world_size=world_size, seed=seed, accum_iter=accum_iter)
+    return Loader(dataset, sampler, batch_size, num_workers, prefetch_factor, persistent_workers)
+
+
+def build_eval_loader(samples, transform, batch_size, num_workers=10, prefetch_factor=2, rank=0, world_size=1):
+    """The Loader of a validation set, in order; with several processes, of the share that belongs to process `rank`.
+
+    samples: listing.Samples; transform: EvalTransform.
+    """
+    dataset = EvalDataset(samples, transform)
+    sampler = EvalSampler(len(samples), batch_size, rank, world_size)
+    return Loader(dataset, sampler, batch_size, num_workers, prefetch_factor)
+
+
+def build_predict_loader(files, transform, batch_size, ahead=True):
+    """Batches of image files in their order: image [B, 3, S, S], index [B] in `files`, and label [B]. A file that
+    cannot be decoded has label -1 and a black image, all others have label 0.
+
+    ahead: one loader process decodes the next batches meanwhile. Otherwise, and if there is only one batch, this
+    process makes each batch when it is asked for.
+    """
+    dataset = EvalDataset([(path, 0) for path in files], transform, skip_bad=True)
+    sampler = EvalSampler(len(files), batch_size)
+    if ahead and len(sampler) > 1:
+        return Loader(dataset, sampler, batch_size, num_workers=1)
+    return LazyLoader(dataset, sampler)
 
 
 # -- which images make a batch ----------------------------------------------------------------------------------------
 
 
 class TrainSampler:
-    """Shuffled full batches. The order of an epoch is a function of (seed, epoch); each step takes the next stretch of
-    it, which the processes share. So the images of an optimizer step depend on the total batch alone, not on how
-    many processes and accumulated batches it is split into. A last incomplete total batch is left out.
+    """Shuffled full batches. The order of an epoch is a function of (seed, epoch) and the processes share each step's
+    part of it. So the images of an optimizer step depend on the total batch alone, not on how many processes and
+    accumulated batches it is split into. The images after the last complete total batch are left out.
     """
 
     def __init__(self, length, batch_size, rank=0, world_size=1, seed=0, accum_iter=1):
@@ -82,6 +124,7 @@ class TrainSampler:
         self.epoch, self.first = epoch, first
 
     def __len__(self):
+        """Batches of this process in a whole epoch, a multiple of accum_iter."""
         return self.length // (self.batch_size * self.world_size * self.accum_iter) * self.accum_iter
 
     def __iter__(self):
@@ -92,7 +135,7 @@ class TrainSampler:
 
 
 class EvalSampler:
-    """Every image exactly once over all processes, in order, nothing padded; the last batch may be short."""
+    """Every image exactly once over all processes, in order and without padding; the last batch may be short."""
 
     def __init__(self, length, batch_size, rank=0, world_size=1):
         self.indices, self.batch_size = range(rank, length, world_size), batch_size
@@ -105,122 +148,48 @@ class EvalSampler:
             yield list(self.indices[start : start + self.batch_size])
 
 
-# -- the loaders ------------------------------------------------------------------------------------------------------
+# -- from samples to batches ------------------------------------------------------------------------------------------
 
 
-def build_train_loader(args, rank=0, world_size=1):
-    """The training loader that main.py's flags describe."""
-    sweep_shared_memory()
-    samples = read_samples(args, 'val' if args.debug else 'train', args.cls_label_path_train)
-    label_maps, unmapped = open_label_maps(args, samples.paths)
-    transform = TrainTransform(
-        args.input_size,
-        interpolation=args.train_interpolation,
-        aa=args.aa,
-        jitter=args.color_jitter,
-        reprob=args.reprob,
-        remode=args.remode,
-        recount=args.recount,
-        scale=args.train_scale,
-        flip=args.hflip,
-        geometry=args.token_label_geometry,
-        mean=args.mean,
-        std=args.std,
-        backend=args.image_backend,
-    )
-    dataset = datasets.TrainDataset(
-        samples,
-        transform,
-        args.nb_classes,
-        seed=args.seed,
-        label_maps=label_maps,
-        grid=args.token_label_size,
-        max_bad_images=args.max_bad_images,
-        unmapped=unmapped,
-    )
-    sampler = TrainSampler(
-        len(dataset), args.batch_size, rank=rank, world_size=world_size, seed=args.seed, accum_iter=args.accum_iter
-    )
-    return Loader(
-        dataset, sampler, args.batch_size, args.num_workers, args.prefetch_factor, persistent=args.persistent_workers
-    )
+def collate(samples):
+    """Stack samples (see datasets.py) into a batch, a dict of arrays:
 
+    image          uint8 [B, S, S, 3]
+    label, index   int64 [B]: class ids, and positions in the data set
+    erased, …      what pack_erased returns, if the samples say what random erasing drew
+    ids, listed, floor   the fields of the stacked SparseTarget, with label maps
+    mapped         float32 [B], 0 for images without a label map, if the data set has such images
 
-def build_eval_loader(args, crop_pct, rank=0, world_size=1, backend='pil'):
-    """The validation loader; with world_size > 1 the part of the set that belongs to this process.
-
-    backend: see transforms.renderer; a training validates by `pil` whatever --image_backend says.
+    If a sample is {'error': message}, the batch is {'error': uint8 array of the message's bytes}.
     """
-    samples = read_samples(args, 'val', args.cls_label_path_val)
-    transform = EvalTransform(args.input_size, crop_pct, args.interpolation, args.mean, args.std, backend)
-    dataset = datasets.EvalDataset(samples, transform)
-    sampler = EvalSampler(len(dataset), args.batch_size, rank, world_size)
-    return Loader(dataset, sampler, args.batch_size, args.num_workers, args.prefetch_factor)
-
-
-def build_predict_loader(files, transform, batch_size, ahead=True):
-    """Batches of image files in their order: image [B, 3, S, S], index [B] in `files`, and label [B], which is -1 (and
-    the image black) where a file cannot be decoded, else 0.
-
-    ahead: another process decodes one batch ahead. Without it, and for a single batch, each is decoded when asked for.
-    """
-    dataset = datasets.EvalDataset([(path, 0) for path in files], transform, skip_bad=True)
-    sampler = EvalSampler(len(files), batch_size)
-    if ahead and len(sampler) > 1:
-        return Loader(dataset, sampler, batch_size, num_workers=1)
-    return LazyLoader(dataset, sampler)
-
-
-class LazyLoader:
-    """As Loader, but a batch is made in this process, and not before it is asked for; arrays instead of tensors.
-
-    Paddle's DataLoader without processes makes the batches to come in a thread.
-    """
-
-    def __init__(self, dataset, sampler):
-        self.dataset, self.sampler = dataset, sampler
-
-    def __len__(self):
-        return len(self.sampler)
-
-    def __iter__(self):
-        for indices in self.sampler:
-            batch = collate([self.dataset[index] for index in indices])
-            if 'error' in batch:
-                raise UserError(batch['error'].tobytes().decode())
-            network_input(batch, self.dataset.transform.mean, self.dataset.transform.std)
-            yield batch
-
-
-def read_samples(args, split, list_path):
-    """listing.Samples of a list file, or of the folder `split` if there is none."""
-    if list_path:
-        return listing.read_list(args.data_path, list_path, args.nb_classes)
-    return listing.read_folder(os.path.join(args.data_path, split), args.nb_classes)
-
-
-def open_label_maps(args, paths):
-    """(LabelMaps or None, bool [n]: which of the images have no map, or None). Raises UserError if some lack one that
-    must not: now, before the first epoch, not in a loader process.
-    """
-    if not args.token_label:
-        return None, None
-    label_maps = LabelMaps(args.token_label_data, args.nb_classes, args.token_label_coverage, args.token_label_geometry)
-    if args.allow_missing_token_label:
-        return label_maps, label_maps.missing(paths)
-    label_maps.require(paths)
-    return label_maps, None
+    for sample in samples:
+        if 'error' in sample:
+            return {'error': np.frombuffer(sample['error'].encode(), 'uint8')}
+    batch = {
+        'image': np.stack([s['image'] for s in samples]),
+        'label': np.array([s['label'] for s in samples], 'int64'),
+        'index': np.array([s['index'] for s in samples], 'int64'),
+    }
+    if 'erased' in samples[0]:
+        batch.update(pack_erased([s['erased'] for s in samples]))
+    if 'target' in samples[0]:
+        batch.update(stack_targets([s['target'] for s in samples])._asdict())
+    if 'mapped' in samples[0]:
+        batch['mapped'] = np.array([s['mapped'] for s in samples], 'float32')
+    return batch
 
 
 class Loader:
     """paddle.io.DataLoader over the batches of `sampler`, with at most as many processes as the machine has cores.
 
-    Iterating yields dicts of tensors on the device (see collate), image as float32 [B, 3, S, S], normalised and erased;
-    it raises the UserError of a sample. batch_size: images of the largest batch. prefetch_factor: batches that each
-    process has in work or ready. persistent: keep the processes from epoch to epoch.
+    Iterating yields batches as `collate` makes them, with tensors on the device, except that image is float32
+    [B, 3, S, S], normalised and erased. Raises the UserError of a sample.
+
+    batch_size: images of the largest batch; prefetch_factor: batches that each process prepares in advance;
+    persistent_workers: keep the processes from epoch to epoch.
     """
 
-    def __init__(self, dataset, sampler, batch_size, num_workers, prefetch_factor=2, persistent=False):
+    def __init__(self, dataset, sampler, batch_size, num_workers, prefetch_factor=2, persistent_workers=False):
         self.dataset, self.sampler = dataset, sampler
         workers = worker_count(num_workers)
         self.settings = {
@@ -229,7 +198,7 @@ class Loader:
             'return_list': True,
             'num_workers': workers,
             'prefetch_factor': prefetch_factor,
-            'persistent_workers': persistent,
+            'persistent_workers': persistent_workers,
             'use_shared_memory': workers > 0 and self._fits_shared_memory(workers * prefetch_factor, batch_size),
             'worker_init_fn': functools.partial(begin_worker, os.getpid()),
         }
@@ -254,6 +223,7 @@ class Loader:
         return len(self.sampler)
 
     def set_epoch(self, epoch, first=0):
+        """The next iteration is epoch `epoch`, from its batch number `first` on."""
         self.dataset.set_epoch(epoch)
         self.sampler.set_epoch(epoch, first)
 
@@ -268,7 +238,7 @@ class Loader:
                     raise UserError(batch['error'].numpy().tobytes().decode())
                 network_input(batch, self.dataset.transform.mean, self.dataset.transform.std)
                 yield batch
-            forget_workers()  # all have ended well, or wait for the next epoch
+            forget_workers()  # they have ended without an error, or wait for the next epoch
             finished = True
         finally:
             if not finished:
@@ -284,7 +254,28 @@ class Loader:
         """
         if self.settings['num_workers']:
             batches._try_shutdown_all(SHUTDOWN_SECONDS)
-            self._loader = paddle.io.DataLoader(self.dataset, **self.settings)  # processes that stay are of one loader
+            self._loader = paddle.io.DataLoader(self.dataset, **self.settings)  # persistent processes have ended
         else:
             batches._exit_thread_expectedly()
             batches._thread.join(SHUTDOWN_SECONDS)
+
+
+class LazyLoader:
+    """Like Loader, but this process makes each batch, and only when it is asked for; yields arrays, not tensors.
+
+    (Without loader processes Paddle's DataLoader makes batches in advance, in a thread.)
+    """
+
+    def __init__(self, dataset, sampler):
+        self.dataset, self.sampler = dataset, sampler
+
+    def __len__(self):
+        return len(self.sampler)
+
+    def __iter__(self):
+        for indices in self.sampler:
+            batch = collate([self.dataset[index] for index in indices])
+            if 'error' in batch:
+                raise UserError(batch['error'].tobytes().decode())
+            network_input(batch, self.dataset.transform.mean, self.dataset.transform.std)
+            yield batch
