@@ -40,7 +40,7 @@ from util.data.loader import Loader, TrainSampler
 from util.data.transforms import TrainTransform
 from util.errors import UserError
 from util.logger import progress
-from util.processes import begin_worker, garbage_stays_here
+from util.paddle_fixes import begin_worker, frozen_garbage
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 IMAGES, FOLDER = 1_281_167, 1_282  # ImageNet's training images; of a class folder, so that there are 1,000
@@ -149,7 +149,7 @@ def growth(samples, maps, name):
     epoch = Epoch(samples, maps)
     loader = paddle.io.DataLoader(epoch, batch_size=1, num_workers=PROCESSES, worker_init_fn=begin, return_list=True)
     first, last = {}, {}
-    with garbage_stays_here():
+    with frozen_garbage():
         batches = iter(loader)
     for batch in progress(batches, name):
         process, before, after = batch[0].numpy().ravel().tolist()

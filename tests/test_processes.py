@@ -1,10 +1,10 @@
-"""util/processes.py: a loader process does not outlive the main process, however early that ends."""
+"""util/paddle_fixes.py: a loader process does not outlive the main process, however early that ends."""
 
 import os
 
 import pytest
 
-from util.processes import begin_worker
+from util.paddle_fixes import begin_worker
 
 pytestmark = pytest.mark.cross_version
 

@@ -13,11 +13,10 @@ import paddle
 import pytest
 
 from conftest import ROOT, TINY_RUN, words
-from util import processes
+from util import runtime
 from util.data.transforms import TrainTransform
 from util.errors import UserError
-from util.processes import worker_count
-from util.runtime import Parser
+from util.runtime import Parser, worker_count
 from util.train.loss import TokenLabelLoss
 
 CORES = len(os.sched_getaffinity(0))
@@ -73,13 +72,11 @@ def test_threads_are_the_cores_unless_set(prepared):
         assert [prepared(**{name: n})['OMP'] for n in ('2', '64')] == [str(max(1, CORES // 2)), '1']
 
 
-def test_a_1_that_paddles_launcher_set_is_not_the_users(prepared):
-    # this test process stands for the launcher: the kernel shows the environment that it was started with
-    with open('/proc/self/environ', 'rb') as f:
-        by_user = b'OMP_NUM_THREADS=' in f.read()
-    lines = prepared(OMP_NUM_THREADS='1', PADDLE_TRAINER_ID='0')
-    assert lines['OMP'] == ('1' if by_user else str(CORES))
-    assert prepared(OMP_NUM_THREADS='1')['OMP'] == '1', 'without the launcher it is'
+def test_a_1_under_paddles_launcher_is_the_launchers(prepared):
+    assert prepared(OMP_NUM_THREADS='1', PADDLE_TRAINER_ID='0')['OMP'] == str(CORES)
+    assert prepared(OMP_NUM_THREADS='1', PADDLE_TRAINER_ID='0', PADDLE_LOCAL_SIZE='64')['OMP'] == '1'
+    assert prepared(OMP_NUM_THREADS='3', PADDLE_TRAINER_ID='0')['OMP'] == '3', 'as set by the user'
+    assert prepared(OMP_NUM_THREADS='1')['OMP'] == '1', 'without the launcher it is the user who set it'
 
 
 def test_mkl_takes_its_avx2_path_on_amd_only_where_there_is_avx2_and_never_against_the_user(prepared):
@@ -106,9 +103,9 @@ def test_a_transpose_on_a_cpu_is_contiguous():
 
 
 def test_loader_processes_are_capped_by_the_machine(monkeypatch):
-    monkeypatch.setattr(processes.os, 'cpu_count', lambda: 4)
+    monkeypatch.setattr(runtime.os, 'cpu_count', lambda: 4)
     assert [worker_count(n) for n in (-1, 0, 1, 4, 5, 100)] == [0, 0, 1, 4, 4, 4]
-    monkeypatch.setattr(processes.os, 'cpu_count', lambda: None)
+    monkeypatch.setattr(runtime.os, 'cpu_count', lambda: None)
     assert worker_count(10) == 1
 
 

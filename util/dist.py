@@ -11,13 +11,13 @@ import numpy as np
 import paddle
 import paddle.distributed as pd
 
-from util.processes import follow_parent
+from util.paddle_fixes import end_with_parent
 
 
 def init():
     """Join the process group if the launcher started more than one process; returns (rank, world size)."""
     if world_size() > 1 and not pd.is_initialized():
-        follow_parent(signal.SIGTERM)  # a launcher that is killed leaves its processes running otherwise
+        end_with_parent(signal.SIGTERM)
         pd.init_parallel_env()
     return rank(), world_size()
 

@@ -2,24 +2,17 @@
 
     from util import runtime        before `import paddle`, which reads the environment that this sets
 
-Unless the user has set them already: OMP_NUM_THREADS; on AMD processors MKL_DEBUG_CPU_TYPE=5, with which the old MKL
-inside Paddle's wheels uses AVX2 (about 3 times the speed of a matrix product); where Paddle has no GPUs
-FLAGS_use_stride_kernel=0. `runtime.CPU` is a line that says what was chosen of the first two.
+`runtime.CPU` is a line that says what was chosen: threads, and on AMD processors MKL's code path. Variables that the
+user has set stay as they are.
 """
 
 import argparse
-import contextlib
-import importlib
-import io
 import os
-import platform
 import signal
 import sys
-import warnings
 
-from util import config
+from util import config, paddle_fixes
 from util.errors import UserError
-from util.processes import death_of_worker, kill_workers, local_processes
 
 
 def cpu_fields():
@@ -32,79 +25,19 @@ def cpu_fields():
     return dict(map(str.strip, line.split(':', 1)) for line in text.splitlines() if ':' in line)
 
 
-def _threads_set_by_user():
-    """OMP_NUM_THREADS as the user set it, else None.
-
-    Paddle's launcher imports paddle, which sets OMP_NUM_THREADS=1 for its children: only the launcher's own initial
-    environment tells whether that value was the user's.
-    """
-    value = os.environ.get('OMP_NUM_THREADS')
-    if value == '1' and 'PADDLE_TRAINER_ID' in os.environ:
-        try:
-            with open(f'/proc/{os.getppid()}/environ', 'rb') as f:
-                if b'OMP_NUM_THREADS=' not in f.read():
-                    return None
-        except OSError:
-            pass
-    return value
+def local_processes():
+    """Processes of the run on this machine. The launchers of some versions of Paddle give only the total."""
+    return int(os.environ.get('PADDLE_LOCAL_SIZE') or os.environ.get('PADDLE_TRAINERS_NUM') or 1)
 
 
-def _set_environment():
-    """Choose CPU threads and MKL's code path; returns one line that says what was chosen."""
-    threads = _threads_set_by_user()
-    if threads is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-        threads = str(max(1, cores // local_processes()))
-        os.environ['OMP_NUM_THREADS'] = threads
-        chosen = f'CPU: {threads} thread(s) per process'
-    else:
-        chosen = f'CPU: {threads} thread(s) per process (OMP_NUM_THREADS as set)'
-    cpu = cpu_fields()
-    has_avx2 = 'avx2' in cpu.get('flags', '').split()
-    if 'MKL_DEBUG_CPU_TYPE' in os.environ:
-        chosen += f', MKL_DEBUG_CPU_TYPE={os.environ["MKL_DEBUG_CPU_TYPE"]} as set'
-    elif platform.machine() == 'x86_64' and cpu.get('vendor_id') == 'AuthenticAMD' and has_avx2:
-        os.environ['MKL_DEBUG_CPU_TYPE'] = '5'
-        chosen += ', MKL on AVX2 (AMD)'
-    return chosen
+def worker_count(requested):
+    """Loader processes to start: as many as requested, at most one for each core of this machine."""
+    return max(0, min(requested, os.cpu_count() or 1))
 
 
-def _import_numpy():
-    """Load numpy with one thread: it works on one sample at a time, often in several loader processes.
-
-    The variable is taken back because Paddle's BLAS on other processors than x86 reads it too. And numpy must come
-    before Paddle 2.6, which carries a zlib of its own: whatever needs the system's must be loaded first.
-    """
-    set_by_user = 'OPENBLAS_NUM_THREADS' in os.environ
-    os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
-    importlib.import_module('numpy.random')  # numpy 2 loads it lazily
-    if not set_by_user:
-        del os.environ['OPENBLAS_NUM_THREADS']
-
-
-def _import_paddle():
-    """Load paddle without its notes on ccache, on the threads just chosen and on batch norm; others are shown."""
-    warnings.filterwarnings('ignore', message='No ccache found')
-    warnings.filterwarnings('ignore', message='When training, we now always track global mean and variance')
-    captured = io.StringIO()
-    with contextlib.redirect_stderr(captured):
-        paddle = importlib.import_module('paddle')
-    for line in captured.getvalue().splitlines():
-        if 'OMP_NUM_THREADS' not in line:
-            print(line, file=sys.stderr)
-    return paddle
-
-
-def _prefer_copies(paddle):
-    """On a CPU let transposes and slices copy at once, not be views: what uses a view makes it contiguous first, by a
-    kernel that is slower than that of the transpose (a seventh of a training step; the values are the same)."""
-    if not paddle.is_compiled_with_cuda() and 'FLAGS_use_stride_kernel' not in os.environ:
-        paddle.set_flags({'FLAGS_use_stride_kernel': False})
-
-
-_import_numpy()
-CPU = _set_environment()
-_prefer_copies(_import_paddle())
+paddle_fixes.import_numpy()
+CPU = f'CPU: {paddle_fixes.set_threads(local_processes())}{paddle_fixes.set_mkl_path(cpu_fields())}'
+paddle_fixes.copy_transposes(paddle_fixes.import_paddle())
 
 
 class Parser(argparse.ArgumentParser):
@@ -158,7 +91,7 @@ def run(main, parser, argv=None):
     except KeyboardInterrupt:
         sys.exit(130)
     except (SystemError, RuntimeError):
-        how = death_of_worker()
+        how = paddle_fixes.death_of_worker()
         if how is None:
             raise
         sys.exit(
@@ -168,4 +101,4 @@ def run(main, parser, argv=None):
     finally:
         # Launchers send SIGTERM more than once: a late one must not turn a run that has ended well into exit code 143.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        kill_workers()
+        paddle_fixes.kill_workers()

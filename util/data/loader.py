@@ -13,24 +13,23 @@ from util.data.datasets import EvalDataset, TrainDataset
 from util.data.normalise import network_input, pack_erased
 from util.data.token_label import stack_targets
 from util.errors import UserError
-from util.processes import (
+from util.paddle_fixes import (
     SHARED_MEMORY,
     begin_worker,
+    end_epoch_early,
+    forget_shared_files,
     forget_workers,
     free_shared_memory,
-    garbage_stays_here,
+    frozen_garbage,
     kill_workers,
-    local_processes,
     sweep_shared_memory,
     watch_workers,
-    worker_count,
 )
+from util.runtime import local_processes, worker_count
 
 # At exit multiprocessing sends loader processes SIGTERM, which they ignore (begin_worker), and would wait for them
 # forever. Exit handlers run in reverse order: this one, registered after multiprocessing's own, ends them before that.
 atexit.register(kill_workers)
-
-SHUTDOWN_SECONDS = 5  # how long to wait for a loader process or thread when an epoch is left early
 
 
 def build_train_loader(
@@ -228,7 +227,7 @@ class Loader:
         self.sampler.set_epoch(epoch, first)
 
     def __iter__(self):
-        with garbage_stays_here():
+        with frozen_garbage():
             batches = iter(self._loader)
         finished = False
         watch_workers()
@@ -243,21 +242,14 @@ class Loader:
         finally:
             if not finished:
                 self._end(batches)
-            # Paddle notes the name of every shared-memory file that it has opened, about 0.8 kB a batch; forget them
-            paddle.base.core._cleanup_mmap_fds()
+            forget_shared_files(paddle)
 
     def _end(self, batches):
-        """End an epoch early; Paddle would leave its processes and its thread there.
-
-        A thread that makes the batches itself is waited for: what is forked while it works may inherit a lock that it
-        holds, and wait for it forever. One that only receives them is idle, and ends within seconds.
-        """
-        if self.settings['num_workers']:
-            batches._try_shutdown_all(SHUTDOWN_SECONDS)
+        """End an epoch early. With loader processes the next epoch needs a new DataLoader."""
+        workers = self.settings['num_workers']
+        end_epoch_early(batches, workers)
+        if workers:
             self._loader = paddle.io.DataLoader(self.dataset, **self.settings)  # persistent processes have ended
-        else:
-            batches._exit_thread_expectedly()
-            batches._thread.join(SHUTDOWN_SECONDS)
 
 
 class LazyLoader:

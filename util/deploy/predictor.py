@@ -11,7 +11,7 @@ from util.deploy.engines import check_engine, choose_engine, on_cpu
 from util.deploy.inference_yml import check_files, is_json
 from util.errors import UserError, one_line
 from util.logger import log
-from util.processes import death_of_worker
+from util.paddle_fixes import death_of_worker
 
 # with all operators in bfloat16 Paddle 3.3 mixes up dtypes in additions
 BF16_OPS = {'fc', 'matmul_v2', 'fused_matmul', 'conv2d', 'fused_conv2d'}

@@ -4,7 +4,7 @@ import contextlib
 import signal
 import time
 
-from util.processes import SIGNALS
+from util.paddle_fixes import STOP_SIGNALS
 
 _name = None  # of the signal that asked for a stop
 _came = 0.0  # when it came, by time.monotonic
@@ -34,11 +34,11 @@ def _note(number, _):
 def listening():
     """Within: the signals are noted for `requested`, and nothing else happens; a second Ctrl-C ends the program."""
     global _name
-    before = [signal.signal(number, _note) for number in SIGNALS]
+    before = [signal.signal(number, _note) for number in STOP_SIGNALS]
     try:
         yield
     finally:
-        for number, handler in zip(SIGNALS, before):
+        for number, handler in zip(STOP_SIGNALS, before):
             signal.signal(number, handler)
         _name = None
 
