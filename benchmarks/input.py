@@ -42,7 +42,7 @@ from benchmarks.clock import Clock
 from benchmarks.input_processes import BATCH, apart, from_processes, make, slow_disk
 from benchmarks.input_report import BACKENDS, STAGES, draw, table
 from util import files, options
-from util.data import normalise, transforms
+from util.data import images, transforms
 from util.data.datasets import EvalDataset
 from util.data.images import open_rgb
 from util.data.loader import collate
@@ -169,9 +169,7 @@ def by_stage(args, backend):
     if maps:
         watched += [(dataset, '_target', 'targets'), (maps, 'read', 'label map')]
     if backend == 'cv2':
-        from util.data import jpeg
-
-        watched.append((jpeg.JpegFile, 'decode', 'decode'))
+        watched.append((images.JpegFile, 'decode', 'decode'))
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in watched]
     for owner, name, stage in watched:
         setattr(owner, name, clock.watch(stage, getattr(owner, name)))
@@ -182,7 +180,7 @@ def by_stage(args, backend):
             setattr(owner, name, function)
     for start in range(0, args.images, BATCH):
         batch = clock.watch('batch', collate)(samples[start : start + BATCH])
-        clock.watch('normalise', normalise.network_input)(batch, transform.mean, transform.std)
+        clock.watch('normalise', transforms.network_input)(batch, transform.mean, transform.std)
     return {stage: 1000 * spent / args.images for stage, spent in clock.spent.items()}
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from util.data import jpeg, render_pil
+from util.data import images, render_pil
 
 FILL = (124, 116, 104)
 
@@ -23,7 +23,7 @@ def carried_out(ops, image, fill=FILL):
     for each in ops:
         if each.matrix is not None:
             matrix = matrix @ each.matrix
-    return render_pil.after(image, ops, (0, 0, *image.size), fill), matrix
+    return render_pil.apply_ops(image, ops, (0, 0, *image.size), fill), matrix
 
 
 def sample(transform, image, rng):
@@ -34,4 +34,4 @@ def sample(transform, image, rng):
 
 def pixels(transform, image, draws):
     """What the backend of a TrainTransform makes of a PIL image: uint8 [S, S, 3]."""
-    return transform.render(image if transform.backend == 'pil' else jpeg.Pixels(np.asarray(image)), draws)
+    return transform.render(image if transform.backend == 'pil' else images.DecodedImage(np.asarray(image)), draws)

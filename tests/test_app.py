@@ -17,7 +17,7 @@ from PIL import Image
 import predict
 from conftest import ROOT
 from util.data.images import BadImage
-from util.data.normalise import to_input
+from util.data.transforms import to_input
 from util.deploy import drawing
 from util.errors import UserError
 from util.weights import checkpoint

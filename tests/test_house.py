@@ -16,11 +16,12 @@ ALLOWED = {
     'ground': [],  # the files of util/ itself
     'weights': ['ground'],
     'data': ['weights', 'ground'],  # label maps may be .pt files; an annotator has weights
-    'train': ['data', 'weights', 'ground'],
+    'flags': ['data', 'weights', 'ground'],  # their defaults and help: ImageNet's mean and deviation
+    'train': ['data', 'weights', 'flags', 'ground'],
     'deploy': ['data', 'weights', 'ground'],
     'models': ['train', 'weights', 'ground'],
     'engine': ['train', 'data', 'weights', 'ground'],
-    'scripts': ['engine', 'models', 'train', 'data', 'weights', 'deploy', 'ground'],
+    'scripts': ['engine', 'models', 'train', 'data', 'weights', 'deploy', 'flags', 'ground'],
 }
 # The exceptions inside an arrow: of the train room, models.py knows MixToken alone.
 ONLY = {('models', 'train'): {'util.train.mixtoken'}}
@@ -43,6 +44,8 @@ OUTSIDE = {path.stem for folder in (*BESIDE, 'tests') for path in (ROOT / folder
 def floor(module):
     """The floor of ALLOWED on which a module stands."""
     parts = module.split('.')
+    if module in ('util.args', 'util.options'):
+        return 'flags'
     if parts[0] == 'util':
         return parts[1] if len(parts) > 1 and parts[1] in ROOMS else 'ground'
     return module if module in ('models', 'engine') else 'scripts'

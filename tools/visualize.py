@@ -19,7 +19,7 @@ from models import build_model, load_weights, published_defaults, token_grid
 from util import options
 from util.data.images import BadImage, find_images, open_rgb
 from util.data.label_maps import LabelMaps
-from util.data.normalise import to_input
+from util.data.transforms import to_input
 from util.data.token_label import sparse_target, token_target
 from util.data.transforms import EvalTransform, TrainTransform
 from util.deploy import insight, records

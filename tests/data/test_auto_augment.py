@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 import rendered
-from util.data.auto_augment import GEOMETRIC, NAMES, WEIGHTS, Op, RandAugment, rotate
+from util.data.augment import GEOMETRIC, NAMES, WEIGHTS, Op, RandAugment
+from util.data.augment_ops import rotate
 from util.data.render_pil import affine
 from util.errors import UserError
 

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 import rendered
-from util.data.auto_augment import GEOMETRIC, NAMES, PHOTOMETRIC, Op, RandAugment
-from util.data.auto_policies import TABLES, AutoAugment, build_policy
+from util.data.augment import AUTOAUGMENT as TABLES
+from util.data.augment import GEOMETRIC, NAMES, PHOTOMETRIC, AutoAugment, Op, RandAugment, build_policy
 from util.data.transforms import TrainTransform
 from util.errors import UserError
 

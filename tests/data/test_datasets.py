@@ -18,8 +18,7 @@ from util.data.datasets import EvalDataset, TrainDataset
 from util.data.images import open_rgb
 from util.data.listing import read_list
 from util.data.loader import EvalSampler, TrainSampler, build_predict_loader, sweep_shared_memory
-from util.data.normalise import to_input
-from util.data.transforms import EvalTransform, TrainTransform
+from util.data.transforms import EvalTransform, TrainTransform, to_input
 from util.errors import UserError
 from util.train import recipe
 from util.train.loss import batch_targets

@@ -8,7 +8,7 @@ from PIL import Image
 
 from conftest import ROOT
 from hostile import fuzz
-from util.data import jpeg
+from util.data import images
 from util.data.images import BadImage, open_rgb
 from util.errors import UserError
 
@@ -20,10 +20,10 @@ PHOTO = Image.open(ROOT / 'demo' / 'chelsea.png').convert('RGB').resize((131, 97
 def decoded(path):
     """(pixels, whether simplejpeg was asked), or the message of what is refused."""
     try:
-        image = jpeg.open_image(str(path))
+        image = images.open_jpeg(str(path))
         pixels, shrunk = image.decode()
         assert pixels.shape == (*image.size[::-1], 3) and shrunk == 1
-        return pixels, isinstance(image, jpeg.JpegFile)
+        return pixels, isinstance(image, images.JpegFile)
     except (BadImage, UserError) as error:
         return type(error), str(error)
 
@@ -102,7 +102,7 @@ def test_of_damaged_files_the_same_are_refused_and_the_others_give_the_same_pixe
 @pytest.mark.parametrize('most, times', [(1, 1), (1.9, 1), (2, 2), (3.9, 2), (4, 4), (7.5, 4), (8, 8), (40, 8)])
 def test_an_image_is_decoded_smaller_but_not_smaller_than_allowed(most, times, tmp_path):
     PHOTO.save(tmp_path / 'a.jpg', quality=95)
-    pixels, shrunk = jpeg.open_image(str(tmp_path / 'a.jpg')).decode(most)
+    pixels, shrunk = images.open_jpeg(str(tmp_path / 'a.jpg')).decode(most)
     assert shrunk == times and pixels.shape == (-(-97 // times), -(-131 // times), 3)
     expected = np.asarray(PHOTO.crop((0, 0, 128, 96)).resize((128 // times, 96 // times), Image.BOX), 'int64')
     assert np.abs(expected - pixels[: 96 // times, : 128 // times]).mean() < 4, 'each pixel is the mean of a square'

@@ -4,8 +4,8 @@ import numpy as np
 import paddle
 import pytest
 
-from util.data.normalise import draw_erasing, erase, network_input, normalise, pack_erased, to_input
-from util.options import IMAGENET_MEAN, IMAGENET_STD
+from util.data.augment import draw_erasing, pack_erased
+from util.data.transforms import IMAGENET_MEAN, IMAGENET_STD, erase, network_input, normalise, to_input
 
 MEAN, STD = (0.1, 0.25, 0.7), (0.5, 0.2, 0.31)
 
@@ -56,7 +56,7 @@ def test_an_input_outlives_the_array_whose_memory_it_shares():
 def erased(seed, **kwargs):
     """Mask of the values that random erasing changes in an array of sevens, and the array."""
     array = np.full((1, 3, 40, 60), 7.0, 'float32')
-    erase(array, **pack_erased([draw_erasing(40, 60, np.random.default_rng(seed), **kwargs)]))
+    erase(array, *draw_erasing(40, 60, np.random.default_rng(seed), **kwargs))
     return (array[0] != 7.0), array[0]
 
 
@@ -83,26 +83,24 @@ def test_erasing_fills_one_box_of_the_permitted_area_and_nothing_else(mode):
 @pytest.mark.parametrize('probability', [0.0, 0.25, 1.0])
 def test_images_are_erased_with_the_given_probability(probability):
     rng = np.random.default_rng(0)
-    share = np.mean([bool(draw_erasing(32, 32, rng, probability)) for _ in range(2000)])
+    share = np.mean([draw_erasing(32, 32, rng, probability) is not None for _ in range(2000)])
     assert abs(share - probability) < 0.03
 
 
 @pytest.mark.cross_version
 @pytest.mark.parametrize('kind', [np.asarray, paddle.to_tensor], ids=['arrays', 'tensors'])
-def test_the_boxes_of_a_batch_are_painted_into_their_images_in_the_order_of_their_drawing(kind):
+def test_the_images_of_a_batch_get_the_values_that_were_drawn_for_them(kind):
     rng = np.random.default_rng(3)
     drawn = [draw_erasing(24, 24, rng, 0.6, 'pixel', count=3) for _ in range(12)]
-    assert {len(boxes) for boxes in drawn} >= {0, 1, 3}
     expected = normalise(pixels(12, 24, 24, 3), MEAN, STD)
-    for image, boxes in zip(expected, drawn):
-        for top, left, values in boxes:
-            image[:, top : top + values.shape[1], left : left + values.shape[2]] = values
-    packed = pack_erased(drawn)
-    batch = {'image': kind(pixels(12, 24, 24, 3)), 'erased': packed['erased'], 'label': 0}
-    batch['erased_values'] = kind(packed['erased_values'])
+    for image, erased in zip(expected, drawn):
+        if erased is not None:
+            image.reshape(-1)[erased.positions] = erased.values
+    batch = {'image': kind(pixels(12, 24, 24, 3)), 'label': 0}
+    batch.update({name: kind(part) for name, part in pack_erased(drawn, 3 * 24 * 24).items()})
     network_input(batch, MEAN, STD)
     assert set(batch) == {'image', 'label'} and np.array_equal(np.asarray(batch['image']), expected)
 
 
 def test_a_batch_in_which_nothing_is_erased_carries_nothing_of_it():
-    assert pack_erased([[], []]) == {}
+    assert pack_erased([None, None], 12) == {}

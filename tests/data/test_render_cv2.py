@@ -9,8 +9,8 @@ from PIL import Image
 
 import rendered
 from conftest import ROOT
-from util.data import jpeg, render_cv2
-from util.data.auto_augment import NAMES, Op
+from util.data import images, render_cv2
+from util.data.augment import NAMES, Op
 from util.data.transforms import INTERPOLATIONS, EvalTransform, TrainTransform
 
 pytestmark = pytest.mark.cross_version
@@ -223,4 +223,4 @@ def test_evaluation_is_near_and_has_the_same_centre(size, crop_pct, interpolatio
 
 def test_opencv_starts_no_threads():
     assert render_cv2.cv2.getNumThreads() == 1
-    assert isinstance(jpeg.open_image(ROOT / 'demo' / 'chelsea.png'), jpeg.Pixels)
+    assert isinstance(images.open_jpeg(ROOT / 'demo' / 'chelsea.png'), images.DecodedImage)

@@ -6,7 +6,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from conftest import ROOT
 from util.data import render_pil
-from util.data.auto_augment import GEOMETRIC, NAMES, PHOTOMETRIC, Op
+from util.data.augment import GEOMETRIC, NAMES, PHOTOMETRIC, Op
 from util.data.transforms import INTERPOLATIONS, TrainTransform
 
 pytestmark = pytest.mark.cross_version
@@ -101,7 +101,9 @@ def test_any_box_of_any_op_is_that_box_of_the_whole(name):
         left, top = int(rng.integers(width)), int(rng.integers(height))
         box = (left, top, int(rng.integers(left, width)) + 1, int(rng.integers(top, height)) + 1)
         for box in (box, (0, 0, width, height)):
-            assert np.array_equal(np.asarray(render_pil.after(image, ops, box, FILL)), np.asarray(whole.crop(box))), ops
+            assert np.array_equal(
+                np.asarray(render_pil.apply_ops(image, ops, box, FILL)), np.asarray(whole.crop(box))
+            ), ops
 
 
 def test_every_op_has_its_pixels_compared_here():

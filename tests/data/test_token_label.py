@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import rendered
-from util.data import auto_augment, transforms
+from util.data import augment, transforms
 from util.data.label_maps import LabelMaps
 from util.data.token_label import dense_target, sampling_matrix, sparse_target, stack_targets, token_target
 from util.data.transforms import TrainTransform
@@ -246,11 +246,11 @@ def position_image(width, height):
     return Image.fromarray(np.stack([xs, ys, np.full_like(xs, 255)], -1).astype('uint8'))
 
 
-class GeometricOps(auto_augment.RandAugment):
+class GeometricOps(augment.RandAugment):
     """Draws geometric ops only, each of them applied."""
 
     def draw(self, size, rng):
-        names = rng.choice(list(auto_augment.GEOMETRIC), int(rng.integers(0, 3)))
+        names = rng.choice(list(augment.GEOMETRIC), int(rng.integers(0, 3)))
         return [self.op(name, float(rng.uniform(0, 10)), size, rng) for name in names]
 
 

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 import rendered
-from util.data.auto_augment import Op
+from util.data.augment import Op
 from util.data.render_pil import resize
 from util.data.transforms import INTERPOLATIONS, EvalTransform, TrainTransform
-from util.data.normalise import to_input
+from util.data.transforms import to_input
 from util.data.transforms import random_crop_box
 from util.errors import UserError
 

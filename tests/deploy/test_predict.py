@@ -16,7 +16,7 @@ import export_model
 import infer
 import predict
 from util.data.loader import build_predict_loader
-from util.data.normalise import to_input
+from util.data.transforms import to_input
 from util.data.transforms import EvalTransform
 from util.weights import checkpoint
 

@@ -75,7 +75,7 @@ def no_waiting(bed):
     """Between logged steps Python reads nothing from the device. In float16 Paddle's own scaler does, once a step."""
     found, scaler = [], 'paddle/amp/grad_scaler.py'
     # on a CPU numpy normalises the batch, which is in the host's memory anyway
-    others = (scaler,) if bed.on_gpu else (scaler, 'util/data/normalise.py')
+    others = (scaler,) if bed.on_gpu else (scaler, 'util/data/transforms.py')
     for dtype in ('float32', 'bfloat16', 'float16'):
         if dtype != 'float32' and not bed.on_gpu:
             continue  # nothing of it is on

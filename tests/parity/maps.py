@@ -9,7 +9,7 @@ from util.data import transforms
 from util.data.datasets import TrainDataset
 from util.data.label_maps import LabelMaps
 from util.data.loader import collate
-from util.data.normalise import network_input
+from util.data.transforms import network_input
 
 # Widths and heights. Primes: where a crop is a whole number of map cells, float32 decides in the original whether
 # RoIAlign takes that many samples along it or one more (up to 7e-4 in a target), float64 here.

@@ -11,9 +11,9 @@ from PIL import Image
 import rendered
 from parity.draws import SAMPLING, SIGMAS, Draws, counts_differ, share, values_differ
 from parity.photos import photos
-from util.data import auto_augment
-from util.data.auto_augment import GEOMETRIC, NAMES, PHOTOMETRIC, RandAugment
-from util.data.auto_policies import AutoAugment
+from util.data import augment, augment_ops
+from util.data.augment import NAMES, AutoAugment, RandAugment
+from util.data.augment_ops import GEOMETRIC, PHOTOMETRIC
 from util.errors import UserError
 
 SECTION = 'RandAugment'
@@ -77,7 +77,7 @@ def test_an_op_gives_the_pixels_of_the_original(name, labelled, original, fideli
             expected = their_op(monkeypatch, module, op, photo, level, negative, interpolation)
             fidelity(SECTION, f'{name} at 5 levels on 3 photos: pixels', furthest(own, expected), 0, GREY)
             results.add(own.tobytes())
-    levelled = name in GEOMETRIC or PHOTOMETRIC[name].argument is not auto_augment.no_argument
+    levelled = name in GEOMETRIC or PHOTOMETRIC[name].argument is not augment_ops.no_argument
     assert len(results) >= len(photos()) * (4 if levelled else 1), 'the same at every level'
 
 
@@ -92,7 +92,7 @@ def test_a_policys_name_means_what_it_means_to_the_original(config, original):
     ours, (_, theirs) = RandAugment(config), their_policy(original, config)
     assert ours.layers == theirs.num_layers
     drawn = {(op.magnitude, op.magnitude_std, op.prob) for op in theirs.ops}
-    assert drawn == {(ours.magnitude, ours.std, auto_augment.APPLY_PROBABILITY)}
+    assert drawn == {(ours.magnitude, ours.std, augment.APPLY_PROBABILITY)}
     if ours.weights is None:
         assert theirs.choice_weights is None
     else:
@@ -164,7 +164,7 @@ def our_draws(monkeypatch, config, images):
             patch.setitem(GEOMETRIC, name, op._replace(argument=recorded(name, op.argument)))
         for name, op in PHOTOMETRIC.items():
             arguments = recorded(name, op.argument), recorded(name, op.increasing)
-            patch.setitem(PHOTOMETRIC, name, auto_augment.Photometric(*arguments))
+            patch.setitem(PHOTOMETRIC, name, augment_ops.Photometric(*arguments))
         policy, rng = RandAugment(config), np.random.default_rng(2)
         for _ in range(images):
             drawn.append([])

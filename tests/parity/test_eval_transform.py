@@ -16,8 +16,7 @@ from parity.weights import random_state
 from util.data import listing
 from util.data.datasets import EvalDataset
 from util.data.images import open_rgb
-from util.data.normalise import IMAGENET_MEAN, IMAGENET_STD, normalise, to_input
-from util.data.transforms import EvalTransform
+from util.data.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, normalise, to_input
 from util.errors import UserError
 
 SECTION = 'Evaluation transform'

@@ -10,8 +10,8 @@ from PIL import Image
 import rendered
 from parity.draws import SAMPLING, SIGMAS, Draws, counts_differ, share, values_differ
 from parity.photos import photos
-from util.data.normalise import draw_erasing, erase, pack_erased, to_input
-from util.data.transforms import TrainTransform, color_jitter, random_crop_box
+from util.data.augment import color_jitter, draw_erasing
+from util.data.transforms import TrainTransform, erase, random_crop_box, to_input
 
 SECTION = 'Train transform'
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
@@ -86,10 +86,7 @@ def test_differs_on_purpose_a_crop_has_at_least_one_pixel(original):
 
 def painted(image, erased):
     """An image [3, H, W] with what was drawn for it erased."""
-    packed = pack_erased([erased])
-    if packed:
-        erase(image[None], **packed)
-    return image
+    return image if erased is None else erase(image[None], *erased)[0]
 
 
 @pytest.mark.parametrize('mode', ['pixel', 'rand', 'const'])

@@ -40,7 +40,7 @@ class ImageDataset(paddle.io.Dataset):
 
 
 class TrainDataset(ImageDataset):
-    """Training samples {'image': uint8 [S, S, 3], 'erased': a list of Erased, 'label': int, 'index': int, the sample's
+    """Training samples {'image': uint8 [S, S, 3], 'erased': Erased or None, 'label': int, 'index': int, the sample's
     place in the set}, and with label maps 'target' (token_label.SparseTarget).
 
     grid: tokens a side of the targets. unmapped: bool [n], the images that have no map and train with their label
@@ -72,7 +72,7 @@ class TrainDataset(ImageDataset):
     def sample_bytes(self):
         """What the arrays of a sample take, in bytes: its pixels, what is erased, and the largest of eight targets."""
         pixels = super().sample_bytes()
-        erased = int(4 * pixels * self.transform.reprob / 3)  # float32; a third of the image at most
+        erased = int(12 * pixels * self.transform.reprob / 3)  # int64 and float32; a third of the image at most
         if not self.label_maps:
             return pixels + erased
         some = np.linspace(0, len(self) - 1, 8).astype('int64').tolist()

@@ -1,4 +1,8 @@
-"""Image files: which there are, and their pixels."""
+"""Image files: finding them, and decoding them to RGB pixels by Pillow or, faster, by simplejpeg.
+
+Pillow alone decides which files are refused. simplejpeg raises for everything that libjpeg warns of, a truncated file
+for example; such a file goes to Pillow. simplejpeg is optional: only --image_backend cv2 imports it.
+"""
 
 import glob
 import os
@@ -10,14 +14,14 @@ from PIL import Image
 from util.errors import UserError, one_line
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
-FORMATS = ('JPEG', 'PNG', 'BMP', 'WEBP')  # of the content, whatever the name says; for others Pillow starts programs
+FORMATS = ('JPEG', 'PNG', 'BMP', 'WEBP')  # by content, whatever the name says; for other formats Pillow starts programs
 
-# What Pillow has to say of a file's metadata does not concern its pixels.
+# Pillow's warnings about metadata do not concern the pixels.
 warnings.filterwarnings('ignore', module=r'PIL\.')
 
 
 class BadImage(Exception):
-    """A file that cannot be decoded; the message names it and says why."""
+    """A file that cannot be decoded; the message names it and gives the reason."""
 
 
 def is_image(name):
@@ -25,28 +29,28 @@ def is_image(name):
 
 
 def find_images(inputs):
-    """Image files named by files, folders (searched recursively, sorted) and glob patterns, in the order given.
+    """Paths of the images that files, folders (searched recursively, sorted) and glob patterns name, in their order.
 
     Raises UserError for an input that names no image.
     """
     found = []
     for item in inputs:
         if os.path.isdir(item):
-            here = [os.path.join(root, name) for root, _, names in os.walk(item) for name in names if is_image(name)]
+            paths = [os.path.join(root, name) for root, _, names in os.walk(item) for name in names if is_image(name)]
         elif os.path.isfile(item):
-            here = [item]
+            paths = [item]
         else:
-            here = [path for path in glob.glob(item, recursive=True) if os.path.isfile(path) and is_image(path)]
-        if not here:
+            paths = [path for path in glob.glob(item, recursive=True) if os.path.isfile(path) and is_image(path)]
+        if not paths:
             raise UserError(f'{item}: no such file, or no images there (.jpg .jpeg .png .bmp .webp)')
-        found += sorted(here)
+        found += sorted(paths)
     return found
 
 
 def open_rgb(path):
-    """Decode an image file to RGB. 16-bit greys are scaled to 8 bits; an EXIF orientation is ignored, as in the field.
+    """Decode an image file to an RGB PIL image. 16-bit greys are scaled to 8 bits; an EXIF orientation is ignored.
 
-    Raises BadImage for a file that is no image, or a damaged one; UserError for one that cannot be read at all.
+    Raises BadImage for a file that is no image or is damaged; UserError for a file that cannot be read.
     """
     try:
         with open(path, 'rb') as file, Image.open(file, formats=FORMATS) as image:
@@ -54,7 +58,60 @@ def open_rgb(path):
                 image = Image.fromarray((np.asarray(image).astype('uint32') >> 8).clip(0, 255).astype('uint8'))
             image.load()
             return image if image.mode == 'RGB' else image.convert('RGB')
-    except Exception as error:  # a damaged file can raise nearly anything
-        if isinstance(error, OSError) and error.errno:  # not the image: the file is gone, or the disk
+    except Exception as error:  # a damaged file can raise nearly any exception
+        if isinstance(error, OSError) and error.errno:  # the system's error: no such file, or a disk that fails
             raise UserError(f'{path}: cannot be read ({error.strerror})')
         raise BadImage(f'{path}: cannot be decoded ({one_line(error)})')
+
+
+# -- JPEG by simplejpeg, to the same pixels as Pillow's ---------------------------------------------------------------
+
+
+class DecodedImage:
+    """An image in memory: uint8 [H, W, 3]. It has the interface of JpegFile; size: (width, height)."""
+
+    def __init__(self, array):
+        self.array, self.size = array, (array.shape[1], array.shape[0])
+
+    def decode(self, max_shrink=1):
+        return self.array, 1
+
+
+class JpegFile:
+    """A JPEG of which only the header was read; size: (width, height)."""
+
+    def __init__(self, path, data, size):
+        self.path, self.data, self.size = path, data, size
+
+    def decode(self, max_shrink=1):
+        """(uint8 [H, W, 3], shrink). libjpeg decodes an image 2, 4 or 8 times smaller in less time: the image is
+        `shrink` times smaller than the file's, the largest of 1, 2, 4 and 8 that is at most `max_shrink`.
+
+        Raises BadImage and UserError as open_rgb.
+        """
+        import simplejpeg
+
+        width, height = self.size
+        shrink = max(factor for factor in (1, 2, 4, 8) if factor <= max(max_shrink, 1))
+        smaller = {}
+        if shrink > 1:
+            smaller = dict(min_width=-(-width // shrink), min_height=-(-height // shrink), min_factor=shrink)
+        try:
+            return simplejpeg.decode_jpeg(self.data, 'RGB', **smaller), shrink
+        except ValueError:
+            return np.asarray(open_rgb(self.path)), 1
+
+
+def open_jpeg(path):
+    """JpegFile; a DecodedImage, decoded by Pillow, of a file that is no plain JPEG. Raises as open_rgb."""
+    import simplejpeg
+
+    try:
+        with open(path, 'rb') as file:
+            data = file.read()
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except (OSError, ValueError):
+        return DecodedImage(np.asarray(open_rgb(path)))
+    if colours not in ('YCbCr', 'Gray') or width * height > Image.MAX_IMAGE_PIXELS:
+        return DecodedImage(np.asarray(open_rgb(path)))
+    return JpegFile(path, data, (width, height))

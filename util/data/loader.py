@@ -9,9 +9,10 @@ import numpy as np
 import paddle
 
 from util import dist
+from util.data.augment import pack_erased
 from util.data.datasets import EvalDataset, TrainDataset
-from util.data.normalise import network_input, pack_erased
 from util.data.token_label import stack_targets
+from util.data.transforms import network_input
 from util.errors import UserError
 from util.paddle_fixes import (
     SHARED_MEMORY,
@@ -170,7 +171,7 @@ def collate(samples):
         'index': np.array([s['index'] for s in samples], 'int64'),
     }
     if 'erased' in samples[0]:
-        batch.update(pack_erased([s['erased'] for s in samples]))
+        batch.update(pack_erased([s['erased'] for s in samples], samples[0]['image'].size))
     if 'target' in samples[0]:
         batch.update(stack_targets([s['target'] for s in samples])._asdict())
     if 'mapped' in samples[0]:

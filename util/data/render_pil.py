@@ -1,14 +1,13 @@
-"""Pixels by Pillow, the published recipe to the last bit: what was drawn for an image (transforms.Draws), carried out.
+"""Pixels by Pillow, exactly those of the published recipe: applies what was drawn for an image (transforms.Draws).
 
-Only what the crop needs is computed. Every op leaves the size of the image as it is, so a box of its result needs: the
-same box of what came before (tables, Color), a pixel more on each side (Sharpness), or all of it (geometric ops, and
-those that need statistics of the whole image).
+Only what the crop needs is computed. No op changes the size of the image, so a backward pass over the ops finds the
+region that each of them must produce; then the ops are applied to these regions one after the other.
 """
 
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from util.data import tone
+from util.data import augment_ops
 from util.data.images import open_rgb
 
 
@@ -20,8 +19,8 @@ def open_image(path):
 def train_pixels(image, draws, size, fill):
     """RGB PIL image -> uint8 [size, size, 3]. draws: of an image of this size; fill: colour of what lies outside."""
     left, top, width, height = draws.box
-    part = after(image, draws.ops, (left, top, left + width, top + height), fill)
-    return np.asarray(resize(part, (size, size), draws.interpolation))
+    crop = apply_ops(image, draws.ops, (left, top, left + width, top + height), fill)
+    return np.asarray(resize(crop, (size, size), draws.interpolation))
 
 
 def eval_pixels(image, resized, corner, size, interpolation):
@@ -46,41 +45,72 @@ def resize(image, size, interpolation):
     return image.resize((size[0], image.height), interpolation).resize(size, interpolation)
 
 
-def after(image, ops, box, fill):
-    """What is in `box` (left, top, right, bottom) of the image that the ops, one after the other, make of `image`."""
-    whole = (0, 0, *image.size)
-    if not ops:
-        return image if box == whole else image.crop(box)
-    *before, op = ops
-    left, top, right, bottom = box
+# -- ops --------------------------------------------------------------------------------------------------------------
+# Boxes are (left, top, right, bottom) in pixels of the whole image.
+
+
+def apply_ops(image, ops, box, fill):
+    """Apply the ops to an RGB PIL image, one after the other; returns the part of the result that lies in `box`."""
+    boxes = needed_boxes(ops, box, image.size)
+    image = crop(image, boxes[0])
+    for op, before, after in zip(ops, boxes, boxes[1:]):
+        image = apply_op(image, op, before, after, fill)
+    return image
+
+
+def needed_boxes(ops, box, size):
+    """boxes[i]: the part of the image before ops[i] that is needed for `box` of the result; boxes[-1] is `box`.
+
+    size: (width, height) of the image.
+    """
+    width, height = size
+    boxes = [box]
+    for op in reversed(ops):
+        left, top, right, bottom = boxes[0]
+        if op.name == 'Flip':
+            needed = (width - right, top, width - left, bottom)
+        elif op.matrix is not None or op.name in augment_ops.TABLES_BY_STATISTICS:
+            needed = (0, 0, width, height)
+        elif op.name == 'Sharpness':  # its filter looks one pixel around
+            needed = (max(left - 1, 0), max(top - 1, 0), min(right + 1, width), min(bottom + 1, height))
+        else:
+            needed = boxes[0]
+        boxes.insert(0, needed)
+    return boxes
+
+
+def apply_op(image, op, before, after, fill):
+    """The part `after` of an op's result, from the part `before` of the image, which is the PIL image given."""
     if op.name == 'Flip':
-        mirrored = image.width - right, top, image.width - left, bottom
-        return after(image, before, mirrored, fill).transpose(Image.FLIP_LEFT_RIGHT)
+        return image.transpose(Image.FLIP_LEFT_RIGHT)
     if op.matrix is not None:
-        return affine(after(image, before, whole, fill), op.matrix, op.interpolation, fill, box)
-    if op.name in tone.OF_STATISTICS:
-        image = after(image, before, whole, fill)
+        return affine(image, op.matrix, op.interpolation, fill, after)
+    if op.name in augment_ops.TABLES_BY_STATISTICS:
         counts = (image.convert('L') if op.name == 'Contrast' else image).histogram()
-        return look_up(image if box == whole else image.crop(box), tone.table(op, np.reshape(counts, [-1, 256])))
-    if op.name in tone.TABLES:
-        return look_up(after(image, before, box, fill), tone.table(op))
+        return look_up(crop(image, after), augment_ops.level_table(op, np.reshape(counts, [-1, 256])))
+    if op.name in augment_ops.TABLES:
+        return look_up(image, augment_ops.level_table(op))
     if op.name == 'Color':
-        return ImageEnhance.Color(after(image, before, box, fill)).enhance(op.argument)
-    # Sharpness: the filter looks one pixel around, and leaves the image's own border as it is
-    x, y = max(left - 1, 0), max(top - 1, 0)
-    wider = after(image, before, (x, y, min(right + 1, image.width), min(bottom + 1, image.height)), fill)
-    return ImageEnhance.Sharpness(wider).enhance(op.argument).crop((left - x, top - y, right - x, bottom - y))
+        return ImageEnhance.Color(image).enhance(op.argument)
+    left, top = before[:2]
+    part = (after[0] - left, after[1] - top, after[2] - left, after[3] - top)
+    return ImageEnhance.Sharpness(image).enhance(op.argument).crop(part)
+
+
+def crop(image, box):
+    """`image.crop(box)` without a copy if `box` is the whole image."""
+    return image if box == (0, 0, *image.size) else image.crop(box)
 
 
 def look_up(image, table):
-    """table: uint8 [1 or 3, 256], see tone.table."""
+    """Replace each level by that of the table, uint8 [1 or 3, 256] (augment_ops.level_table)."""
     return image.point(np.broadcast_to(table, [3, 256]).ravel().tolist())
 
 
 def affine(image, matrix, interpolation, fill, box):
     """`box` of the image resampled through `matrix` (output point to input point); outside the image it is `fill`.
 
-    What lies left of the box and above it is computed too: an offset in the matrix would be rounded in other places.
+    What lies left of the box and above it is computed too: an offset in the matrix would be rounded differently.
     """
     coefficients = tuple(matrix[:2].ravel())
     return image.transform(box[2:], Image.AFFINE, coefficients, interpolation, fillcolor=fill).crop(box)

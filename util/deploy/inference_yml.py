@@ -10,7 +10,7 @@ from util.deploy.records import class_names
 from util.errors import UserError, one_line
 from util.files import read_yaml
 from util.logger import log
-from util.options import IMAGENET_MEAN, IMAGENET_STD
+from util.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 PADDLE_3 = int(paddle.__version__.split('.')[0]) >= 3
 OUTPUTS = ('logits', 'scores')  # what the network's last layer gives: scores with --fuse_softmax
