@@ -3,9 +3,7 @@
 demo/app.py --model lvvit_nano --input_size 48 --nb_classes 10 --resume demo/output/train/checkpoint-best.pd
 demo/app.py --model_file output/export/model.pdmodel              an exported model gives classes only
 
-The server fetches nothing, and the page needs no internet. Gradio holds Pillow below 13, with which demo/digits.py
-draws 182 of its 2,960 scenes otherwise (48 px, seed 0), so it gets an environment of its own:
-bash tools/venv.sh .venv-app -r requirements-cpu.txt -r demo/requirements-app.txt
+The server fetches nothing, and the page needs no internet. Install: pip install -r demo/requirements-app.txt
 """
 
 import argparse

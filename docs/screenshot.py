@@ -1,6 +1,6 @@
-"""Draw docs/images/app.png: .venv-app/bin/python docs/screenshot.py (after ./demo/run.sh).
+"""Draw docs/images/app.png: python docs/screenshot.py (after ./demo/run.sh).
 
-demo/app.py with the demo's model, in a headless browser, after the upload of a scene. tests/run.sh makes .venv-app.
+demo/app.py with the demo's model, in a headless browser, after the upload of a scene. Needs tests/requirements.txt.
 """
 
 import io

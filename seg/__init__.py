@@ -1,1 +1,1 @@
-"""LV-ViT as a backbone of PaddleSeg: models and their weights here, training, evaluation and export by PaddleSeg."""
+"""LV-ViT as a backbone of PaddleSeg, which does training, evaluation, prediction and export."""

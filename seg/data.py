@@ -1,7 +1,7 @@
-"""A look at all images and masks of a data set of PaddleSeg, before anything is computed.
+"""Checks all images and masks of a PaddleSeg data set before a run starts.
 
-Ids outside the classes would be trained and counted as garbage; and what cannot be read leaves Paddle's loader, when
-it has no processes of its own, waiting for ever.
+Ids outside of the classes would be trained and evaluated as garbage. A file that cannot be read would make Paddle's
+loader with num_workers=0 wait for ever.
 """
 
 import os
@@ -13,7 +13,7 @@ from util.errors import UserError, one_line
 
 
 def check(dataset):
-    """Raise UserError that names the file for an image or mask that is missing or cannot be read, or a wrong mask."""
+    """Raise UserError that names the first missing or unreadable file, or the first mask with wrong ids."""
     from paddleseg.transforms import Compose
 
     transforms = dataset.transforms
@@ -35,15 +35,11 @@ def _check_one(dataset, index):
         ids = np.asarray(dataset[index]['label'])
     except Exception as error:
         raise UserError(f'{image} with {mask}: cannot be read ({type(error).__name__}: {one_line(error)})')
-    check_ids(ids, mask, dataset.num_classes, dataset.ignore_index)
-
-
-def check_ids(ids, path, num_classes, ignore_index):
-    """Raise UserError if the mask `path` has ids that are no class, and not the one to ignore."""
-    wrong = np.unique(ids[((ids < 0) | (ids >= num_classes)) & (ids != ignore_index)])
+    wrong = np.unique(ids[((ids < 0) | (ids >= dataset.num_classes)) & (ids != dataset.ignore_index)])
     if len(wrong):
         more = ' …' if len(wrong) > 5 else ''
         raise UserError(
-            f'{path}: has the ids {", ".join(map(str, wrong[:5].tolist()))}{more}, outside the {num_classes} classes '
-            f'(0 to {num_classes - 1}; {ignore_index} is ignored); set num_classes in the config or renumber the masks'
+            f'{mask}: has the ids {", ".join(map(str, wrong[:5].tolist()))}{more}, outside of the '
+            f'{dataset.num_classes} classes (0 to {dataset.num_classes - 1}; {dataset.ignore_index} is ignored); '
+            'set num_classes in the config or renumber the masks'
         )

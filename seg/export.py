@@ -10,30 +10,36 @@ from util import runtime
 import paddle
 import yaml
 
-from seg import kit
+from seg import common
 from util.errors import UserError
 from util.logger import log
 
 
 def parser():
     parser = runtime.Parser('seg/export.py', description=__doc__)
-    add = kit.add_config(parser)
-    kit.add_model_path(add)
-    add('--save_dir', default='output/seg_inference', metavar='DIR')
+    common.add_config(parser)
+    common.add_model_path(parser)
+    add = parser.add_argument
+    add('--save_dir', default='output/seg_inference', metavar='DIR', help='for model, weights and deploy.yaml')
     add('--input_shape', nargs=4, type=int, metavar=('N', 'C', 'H', 'W'), help='default: any number, height and width')
-    add('--output_op', default='argmax', choices=('argmax', 'softmax', 'none'), help='class ids, shares or scores')
+    add(
+        '--output_op',
+        default='argmax',
+        choices=('argmax', 'softmax', 'none'),
+        help='class ids, probabilities or scores',
+    )
     return parser
 
 
 def main(args):
-    kit.load()
+    common.load_paddleseg()
     from paddleseg.deploy.export import WrappedModel
 
     shape = args.input_shape or [None, 3, None, None]
     if args.input_shape and (shape[1] != 3 or shape[2] % 16 or shape[3] % 16):
         raise UserError(f'--input_shape {" ".join(map(str, shape))}: must be N 3 H W, H and W multiples of 16')
-    built = kit.builder(args)
-    model = kit.trained_model(args, built)
+    built = common.builder(args)
+    model = common.trained_model(args, built)
     if args.output_op != 'none':
         model = WrappedModel(model, args.output_op)
         model.eval()

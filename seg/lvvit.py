@@ -2,9 +2,9 @@
 
     image [B, 3, H, W] -> stem -> [cls | tokens] + pos_embed, resized -> blocks -> four maps -> a side layer for each
 
-The transformer is models.LV_ViT without its heads. Side layers, and which blocks they follow, are those of the
-original's seg/; so are all parameter names, and what differs there from classification: norms with an epsilon of 1e-6,
-no norm after the last block. Nothing here needs PaddleSeg.
+The transformer is models.LV_ViT without its heads and without the norm after the last block; its LayerNorms have an
+epsilon of 1e-6. These differences, the side layers, the blocks that they follow and all parameter names are those of
+the original's seg/. This file does not need PaddleSeg.
 """
 
 import math
@@ -19,7 +19,7 @@ from seg import weights
 from util.errors import UserError
 
 EPSILON = 1e-6  # of the LayerNorms; in classification 1e-5
-TAPS = {  # the blocks, counted from 0, whose outputs are the four maps
+OUT_INDICES = {  # the blocks, counted from 0, whose outputs become the four maps
     'lvvit_nano': (2, 3, 4, 5),
     'lvvit_t': (2, 5, 8, 11),
     'lvvit_s': (6, 9, 12, 15),
@@ -29,7 +29,7 @@ TAPS = {  # the blocks, counted from 0, whose outputs are the four maps
 
 
 def side_lengths(x):
-    """[height, width] of a map [B, C, height, width]: numbers, or tensors where a graph is built of any size."""
+    """[height, width] of a map [B, C, height, width]: numbers; tensors while a graph for any size is built."""
     return list(x.shape[2:]) if paddle.in_dynamic_mode() else paddle.shape(x)[2:]
 
 
@@ -42,7 +42,7 @@ def pointwise(in_channels, out_channels):
 
 
 def enlarge(channels, times):
-    """Each pixel becomes times x times pixels, by a matrix of their own each; PyTorch's default initial weights."""
+    """Each pixel becomes times x times pixels. Initial weights are PyTorch's default."""
     bound = 1.0 / math.sqrt(channels * times * times)
     uniform = paddle.ParamAttr(initializer=nn.initializer.Uniform(-bound, bound))
     conv = nn.Conv2DTranspose(channels, channels, times, stride=times, weight_attr=uniform, bias_attr=False)
@@ -53,12 +53,15 @@ class LVViT(models.LV_ViT):
     """The backbone. forward: float32 [B, 3, H, W], H and W multiples of 16 -> four maps, of D, D, D and `out_channels`
     channels, at H/4, H/8, H/16 and H/16.
 
-    name: a model of models.FAMILY. img_size: side in pixels for which pos_embed is kept; it is resized for other
-    inputs. out_indices: four blocks, counted from 0 (default: TAPS). drop_path_rate: stochastic depth of the last
-    block; mlp_drop_rate: dropout in its MLP; both grow linearly from 0 over the blocks. skip_lam: divides the residual
-    branches (default: the model's). pretrained: weights to start from, see weights.load_backbone; ema: of a checkpoint
-    the averaged ones. in_channels: what PaddleSeg says the images have; must be 3.
-    Raises UserError for what cannot be.
+    name: a model of models.FAMILY.
+    img_size: side in pixels that pos_embed is made for; it is resized for other inputs.
+    out_indices: four blocks, counted from 0 (default: OUT_INDICES).
+    drop_path_rate: stochastic depth of the last block; it grows linearly from 0 over the blocks.
+    mlp_drop_rate: dropout in the MLP of the last block; it grows in the same way.
+    skip_lam: divides the residual branches (default: the model's).
+    pretrained: a file of weights, see weights.load_backbone; ema: use the averaged weights of a checkpoint.
+    in_channels: PaddleSeg passes the channels of the images; must be 3.
+    Raises UserError for wrong arguments.
     """
 
     def __init__(
@@ -78,7 +81,7 @@ class LVViT(models.LV_ViT):
         if skip_lam is not None:
             architecture['skip_lam'] = skip_lam
         depth, dim = architecture.get('depth', 16), architecture.get('embed_dim', 384)
-        out_indices = list(TAPS[name] if out_indices is None else out_indices)
+        out_indices = list(OUT_INDICES[name] if out_indices is None else out_indices)
         ascending = out_indices == sorted(set(out_indices))
         if len(out_indices) != 4 or not ascending or out_indices[0] < 0 or out_indices[3] >= depth:
             raise UserError(
@@ -88,7 +91,7 @@ class LVViT(models.LV_ViT):
             raise UserError(f'in_channels {in_channels}: LV-ViT takes images of 3 channels')
         if not isinstance(img_size, int) or img_size < 16 or img_size % 16:
             raise UserError(f'img_size {img_size}: must be a multiple of 16 pixels, such as 512')
-        architecture.update(return_dense=False, mix_token=False, num_classes=1)  # without heads, which are taken off:
+        architecture.update(return_dense=False, mix_token=False, num_classes=1)  # the smallest heads, removed below
         super().__init__(img_size=img_size, drop_path_rate=drop_path_rate, **architecture)
         del self.head, self.norm
         self.name, self.out_indices = name, out_indices
@@ -113,7 +116,7 @@ class LVViT(models.LV_ViT):
         return paddle.concat([self.pos_embed[:, :1], tokens.flatten(2).transpose([0, 2, 1])], axis=1)
 
     def forward(self, x):
-        if paddle.in_dynamic_mode():  # a graph of any size cannot look
+        if paddle.in_dynamic_mode():  # a graph for any size does not know height and width
             height, width = x.shape[2:]
             if height % 16 or width % 16:
                 raise UserError(

@@ -1,4 +1,4 @@
-"""Predict what each pixel of images shows, by PaddleSeg: coloured masks, alone and over the images."""
+"""Predict the class of each pixel by PaddleSeg: writes coloured masks, alone and over the images."""
 
 import os
 import sys
@@ -7,32 +7,33 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from util import runtime
 
-from seg import kit
+from seg import common
 from util.errors import UserError
 
 
 def parser():
     parser = runtime.Parser('seg/predict.py', description=__doc__)
-    add = kit.add_config(parser)
-    kit.add_model_path(add)
-    kit.add_inference(add)
+    common.add_config(parser)
+    common.add_model_path(parser)
+    common.add_inference(parser)
+    add = parser.add_argument
     add('--image_path', required=True, metavar='PATH', help='an image, a folder, or a list of images')
-    add('--save_dir', default='output/seg_predict', metavar='DIR')
+    add('--save_dir', default='output/seg_predict', metavar='DIR', help='for the masks')
     return parser
 
 
 def main(args):
-    kit.load()
+    common.load_paddleseg()
     from paddleseg.core import predict
     from paddleseg.transforms import Compose
     from paddleseg.utils import get_image_list
 
     if not os.path.exists(args.image_path):
         raise UserError(f'--image_path {args.image_path}: no such image, folder or list')
-    built = kit.builder(args)
-    how = kit.inference(args, built.config)
-    model = kit.trained_model(args, built)
-    with kit.our_errors():
+    built = common.builder(args)
+    how = common.inference(args, built.config)
+    model = common.trained_model(args, built)
+    with common.our_errors():
         images, folder = get_image_list(args.image_path)
         predict(
             model,

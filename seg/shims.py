@@ -1,6 +1,6 @@
-"""What is broken inside PaddleSeg 2.8.0, by itself or on Paddle 3 and numpy 2, and a mend of each, as small as it goes.
+"""Repairs of PaddleSeg 2.8.0: what it does wrong by itself or with Paddle 3 and numpy 2.
 
-Before Paddle 3 a sum or mean had the shape [1], and now it has none; PaddleSeg relies on the former in two places.
+Paddle 2 gave sums and means the shape [1]; Paddle 3 gives them the shape []. PaddleSeg relies on [1] in two places.
 """
 
 import sys
@@ -10,35 +10,37 @@ import paddle
 
 
 def apply():
-    """Mend what is imported of PaddleSeg. Called twice it does nothing more."""
+    """Repair the imported PaddleSeg. A second call does nothing."""
     train = _module('paddleseg.core.train')
     if hasattr(train, 'float'):
         return
-    _mend_training(train)
+    _repair_training(train)
     _module('paddleseg.utils.metrics').calculate_area = calculate_area
-    losses = _module('paddleseg.models.losses.cross_entropy_loss')
-    _mend_cross_entropy(losses.CrossEntropyLoss)
-    _mend_crop(_module('paddleseg.transforms').RandomPaddingCrop)
+    _repair_cross_entropy(_module('paddleseg.models.losses.cross_entropy_loss').CrossEntropyLoss)
+    _repair_crop(_module('paddleseg.transforms').RandomPaddingCrop)
 
 
 def _module(name):
-    """A module by its name: `paddleseg.core.train` as an attribute is the function of that name."""
+    """A module by its name; the attribute `paddleseg.core.train` is the function of that name."""
     __import__(name)
     return sys.modules[name]
 
 
-def _mend_training(train):
-    """core/train.py logs `l[0]` of each loss, which a number without a shape refuses; and with a shape, float() of the
-    sum refuses it, since numpy 2.4."""
-    computed = train.loss_computation
-    train.loss_computation = lambda **kw: [loss.reshape([1]) for loss in computed(**kw)]
-    train.float = lambda tensor: tensor.item()  # its only call there is float(loss)
-    paddle.flops = lambda *args, **kwargs: None  # fails on numpy 2.4 too, after the last step; it only prints a table
+def _repair_training(train):
+    """core/train.py fails at `loss[0]` on Paddle 3, at `float(loss)` of shape [1] with numpy 2.4, and at paddle.flops,
+    which prints a table after the last step, with numpy 2.4."""
+    loss_computation = train.loss_computation
+    train.loss_computation = lambda **kw: [loss.reshape([1]) for loss in loss_computation(**kw)]
+    train.float = lambda tensor: tensor.item()
+    paddle.flops = lambda *args, **kwargs: None
 
 
 def calculate_area(pred, label, num_classes, ignore_index=255):
-    """In place of utils.metrics', which concatenates sums that have no shape now. pred, label: class ids of any equal
-    size -> pixels of each class that both say, that pred says, that label says: three int64 tensors [num_classes]."""
+    """utils/metrics.py fails on Paddle 3, where it concatenates sums of shape []; this function replaces its own.
+
+    pred, label: class ids of equal size. Returns three int64 tensors [num_classes]: the pixels of each class in both,
+    in pred, in label. Pixels with label ignore_index do not count.
+    """
     if pred.size != label.size:
         raise ValueError(f'prediction {list(pred.shape)} and mask {list(label.shape)} differ in size')
     pred, label = pred.numpy().ravel(), label.numpy().ravel()
@@ -47,35 +49,35 @@ def calculate_area(pred, label, num_classes, ignore_index=255):
     return tuple(paddle.to_tensor(area[:num_classes], 'int64') for area in areas)
 
 
-def _mend_cross_entropy(loss_class):
-    """Without class weights it multiplies a float mask by ones of the labels' integer type, which Paddle 3 refuses."""
-    original = loss_class._post_process_loss
+def _repair_cross_entropy(loss_class):
+    """CrossEntropyLoss without class weights fails on Paddle 3: it multiplies float32 by the labels' integer type."""
+    post_process_loss = loss_class._post_process_loss
 
-    def post_process(self, logit, label, semantic_weights, loss):
+    def repaired(self, logit, label, semantic_weights, loss):
         if self.weight is None:
-            label = label.astype('float32')  # only compared with ignore_index, and the ones made like it
-        return original(self, logit, label, semantic_weights, loss)
+            label = label.astype('float32')  # used for `label != ignore_index` and ones_like(label) only
+        return post_process_loss(self, logit, label, semantic_weights, loss)
 
-    loss_class._post_process_loss = post_process
+    loss_class._post_process_loss = repaired
 
 
-def _mend_crop(crop_class):
-    """RandomPaddingCrop with category_max_ratio puts the cut mask in the image's place, or leaves the image uncut."""
-    original = crop_class.__call__
+def _repair_crop(crop_class):
+    """RandomPaddingCrop with category_max_ratio < 1 returns the mask as the image, or an image that is not cropped."""
+    crop_once = crop_class.__call__
 
-    def crop(self, data):
+    def repaired(self, data):
         ratio, self.category_max_ratio = self.category_max_ratio, 1.0
         try:
             if ratio >= 1.0:
-                return original(self, data)
+                return crop_once(self, data)
             for attempt in range(self.loop_times):
-                cut = original(self, dict(data))
-                ids, counts = np.unique(cut['label'], return_counts=True)
+                crop = crop_once(self, dict(data))
+                ids, counts = np.unique(crop['label'], return_counts=True)
                 counts = counts[ids != self.ignore_index]
                 if len(counts) > 1 and counts.max() < ratio * counts.sum():
                     break
-            return cut
+            return crop
         finally:
             self.category_max_ratio = ratio
 
-    crop_class.__call__ = crop
+    crop_class.__call__ = repaired

@@ -6,44 +6,45 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from util import runtime
 
-from seg import kit
+from seg import common
 from util import options
 
 
 def parser():
     parser = runtime.Parser('seg/train.py', description=__doc__)
-    add = kit.add_config(parser)
+    common.add_config(parser)
+    add = parser.add_argument
     add('--save_dir', default='output/seg', metavar='DIR', help='for iter_N/ and best_model/')
     add('--iters', type=options.count, help='training steps (default: the config)')
     add('--batch_size', type=options.count, help='images per process (default: the config)')
     add('--learning_rate', type=float, help='default: the config')
     add('--do_eval', action='store_true', help='evaluate at every --save_interval and keep the best')
-    add('--save_interval', default=1000, type=options.count, metavar='N')
-    add('--log_iters', default=10, type=options.count, metavar='N')
-    add('--keep_checkpoint_max', default=5, type=int, metavar='K')
-    add('--resume_model', metavar='DIR', help='go on from a folder iter_N/')
-    add('--num_workers', default=0, type=int)
-    add('--seed', type=int)
+    add('--save_interval', default=1000, type=options.count, metavar='N', help='steps (default: 1000)')
+    add('--log_iters', default=10, type=options.count, metavar='N', help='steps between lines of the log (default: 10)')
+    add('--keep_checkpoint_max', default=5, type=int, metavar='K', help='keep the last K iter_N/ (default: 5)')
+    add('--resume_model', metavar='DIR', help='continue from a folder iter_N/')
+    add('--num_workers', default=0, type=int, help='loader processes (default: 0)')
+    add('--seed', type=int, help='random seed (default: a different one in every run)')
     add('--use_vdl', action='store_true', help='log to VisualDL')
-    add('--precision', default='fp32', choices=('fp32', 'fp16'))
-    add('--amp_level', default='O1', choices=('O1', 'O2'))
-    kit.add_check(add)
+    add('--precision', default='fp32', choices=('fp32', 'fp16'), help='fp16: mixed precision')
+    add('--amp_level', default='O1', choices=('O1', 'O2'), help="Paddle's level of mixed precision")
+    common.add_check(parser)
     return parser
 
 
 def main(args):
-    kit.load()
+    common.load_paddleseg()
     from paddleseg.core import train
     from paddleseg.utils import utils
 
     utils.set_seed(args.seed)
-    built = kit.builder(args, iters=args.iters, batch_size=args.batch_size, learning_rate=args.learning_rate)
-    train_set = kit.dataset(args, built, 'train_dataset')
-    val_set = kit.dataset(args, built, 'val_dataset') if args.do_eval else None
-    with kit.explained(args.config):
+    built = common.builder(args, iters=args.iters, batch_size=args.batch_size, learning_rate=args.learning_rate)
+    train_set = common.dataset(args, built, 'train_dataset')
+    val_set = common.dataset(args, built, 'val_dataset') if args.do_eval else None
+    with common.config_errors(args.config):
         model = utils.convert_sync_batchnorm(built.model, args.device)
         optimizer, losses = built.optimizer, built.loss
-    with kit.our_errors():
+    with common.our_errors():
         train(
             model,
             train_set,

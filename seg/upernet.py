@@ -1,9 +1,9 @@
-"""UPerNet as the original's published segmentation weights have it, and its auxiliary head.
+"""mmsegmentation's UPerNet with its auxiliary head: the network of the original's published segmentation weights.
 
-PaddleSeg has a UPerNet too, and the backbones of lvvit.py work with it. It is another network than mmsegmentation's,
-of which the published files are: its pyramid pooling has a quarter of the last map's channels in each bin, in reverse
-order; all resizing inside the head aligns corners; there is no dropout before the classifier; the auxiliary head is as
-wide as its input; and it holds two layers that it never calls. Parameter names here are mmsegmentation's.
+Parameter names are mmsegmentation's. PaddleSeg's UPerNet, which works with the backbones of lvvit.py too, is another
+network: its pyramid pooling has a quarter of the last map's channels in each bin, in reverse order; all resizing inside
+of the head aligns corners; there is no dropout before the classifier; the auxiliary head is as wide as its input; two
+layers are never called.
 """
 
 import math
@@ -23,11 +23,11 @@ def resize(x, like):
 
 
 def pad_to_16(x):
-    """[B, C, H, W] with zeros on the right and below, up to multiples of 16."""
+    """Pad [B, C, H, W] with zeros on the right and below to multiples of 16."""
     if paddle.in_dynamic_mode():
         height, width = x.shape[2:]
         return F.pad(x, [0, -width % 16, 0, -height % 16]) if height % 16 or width % 16 else x
-    missing = (16 - paddle.shape(x)[2:].astype('int32') % 16) % 16  # a graph of any size
+    missing = (16 - paddle.shape(x)[2:].astype('int32') % 16) % 16  # a graph for any size
     none = paddle.zeros_like(missing[:1])
     return F.pad(x, paddle.concat([none, missing[1:], none, missing[:1]]))
 
@@ -50,7 +50,7 @@ class ConvModule(nn.Layer):
 
 
 class Head(nn.Layer):
-    """What both heads end with: dropout of whole channels, and a classifier of every pixel."""
+    """The end of both heads: dropout of whole channels, and a classifier for every pixel."""
 
     def __init__(self, channels, num_classes, dropout_prob):
         super().__init__()
@@ -105,8 +105,8 @@ class OriginalUPerNet(nn.Layer):
     """A backbone with four maps, UPerHead, and in training FCNHead on the third map.
 
     forward: float32 [B, 3, H, W] -> [scores [B, num_classes, H, W]], in training [scores, scores of the FCN head].
-    In evaluation H and W may be any: images are padded with zeros, the mean colour, to multiples of 16, and the
-    scores of the padding cut off. channels: width of both heads. pretrained: a file of weights of all of it.
+    In evaluation H and W may have any size: images are padded with zeros, the mean colour, to multiples of 16, and the
+    scores of the padding are cut off. channels: width of both heads. pretrained: a file with weights of all layers.
     """
 
     def __init__(self, num_classes, backbone, channels=512, dropout_prob=0.1, pretrained=None):

@@ -6,28 +6,28 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from util import runtime
 
-from seg import kit
+from seg import common
 
 
 def parser():
     parser = runtime.Parser('seg/val.py', description=__doc__)
-    add = kit.add_config(parser)
-    kit.add_model_path(add)
-    kit.add_inference(add)
-    add('--num_workers', default=0, type=int)
-    kit.add_check(add)
+    common.add_config(parser)
+    common.add_model_path(parser)
+    common.add_inference(parser)
+    parser.add_argument('--num_workers', default=0, type=int, help='loader processes (default: 0)')
+    common.add_check(parser)
     return parser
 
 
 def main(args):
-    kit.load()
+    common.load_paddleseg()
     from paddleseg.core import evaluate
 
-    built = kit.builder(args)
-    how = kit.inference(args, built.config)
-    val_set = kit.dataset(args, built, 'val_dataset')
-    model = kit.trained_model(args, built)
-    with kit.our_errors():
+    built = common.builder(args)
+    how = common.inference(args, built.config)
+    val_set = common.dataset(args, built, 'val_dataset')
+    model = common.trained_model(args, built)
+    with common.our_errors():
         evaluate(model, val_set, aug_eval=args.aug_eval, num_workers=args.num_workers, **how)
 
 

@@ -50,7 +50,7 @@ def start(profile, size=(1000, 1000)):
         from selenium import webdriver
         from selenium.webdriver.chrome.service import Service
     except ImportError as error:
-        raise Missing(f'{error.name} (pip install -r tests/requirements-browser.txt)')
+        raise Missing(f'{error.name} (pip install -r tests/requirements.txt)')
     binary = next(filter(None, map(shutil.which, BROWSERS)), None)
     if not binary:
         raise Missing('Chromium or Chrome')

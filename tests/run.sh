@@ -1,92 +1,83 @@
 #!/usr/bin/env bash
-# The test suite: ruff; Paddle 3.3.1; the page of demo/app.py in a browser; segmentation inside PaddleSeg; parity with the
-# original in PyTorch beside the tests marked cross_version on Paddle 2.6.2; and the commands of README.md and test_tipc/.
-# Makes its own virtual environments (.venv, .venv-app, .venv-seg, .venv-parity, .venv-2.6.2) on the first run; needs
-# Python 3.9+ and pip, and for the page Chromium or Chrome with its ChromeDriver.
+# The test suite. Makes its virtual environments on the first run; needs Python 3.9+ and pip.
 #
-#   ./tests/run.sh [PYTEST_ARGUMENT ...]      with arguments: pytest on Paddle 3.3.1 alone, with those
+#   ./tests/run.sh                       everything
+#   ./tests/run.sh PYTEST_ARGUMENT ...   pytest on Paddle 3.3.1 with these arguments, e.g. -q tests/train
 #
-# What cannot be installed, or a browser that is not there, is said to be NOT RUN; with CI=true (GitHub sets it) that
-# is a failure.
+# Everything is, in this order:
+#   .venv          ruff; all tests on Paddle 3.3.1, with the page of demo/app.py in a browser (needs Chromium or Chrome
+#                  and its ChromeDriver) and segmentation in PaddleSeg
+#   .venv-parity   tests/parity: the comparison with the original in PyTorch; beside it
+#   .venv-2.6.2    the tests marked cross_version on Paddle 2.6.2
+#   .venv          the tests marked readme: the commands of README.md, docs/ and test_tipc/
+#
+# A part that cannot be installed here is reported as NOT RUN; with CI=true, which GitHub sets, it is a failure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+export OMP_NUM_THREADS=1  # two processes of one thread are faster on two cores than one of two threads
 
 bash tools/venv.sh .venv -r requirements-cpu.txt -r demo/requirements.txt  # as demo/run.sh makes it
 .venv/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r seg/requirements-nodeps.txt
 if [ $# -gt 0 ]; then
     exec .venv/bin/python -m pytest "$@"
 fi
 
-# Two processes of one thread each use two cores better than one process of two threads.
-two=(-n 2 --dist loadfile)
-export OMP_NUM_THREADS=1
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+failed=()
 
-not_run() {  # not_run WHY: a notice; in CI, where nobody may be there to read it, a failure
-    echo "NOT RUN: $1"
-    [ "${CI-}" != true ]
+install_parity() {
+    bash tools/venv.sh .venv-parity -r tests/parity/requirements.txt &&
+        .venv-parity/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+            -r tests/parity/requirements-nodeps.txt
 }
 
-parity() {  # with the tests of .pth files, which ask PyTorch itself where there is one
-    if ! bash tools/venv.sh .venv-parity -r tests/parity/requirements.txt ||
-        ! .venv-parity/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/parity/requirements-nodeps.txt; then
-        not_run "pip could not install tests/parity/requirements*.txt (see above; PyTorch has wheels for some Pythons only: set PYTHON=)"
-        return
-    fi
-    PARITY=required .venv-parity/bin/python -m pytest -q tests/parity tests/weights/test_torch_file.py
+install_paddle_2() {
+    bash tools/venv.sh .venv-2.6.2 -r requirements.txt -r tests/requirements-2.6.2.txt
 }
 
-page() {  # in an environment of its own: Gradio holds Pillow below 13, which draws some of the demo's scenes otherwise
-    if .venv/bin/python -c 'import sys; sys.exit(sys.version_info >= (3, 10))'; then
-        not_run "Gradio 6 has no wheel for Python 3.9; set PYTHON=python3.10 or newer"
-        return
-    fi
-    bash tools/venv.sh .venv-app -r requirements-cpu.txt -r tests/requirements-browser.txt &&
-        .venv-app/bin/python -m pytest -q -rs -m browser tests/test_app_page.py
-}
-
-segmentation() {  # in an environment of its own: PaddleSeg has many wishes; at most three minutes
-    if ! bash seg/venv.sh || ! .venv-seg/bin/python -m pip install --quiet --disable-pip-version-check pytest pytest-timeout; then
-        not_run "pip could not install seg/requirements*.txt (see above)"
-        return
-    fi
-    .venv-seg/bin/python -m pytest -q tests/test_seg_paddleseg.py
-}
-
-paddle_2() {
-    if .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 13))'; then
-        not_run "Paddle 2.6.2 has no wheel for Python 3.13 and newer; set PYTHON=python3.12 or older"
-        return
-    fi
-    if ! bash tools/venv.sh .venv-2.6.2 -r requirements.txt -r tests/requirements.txt paddlepaddle==2.6.2; then
-        not_run "pip could not install paddlepaddle==2.6.2 and what it needs (see above)"
-        return
-    fi
-    .venv-2.6.2/bin/python -m pytest -q -m cross_version tests
+not_run() {  # not_run NAME HINT
+    echo "NOT RUN: $1: pip could not install it; $2. The end of its output:"
+    tail -n 5 "$logs/$1.install"
+    [ "${CI-}" != true ] || failed+=("$1")
 }
 
 echo "== ruff"
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 
-echo "== Paddle 3.3.1"
-.venv/bin/python -m pytest -q "${two[@]}" -m 'not readme and not browser' tests
+echo "== Paddle 3.3.1 (the other environments are being installed beside it)"
+install_parity > "$logs/parity.install" 2>&1 &
+parity_install=$!
+install_paddle_2 > "$logs/2.6.2.install" 2>&1 &
+paddle_2_install=$!
+.venv/bin/python -m pytest -q -n 2 --dist loadfile -m 'not readme' --ignore tests/parity tests || failed+=("Paddle 3.3.1")
 
-echo "== the page of demo/app.py, in a headless browser"
-failed=0
-page || failed=1
+parity=
+if wait "$parity_install"; then
+    PARITY=required .venv-parity/bin/python -m pytest -q tests/parity tests/weights/test_torch_file.py \
+        > "$logs/parity" 2>&1 &
+    parity=$!
+else
+    not_run parity "PyTorch has wheels for some Pythons only, see PYTHON in tools/venv.sh"
+fi
+echo "== Paddle 2.6.2 (parity with the original runs beside it)"
+if wait "$paddle_2_install"; then
+    .venv-2.6.2/bin/python -m pytest -q -m cross_version --ignore tests/parity tests || failed+=("Paddle 2.6.2")
+else
+    not_run 2.6.2 "Paddle 2.6.2 has wheels for Python 3.8 to 3.12, see PYTHON in tools/venv.sh"
+fi
+if [ -n "$parity" ]; then
+    wait "$parity" || failed+=(parity)
+    echo "== parity with the original in PyTorch"
+    cat "$logs/parity"
+fi
 
-echo "== segmentation, inside PaddleSeg"
-segmentation || failed=1
+echo "== the commands of README.md, docs/ and test_tipc/"
+.venv/bin/python -m pytest -q -n 2 --dist loadfile -m readme tests || failed+=(readme)
 
-echo "== Paddle 2.6.2: tests marked cross_version"
-parity_log=$(mktemp)
-trap 'rm -f "$parity_log"' EXIT
-parity > "$parity_log" 2>&1 &
-paddle_2 || failed=1
-wait $! || failed=1
-echo "== parity with the original (PyTorch), run beside it"
-cat "$parity_log"
-[ "$failed" = 0 ] || { echo "tests/run.sh: the page, segmentation, Paddle 2.6.2 or parity failed, see above" >&2; exit 1; }
-
-echo "== the commands of README.md and test_tipc/"
-.venv/bin/python -m pytest -q "${two[@]}" -m readme tests
+for name in "${failed[@]}"; do
+    echo "tests/run.sh: FAILED: $name, see above" >&2
+done
+[ ${#failed[@]} = 0 ]

@@ -10,7 +10,7 @@ import infer
 import main
 import predict
 from conftest import ROOT
-from test_house import tracked
+from test_imports import tracked
 from tools import convert_weight, export_onnx, model_info, pack_token_label, self_label, visualize
 
 PARSERS = [eval_script, export_model, generate_label, infer, main, predict]

@@ -1,7 +1,6 @@
 """demo/app.py: what the page shows is what the model says, and what is no photo is refused in a line.
 
-The tests of the page itself, in a headless browser, are marked `browser`: tests/run.sh runs them in the environment
-that has Gradio. Where a browser is missing they are skipped, but fail if CI is set.
+tests/test_app_page.py tests the page itself, in a headless browser.
 """
 
 import os

@@ -1,6 +1,6 @@
 """The page of demo/app.py in a headless browser: a photo is uploaded as a visitor would, and what is no photo.
 
-Needs tests/requirements-browser.txt, Chromium or Chrome, and its ChromeDriver: tests/run.sh makes the environment. What
+Needs tests/requirements.txt, Chromium or Chrome, and its ChromeDriver. What
 is missing is a skip that says so; with CI set in the environment, a failure.
 """
 

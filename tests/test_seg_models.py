@@ -40,7 +40,7 @@ def refused(function, *args, **kwargs):
 # ---- maps and scores
 
 
-def test_four_maps_at_strides_4_8_16_and_16():
+def test_four_maps_have_strides_4_8_16_and_16():
     backbone = lvvit.LVViT_nano(img_size=32)
     backbone.eval()
     shapes = [list(x.shape) for x in backbone(images(2, 3, 64, 48))]
@@ -66,7 +66,7 @@ def test_the_position_embedding_is_resized_around_the_class_token():
     assert backbone.position_embedding([3, 5]).shape == [1, 16, 128]
 
 
-def test_training_gives_two_scores_of_every_pixel_and_evaluation_one():
+def test_training_returns_scores_of_both_heads_and_evaluation_of_one():
     model = network()
     model.train()
     assert [list(y.shape) for y in model(images(2, 3, 32, 48))] == [[2, CLASSES, 32, 48]] * 2
@@ -78,8 +78,8 @@ def test_every_parameter_is_trained():
     model = network()
     model.train()
     sum(y.square().mean() for y in model(images(2, 3, 32, 32))).backward()
-    idle = [name for name, p in model.named_parameters() if not p.stop_gradient and p.grad is None]
-    assert idle == []
+    without_gradient = [name for name, p in model.named_parameters() if not p.stop_gradient and p.grad is None]
+    assert without_gradient == []
 
 
 def test_evaluation_pads_odd_sizes_with_zeros_and_cuts_the_scores():
@@ -100,23 +100,24 @@ def test_dropout_of_the_mlps_grows_over_the_blocks_and_is_off_unless_asked_for()
 
 
 @pytest.mark.parametrize(
-    'arguments, words',
+    'arguments, expected',
     [
-        (dict(img_size=500), 'img_size 500: must be a multiple of 16'),
-        (dict(out_indices=[1, 2, 3]), 'four blocks of 0 to 5'),
-        (dict(out_indices=[1, 2, 3, 6]), 'four blocks of 0 to 5'),
+        (dict(img_size=500), 'img_size 500'),
+        (dict(out_indices=[1, 2, 3]), 'out_indices'),
+        (dict(out_indices=[1, 2, 3, 6]), '0 to 5'),
+        (dict(out_indices=[1, 3, 2, 5]), 'ascending'),
         (dict(in_channels=1), 'in_channels 1'),
     ],
 )
-def test_arguments_that_cannot_be(arguments, words):
-    assert words in refused(lvvit.LVViT_nano, **arguments)
+def test_wrong_arguments_are_refused(arguments, expected):
+    assert expected in refused(lvvit.LVViT_nano, **arguments)
 
 
 def test_a_side_that_is_no_multiple_of_16_is_refused_in_training():
     model = network()
     model.train()
     message = refused(model, images(1, 3, 32, 40))
-    assert '40x32' in message and 'multiples of 16' in message and 'crop_size' in message
+    assert '40x32' in message and 'crop_size' in message
 
 
 # ---- configs
@@ -186,8 +187,8 @@ def test_the_averaged_weights_of_a_checkpoint(tmp_path):
     np.testing.assert_array_equal(own['cls_token'], averaged['cls_token'])
 
 
-def test_a_published_segmentation_file_is_all_of_the_network(tmp_path):
-    """Names and nesting of mmsegmentation's files: meta, state_dict and optimizer; BatchNorm's counters."""
+def test_a_published_segmentation_file_sets_the_whole_network(tmp_path):
+    """With the names and nesting of mmsegmentation's files: meta, state_dict, optimizer; BatchNorm's counters."""
     source, path = network(seed=3), tmp_path / 'upernet_lvvit_nano.pth'
     state = layout.to_torch(arrays(source))
     assert 'decode_head.psp_modules.0.1.bn.running_mean' in state
@@ -216,15 +217,15 @@ def test_trained_weights_fit_a_model_of_another_img_size(tmp_path):
     )
 
 
-def test_weights_of_another_width_are_refused_by_the_name_of_their_model(tmp_path):
+def test_an_error_about_another_width_names_the_model_of_that_width(tmp_path):
     path = tmp_path / 'tiny.pd'
     narrow = {'pos_embed': np.zeros([1, 5, 240], 'float32'), 'cls_token': np.zeros([1, 1, 240], 'float32')}
     checkpoint.save({'model': narrow}, str(path))
     message = refused(lvvit.LVViT_nano, img_size=32, pretrained=str(path))
-    assert str(path) in message and 'embed_dim of 240, as in lvvit_t' in message and 'one of 128' in message
+    assert str(path) in message and '240' in message and 'lvvit_t' in message and '128' in message
 
 
-def test_classification_weights_are_no_trained_segmentation_model(tmp_path):
+def test_classification_weights_are_refused_as_a_trained_segmentation_model(tmp_path):
     path = tmp_path / 'classification.pd'
     checkpoint.save({'model': arrays(classifier())}, str(path))
     message = refused(weights.load_model, network(), str(path))
@@ -239,7 +240,3 @@ def test_weights_for_other_classes_are_refused_and_nothing_is_set(tmp_path):
     message = refused(weights.load_model, model, str(path))
     assert 'decode_head.conv_seg.weight is [6, 8, 1, 1] in the file and [5, 8, 1, 1] in the model' in message
     assert all((value == before[key]).all() for key, value in arrays(model).items())
-
-
-def test_a_missing_file_is_named(tmp_path):
-    assert 'none.pd' in refused(lvvit.LVViT_nano, img_size=32, pretrained=str(tmp_path / 'none.pd'))

@@ -1,7 +1,4 @@
-"""seg/ inside PaddleSeg 2.8.0: a tiny training, evaluation, prediction and export; what is mended; bad input.
-
-Runs in .venv-seg (seg/venv.sh), where PaddleSeg is.
-"""
+"""seg/ with PaddleSeg 2.8.0: tiny training, evaluation, prediction, export; the repairs of PaddleSeg; bad input."""
 
 import re
 import sys
@@ -12,13 +9,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from conftest import ROOT, words
+from conftest import ROOT, execute, words
 
-pytest.importorskip('paddleseg', reason='PaddleSeg is in .venv-seg: bash seg/venv.sh')
+pytest.importorskip('paddleseg', reason='PaddleSeg is not installed: see seg/requirements.txt')
 
-from seg import export, kit, lvvit, predict, shims, train, upernet, val, weights
+from seg import common, export, lvvit, predict, shims, train, upernet, val, weights
 
-kit.load()
+common.load_paddleseg()
 CONFIG = ROOT / 'seg' / 'configs' / 'upernet_lvvit_nano_digits_48x48.yml'
 CLASSES = 11
 
@@ -55,13 +52,11 @@ def config(tmp_path, masked):
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory, masked):
-    """(config, weights) of two steps of training, run as a command would."""
-    from conftest import execute
-
+    """(config, weights) after two steps of training."""
     folder = tmp_path_factory.mktemp('trained')
     path = written_config(folder, masked)
     flags = words('--config', path, '--save_dir', folder / 'run', '--seed 0 --log_iters 1 --save_interval 1 --do_eval')
-    with paddle.utils.unique_name.guard():  # names of parameters as in a process of its own, for --resume_model
+    with paddle.utils.unique_name.guard():  # parameter names as in a new process, for --resume_model
         assert execute(train, *flags) == 0
     assert (folder / 'run' / 'best_model' / 'model.pdparams').exists()
     return path, folder / 'run' / 'iter_2' / 'model.pdparams'
@@ -101,14 +96,7 @@ def test_training_changes_backbone_and_heads(trained):
     assert all(np.isfinite(value).all() for value in second.values())
 
 
-def test_training_logs_the_sum_of_both_losses(trained, run, tmp_path):
-    flags = f'--save_dir {tmp_path}/run --seed 0 --iters 1 --log_iters 1'
-    result = run(train, *words('--config', trained[0], flags))
-    logged = float(re.search(r'loss: ([\d.]+)', result.out)[1])
-    assert logged == pytest.approx(1.4 * np.log(CLASSES), rel=0.1)  # at the start all classes are about as likely
-
-
-def test_training_goes_on_from_a_folder(trained, run, tmp_path):
+def test_training_continues_from_a_folder(trained, run, tmp_path):
     flags = f'--save_dir {tmp_path}/more --iters 3 --log_iters 1 --resume_model {trained[1].parent}'
     with paddle.utils.unique_name.guard():
         result = run(train, *words('--config', trained[0], flags))
@@ -122,11 +110,15 @@ def test_flags_of_training(trained, run, tmp_path):
     flags += ' --learning_rate 0.5 --keep_checkpoint_max 1 --no_check --use_vdl'
     result = run(train, *words('--config', trained[0], flags, '--save_dir', tmp_path / 'other'))
     assert result.code == checked.code == 0
+    losses = float(re.search(r'1/2, loss: ([\d.]+)', checked.out)[1])
+    assert losses == pytest.approx(
+        1.4 * np.log(CLASSES), rel=0.1
+    )  # both heads; at the start classes are equally likely
     rates = [float(re.search(r'2/2, loss: .* lr: ([\d.]+)', done.out)[1]) for done in (checked, result)]
     assert rates[1] == pytest.approx(0.5 / 20, rel=1e-3) and rates[1] > 10 * rates[0]  # in the warm-up of 20 steps
     kept = [{path.name for path in (tmp_path / out).glob('iter_*')} for out in ('plain', 'other')]
     assert kept == [{'iter_1', 'iter_2'}, {'iter_2'}]
-    assert 'looking at 20 images and masks' in checked.out and 'looking at' not in result.out
+    assert 'checking 20 images and masks' in checked.out and 'checking' not in result.out
     assert list((tmp_path / 'other').glob('vdlrecords*')) and not list((tmp_path / 'plain').glob('vdlrecords*'))
 
 
@@ -134,11 +126,11 @@ def test_evaluation_is_the_mean_iou_of_whole_images(trained, run, masked):
     model, hits, either = model_of(trained), np.zeros(CLASSES), np.zeros(CLASSES)
     for image, mask in pairs(masked):
         with paddle.no_grad():
-            said = model(normalised(image))[0].numpy()[0].argmax(0)
+            predicted = model(normalised(image))[0].numpy()[0].argmax(0)
         truth = np.asarray(Image.open(mask))
         for c in range(CLASSES):
-            hits[c] += ((said == c) & (truth == c)).sum()
-            either[c] += ((said == c) | (truth == c)).sum()
+            hits[c] += ((predicted == c) & (truth == c)).sum()
+            either[c] += ((predicted == c) | (truth == c)).sum()
     expected = (hits / np.maximum(either, 1)).mean()
     result = run(val, '--config', trained[0], '--model_path', trained[1])
     assert float(re.search(r'mIoU: ([\d.]+)', result.out)[1]) == pytest.approx(expected, abs=1e-4)
@@ -159,12 +151,12 @@ def test_prediction_writes_a_mask_of_each_image(trained, run, masked, tmp_path):
     assert result.code == 0, result.err
     (mask,) = (tmp_path / 'pseudo_color_prediction').glob('*.png')
     with paddle.no_grad():
-        said = model_of(trained)(normalised(folder / 'val_00003.JPEG'))[0].numpy()[0].argmax(0)
-    np.testing.assert_array_equal(np.asarray(Image.open(mask)), said)
+        predicted = model_of(trained)(normalised(folder / 'val_00003.JPEG'))[0].numpy()[0].argmax(0)
+    np.testing.assert_array_equal(np.asarray(Image.open(mask)), predicted)
 
 
 def infer(folder, images):
-    """What the exported model says, by Paddle Inference."""
+    """Output of the exported model by Paddle Inference."""
     from paddle import inference
 
     config = inference.Config(str(folder / 'model.json'), str(folder / 'model.pdiparams'))
@@ -178,7 +170,7 @@ def infer(folder, images):
     return predictor.get_output_handle(predictor.get_output_names()[0]).copy_to_cpu()
 
 
-def test_an_export_of_any_size_says_what_the_model_says(trained, run, tmp_path):
+def test_an_export_of_any_size_equals_the_model(trained, run, tmp_path):
     result = run(
         export, *words('--config', trained[0], '--model_path', trained[1], '--save_dir', tmp_path, '--output_op none')
     )
@@ -191,7 +183,7 @@ def test_an_export_of_any_size_says_what_the_model_says(trained, run, tmp_path):
         np.testing.assert_allclose(infer(tmp_path, images), expected, atol=1e-5 * np.abs(expected).max())
 
 
-def test_an_export_of_one_size_gives_class_ids_and_says_how_to_use_it(trained, run, tmp_path):
+def test_an_export_of_one_size_gives_class_ids_and_deploy_yaml_describes_it(trained, run, tmp_path):
     flags = words('--config', trained[0], '--model_path', trained[1], '--save_dir', tmp_path, '--input_shape 1 3 32 48')
     assert run(export, *flags).code == 0
     images = np.random.default_rng(0).standard_normal((1, 3, 32, 48), dtype='float32')
@@ -214,7 +206,7 @@ def test_the_backbone_works_in_paddleseg_s_own_upernet():
     assert np.abs(backbone.cls_token.grad.numpy()).max() > 0
 
 
-# ---- what is mended
+# ---- repairs of PaddleSeg
 
 
 def test_cross_entropy_is_the_mean_over_pixels_that_count():
@@ -233,9 +225,9 @@ def test_cross_entropy_is_the_mean_over_pixels_that_count():
 
 
 def test_areas_of_classes_leave_out_what_is_ignored():
-    said, truth = paddle.to_tensor([[0, 1, 2, 2]]), paddle.to_tensor([[0, 2, 2, 255]])
-    both, of_said, of_truth = shims.calculate_area(said, truth, 4)
-    assert (both.tolist(), of_said.tolist(), of_truth.tolist()) == ([1, 0, 1, 0], [1, 1, 1, 0], [1, 0, 2, 0])
+    predicted, truth = paddle.to_tensor([[0, 1, 2, 2]]), paddle.to_tensor([[0, 2, 2, 255]])
+    both, of_predicted, of_truth = shims.calculate_area(predicted, truth, 4)
+    assert (both.tolist(), of_predicted.tolist(), of_truth.tolist()) == ([1, 0, 1, 0], [1, 1, 1, 0], [1, 0, 2, 0])
 
 
 @pytest.mark.parametrize('ratio', [1.0, 0.75])
@@ -255,7 +247,7 @@ def test_a_random_crop_avoids_regions_of_one_class():
     from paddleseg.transforms import RandomPaddingCrop
 
     ids = np.zeros((32, 400), 'uint8')
-    ids[:, 380:] = 1  # few crops of 32 px have less than 75 % of the ground
+    ids[:, 380:] = 1  # few crops of 32 px have less than 75 % background
     crop = RandomPaddingCrop(crop_size=(32, 32), category_max_ratio=0.75, loop_times=1000)
     np.random.seed(0)
     cut = crop({'img': np.zeros((32, 400, 3), 'float32'), 'label': ids, 'gt_fields': ['label']})
@@ -265,91 +257,56 @@ def test_a_random_crop_avoids_regions_of_one_class():
 # ---- bad input
 
 
-def bad(masked, tmp_path, change):
-    """A copy of the training list whose first mask was changed: the list, and the mask's path."""
+def test_a_mask_with_ids_outside_of_the_classes_is_named(config, refused, masked, tmp_path):
     image, mask = pairs(masked, 'train')[0]
-    changed = tmp_path / 'changed.png'
-    Image.fromarray(change(np.array(Image.open(mask)))).save(changed)
-    listed = tmp_path / 'list.txt'
+    ids = np.array(Image.open(mask))
+    ids[3, 4], ids[5, 6], ids[7, 8] = 11, 200, 255
+    changed, listed = tmp_path / 'changed.png', tmp_path / 'list.txt'
+    Image.fromarray(ids).save(changed)
     listed.write_text(f'{image} {changed}\n' * 4)
-    return listed, changed
-
-
-def test_a_mask_with_ids_outside_the_classes(config, refused, masked, tmp_path):
-    def change(ids):
-        ids[3, 4], ids[5, 6], ids[7, 8] = 11, 200, 255
-        return ids
-
-    listed, path = bad(masked, tmp_path, change)
-    flags = words('--config', config, f'--save_dir {tmp_path}/run')
-    line = refused(train, *flags, '--opts', f'train_dataset.train_path={listed}')
-    assert f'{path}: has the ids 11, 200, outside the 11 classes (0 to 10; 255 is ignored)' in line
-    assert not (tmp_path / 'run').exists() or not any((tmp_path / 'run').iterdir())
-
-
-def test_a_mask_that_is_missing(config, refused, masked, tmp_path):
-    listed = tmp_path / 'list.txt'
-    listed.write_text(f'{pairs(masked)[0][0]} {tmp_path}/none.png\n' * 4)
     line = refused(
         train, '--config', config, '--save_dir', tmp_path / 'run', '--opts', f'train_dataset.train_path={listed}'
     )
-    assert f'{tmp_path}/none.png: missing' in line
+    assert f'{changed}: has the ids 11, 200, ' in line and '0 to 10; 255 is ignored' in line
+    assert not list(tmp_path.glob('run/*'))
 
 
-def test_a_crop_that_is_no_multiple_of_16(config, refused, tmp_path):
+def test_a_missing_mask_is_named(config, refused, masked, tmp_path):
+    listed = tmp_path / 'list.txt'
+    listed.write_text(f'{pairs(masked)[0][0]} {tmp_path}/none.png\n' * 4)
+    assert f'{tmp_path}/none.png: missing' in refused(
+        train, '--config', config, '--opts', f'train_dataset.train_path={listed}'
+    )
+
+
+def test_a_crop_size_that_is_no_multiple_of_16_is_refused(config, refused, tmp_path):
     content = yaml.safe_load(config.read_text())
     content['train_dataset']['transforms'].insert(0, {'type': 'RandomPaddingCrop', 'crop_size': [40, 32]})
     config.write_text(yaml.safe_dump(content))
     line = refused(train, '--config', config, '--save_dir', tmp_path / 'run')
-    assert '40x32' in line and 'multiples of 16' in line and 'crop_size' in line
-
-
-def test_weights_of_another_width(config, refused, tmp_path):
-    from util.weights import checkpoint
-
-    path = tmp_path / 'tiny.pd'
-    checkpoint.save({'model': {'pos_embed': np.zeros([1, 5, 240], 'float32')}}, str(path))
-    line = refused(train, '--config', config, '--opts', f'model.backbone.pretrained={path}')
-    assert f'{path}: has an embed_dim of 240' in line and 'change the type of the backbone' in line
+    assert '40x32' in line and 'crop_size' in line
 
 
 @pytest.mark.parametrize(
-    'opts, words_of_it',
+    'script, flags, expected',
     [
-        ('model.backbone.type=LVViT_XXL', 'LVViT_XXL'),
-        ('train_dataset.dataset_root=/nowhere', 'train_dataset.dataset_root /nowhere: no such folder'),
-        ('model.num_classes=12', 'num_classes'),
-        ('model.backbone.img_size=50', 'img_size 50: must be a multiple of 16'),
+        (train, '--opts model.backbone.type=LVViT_XXL', 'LVViT_XXL'),
+        (train, '--opts train_dataset.dataset_root=/nowhere', 'train_dataset.dataset_root /nowhere'),
+        (train, '--opts model.num_classes=12', 'num_classes'),
+        (train, '--opts model.backbone.img_size=50', 'img_size 50'),
+        (train, '--config none.yml', 'none.yml'),
+        (val, '--model_path none.pdparams', 'none.pdparams'),
+        (val, '--model_path none.pdparams --is_slide', '--crop_size'),
+        (predict, '--model_path none.pdparams --image_path .', 'none.pdparams'),
+        (predict, '--model_path none.pdparams --image_path none.jpg', 'none.jpg'),
+        (export, '--model_path none.pdparams', 'none.pdparams'),
+        (export, '--model_path none.pdparams --input_shape 1 3 40 48', 'multiples of 16'),
     ],
 )
-def test_a_config_that_cannot_be(config, refused, opts, words_of_it):
-    assert words_of_it in refused(train, '--config', config, '--opts', opts)
+def test_bad_input_is_one_line_that_names_it(config, refused, script, flags, expected):
+    assert expected in refused(script, '--config', config, *words(flags))
 
 
-def test_a_config_that_is_not_there(refused):
-    assert 'none.yml' in refused(train, '--config', 'none.yml')
-
-
-@pytest.mark.parametrize('script', [val, predict, export])
-def test_weights_that_are_not_there(config, refused, script, tmp_path):
-    image = ['--image_path', tmp_path] if script is predict else []
-    assert 'none.pdparams' in refused(script, '--config', config, '--model_path', 'none.pdparams', *image)
-
-
-def test_windows_without_their_size(trained, refused):
-    line = refused(val, '--config', trained[0], '--model_path', trained[1], '--is_slide')
-    assert '--crop_size' in line
-
-
-def test_an_export_of_odd_size(trained, refused, tmp_path):
-    flags = words(
-        '--config', trained[0], '--model_path', trained[1], '--save_dir', tmp_path / 'out', '--input_shape 1 3 40 48'
-    )
-    assert 'multiples of 16' in refused(export, *flags)
-    assert not (tmp_path / 'out').exists()
-
-
-def test_paddleseg_absent_or_broken(config, refused, monkeypatch):
+def test_without_paddleseg_the_scripts_say_how_to_install_it(config, refused, monkeypatch):
     monkeypatch.setitem(sys.modules, 'paddleseg.cvlibs', None)
-    line = refused(train, '--config', config)
-    assert 'PaddleSeg cannot be imported' in line and 'pip install --no-deps -r seg/requirements-nodeps.txt' in line
+    assert 'pip install --no-deps -r seg/requirements-nodeps.txt' in refused(train, '--config', config)

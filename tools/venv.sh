@@ -5,7 +5,7 @@ set -euo pipefail
 dir=$1
 shift
 wanted="$*
-$(cat requirements*.txt demo/requirements*.txt tests/requirements*.txt tests/parity/requirements*.txt)"
+$(cat requirements*.txt demo/requirements*.txt tests/requirements*.txt tests/parity/requirements*.txt seg/requirements*.txt)"
 if [ -f "$dir/installed" ] && [ "$(cat "$dir/installed")" = "$wanted" ]; then
     exit 0
 fi

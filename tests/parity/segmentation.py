@@ -1,33 +1,23 @@
-"""The original's segmentation network in PyTorch: its files, where they are at hand, and its arithmetic in our words.
+"""The original's segmentation network in PyTorch.
 
-The original's seg/ is in no package, and mmsegmentation's heads need its mmcv. So what is compared everywhere is
-`restated`: the blocks and the stem are tlt's own, the rest is written from what those files compute. With
-TOKENLABELING_SEG set to the seg/ of a clone of the original, and mmseg 0.14.1 and mmcv 1.3.9 importable, `from_files`
-loads the real ones, and the tests compare with these too.
+The original's seg/ is in no package, and mmsegmentation's heads need its mmcv. Blocks and stem are tlt's own; the rest
+is written from what those files compute.
 """
 
-import importlib
-import importlib.util
-import os
-import sys
-import types
 from collections import OrderedDict
-from pathlib import Path
 
-import models
 from parity.weights import theirs_of
 
-FILES = os.environ.get('TOKENLABELING_SEG', '')
 CHANNELS, CLASSES = 32, 7  # of the heads that are compared; the published ones have 256 or 512, and 150
-SIZES = {  # of the original's configs: blocks whose outputs are taken, and the divisor of residual branches
+SIZES = {  # the original's configs: blocks whose outputs become maps, and the divisor of residual branches
     'lvvit_s': dict(out_indices=(6, 9, 12, 15), skip_lam=2.0),
     'lvvit_m': dict(out_indices=(10, 13, 16, 19), skip_lam=2.0),
     'lvvit_l': dict(out_indices=(14, 17, 20, 23), skip_lam=1.0),
 }
 
 
-def restated(original, name, img_size, out_channels):
-    """The network as nn.Module: `forward` gives the four maps, `heads` the scores of both heads for these."""
+def network(original, name, img_size, out_channels):
+    """An nn.Module: `backbone` returns the four maps; `decode_head` and `auxiliary_head` take them."""
     torch = original.torch
     nn, F = torch.nn, torch.nn.functional
     whole = theirs_of(
@@ -112,45 +102,3 @@ def restated(original, name, img_size, out_channels):
             self.backbone, self.decode_head, self.auxiliary_head = Backbone(), Pyramid(), Fully()
 
     return Network()
-
-
-def from_files(original, name, img_size, out_channels):
-    """The same network of the original's own file and mmsegmentation's own heads."""
-    ours = models.FAMILY[name].architecture
-    modules = _modules(original)
-    dim = ours['embed_dim']
-    backbone = modules.ViT(
-        img_size=(img_size, img_size),
-        depth=ours['depth'],
-        out_channels=out_channels,
-        embed_dim=dim,
-        num_heads=ours['num_heads'],
-        mlp_ratio=3.0,
-        qkv_bias=False,
-        p_emb='4_2',
-        stem_dim=128 if name == 'lvvit_l' else 64,
-        use_side_layer=True,
-        **SIZES[name],
-    )
-    both = dict(channels=CHANNELS, num_classes=CLASSES, norm_cfg=dict(type='BN'), align_corners=False, dropout_ratio=0)
-    heads = modules.heads
-    network = original.torch.nn.Module()
-    network.backbone = backbone
-    network.decode_head = heads.UPerHead(in_channels=[dim] * 3 + [out_channels], in_index=[0, 1, 2, 3], **both)
-    network.auxiliary_head = heads.FCNHead(in_channels=dim, in_index=2, num_convs=1, concat_input=False, **both)
-    return network
-
-
-def _modules(original):
-    """The original's vit.py, and `heads`, mmseg.models.decode_heads. mmcv.ops, which needs a compiler, is not used."""
-    name = 'mmseg.models.backbones.vit_of_the_original'
-    if name not in sys.modules:
-        ops = types.ModuleType('mmcv.ops')
-        ops.__getattr__ = lambda missing: None
-        sys.modules['mmcv.ops'] = ops
-        importlib.import_module('mmseg.models.backbones')
-        path = Path(FILES) / 'mmseg' / 'models' / 'backbones' / 'vit.py'
-        spec = importlib.util.spec_from_file_location(name, path)
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return types.SimpleNamespace(ViT=sys.modules[name].ViT, heads=sys.modules['mmseg.models.decode_heads'])

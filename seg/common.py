@@ -1,4 +1,4 @@
-"""PaddleSeg for the scripts of this folder: imported, mended, with our models registered; its errors as one line."""
+"""What the scripts of this folder share: PaddleSeg with our models, flags, data sets, models, one-line errors."""
 
 import contextlib
 import os
@@ -12,11 +12,11 @@ INSTALL = (
 )
 
 
-def load():
-    """Import PaddleSeg, mend it (shims.py) and register the backbones and OriginalUPerNet. Raises UserError."""
+def load_paddleseg():
+    """Import PaddleSeg, repair it (shims.py), register the backbones and OriginalUPerNet. Raises UserError."""
     try:
         from paddleseg.cvlibs import manager
-    except Exception as error:  # absent, or what it imports is absent or too new
+    except Exception as error:  # PaddleSeg or a package that it imports is missing or too new
         raise UserError(f'PaddleSeg cannot be imported ({one_line(error)}): {INSTALL}')
     shims.apply()
     for component in lvvit.BACKBONES:
@@ -28,7 +28,7 @@ def load():
 
 @contextlib.contextmanager
 def our_errors():
-    """A UserError of ours comes out as it was raised, also when PaddleSeg or a loader process has wrapped it."""
+    """Raise a UserError of ours as it was, also when PaddleSeg or a loader process has wrapped it."""
     try:
         yield
     except Exception as error:
@@ -37,13 +37,13 @@ def our_errors():
             inner = inner.__cause__ or inner.__context__
         if inner is None:
             raise
-        # of a loader process: the last line of its traceback
+        # a loader process sends its whole traceback, whose last line is the message
         raise UserError(str(inner).strip().splitlines()[-1].removeprefix('util.errors.UserError: '))
 
 
 @contextlib.contextmanager
-def explained(config):
-    """What PaddleSeg raises while it reads a config or builds from it becomes a UserError that names the file."""
+def config_errors(config):
+    """Turn what PaddleSeg raises while it reads a config or builds from it into a UserError that names the file."""
     try:
         with our_errors():
             yield
@@ -52,38 +52,43 @@ def explained(config):
         raise UserError(f'{config}: {one_line(reason) or type(error).__name__}')
 
 
+# -- flags: names and meanings are those of PaddleSeg's tools ----------------------------------------------------------
+
+
 def add_config(parser):
-    """Flags of all scripts here; names and meanings are those of PaddleSeg's tools."""
+    """Flags of all scripts."""
     add = parser.add_argument
     add('--config', required=True, metavar='FILE', help='config of PaddleSeg (.yml)')
     add('--device', default='gpu', choices=('gpu', 'cpu', 'xpu', 'npu', 'mlu'), help='cpu if there is no such device')
     add('--opts', nargs='+', metavar='KEY=VALUE', help='changes to the config: model.backbone.pretrained=FILE …')
-    return add
 
 
-def add_check(add):
-    add('--no_check', action='store_true', help='do not look at all images and masks first')
+def add_check(parser):
+    parser.add_argument('--no_check', action='store_true', help='do not check all images and masks first')
 
 
-def add_model_path(add):
-    """--model_path of the scripts that use a trained model."""
-    help = 'trained weights: of train.py or PaddleSeg (.pdparams), or published by the original (.pth)'
-    add('--model_path', required=True, metavar='FILE', help=help)
+def add_model_path(parser):
+    parser.add_argument(
+        '--model_path',
+        required=True,
+        metavar='FILE',
+        help='trained weights: of train.py or PaddleSeg (.pdparams), or published by the original (.pth)',
+    )
 
 
-def add_inference(add):
+def add_inference(parser):
     """How an image goes through the model: whole or in windows, at one scale or several."""
-    add('--aug_eval', action='store_true', help='several scales and flips, averaged')
-    add('--scales', nargs='+', type=float, default=[1.0], metavar='S', help='with --aug_eval')
-    add('--flip_horizontal', action='store_true', help='with --aug_eval: the mirrored image too')
-    add('--is_slide', action='store_true', help='in overlapping windows')
+    add = parser.add_argument
+    add('--aug_eval', action='store_true', help='average several scales and flips')
+    add('--scales', nargs='+', type=float, default=[1.0], metavar='S', help='with --aug_eval (default: 1.0)')
+    add('--flip_horizontal', action='store_true', help='with --aug_eval: add the mirrored image')
+    add('--is_slide', action='store_true', help='use overlapping windows')
     add('--crop_size', nargs=2, type=int, metavar=('W', 'H'), help='size of the windows')
     add('--stride', nargs=2, type=int, metavar=('W', 'H'), help='distance of the windows')
 
 
 def inference(args, config):
-    """Arguments of PaddleSeg's evaluate and predict, without those that the two call differently: the config's
-    test_config, and over it the flags of add_inference."""
+    """Keyword arguments that PaddleSeg's evaluate and predict share: the config's test_config, then the flags."""
     if args.is_slide and not (args.crop_size and args.stride):
         raise UserError('--is_slide needs --crop_size and --stride, such as --crop_size 512 512 --stride 341 341')
     changes = dict(scales=args.scales, flip_horizontal=args.flip_horizontal) if args.aug_eval else {}
@@ -92,37 +97,40 @@ def inference(args, config):
     return {**config.test_config, **changes}
 
 
+# -- what the config describes -----------------------------------------------------------------------------------------
+
+
 def builder(args, **changes):
-    """PaddleSeg's builder of what the config describes. changes: iters, batch_size, learning_rate."""
+    """PaddleSeg's SegBuilder of --config. changes: iters, batch_size, learning_rate."""
     from paddleseg.cvlibs import Config, SegBuilder
     from paddleseg.utils import utils
 
-    with explained(args.config):
+    with config_errors(args.config):
         utils.set_device(args.device)
         return SegBuilder(Config(args.config, opts=args.opts, **changes))
 
 
 def dataset(args, built, part):
     """The data set `part` (train_dataset, val_dataset) of a config, its masks checked. Raises UserError if its folder
-    is not there: PaddleSeg would fetch ADE20K from the network."""
+    does not exist: PaddleSeg would download ADE20K."""
     root = built.config.dic.get(part, {}).get('dataset_root')
     if not root or not os.path.isdir(root):
         raise UserError(
             f'{args.config}: {part}.dataset_root {root}: no such folder; see --opts, {part}.dataset_root=DIR'
         )
-    with explained(args.config):
+    with config_errors(args.config):
         found = getattr(built, part)
         if not args.no_check:
-            log(f'{part}: looking at {len(found)} images and masks (--no_check leaves that out)')
+            log(f'{part}: checking {len(found)} images and masks (--no_check leaves that out)')
             data.check(found)
         return found
 
 
 def trained_model(args, built):
-    """The model of the config with the weights of --model_path, ready for evaluation."""
-    # the weights to start training from are not needed any more, and may be gone
+    """The model of the config in evaluation mode, with the weights of --model_path."""
+    # The file that training started from may be gone, and its weights would be replaced.
     built.config.dic['model'].get('backbone', {}).pop('pretrained', None)
-    with explained(args.config):
+    with config_errors(args.config):
         model = built.model
     weights.load_model(model, args.model_path)
     model.eval()

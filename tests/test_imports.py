@@ -1,4 +1,4 @@
-"""The house stands as its plan says: who may import whom, no circle, rooms without a front door of their own."""
+"""Who may import whom (imports go down only), and a few rules that hold for every file of the repository."""
 
 import ast
 import re
@@ -9,45 +9,42 @@ import pytest
 
 from conftest import ROOT
 
-ROOMS = ('data', 'train', 'weights', 'deploy')
+PACKAGES = ('data', 'train', 'weights', 'deploy')  # of util; its other files are 'shared'
 
-# Who may import whom: each floor lists the floors below it.
+# The layers that each layer may import, besides itself.
 ALLOWED = {
-    'ground': [],  # the files of util/ itself
-    'weights': ['ground'],
-    'data': ['weights', 'ground'],  # label maps may be .pt files; an annotator has weights
-    'flags': ['data', 'weights', 'ground'],  # their defaults and help: ImageNet's mean and deviation
-    'train': ['data', 'weights', 'flags', 'ground'],
-    'deploy': ['data', 'weights', 'ground'],
-    'models': ['train', 'weights', 'ground'],
-    'engine': ['train', 'data', 'weights', 'ground'],
-    'scripts': ['engine', 'models', 'train', 'data', 'weights', 'deploy', 'flags', 'ground'],
+    'shared': [],
+    'weights': ['shared'],
+    'data': ['weights', 'shared'],  # label maps may be .pt files; an annotator has weights
+    'args': ['data', 'weights', 'shared'],  # defaults and help of flags: ImageNet's mean and deviation
+    'train': ['data', 'weights', 'args', 'shared'],
+    'deploy': ['data', 'weights', 'shared'],
+    'models': ['train', 'weights', 'shared'],
+    'engine': ['train', 'data', 'weights', 'shared'],
+    'scripts': ['engine', 'models', 'train', 'data', 'weights', 'deploy', 'args', 'shared'],
 }
-# The exceptions inside an arrow: of the train room, models.py knows MixToken alone.
-ONLY = {('models', 'train'): {'util.train.mixtoken'}}
-SCRIPT_FOLDERS = [ROOT, ROOT / 'tools', ROOT / 'benchmarks', ROOT / 'test_tipc']
-BESIDE = ('tools', 'demo', 'benchmarks', 'test_tipc')  # may import anything; nothing in ALLOWED imports them
+ONLY = {('models', 'train'): {'util.train.mixtoken'}}  # all that models.py may import of util.train
+BESIDE = ('tools', 'demo', 'seg', 'benchmarks', 'test_tipc')  # may import the layers; no layer imports them
+SCRIPT_FOLDERS = [ROOT, *(ROOT / name for name in BESIDE)]
 
 
 def module_name(path):
     """'util.data.loader' of util/data/loader.py; 'util.data' of util/data/__init__.py."""
     parts = list(path.relative_to(ROOT).with_suffix('').parts)
-    if parts[-1] == '__init__':
-        parts.pop()
-    return '.'.join(parts)
+    return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
 
 
 MODULES = {module_name(path): path for pattern in ('*.py', 'util/**/*.py') for path in sorted(ROOT.glob(pattern))}
 OUTSIDE = {path.stem for folder in (*BESIDE, 'tests') for path in (ROOT / folder).glob('**/*.py')} | {*BESIDE, 'tests'}
 
 
-def floor(module):
-    """The floor of ALLOWED on which a module stands."""
+def layer(module):
+    """The layer of ALLOWED that a module belongs to."""
     parts = module.split('.')
     if module in ('util.args', 'util.options'):
-        return 'flags'
+        return 'args'
     if parts[0] == 'util':
-        return parts[1] if len(parts) > 1 and parts[1] in ROOMS else 'ground'
+        return parts[1] if len(parts) > 1 and parts[1] in PACKAGES else 'shared'
     return module if module in ('models', 'engine') else 'scripts'
 
 
@@ -58,27 +55,27 @@ def imports(path):
         if isinstance(node, ast.Import):
             found += [(alias.name, node.lineno) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f'{path}:{node.lineno}: imports of this project name the whole path'
+            assert node.level == 0, f'{path}:{node.lineno}: write the whole path of the import'
             found += [(f'{node.module}.{alias.name}', node.lineno) for alias in node.names]
     return sorted(found, key=lambda item: item[1])
 
 
 def own_module(name):
-    """The module of this project that an imported name is or lies in, else None."""
+    """The module of MODULES that an imported name is or belongs to, else None."""
     while name and name not in MODULES:
         name = name.rpartition('.')[0]
     return name or None
 
 
 def may_import(module, target):
-    here, there = floor(module), floor(target)
+    here, there = layer(module), layer(target)
     if (here, there) in ONLY:
         return target in ONLY[here, there]
     return there == here or there in ALLOWED[here]
 
 
 def tracked(*patterns):
-    """Text files of the repository that match."""
+    """Paths of the files in the repository that match."""
     names = subprocess.check_output(['git', 'ls-files', '--', *patterns], cwd=ROOT, text=True).splitlines()
     return [ROOT / name for name in names if (ROOT / name).exists()]
 
@@ -89,24 +86,35 @@ def test_every_import_goes_down():
         for name, line in imports(path):
             target = own_module(name)
             if target and not may_import(module, target):
-                wrong.append(f'{path}:{line}: {floor(module)} imports {target} ({floor(target)})')
+                wrong.append(f'{path}:{line}: {layer(module)} imports {target} ({layer(target)})')
             if target is None and name.split('.')[0] in OUTSIDE:
-                wrong.append(f'{path}:{line}: {name} stands outside')
+                wrong.append(f'{path}:{line}: imports {name}, which is outside of the layers')
     assert not wrong, '\n'.join(wrong)
 
 
-def test_no_circle():
+@pytest.mark.parametrize('folder', [folder for folder in BESIDE if folder != 'benchmarks'])
+def test_nothing_that_users_run_imports_benchmarks_or_tests(folder):
+    wrong = [
+        f'{path}:{line}: imports {name}'
+        for path in (ROOT / folder).glob('**/*.py')
+        for name, line in imports(path)
+        if name.split('.')[0] in ('benchmarks', 'tests')
+    ]
+    assert not wrong, '\n'.join(wrong)
+
+
+def test_no_cycle():
     graph = {}
     for module, path in MODULES.items():
         targets = {own_module(name) for name, _ in imports(path)} - {None}
-        # `from util import dist` needs the package's docstring and no more
+        # `from util import dist` executes the package's docstring and nothing else
         graph[module] = {target for target in targets if MODULES[target].name != '__init__.py'}
-    order = list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
+    order = list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the cycle
     assert order.index('util.errors') < order.index('util.weights.checkpoint') < order.index('main')
 
 
-@pytest.mark.parametrize('folder', ['', *ROOMS])
-def test_a_room_says_what_it_is_for_and_nothing_else(folder):
+@pytest.mark.parametrize('folder', ['', *PACKAGES])
+def test_init_files_hold_one_docstring(folder):
     (docstring,) = ast.parse((ROOT / 'util' / folder / '__init__.py').read_text(encoding='utf-8')).body
     assert isinstance(docstring.value.value, str)
 
@@ -119,12 +127,12 @@ def test_scripts_set_the_environment_before_paddle_is_imported():
             assert first == 'util.runtime', f'{path}: imports {first} first'
 
 
-def test_nobody_silences_the_linter():
+def test_no_file_silences_the_linter():
     word = 'no' + 'qa'
     assert [str(path) for path in tracked('*.py') if word in path.read_text(encoding='utf-8')] == []
 
 
-def test_no_path_of_a_machine():
+def test_no_file_names_a_path_of_a_machine():
     homes = tuple(f'/{folder}/' for folder in ('home', 'root', 'Users', 'work'))
     found = []
     for path in tracked('*.py', '*.sh', '*.md', '*.txt', '*.yml', '*.yaml', '*.toml'):
@@ -134,7 +142,7 @@ def test_no_path_of_a_machine():
     assert not found, '\n'.join(found)
 
 
-def test_one_version_of_ruff():
+def test_requirements_and_pre_commit_name_one_version_of_ruff():
     pages = [
         (ROOT / name).read_text(encoding='utf-8') for name in ('tests/requirements.txt', '.pre-commit-config.yaml')
     ]
