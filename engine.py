@@ -8,42 +8,31 @@ import paddle.nn.functional as F
 
 from util import dist
 from util.logger import MetricLogger
-from util.metrics import Answers, report
+from util.metrics import Predictions, report
 from util.train import mixtoken
 from util.train.loss import batch_targets
-from util.train.lr_sched import lr_of
-
-
-def step_rng(seed, epoch, step):
-    """numpy Generator of one step on this process; paddle's own generator (dropout, drop path) is seeded with it.
-
-    All randomness of a step is a function of (seed, epoch, step, rank), so there is no generator state to save.
-    """
-    rng = np.random.default_rng([seed, epoch, step, dist.rank()])
-    paddle.seed(int(rng.integers(2**31)))
-    return rng
 
 
 def train_one_epoch(state, model, criterion, mixup=None, writers=None):
-    """Train for one epoch from where `state` stands in it; returns {'lr': of the last step, 'loss': its mean}.
+    """Train from where `state` stands to the end of the epoch.
 
-    state: TrainState, which says where to begin, counts the optimizer steps and saves between them.
-    model: state.model, or paddle.DataParallel of it. criterion: (outputs, Targets) -> scalar. mixup: Mixup or None.
-    Raises UserError that names the images of a loss that is not finite, and Interrupted when the run is to stop.
+    state: TrainState. model: state.model, or paddle.DataParallel of it. criterion: (outputs, Targets) -> scalar.
+    mixup: Mixup or None. writers: Writers or None.
+    Returns {'lr': of the last step, 'loss': mean of the epoch over all processes}.
+    Raises UserError for a loss that is not finite, and Interrupted when the run is asked to stop.
     """
     args, loader, optimizer, amp = state.args, state.loader, state.optimizer, state.amp
-    grid = state.model.grid
-    steps = len(loader)
-    first = state.done * args.accum_iter  # batches of the epoch that a run before this one has done
+    grid, num_batches = state.model.grid, len(loader)
+    first = state.steps_done * args.accum_iter  # the batch to resume from
     loader.set_epoch(state.epoch, first)
     model.train()
-    batches = state.meters.log_every(loader, steps, args.print_freq, header=f'Epoch: [{state.epoch}]', first=first)
-    for step, batch in enumerate(batches, first):
-        rng = step_rng(args.seed, state.epoch, step)
-        lr = lr_of(args, state.epoch + state.done / state.updates)
+    batches = state.meters.log_every(loader, num_batches, args.print_freq, f'Epoch: [{state.epoch}]', first)
+    for i, batch in enumerate(batches, first):
+        rng = step_rng(args.seed, state.epoch, i)
+        lr = state.lr(state.steps_done)
         optimizer.set_lr(lr)
 
-        image = batch['image']
+        images = batch['image']
         targets = batch_targets(
             batch,
             args.nb_classes,
@@ -53,45 +42,54 @@ def train_one_epoch(state, model, criterion, mixup=None, writers=None):
             confidence=args.token_label_confidence,
         )
         if mixup is not None:
-            image, targets = mixup(image, targets, rng)
+            images, targets = mixup(images, targets, rng)
         box = mixtoken.rand_box(grid, grid, rng) if state.model.mix_token else mixtoken.EMPTY_BOX
 
-        ends_update = (step + 1) % args.accum_iter == 0
-        # several processes exchange their gradients once per optimizer step
-        keep_gradients_here = dist.world_size() > 1 and not ends_update
-        with model.no_sync() if keep_gradients_here else contextlib.nullcontext():
+        is_last_of_step = (i + 1) % args.accum_iter == 0
+        with synced_gradients(model, is_last_of_step):
             with amp.autocast():
-                outputs = model(image, box)
-                loss = criterion(outputs, targets)
+                loss = criterion(model(images, box), targets)
             amp.scaler.scale(loss / args.accum_iter).backward()
-        state.meters.update(lr=lr, loss=loss.detach(), where=(step, batch['index']))
+        state.meters.update(i, lr=lr, loss=loss.detach())
 
-        if ends_update:
-            scalars = {}
-            if writers is not None and writers.active and (state.done + 1) % args.print_freq == 0:
-                scalars = step_scalars(loss, lr, state.model, optimizer, amp.scaler)
+        if is_last_of_step:
+            if writers is not None and writers.active and (state.steps_done + 1) % args.print_freq == 0:
+                writers.write(step_scalars(loss, lr, state.model, optimizer, amp.scaler), state.step + 1)
             amp.scaler.step(optimizer)
             amp.scaler.update()
             optimizer.clear_grad()
             if state.ema is not None:
                 state.ema.update(state.model)
-            state.done += 1
-            if scalars:
-                writers.write(scalars, state.epoch * state.updates + state.done)
-        if step % args.print_freq == 0 or step == steps - 1:
-            state.check_losses()  # reads them: only here does the host wait for the device
-        if ends_update:
-            state.after_update()
-    return {**state.meters.means(), 'lr': lr_of(args, state.epoch + (state.updates - 1) / state.updates)}
+            state.steps_done += 1
+        if i % args.print_freq == 0 or i == num_batches - 1:
+            state.check_losses()  # the host waits for the device here, and nowhere else
+        if is_last_of_step:
+            state.after_step()
+    return {**state.meters.means(), 'lr': state.lr(state.steps_per_epoch - 1)}
+
+
+def step_rng(seed, epoch, batch):
+    """numpy Generator for a batch on this process; paddle's own generator (dropout, drop path) is seeded from it.
+
+    All randomness is a function of (seed, epoch, batch, rank), so a checkpoint needs no state of a generator.
+    """
+    rng = np.random.default_rng([seed, epoch, batch, dist.rank()])
+    paddle.seed(int(rng.integers(2**31)))
+    return rng
+
+
+def synced_gradients(model, sync):
+    """Context in which several processes average their gradients, or with sync=False keep them to themselves."""
+    return contextlib.nullcontext() if sync or dist.world_size() == 1 else model.no_sync()
 
 
 @paddle.no_grad()
 def step_scalars(loss, lr, model, optimizer, scaler):
-    """{name: number or one-element tensor} of an optimizer step, for Writers, just before the step is taken.
+    """{name: number or one-element tensor} for Writers, of an optimizer step that is about to be taken.
 
-    norm is that of the gradient over all parameters, before clipping; scale that of the loss, where it is scaled.
+    norm is the gradient's over all parameters, before clipping; scale is the loss scale, if the loss is scaled.
     """
-    scaler.unscale_(optimizer)  # which `step` then leaves out
+    scaler.unscale_(optimizer)  # `scaler.step` then does not do it again
     squares = [(p.grad.astype('float32') ** 2).sum() for p in model.parameters() if p.grad is not None]
     scalars = {'train/loss': loss, 'train/lr': lr, 'train/norm': paddle.add_n(squares).sqrt()}
     if scaler.is_enable():
@@ -99,35 +97,35 @@ def step_scalars(loss, lr, model, optimizer, scaler):
     return scalars
 
 
-@paddle.no_grad()
-def answer(model, loader, k=5, amp=None, shared=False, header='Test:', print_freq=20):
-    """metrics.Answers of a model to every image of the loader's set, in the order of the set.
+def evaluate(data_loader, model, amp=None, shared=False, header='Test:', print_freq=20):
+    """{'loss': mean cross-entropy, 'acc1', 'acc5': in percent} of a model on a set. Arguments: see predict_all."""
+    return report(predict_all(data_loader, model, 5, amp, shared, header, print_freq))
 
-    k: classes kept for an image, at most the model's. shared: the processes hold different parts of the set; each
-    fills in its own rows of a table of zeros, and their sum is everyone's. Raises RuntimeError unless every image was
-    answered exactly once.
+
+@paddle.no_grad()
+def predict_all(data_loader, model, k=5, amp=None, shared=False, header='Test:', print_freq=20):
+    """metrics.Predictions for every image of the loader's set, in the order of the set.
+
+    k: classes to keep for an image, at most the model's. shared: each process has a part of the set; it fills in its
+    own rows of a table of zeros, and the sum of the tables is the result on every process.
+    Raises RuntimeError unless every image was counted exactly once.
     """
     model.eval()
     k = min(k, model.num_classes)
-    rows, answers = [], []  # read at the end: no step waits for the device
-    for batch in MetricLogger().log_every(loader, len(loader), print_freq, header):
+    indices, rows = [], []  # read after the loop, so that no batch waits for the device
+    for batch in MetricLogger().log_every(data_loader, len(data_loader), print_freq, header):
         with amp.autocast() if amp else contextlib.nullcontext():
             logits = model(batch['image']).astype('float32')
         label = batch['label'].reshape([-1, 1])
         loss = F.cross_entropy(logits, label, reduction='none').reshape([-1, 1])
         columns = [paddle.ones_like(label), label, loss, paddle.topk(logits, k, axis=-1)[1]]
-        answers.append(paddle.concat([column.astype('float64') for column in columns], axis=1))  # ids stay exact
-        rows.append(batch['index'])
-    table = np.zeros([len(loader.dataset), 3 + k])
-    for places, values in zip(rows, answers):
-        table[places.numpy()] += values.numpy()
+        rows.append(paddle.concat([column.astype('float64') for column in columns], axis=1))  # float64 keeps ids exact
+        indices.append(batch['index'])
+    table = np.zeros([len(data_loader.dataset), 3 + k])
+    for index, values in zip(indices, rows):
+        table[index.numpy()] += values.numpy()
     if shared:
         table = np.asarray(dist.all_sum(table))
     if (table[:, 0] != 1).any():
         raise RuntimeError('an evaluation must count every image of the set exactly once')
-    return Answers(table[:, 1].astype('int64'), table[:, 3:].astype('int64'), table[:, 2])
-
-
-def evaluate(model, loader, amp=None, shared=False, header='Test:', print_freq=20):
-    """{'loss', 'acc1', 'acc5'} of a model over a loader: mean cross-entropy, accuracies in percent (see answer)."""
-    return report(answer(model, loader, k=5, amp=amp, shared=shared, header=header, print_freq=print_freq))
+    return Predictions(table[:, 1].astype('int64'), table[:, 3:].astype('int64'), table[:, 2])

@@ -9,12 +9,13 @@ import os
 
 import paddle
 
-from engine import answer
+from engine import predict_all
 from models import build_model, load_weights, published_defaults
-from util import dist, metrics, options
+from util import dist, files, metrics, options, real_labels
 from util.data import listing, loader
 from util.data.transforms import EvalTransform
 from util.deploy import records
+from util.errors import UserError
 from util.logger import log
 from util.train.amp import Amp
 from util.weights import checkpoint
@@ -29,7 +30,7 @@ def parser():
     options.add_normalisation(parser)
     options.add_amp(parser)
     options.add_protocols(parser)
-    parser.add_argument('--batch_size', default=64, type=options.count)
+    parser.add_argument('--batch_size', default=64, type=options.count, help='images of a batch, per process')
     parser.add_argument('--dist_eval', action='store_true', help='accepted for old commands; processes always share')
     parser.add_config()
     return parser
@@ -46,10 +47,28 @@ def new_eval_loader(args, rank=0, world_size=1):
     )
 
 
+def check(args):
+    """Check the flags before anything is read. Raises UserError."""
+    if args.topk and max(args.topk) > args.nb_classes:
+        raise UserError(f'--topk {max(args.topk)}: there are only {args.nb_classes} classes (--nb_classes)')
+    outputs = {f'--{name}': getattr(args, name) for name in ('per_class', 'confusion', 'save_predictions')}
+    outputs = {flag: path for flag, path in outputs.items() if path}
+    if outputs and os.path.isdir(args.resume):
+        raise UserError(
+            f'{", ".join(outputs)}: needs one checkpoint, but --resume {args.resume} is a folder; use --results_file'
+        )
+    if args.results_file:
+        outputs['--results_file'] = args.results_file
+    for flag, path in outputs.items():
+        files.check_target(flag, path)
+    if len(set(map(os.path.realpath, outputs.values()))) < len(outputs):
+        raise UserError(f'{" and ".join(outputs)} must name different files')
+
+
 def main(args):
     published_defaults(args)
+    check(args)
     several = os.path.isdir(args.resume)
-    metrics.check_flags(args, several)
     paths = checkpoint.of_folder(args.resume) if several else [args.resume]
     topk = sorted(set(args.topk or (1, 5)))
     names = records.class_names(args.label_list, args.nb_classes)
@@ -57,7 +76,7 @@ def main(args):
     log(f'Paddle {paddle.__version__} on {paddle.device.get_device()}, {world_size} process(es). {runtime.CPU}')
     val_loader = new_eval_loader(args, rank, world_size)
     images = val_loader.dataset.samples.paths
-    real = metrics.read_real(args.real_labels, images, args.nb_classes) if args.real_labels else None
+    real = real_labels.read(args.real_labels, images, args.nb_classes) if args.real_labels else None
     resize = f'{args.interpolation.replace("random", "bicubic")}, short side to {val_loader.dataset.transform.short}'
     if args.image_backend != 'pil':
         resize += f', by {args.image_backend}'
@@ -68,19 +87,24 @@ def main(args):
         model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
         log(load_weights(model, args))
         log(f'{args.model}: {len(images)} images, input {args.input_size}, crop_pct {args.crop_pct} ({resize})')
-        answers = answer(model, val_loader, max(topk), amp=amp, shared=True)
-        stats = metrics.report(answers, topk)
+        predictions = predict_all(val_loader, model, max(topk), amp=amp, shared=True)
+        stats = metrics.report(predictions, topk)
         if 1 in topk:
             metrics.log_accuracy('network', stats['acc1'], len(images))
         if real:
-            stats.update(metrics.report_real(answers, real, topk))
+            stats.update(real_labels.report(predictions, real, topk))
         results.append({'checkpoint': path or args.model, 'images': len(images), **stats})
         if args.results_file and dist.is_main():
-            metrics.write_results(args.results_file, results)  # what is known, should the next one not be readable
+            metrics.write_results(args.results_file, results)  # after each one: the next may not be readable
     if several:
         metrics.log_results(results)
     if dist.is_main():
-        metrics.write_tables(args, answers, images, names=names, topk=topk)
+        if args.per_class:
+            metrics.write_per_class(args.per_class, predictions, args.nb_classes, names, topk)
+        if args.confusion:
+            metrics.write_confusion(args.confusion, predictions, args.nb_classes)
+        if args.save_predictions:
+            metrics.write_predictions(args.save_predictions, predictions, images, max(topk))
 
 
 if __name__ == '__main__':

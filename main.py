@@ -16,14 +16,15 @@ from util.data import listing, loader
 from util.data.label_maps import LabelMaps
 from util.data.transforms import EvalTransform, TrainTransform
 from util.errors import UserError
-from util.logger import Writers, log, log_to
+from util.logger import log, log_to
 from util.metrics import log_accuracy
-from util.train import interrupt, recipe
+from util.train import interrupt, recipe, starting
 from util.train.amp import Amp, on_gpu
 from util.train.loss import TokenLabelLoss
 from util.train.mixup import Mixup
-from util.train.train_state import TrainState, load_start, total_batch
+from util.train.train_state import TrainState, total_batch
 from util.weights import checkpoint
+from util.writers import Writers
 
 
 def parser():
@@ -40,7 +41,7 @@ def parser():
 
 
 def complete(args):
-    """Check the flags, and set those that the command leaves to others. Raises UserError."""
+    """Check the flags, and set those that the command leaves open. Raises UserError."""
     published_defaults(args)
     grid = token_grid(args.model, args.input_size)
     recipe.check(args, grid)
@@ -50,7 +51,7 @@ def complete(args):
 
 
 def new_model(args):
-    """The model that the flags describe, with fresh weights: the same in all processes."""
+    """The model that the flags describe, with fresh weights, which are the same on all processes."""
     paddle.seed(args.seed)
     return build_model(
         args.model,
@@ -141,37 +142,39 @@ def main(args):
         model = paddle.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     log(f'number of params (M): {count_parameters(model) / 1e6:.2f}')
     log(
-        f'{args.model}: {count_parameters(model) / 1e6:.2f} M parameters, input {args.input_size}, '
-        f'crop_pct {args.crop_pct}, lr {args.lr:.2e}, total batch {total_batch(args)}'
+        f'{args.model}: input {args.input_size}, crop_pct {args.crop_pct}, lr {args.lr:.2e}, '
+        f'total batch {total_batch(args)}'
     )
     amp = Amp(args.use_amp, args.amp_dtype, args.amp_level)
     if args.eval:
-        load_start(args, model)
-        stats = evaluate(model, val_loader, amp, args.dist_eval, print_freq=args.print_freq)
+        starting.load_start(args, model)
+        stats = evaluate(val_loader, model, amp, args.dist_eval, print_freq=args.print_freq)
         log_accuracy('network', stats['acc1'], len(val_loader.dataset))
         return
     state = TrainState(args, model, train_loader, amp)
-    state.start()
+    starting.start(state)
     if args.output_dir and dist.is_main():
         config.write(args.output_dir, given)
     with interrupt.listening():
         try:
             train(state, val_loader)
-        except interrupt.Interrupted as stop:
-            where = f'stopped by {stop} in epoch {state.epoch} after {state.done} of {state.updates} steps'
+        except interrupt.Interrupted as signal:
+            stopped = (
+                f'stopped by {signal} in epoch {state.epoch} after {state.steps_done} of {state.steps_per_epoch} steps'
+            )
             if not args.output_dir:
-                print(f'main.py: {where}; nothing saved for want of --output_dir', file=sys.stderr)
-                sys.exit(130 if str(stop) == 'SIGINT' else 143)
-            log(f'{where}; --resume auto continues from {args.output_dir}/{checkpoint.LATEST}')
+                print(f'main.py: {stopped}; nothing is saved without --output_dir', file=sys.stderr)
+                sys.exit(130 if str(signal) == 'SIGINT' else 143)
+            log(f'{stopped}; --resume auto continues from {args.output_dir}/{checkpoint.LATEST}')
 
 
 def train(state, val_loader):
-    """Train from where `state` stands to the end; evaluates and saves after every epoch. Raises Interrupted."""
-    args, model = state.args, state.model
+    """Train from where `state` stands to the end; evaluate and save after every epoch. Raises Interrupted."""
+    args, model, dataset = state.args, state.model, state.loader.dataset
     state.amp.decorate(model, state.optimizer)
     if args.to_static:
         if not model.return_dense:
-            raise UserError(f'--to_static: for models with a token classifier, which {args.model} is not')
+            raise UserError(f'--to_static needs a model with a token classifier; {args.model} has none')
         model.to_static()
     parallel = paddle.DataParallel(model) if dist.world_size() > 1 else model
     criterion = TokenLabelLoss(args.cls_weight, args.dense_weight, args.token_pool_weight)
@@ -185,23 +188,30 @@ def train(state, val_loader):
             switch_prob=args.mixup_switch_prob,
             mode=args.mixup_mode,
         )
-    writers = Writers(args, state.wandb_run)
+    writers = Writers(
+        visualdl=args.log_visualdl,
+        wandb=args.log_wandb,
+        wandb_entity=args.wandb_entity,
+        wandb_project=args.wandb_project,
+        config=vars(args),
+        run_id=state.wandb_run,
+    )
     state.wandb_run = writers.run_id
 
-    epochs, dataset = args.epochs + args.cooldown_epochs, state.loader.dataset
+    epochs = args.epochs + args.cooldown_epochs
     log(f'Start training for {epochs} epochs')
     log(
         f'training on {len(dataset)} images, validating on {len(val_loader.dataset)}, '
-        f'epochs {state.epoch} to {epochs - 1}' + (f' from step {state.done}' if state.done else '')
+        f'from epoch {state.epoch}, step {state.steps_done}'
     )
     if dataset.unmapped_images:
         log(f'{dataset.unmapped_images} of them have no label map and train with their label alone')
-    begin, n_parameters = time.time(), count_parameters(model)
+    start_time, n_parameters = time.time(), count_parameters(model)
     while state.epoch < epochs:
         if 0 < args.mixup_off_epoch <= state.epoch:
             mixup = None
         train_stats = train_one_epoch(state, parallel, criterion, mixup=mixup, writers=writers)
-        state.save()  # so that what happens during evaluation costs the evaluation only
+        state.save()  # a run that is killed during evaluation repeats the evaluation only
         stats = {'epoch': state.epoch, 'n_parameters': n_parameters}
         stats.update({f'train_{name}': value for name, value in train_stats.items()})
         if dataset.unmapped_images:
@@ -209,42 +219,40 @@ def train(state, val_loader):
         if dataset.bad_images():
             stats['bad_images'] = dataset.bad_images()
 
-        tags = evaluate_epoch(state, val_loader, stats)  # names for this epoch's checkpoint
+        test_stats, tags = evaluate_epoch(state, val_loader)
+        stats.update(test_stats)
         if (state.epoch + 1) % 20 == 0 or state.epoch + 1 == epochs:
             tags.append(state.epoch)
-        writers.write(stats, (state.epoch + 1) * state.updates)
+        writers.write(stats, state.step)
         state.end_epoch(stats, tags)
     writers.close()
-    log(f'Training time {datetime.timedelta(seconds=int(time.time() - begin))}')
+    log(f'Training time {datetime.timedelta(seconds=int(time.time() - start_time))}')
 
 
-def evaluate_epoch(state, val_loader, stats):
-    """Evaluate the model, and with --model_ema_eval the averaged one; add to `stats` and to state.best.
+def evaluate_epoch(state, val_loader):
+    """Evaluate the model, and with --model_ema_eval the averaged one too; updates state.best. Raises Interrupted.
 
-    Returns the tags of checkpoints for the accuracies that are the best so far. Raises Interrupted.
+    Returns (statistics for log.txt, tags of checkpoints for the accuracies that are the best so far).
     """
-    args, tags = state.args, []
+    args, stats, tags = state.args, {}, []
     candidates = [(state.model, 'network', '', 'best')]
     if state.ema is not None and args.model_ema_eval:
         candidates.append((state.ema.module, 'model EMA', '_ema', 'best-ema'))
     for model, name, suffix, tag in candidates:
         with interrupt.at_once():
-            if args.dist_eval:  # else each process would judge its part by statistics of its own
+            if args.dist_eval:  # the processes must evaluate with the same batch-norm statistics
                 dist.share_statistics(model)
             test_stats = evaluate(
-                model, val_loader, state.amp, args.dist_eval, header=f'Test{suffix}:', print_freq=args.print_freq
+                val_loader, model, state.amp, args.dist_eval, header=f'Test{suffix}:', print_freq=args.print_freq
             )
         stats.update({f'test_{key}{suffix}': value for key, value in test_stats.items()})
-        if test_stats['acc1'] > state.best.get(f'best_acc1{suffix}', -1.0):
-            state.best[f'best_acc1{suffix}'] = test_stats['acc1']
+        best = f'best_acc1{suffix}'
+        if test_stats['acc1'] > state.best.get(best, -1.0):
+            state.best[best] = test_stats['acc1']
             tags.append(tag)
         log_accuracy(name, test_stats['acc1'], len(val_loader.dataset))
-        of_whom = ' of the model EMA' if suffix else ''
-        log(f'Max accuracy{of_whom}: {state.best[f"best_acc1{suffix}"]:.2f}%')
-    stats.update(state.best)
-    best = [f'{name.removeprefix("best_")} {value:.2f}%' for name, value in state.best.items()]
-    log(f'best so far: {", ".join(best)}')
-    return tags
+        log(f'Max accuracy{" of the model EMA" if suffix else ""}: {state.best[best]:.2f}%')
+    return {**stats, **state.best}, tags
 
 
 if __name__ == '__main__':

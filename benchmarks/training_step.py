@@ -19,6 +19,7 @@ import main as trainer
 from benchmarks.clock import Clock
 from util import options
 from util.errors import UserError
+from util.train import starting
 from util.train.amp import Amp, on_gpu
 from util.train.loss import TokenLabelLoss
 from util.train.train_state import TrainState
@@ -65,7 +66,7 @@ def main(args):
     clock = Clock(STAGES, paddle.device.synchronize if on_gpu() else lambda: None)
     model = trainer.new_model(args)
     state = TrainState(args, model, WatchedLoader(batches, clock), Amp(args.use_amp, args.amp_dtype, args.amp_level))
-    state.start()
+    starting.start(state)
     state.amp.decorate(model, state.optimizer)
     criterion = TokenLabelLoss(args.cls_weight, args.dense_weight, args.token_pool_weight)
 
@@ -75,17 +76,17 @@ def main(args):
         watched.append((state.ema, 'update', 'moving average'))
     for owner, name, stage in watched:
         setattr(owner, name, clock.watch(stage, getattr(owner, name)))
-    begin, after_update = 0.0, state.after_update
+    begin, after_step = 0.0, state.after_step
 
     def count_steps():
         nonlocal begin
-        after_update()
-        if state.done == WARM_UP:
+        after_step()
+        if state.steps_done == WARM_UP:
             clock.spent, begin = dict.fromkeys(STAGES, 0.0), clock.now()
-        if state.done == WARM_UP + args.steps:
+        if state.steps_done == WARM_UP + args.steps:
             raise Enough
 
-    state.after_update = count_steps
+    state.after_step = count_steps
     try:
         engine.train_one_epoch(state, model, criterion)
     except Enough:

@@ -296,7 +296,7 @@ def test_sigterm_to_a_process_or_its_launcher_stops_all_after_the_same_step(stop
 
 
 def test_a_run_of_two_processes_stopped_three_times_ends_bit_identical_to_an_unbroken_one(stopped, two):
-    assert 'epochs 1 to 2 from step 3' in stopped['end'].text(0)
+    assert 'from epoch 1, step 3' in stopped['end'].text(0)
     assert_same_run(two.folder / 'out-stopped', two.folder / 'out-whole')
 
 

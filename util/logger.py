@@ -1,4 +1,4 @@
-"""Console lines, running statistics, and writers for VisualDL and wandb."""
+"""Console lines with a time stamp, the statistics in them, and a progress bar."""
 
 import datetime
 import sys
@@ -15,16 +15,8 @@ from util.errors import UserError
 _copy = None  # the file of --log_file
 
 
-class NonFinite(FloatingPointError):
-    """A meter got a number that is not finite; `where` is what came with it."""
-
-    def __init__(self, name, value, where):
-        super().__init__(f'{name} is {value}')
-        self.where = where
-
-
 def log_to(path):
-    """Append every further line of `log` to this file too, on the first process."""
+    """From now on `log` appends its lines to this file too, on the first process. Raises UserError."""
     global _copy
     if path and dist.is_main():
         try:
@@ -68,8 +60,8 @@ class SmoothedValue:
 class MetricLogger:
     """Meters of one epoch and the console line that shows them.
 
-    Tensors given to `update` are kept on their device and read together by `flush`, so that a step does not wait for
-    the device. totals: what `totals` returned, to go on from there.
+    Tensors given to `update` stay on their device until `flush` reads them all at once, so that a step does not wait
+    for the device. totals: what `totals` returned, to continue from there.
     """
 
     def __init__(self, totals=None):
@@ -83,22 +75,20 @@ class MetricLogger:
             self.meters[name] = SmoothedValue(fmt='{value:.6f}') if name == 'lr' else SmoothedValue()
         return self.meters[name]
 
-    def update(self, where=None, **values):
-        """values: {name: number or one-element tensor}; where: handed out with a value that is not finite."""
-        self.pending.append((where, values))
+    def update(self, step, **values):
+        """values: {name: number or one-element tensor} of a step."""
+        self.pending += [(step, name, value) for name, value in values.items()]
 
     def flush(self):
-        """Read what is pending. Raises NonFinite for a value that is not finite."""
+        """Read what is pending. Raises FloatingPointError, which names the step, for a value that is not finite."""
         pending, self.pending = self.pending, []
-        values = [value for _, named in pending for value in named.values()]
-        tensors = [value.astype('float32').reshape([]) for value in values if isinstance(value, paddle.Tensor)]
-        numbers = iter(paddle.stack(tensors).tolist() if tensors else [])  # one wait for the device
-        for where, named in pending:
-            for name, value in named.items():
-                value = next(numbers) if isinstance(value, paddle.Tensor) else float(value)
-                if not np.isfinite(value):
-                    raise NonFinite(name, value, where)
-                self._meter(name).update(value)
+        tensors = [value.astype('float32').reshape([]) for _, _, value in pending if isinstance(value, paddle.Tensor)]
+        numbers = iter(paddle.stack(tensors).tolist() if tensors else [])  # the host waits for the device once
+        for step, name, value in pending:
+            value = next(numbers) if isinstance(value, paddle.Tensor) else float(value)
+            if not np.isfinite(value):
+                raise FloatingPointError(f'step {step}: {name} is {value}')
+            self._meter(name).update(value)
 
     def totals(self):
         """{name: (sum, count)} on this process; flushes."""
@@ -106,15 +96,15 @@ class MetricLogger:
         return {name: (meter.total, meter.count) for name, meter in self.meters.items()}
 
     def means(self):
-        """{name: mean over what all processes have seen}; flushes. One collective."""
+        """{name: mean over the values of all processes}; flushes. One collective."""
         totals = self.totals()
         sums = dist.all_sum(list(totals.values())) if totals else []
         return {name: total / max(count, 1) for name, (total, count) in zip(totals, sums)}
 
     def log_every(self, iterable, total, freq, header, first=0):
-        """Yield from `iterable`, printing a line after every `freq`-th step and after the last of `total`.
+        """Yield from `iterable`; print a line after every `freq`-th step and after the last of `total` steps.
 
-        The line shows what was flushed. first: steps that were done before (a resumed run).
+        The line shows the values that were flushed. first: the step to begin with (a resumed run).
         """
         step_time, data_time = SmoothedValue(fmt='{mean:.4f}'), SmoothedValue(fmt='{mean:.4f}')
         start = end = time.time()
@@ -134,9 +124,9 @@ class MetricLogger:
 
 
 def progress(items, name):
-    """Yield from a sequence: on a terminal under a bar, elsewhere with a line every 10 seconds; both with an ETA.
+    """Yield from a sequence and show its progress with an ETA: on a terminal a bar, else a line every 10 seconds.
 
-    Only on the first process, and nothing for what takes less than 5 seconds.
+    Nothing is shown in the first 5 seconds, nor on other processes than the first.
     """
     terminal = sys.stderr.isatty()
     return tqdm(
@@ -148,52 +138,3 @@ def progress(items, name):
         mininterval=0.1 if terminal else 10,
         bar_format=None if terminal else '{desc}: {n_fmt}/{total_fmt}  eta: {remaining}\n',
     )
-
-
-class Writers:
-    """Scalars to VisualDL and wandb, whichever were asked for; nothing at all by default.
-
-    run_id: of wandb's run, when it is to be continued; None for a new one.
-    """
-
-    def __init__(self, args, run_id=None):
-        self.visualdl, self.wandb, self.run_id = None, None, run_id
-        if not dist.is_main():
-            return
-        if args.log_visualdl:
-            try:
-                from visualdl import LogWriter
-            except ImportError:
-                raise UserError('--log_visualdl: VisualDL is not installed; run `pip install visualdl`')
-            self.visualdl = LogWriter(logdir=args.log_visualdl)
-        if args.log_wandb:
-            try:
-                import wandb
-            except ImportError:
-                raise UserError('--log_wandb: wandb is not installed; run `pip install wandb`')
-            run = wandb.init(
-                entity=args.wandb_entity, project=args.wandb_project, config=vars(args), id=run_id, resume='allow'
-            )
-            self.wandb, self.run_id = wandb, getattr(run, 'id', None)
-
-    @property
-    def active(self):
-        """Whether anything is written."""
-        return bool(self.visualdl or self.wandb)
-
-    def write(self, scalars, step):
-        """scalars: {name: number or one-element tensor}; step: the optimizer step they belong to."""
-        if self.visualdl:
-            for name, value in scalars.items():
-                self.visualdl.add_scalar(tag=name, value=float(value), step=step)
-        if self.wandb:
-            values = {name: float(value) for name, value in scalars.items()}
-            # of a step also by the names that the port gave: loss, lr, norm, scale
-            values.update({name.split('/')[1]: value for name, value in values.items() if name.startswith('train/')})
-            self.wandb.log(values, step=step)
-
-    def close(self):
-        if self.visualdl:
-            self.visualdl.close()
-        if self.wandb:
-            self.wandb.finish()

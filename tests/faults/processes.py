@@ -81,7 +81,7 @@ class Run:
     def begin(self):
         """The step (of the whole run) it continues from; None as long as it has not said so."""
         for line in self.lines():
-            if found := re.match(r'training on .* epochs (\d+) to \d+(?: from step (\d+))?', line):
+            if found := re.match(r'training on .* from epoch (\d+), step (\d+)', line):
                 return int(found[1]) * self.updates + int(found[2] or 0)
         return None
 

@@ -88,7 +88,7 @@ class Notes:
         setattr(owner, name, wrapped)
 
     def watch_steps(self, own):
-        forward, flush, after_update = TokenLabelLoss.forward, logger.MetricLogger.flush, main.TrainState.after_update
+        forward, flush, after_update = TokenLabelLoss.forward, logger.MetricLogger.flush, main.TrainState.after_step
         epoch = main.train_one_epoch
 
         def noted_forward(criterion, outputs, targets):
@@ -104,7 +104,7 @@ class Notes:
                 self.flushes.append((time.monotonic(), len(self.losses)))
 
         def stop_or_go_on(state):
-            if own.stop_after == state.epoch * state.updates + state.done and own.stop_rank == dist.rank():
+            if own.stop_after == state.step and own.stop_rank == dist.rank():
                 os.kill(os.getpid(), signal.SIGTERM)
             after_update(state)
 
@@ -116,7 +116,7 @@ class Notes:
                 self.watching = False
 
         TokenLabelLoss.forward, logger.MetricLogger.flush = noted_forward, noted_flush
-        main.TrainState.after_update, main.train_one_epoch = stop_or_go_on, noted_epoch
+        main.TrainState.after_step, main.train_one_epoch = stop_or_go_on, noted_epoch
         self.pause_in(logger.MetricLogger, 'flush')
         self.pause_in(logger.MetricLogger, 'means')
         self.pause_in(main.TrainState, 'save')

@@ -105,7 +105,7 @@ def test_generate_label_takes_an_annotator_of_pytorch(run, scenes, tmp_path):
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors', '.tar', '.pdparams'])
 def test_training_starts_from_the_weights_of_a_file_without_an_optimizer(trained, files, suffix):
     result, state = trained('--token_label --token_label_size 2 --dense_weight 0', STILL, '--resume', files[suffix])
-    assert 'resuming from' in result.out and 'epochs 0 to 0' in result.out
+    assert 'resuming from' in result.out and 'from epoch 0, step 0' in result.out
     saved, expected = learned(state['model']), learned(weights_of(1))
     assert saved.keys() == expected.keys()
     for key, value in expected.items():

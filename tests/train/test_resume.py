@@ -55,17 +55,17 @@ def whole(train, unbroken):
 @pytest.fixture
 def at_step(monkeypatch):
     """at_step(number, act): act(train state) is called after that optimizer step, before anything of it is saved."""
-    real = TrainState.after_update
+    real = TrainState.after_step
 
     def call(number, act):
         count = itertools.count(1)
 
-        def after_update(self, *rest):
+        def after_step(self, *rest):
             if next(count) == number:
                 act(self)
             real(self, *rest)
 
-        monkeypatch.setattr(TrainState, 'after_update', after_update)
+        monkeypatch.setattr(TrainState, 'after_step', after_update)
 
     return call
 
@@ -152,7 +152,7 @@ def test_a_signal_during_evaluation_stops_at_once_and_only_the_evaluation_is_don
 def test_a_signal_without_an_output_folder_says_that_nothing_is_saved(run, scenes, monkeypatch):
     monkeypatch.setattr(main, 'evaluate', lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGTERM))
     result = run(main, *words(TINY_RUN, '--data_path', scenes))
-    assert result.code == 143 and 'nothing saved for want of --output_dir' in result.err
+    assert result.code == 143 and 'nothing is saved without --output_dir' in result.err
 
 
 def test_a_second_ctrl_c_ends_the_program(monkeypatch):
@@ -263,7 +263,7 @@ def test_an_epoch_that_is_done_again_has_one_line_in_the_log(train, whole, monke
     real, log = TrainState.save, train.folder / 'run' / 'log.txt'
 
     def dies(self, *tags):
-        if self.epoch == 2 and not self.done:  # epoch 1 has its line in log.txt, and now should be saved
+        if self.epoch == 2 and not self.steps_done:  # epoch 1 has its line in log.txt, and now should be saved
             with open(log, 'a') as f:
                 f.write('{"epoch": 1, "torn')
             raise Killed

@@ -16,16 +16,3 @@ def lr_at(t, lr, min_lr, warmup_lr, epochs, warmup_epochs, in_epochs=False):
     if t >= epochs:
         return min_lr
     return min_lr + (lr - min_lr) * 0.5 * (1.0 + math.cos(math.pi * (t - warmup_epochs) / (epochs - warmup_epochs)))
-
-
-def lr_of(args, t):
-    """lr_at with the flags of a run."""
-    return lr_at(
-        t,
-        lr=args.lr,
-        min_lr=args.min_lr,
-        warmup_lr=args.warmup_lr,
-        epochs=args.epochs,
-        warmup_epochs=args.warmup_epochs,
-        in_epochs=args.t_in_epochs,
-    )

@@ -1,0 +1,98 @@
+"""Saving a training run: its checkpoints and log.txt, in --output_dir."""
+
+import json
+import os
+
+import numpy as np
+
+from util import dist, files
+from util.errors import UserError
+from util.train import optim
+from util.weights import checkpoint
+
+
+def save(state, tags=()):
+    """Write checkpoint-latest.pd, and the same as checkpoint-<tag>.pd for each tag. state: TrainState.
+
+    The latest one before becomes checkpoint-previous.pd. All processes must call it; the first one writes.
+    Raises UserError if weights are not finite or the file cannot be written.
+    """
+    _share_bad_images(state.loader.dataset)
+    folder = state.args.output_dir
+    if not folder:
+        return
+    totals = state.meters.totals()
+    sums = []
+    if totals:
+        sums = np.reshape(dist.gather(np.ravel(list(totals.values()))), [-1, len(totals), 2])
+    if not dist.is_main():
+        return
+    latest = os.path.join(folder, checkpoint.LATEST)
+    others = [os.path.join(folder, f'checkpoint-{tag}.pd') for tag in tags]
+    content = _content(state, list(totals), sums)
+    checkpoint.save(content, latest, *others, previous=os.path.join(folder, checkpoint.PREVIOUS))
+    if state.args.keep_checkpoints:
+        checkpoint.tidy(folder, state.args.keep_checkpoints)
+
+
+def append_to_log(folder, stats):
+    """Append the statistics of an epoch to log.txt as one JSON object, on the first process. Raises UserError."""
+    if not folder or not dist.is_main():
+        return
+    path = os.path.join(folder, 'log.txt')
+    try:
+        with open(path, 'a', encoding='utf-8') as f:
+            f.write(json.dumps(stats) + '\n')
+    except OSError as error:
+        raise UserError(f'{path}: cannot be written to ({error.strerror or error})')
+
+
+def trim_log(folder, epoch):
+    """Remove from log.txt the epochs from `epoch` on, which will be trained again, and a line that was cut off."""
+    path = os.path.join(folder, 'log.txt')
+    if os.path.exists(path):
+        with open(path, encoding='utf-8') as f:
+            lines = [line for line in f if line.endswith('\n') and json.loads(line)['epoch'] < epoch]
+        files.write(path, ''.join(lines).encode())
+
+
+def _share_bad_images(dataset):
+    """Tell every process which training files any of them could not decode."""
+    if dist.all_sum([dataset.bad_images()])[0] > 0:
+        dataset.bad[:] = np.asarray(dist.all_sum(dataset.bad)) > 0
+
+
+def _content(state, meters, sums):
+    """What a checkpoint holds. meters: their names; sums: of all processes, [processes, meters, (sum, count)].
+
+    Raises UserError if weights are not finite.
+    """
+    weights = checkpoint.to_numpy(state.model.state_dict())
+    broken = [name for name, value in weights.items() if not np.isfinite(value).all()]
+    if broken:
+        raise UserError(
+            f'epoch {state.epoch}, step {state.steps_done}: {len(broken)} of the weights are not finite, among them '
+            f'{broken[0]}; not saved, the checkpoints are untouched'
+        )
+    content = {
+        'model': weights,
+        'optimizer': optim.state_by_name(state.optimizer, state.model),
+        'scaler': state.amp.scaler.state_dict(),
+        'epoch': state.epoch - 1,  # the last finished one
+        'step': state.step,
+        'rng': {'seed': state.args.seed},
+        **state.best,
+        'args': vars(state.args),
+        'progress': {
+            'done': state.steps_done,
+            'updates': state.steps_per_epoch,
+            'total_batch': state.total_batch,
+            'meters': meters,
+            'sums': sums,
+            'wandb_run': state.wandb_run,
+            'bad_images': np.flatnonzero(state.loader.dataset.bad),
+        },
+    }
+    if state.ema:
+        content['model_ema'] = state.ema.module.state_dict()
+    return content

@@ -1,0 +1,173 @@
+"""Starting a training run: from scratch, from weights (--finetune), or where a run before it stopped (--resume)."""
+
+import json
+import os
+
+import numpy as np
+
+from util import dist
+from util.errors import UserError
+from util.logger import MetricLogger, log
+from util.train import optim, saving
+from util.train.model_ema import ModelEma
+from util.weights import checkpoint, download, pretrained
+
+# flags that a resumed run may change without a line in the log
+INCIDENTAL = set(
+    'resume resume_ema finetune output_dir data_path cls_label_path_train cls_label_path_val '
+    'pretrained token_label_data num_workers print_freq log_file log_visualdl log_wandb save_freq_steps '
+    'keep_checkpoints batch_size accum_iter dist_eval config'.split()
+)
+
+
+def start(state):
+    """Load the weights that a TrainState starts from; build its moving average and optimizer. Raises UserError."""
+    args, model = state.args, state.model
+    if args.token_pool_weight > 0 and not model.return_dense:
+        raise UserError(f'--token_pool_weight needs a model with a token classifier; {args.model} has none')
+    content, path = load_start(args, model)
+    if args.model_ema:
+        state.ema = ModelEma(model, args.model_ema_decay)
+        _load_average(state.ema, args.resume_ema, content, path)
+    trains_tokens = args.token_pool_weight > 0 or (args.token_label and args.dense_weight > 0)
+    if not (trains_tokens and model.return_dense):
+        model.disable_aux_head()
+        if state.ema:
+            state.ema.module.disable_aux_head()
+        log('the class output alone is trained, the token classifier stays at zero')
+    state.optimizer = optim.build_optimizer(
+        model,
+        opt=args.opt,
+        lr=args.lr,
+        weight_decay=args.weight_decay,
+        betas=args.opt_betas,
+        eps=args.opt_eps,
+        momentum=args.momentum,
+        clip_grad=args.clip_grad,
+        layer_decay=args.layer_decay,
+    )
+    if content and 'optimizer' in content:
+        _resume(state, content, path)
+    positions = dist.gather([state.epoch, state.steps_done])
+    if any(position != positions[0] for position in positions):
+        raise UserError(
+            f'--resume {args.resume}: the processes found different checkpoints (epoch, step: {positions}); '
+            'all machines must see the same --output_dir'
+        )
+    if args.output_dir and dist.is_main():
+        _tidy_folder(state, path)
+
+
+def load_start(args, model):
+    """Load the weights that a run starts from into `model`: --resume before --finetune before scratch.
+
+    With --pretrained, --finetune is an address, which is fetched only if the run does start from it.
+    Returns the content of the checkpoint that is resumed and its path, or (None, ''). Raises UserError.
+    """
+    content, path = None, ''
+    if args.resume == 'auto':
+        content, path = _newest_checkpoint(args.output_dir)
+    elif args.resume:
+        content, path = pretrained.read(args.resume), args.resume
+    if content is not None:
+        weights, source = pretrained.choose(content, path, args.ema)
+        pretrained.set_weights(model, weights, path)
+        log(f'resuming from {source}')
+    elif args.finetune:
+        file = download.fetch(args.finetune) if args.pretrained else args.finetune
+        weights, source = pretrained.read_weights(file, args.ema)
+        notes = pretrained.finetune(model, weights, file, args.remove_head_from_pretained)
+        log(f'fine-tuning from {source}' + ''.join(f'\n  {note}' for note in notes))
+    return content, path
+
+
+def _newest_checkpoint(folder):
+    """(content, path) for --resume auto; (None, '') for a new run."""
+    if not folder:
+        raise UserError('--resume auto needs --output_dir, the folder of the checkpoints')
+    found = checkpoint.load_newest(folder, log)
+    if found is None:
+        log(f'--resume auto: no checkpoint in {folder} yet, a new run')
+        return None, ''
+    return found
+
+
+def _load_average(ema, resume_ema, content, path):
+    """Set the moving average from --resume_ema or from the resumed checkpoint; else it starts from the weights."""
+    if resume_ema:
+        content, path = pretrained.read(resume_ema), resume_ema
+        weights, _ = pretrained.choose(content, path, ema=pretrained.holds_average(content))
+    elif content is not None and pretrained.holds_average(content):
+        weights, _ = pretrained.choose(content, path, ema=True)
+    else:
+        log('the moving average starts from the weights')
+        return
+    pretrained.set_weights(ema.module, weights, path)
+
+
+def _resume(state, content, path):
+    """Continue where the run stood that wrote the checkpoint at `path`."""
+    _restore_optimizer(state, content['optimizer'], path)
+    if content.get('scaler'):  # empty when the run that wrote it did not scale
+        state.amp.scaler.load_state_dict(content['scaler'])
+    state.best = {key: content[key] for key in ('best_acc1', 'best_acc1_ema') if key in content}
+    state.epoch = content['epoch'] + 1
+    progress = content.get('progress') or {}
+    state.steps_done, state.wandb_run = progress.get('done', 0), progress.get('wandb_run')
+    state.loader.dataset.bad[np.asarray(progress.get('bad_images', []), 'int64')] = 1
+    if state.steps_done:
+        _resume_within_epoch(state, progress, path)
+    before = content.get('args') or {}
+    changed = [
+        f'{name} {before[name]} -> {value}'
+        for name, value in vars(state.args).items()
+        if name in before and name not in INCIDENTAL and _as_json(before[name]) != _as_json(value)
+    ]
+    if changed:
+        log(f'flags that differ from those of {path}: {", ".join(changed)}')
+
+
+def _restore_optimizer(state, saved, path):
+    """Restore the optimizer. The port's checkpoints name its state otherwise: translated, or left out if that fails."""
+    if optim.is_by_automatic_names(saved):
+        saved = optim.named_as_in_model(saved, checkpoint.automatic_names(path))
+        if saved is None:
+            log(f'{path}: a checkpoint of the port without the names of its parameters: the optimizer starts anew')
+            return
+        log(f'{path}: a checkpoint of the port; its optimizer is resumed, the best accuracy is counted anew')
+    optim.restore_by_name(state.optimizer, state.model, saved, path)
+
+
+def _resume_within_epoch(state, progress, path):
+    """Restore this process's sums of the losses of the epoch in progress."""
+    if (progress['total_batch'], progress['updates']) != (state.total_batch, state.steps_per_epoch):
+        raise UserError(
+            f'{path}: stopped within an epoch of {progress["updates"]} steps of {progress["total_batch"]} images, '
+            f'but this run has {state.steps_per_epoch} of {state.total_batch}; resume with the same data and the same '
+            'product of --batch_size, --accum_iter and processes'
+        )
+    sums = np.asarray(progress['sums'])  # [processes, meters, (sum, count)]
+    if len(sums) != dist.world_size():
+        log(
+            f'continues on {dist.world_size()} process(es) what {len(sums)} began: the same images in the same '
+            'order, but each process draws MixToken, Mixup and dropout anew'
+        )
+        zeros = np.zeros([dist.world_size() - 1, *sums.shape[1:]])
+        sums = np.concatenate([sums.sum(axis=0, keepdims=True), zeros])
+    state.meters = MetricLogger(dict(zip(progress['meters'], sums[dist.rank()].tolist())))
+
+
+def _tidy_folder(state, resumed_from):
+    """Remove from --output_dir what a killed run left half done. resumed_from: path of the checkpoint, or ''."""
+    folder = state.args.output_dir
+    checkpoint.tidy(folder)
+    if resumed_from:
+        saving.trim_log(folder, state.epoch)
+    latest = os.path.join(folder, checkpoint.LATEST)
+    if state.args.resume == 'auto' and resumed_from != latest and os.path.exists(latest):  # it is damaged
+        os.replace(latest, os.path.join(folder, 'checkpoint-damaged.pd'))
+
+
+def _as_json(value):
+    """A flag's value as JSON, where a list from the command line equals the tuple of a default."""
+    return json.dumps(value, default=str)

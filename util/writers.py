@@ -1,0 +1,53 @@
+"""Scalars of a training for VisualDL and Weights & Biases."""
+
+from util import dist
+from util.errors import UserError
+
+
+class Writers:
+    """Writes scalars to VisualDL, to wandb, to both or to neither, on the first process. Raises UserError.
+
+    visualdl: the folder of VisualDL's log, '' for none. wandb: whether to log there. config: {flag: value} of the run,
+    for wandb. run_id: the wandb run to continue, None for a new one; afterwards the id of the run.
+    """
+
+    def __init__(self, visualdl='', wandb=False, wandb_entity=None, wandb_project=None, config=None, run_id=None):
+        self.visualdl, self.wandb, self.run_id = None, None, run_id
+        if not dist.is_main():
+            return
+        if visualdl:
+            try:
+                from visualdl import LogWriter
+            except ImportError:
+                raise UserError('--log_visualdl: VisualDL is not installed; run `pip install visualdl`')
+            self.visualdl = LogWriter(logdir=visualdl)
+        if wandb:
+            try:
+                import wandb
+            except ImportError:
+                raise UserError('--log_wandb: wandb is not installed; run `pip install wandb`')
+            run = wandb.init(entity=wandb_entity, project=wandb_project, config=config, id=run_id, resume='allow')
+            self.wandb, self.run_id = wandb, getattr(run, 'id', None)
+
+    @property
+    def active(self):
+        """Whether anything is written."""
+        return bool(self.visualdl or self.wandb)
+
+    def write(self, scalars, step):
+        """scalars: {name: number or one-element tensor}; step: the optimizer step they belong to."""
+        if self.visualdl:
+            for name, value in scalars.items():
+                self.visualdl.add_scalar(tag=name, value=float(value), step=step)
+        if self.wandb:
+            values = {name: float(value) for name, value in scalars.items()}
+            # those of a step also under the names of the port: loss, lr, norm, scale
+            values.update({name.split('/')[1]: value for name, value in values.items() if name.startswith('train/')})
+            self.wandb.log(values, step=step)
+
+    def close(self):
+        """Finish writing."""
+        if self.visualdl:
+            self.visualdl.close()
+        if self.wandb:
+            self.wandb.finish()
