@@ -197,7 +197,7 @@ def test_every_image_is_answered_once_or_it_is_no_evaluation(photos, model):
     twice.sampler.indices = [*twice.sampler.indices, 0]  # what padding does
     for wrong in (twice, eval_script.new_eval_loader(args, 0, 2)):  # half of it, taken for all
         with pytest.raises(RuntimeError, match='every image of the set exactly once'):
-            evaluate(model, wrong)
+            evaluate(wrong, model)
 
 
 def test_protocols_and_tables_of_a_whole_evaluation(run, photos, tmp_path):
@@ -225,12 +225,14 @@ def test_protocols_and_tables_of_a_whole_evaluation(run, photos, tmp_path):
 
 def test_what_cannot_be_gives_one_line(refused, photos, tmp_path):
     for wrong, says in [
-        ('--topk 1 11', '--topk 11: there are 10 classes only'),
+        ('--topk 1 11', '--topk 11: there are only 10 classes'),
         ('--topk 0', '--topk'),
         ('--crop_pct 0', '--crop_pct 0'),
         ("--resume ''", '--resume is missing'),
         (f'--real_labels {tmp_path}/real.json', 'real.json: no such file'),
         (f'--confusion {tmp_path}', '--confusion'),
+        ('--per_class /proc/nowhere/a.csv', '--per_class /proc/nowhere/a.csv'),
+        ('--per_class a.csv --confusion ./a.csv', '--per_class and --confusion'),
     ]:
         assert says in refused(eval_script, *photos[1], *words(wrong))
 

@@ -94,7 +94,7 @@ def test_losses_are_read_only_when_a_line_is_due(train, monkeypatch):
 
     def counted(self):
         if self.pending:
-            read.append(len(self.pending))
+            read.append(len({step for step, _, _ in self.pending}))
         flush(self)
 
     monkeypatch.setattr(MetricLogger, 'flush', counted)

@@ -4,8 +4,6 @@ import itertools
 import os
 import shutil
 import signal
-import sys
-import types
 
 import numpy as np
 import pytest
@@ -13,8 +11,10 @@ import pytest
 import main
 from conftest import TINY_RUN, words
 from states import differences
+from util.data.datasets import TrainDataset
 from util.data.loader import TrainSampler
 from util.train import interrupt
+from util.train.loss import TokenLabelLoss
 from util.train.train_state import TrainState
 from util.weights import checkpoint
 
@@ -65,7 +65,7 @@ def at_step(monkeypatch):
                 act(self)
             real(self, *rest)
 
-        monkeypatch.setattr(TrainState, 'after_step', after_update)
+        monkeypatch.setattr(TrainState, 'after_step', after_step)
 
     return call
 
@@ -328,23 +328,36 @@ def test_bad_images_are_counted_once_over_a_resume(train, scenes, killed, tmp_pa
     assert train.log()[-1]['bad_images'] == len(broken)
 
 
-def test_wandb_goes_on_with_the_same_run(train, monkeypatch):
-    asked = []
-
-    def init(**kwargs):
-        asked.append(kwargs['id'])
-        return types.SimpleNamespace(id='abc')
-
-    wandb = types.SimpleNamespace(init=init, log=lambda *a, **k: None, finish=lambda: None)
-    monkeypatch.setitem(sys.modules, 'wandb', wandb)
-    train('--epochs 1 --log_wandb')
-    train('--epochs 2 --log_wandb')
-    assert asked == [None, 'abc']
-
-
 def test_weights_that_are_not_finite_are_not_saved(train, at_step):
     train('--epochs 1')
     before = train.path().read_bytes()
     at_step(1, lambda state: state.model.head.bias.set_value(np.full([10], np.nan, 'float32')))
     line = train.refused('--epochs 2 --save_freq_steps 1')
     assert 'not finite' in line and 'head.bias' in line and train.path().read_bytes() == before
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_epoch_step_and_rank(train, monkeypatch):
+    losses, forward = [], TokenLabelLoss.forward
+
+    def spoiled(self, outputs, targets):
+        losses.append(forward(self, outputs, targets))
+        return losses[-1] * (float('nan') if len(losses) == 9 else 1.0)
+
+    monkeypatch.setattr(TokenLabelLoss, 'forward', spoiled)
+    line = train.refused('--save_freq_steps 1')
+    assert 'epoch 1, step 3: loss is nan on rank 0' in line and '--lr' in line
+    assert train.state()['step'] == 8 and all(np.isfinite(v).all() for v in train.state()['model'].values())
+
+
+def test_signals_to_loader_processes_are_ignored_until_the_main_process_stops(train, monkeypatch):
+    parent, getitem = os.getpid(), TrainDataset.__getitem__
+
+    def signalled(self, index):
+        if os.getpid() != parent:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+        return getitem(self, index)
+
+    monkeypatch.setattr(TrainDataset, '__getitem__', signalled)
+    result = train('--num_workers 2 --epochs 1')
+    assert result.code == 0 and result.err == ''
