@@ -10,12 +10,12 @@ import time
 import uuid
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-sys.path.insert(0, str(ROOT / 'tests'))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from states import differences
 from util.weights import checkpoint
 
+ROOT = Path(__file__).resolve().parents[2]
 EPOCHS, STEPS_PER_EPOCH, BATCH, SAVE_EVERY = 3, 12, 8, 5
 STEPS = EPOCHS * STEPS_PER_EPOCH
 PATIENCE = float(os.environ.get('FAULTS_PATIENCE', 4))  # time limits are multiplied by it, for busy machines
@@ -42,7 +42,7 @@ class Run:
         self, data, out, *flags, workers=1, steps_per_epoch=STEPS_PER_EPOCH, script=ROOT / 'main.py', env=None, **popen
     ):
         self.out, self.steps_per_epoch, self.mark = Path(out), steps_per_epoch, uuid.uuid4().hex
-        self.log, self.err = (Path(f'{out}.{self.mark[:8]}.{name}') for name in ('log', 'err'))
+        self.log, self.err = (data.parent / f'{self.out.name}.{self.mark[:8]}.{name}' for name in ('log', 'err'))
         lists = ['--cls_label_path_train', data / 'train_list.txt', '--cls_label_path_val', data / 'val_list.txt']
         paths = ['--data_path', data, *lists, '--token_label_data', data / 'label_maps', '--output_dir', out]
         command = [sys.executable, script, *RECIPE, *paths, '--num_workers', workers, *flags]
