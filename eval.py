@@ -10,8 +10,20 @@ import os
 import paddle
 
 from engine import predict_all
-from models import build_model, load_weights, published_defaults
-from util import dist, files, metrics, options, real_labels
+from models import FAMILY, build_model, load_weights
+from util import dist, files, metrics, real_labels
+from util.args import (
+    Parser,
+    add_amp,
+    add_data,
+    add_eval_transform,
+    add_model,
+    add_normalisation,
+    add_protocols,
+    add_weights,
+    complete_model,
+    count,
+)
 from util.data import listing, loader
 from util.data.transforms import EvalTransform
 from util.deploy import records
@@ -22,15 +34,15 @@ from util.weights import checkpoint
 
 
 def parser():
-    parser = runtime.Parser('eval.py', description=__doc__)
-    options.add_model(parser)
-    options.add_weights(parser, '; or a folder: all of them in it, one after the other')
-    options.add_data(parser)
-    options.add_eval_transform(parser, '--train_interpolation')
-    options.add_normalisation(parser)
-    options.add_amp(parser)
-    options.add_protocols(parser)
-    parser.add_argument('--batch_size', default=64, type=options.count, help='images of a batch, per process')
+    parser = Parser('eval.py', description=__doc__)
+    add_model(parser, FAMILY)
+    add_weights(parser, '; or a folder: all of them in it, one after the other')
+    add_data(parser)
+    add_eval_transform(parser, FAMILY, '--train_interpolation')
+    add_normalisation(parser)
+    add_amp(parser)
+    add_protocols(parser)
+    parser.add_argument('--batch_size', default=64, type=count, help='images of a batch, per process')
     parser.add_argument('--dist_eval', action='store_true', help='accepted for old commands; processes always share')
     parser.add_config()
     return parser
@@ -66,7 +78,7 @@ def check(args):
 
 
 def main(args):
-    published_defaults(args)
+    complete_model(args, FAMILY[args.model])
     check(args)
     several = os.path.isdir(args.resume)
     paths = checkpoint.of_folder(args.resume) if several else [args.resume]

@@ -2,19 +2,20 @@
 
 from util import runtime
 
-from models import build_model, load_weights, published_defaults
-from util import files, options
+from models import FAMILY, build_model, load_weights
+from util import files
+from util.args import Parser, add_eval_transform, add_model, add_normalisation, add_weights, complete_model
 from util.data.transforms import EvalTransform
 from util.deploy import export, records
 from util.logger import log
 
 
 def parser():
-    parser = runtime.Parser('export_model.py', description=__doc__)
-    options.add_model(parser)
-    options.add_weights(parser)
-    options.add_eval_transform(parser)
-    options.add_normalisation(parser)
+    parser = Parser('export_model.py', description=__doc__)
+    add_model(parser, FAMILY)
+    add_weights(parser)
+    add_eval_transform(parser, FAMILY)
+    add_normalisation(parser)
     parser.add_argument('--output_dir', '--output', default='', metavar='DIR', help='folder for the files')
     parser.add_argument(
         '--format',
@@ -34,7 +35,7 @@ def parser():
 def main(args):
     export.check_flags(args)
     files.check_folder(args.output_dir, f'--output_dir {args.output_dir}')
-    published_defaults(args)
+    complete_model(args, FAMILY[args.model])
     # refuse what infer.py could not use
     EvalTransform(args.input_size, args.crop_pct, args.interpolation, mean=args.mean, std=args.std)
     names = records.class_names(args.label_list, args.nb_classes)

@@ -18,7 +18,8 @@ from util import runtime
 import paddle
 
 from models import FAMILY, build_model, published_weights
-from util import dist, options
+from util import dist
+from util.args import Parser, add_weights, count
 from util.data import annotator, listing
 from util.data.class_map import MappedClasses, read_class_map
 from util.data.label_writer import LabelWriter
@@ -34,9 +35,7 @@ DEFAULTS = {'img_size': 576, 'mean': IMAGENET_MEAN, 'std': IMAGENET_STD, 'interp
 
 
 def parser():
-    parser = runtime.Parser(
-        'generate_label.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser('generate_label.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('data', metavar='DATA', help='images: class folders, in train/ if there is one')
     parser.add_argument('out', metavar='OUT', help='folder of the label maps')
     parser.add_argument(
@@ -46,7 +45,7 @@ def parser():
         help='an LV-ViT, a classifier of paddle.vision.models that ends in a global pool and one linear layer, or an '
         'ONNX file (.onnx) of any network with dense output [B, C, H, H] or [B, N, C]',
     )
-    add = options.add_weights(parser).add_argument
+    add = add_weights(parser).add_argument
     add(
         '--pretrained_weights',
         default='',
@@ -55,7 +54,7 @@ def parser():
     )
     add(
         '--nb_classes',
-        type=options.count,
+        type=count,
         metavar='N',
         help="classes of the annotator (default: 1000; of an ONNX file: the file's)",
     )
@@ -71,7 +70,7 @@ def parser():
     add('--cls_label_path', metavar='FILE', help="list file 'path class_id' below DATA (default: all class folders)")
     add(
         '--img_size',
-        type=options.count,
+        type=count,
         metavar='S',
         help='side of the input (default: 576, or what an ONNX file says, as for the three below); '
         'LV-ViT: a cell is a token',
@@ -87,13 +86,13 @@ def parser():
     add('--interpolation', help='bicubic (default), bilinear, nearest, lanczos')
     add('--crop_pct', default=1.0, type=float, help='only 1: maps cover the whole centre square')
     add('--num_workers', default=10, type=int, help='loader processes, at most one a core')
-    parser.add_argument('--topk', default=5, type=options.count, help='classes per cell')
+    parser.add_argument('--topk', default=5, type=count, help='classes per cell')
     parser.add_argument(
         '--relative_scores',
         action='store_true',
         help="less the mean of the classes that a map leaves out: training then gets the annotator's own probabilities",
     )
-    parser.add_argument('-b', '--batch_size', default=32, type=options.count)
+    parser.add_argument('-b', '--batch_size', default=32, type=count)
     return parser
 
 

@@ -4,7 +4,8 @@ from util import runtime
 
 import numpy as np
 
-from util import options
+
+from util.args import Parser, add_records, boolean, count
 from util.data.images import find_images
 from util.data.loader import build_predict_loader
 from util.data.transforms import EvalTransform
@@ -12,7 +13,7 @@ from util.deploy import benchmark, engines, inference_yml, predictor, records
 
 
 def parser():
-    parser = runtime.Parser('infer.py', description=__doc__)
+    parser = Parser('infer.py', description=__doc__)
     add = parser.add_argument_group('model').add_argument
     add('--model_file', required=True, metavar='FILE', help='model.pdmodel or model.json')
     add('--params_file', required=True, metavar='FILE', help='model.pdiparams')
@@ -20,34 +21,34 @@ def parser():
     title = 'images (defaults: as exported; without an inference.yml those of LV-ViT)'
     add = parser.add_argument_group(title).add_argument
     add('--input_file', '--infer_imgs', nargs='+', required=True, metavar='IMG', help='files, folders, glob patterns')
-    add('--input_size', type=options.count, help='224; another than exported is an error')
+    add('--input_size', type=count, help='224; another than exported is an error')
     add('--crop_pct', type=float, help='0.9')
     add('--interpolation', '--train_interpolation', help='bicubic')
     add('--mean', type=float, nargs=3, metavar='M', help="of RGB in 0-1; ImageNet's")
     add('--std', type=float, nargs=3, metavar='S', help="of RGB in 0-1; ImageNet's")
-    add('-b', '--batch_size', default=1, type=options.count)
-    options.add_records(parser)
+    add('-b', '--batch_size', default=1, type=count)
+    add_records(parser)
     add = parser.add_argument_group('engine').add_argument
-    add('--use_gpu', default=True, type=options.boolean, help='without a GPU: the CPU')
-    add('--gpu_mem', default=8000, type=options.count, help='MB of GPU memory to reserve')
-    add('--use_tensorrt', default=False, type=options.boolean)
+    add('--use_gpu', default=True, type=boolean, help='without a GPU: the CPU')
+    add('--gpu_mem', default=8000, type=count, help='MB of GPU memory to reserve')
+    add('--use_tensorrt', default=False, type=boolean)
     add(
         '--engine',
         default='auto',
         choices=('auto', *engines.CPU_ENGINES),
         help='on the CPU; auto (default): the first of the others that this Paddle has and that takes the model',
     )
-    add('--use_openvino', type=options.boolean, help='True: as --engine openvino')
-    add('--enable_mkldnn', type=options.boolean, help='True: as --engine onednn; False: as --engine paddle')
-    add('--cpu_threads', type=options.count, help='default: as OMP_NUM_THREADS')
+    add('--use_openvino', type=boolean, help='True: as --engine openvino')
+    add('--enable_mkldnn', type=boolean, help='True: as --engine onednn; False: as --engine paddle')
+    add('--cpu_threads', type=count, help='default: as OMP_NUM_THREADS')
     add(
         '--precision',
         default='fp32',
         choices=('fp32', 'fp16', 'bf16', 'int8'),
         help='fp16: GPU; bf16: CPUs with avx512_bf16 or amx_bf16; int8: calibrated models',
     )
-    add('--ir_optim', default=True, type=options.boolean, help='let Paddle Inference rewrite the graph')
-    add('--enable_benchmark', default=False, type=options.boolean, help='report times of the stages')
+    add('--ir_optim', default=True, type=boolean, help='let Paddle Inference rewrite the graph')
+    add('--enable_benchmark', default=False, type=boolean, help='report times of the stages')
     return parser
 
 

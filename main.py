@@ -10,15 +10,29 @@ import time
 import paddle
 
 from engine import evaluate, train_one_epoch
-from models import build_model, count_parameters, published_address, published_defaults, token_grid
-from util import config, dist, files, options
+from models import FAMILY, build_model, count_parameters, published_address, token_grid
+from util import dist, files
+from util.args import (
+    Parser,
+    add_amp,
+    add_data,
+    add_eval_transform,
+    add_model,
+    add_normalisation,
+    add_training,
+    add_weights,
+    complete_model,
+    complete_training,
+    mixes_images,
+    write_config,
+)
 from util.data import listing, loader
 from util.data.label_maps import LabelMaps
 from util.data.transforms import EvalTransform, TrainTransform
 from util.errors import UserError
 from util.logger import log, log_to
 from util.metrics import log_accuracy
-from util.train import interrupt, recipe, starting
+from util.train import interrupt, starting
 from util.train.amp import Amp, on_gpu
 from util.train.loss import TokenLabelLoss
 from util.train.mixup import Mixup
@@ -28,26 +42,22 @@ from util.writers import Writers
 
 
 def parser():
-    parser = runtime.Parser('main.py', description=__doc__)
-    options.add_model(parser)
-    options.add_data(parser, train=True)
-    options.add_eval_transform(parser)
-    options.add_normalisation(parser)
-    options.add_amp(parser)
-    options.add_weights(parser, "; or 'auto': the newest in --output_dir, if any")
-    recipe.add_flags(parser)
+    parser = Parser('main.py', description=__doc__)
+    add_model(parser, FAMILY)
+    add_data(parser, train=True)
+    add_eval_transform(parser, FAMILY)
+    add_normalisation(parser)
+    add_amp(parser)
+    add_weights(parser, "; or 'auto': the newest in --output_dir, if any")
+    add_training(parser, FAMILY)
     parser.add_config()
     return parser
 
 
 def complete(args):
-    """Check the flags, and set those that the command leaves open. Raises UserError."""
-    published_defaults(args)
-    grid = token_grid(args.model, args.input_size)
-    recipe.check(args, grid)
-    recipe.set_defaults(args, grid)
-    if args.lr is None:
-        args.lr = args.blr * total_batch(args) / 512
+    """Check the flags, and set those that the command left out. Raises UserError."""
+    complete_model(args, FAMILY[args.model])
+    complete_training(args, token_grid(args.model, args.input_size), dist.world_size())
 
 
 def new_model(args):
@@ -154,7 +164,7 @@ def main(args):
     state = TrainState(args, model, train_loader, amp)
     starting.start(state)
     if args.output_dir and dist.is_main():
-        config.write(args.output_dir, given)
+        write_config(args.output_dir, given)
     with interrupt.listening():
         try:
             train(state, val_loader)
@@ -179,7 +189,7 @@ def train(state, val_loader):
     parallel = paddle.DataParallel(model) if dist.world_size() > 1 else model
     criterion = TokenLabelLoss(args.cls_weight, args.dense_weight, args.token_pool_weight)
     mixup = None
-    if recipe.mixes_images(args):
+    if mixes_images(args):
         mixup = Mixup(
             mixup_alpha=args.mixup,
             cutmix_alpha=args.cutmix,

@@ -380,15 +380,6 @@ def lvvit_l(pretrained=False, **kwargs):
     return create('lvvit_l', pretrained, **kwargs)
 
 
-def published_defaults(args):
-    """Set --input_size and --crop_pct, if the command left them out, to those of the model's published evaluation."""
-    entry = FAMILY.get(args.model, Entry({}))
-    if args.input_size is None:
-        args.input_size = entry.input_size
-    if args.crop_pct is None:
-        args.crop_pct = entry.crop_pct
-
-
 def token_grid(name, input_size):
     """Patch tokens a side of the model `name` at an input size in pixels."""
     architecture = FAMILY[name].architecture if name in FAMILY else {}

@@ -6,8 +6,18 @@ import os
 
 import paddle
 
-from models import build_model, load_weights, published_defaults
-from util import options
+from models import FAMILY, build_model, load_weights
+
+from util.args import (
+    Parser,
+    add_eval_transform,
+    add_model,
+    add_normalisation,
+    add_records,
+    add_weights,
+    complete_model,
+    count,
+)
 from util.data.images import find_images
 from util.data.loader import build_predict_loader
 from util.data.transforms import EvalTransform
@@ -18,12 +28,12 @@ PHOTO = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'demo', 'chelse
 
 
 def parser():
-    parser = runtime.Parser('predict.py', description=__doc__)
-    options.add_model(parser)
-    options.add_weights(parser)
-    options.add_eval_transform(parser, '--train_interpolation')
-    options.add_normalisation(parser)
-    options.add_records(parser)
+    parser = Parser('predict.py', description=__doc__)
+    add_model(parser, FAMILY)
+    add_weights(parser)
+    add_eval_transform(parser, FAMILY, '--train_interpolation')
+    add_normalisation(parser)
+    add_records(parser)
     parser.add_argument(
         '--infer_imgs',
         nargs='+',
@@ -31,14 +41,14 @@ def parser():
         metavar='IMG',
         help='files, folders, glob patterns (default: demo/chelsea.png)',
     )
-    parser.add_argument('-b', '--batch_size', default=16, type=options.count)
+    parser.add_argument('-b', '--batch_size', default=16, type=count)
     parser.add_config()
     return parser
 
 
 @paddle.no_grad()
 def main(args):
-    published_defaults(args)
+    complete_model(args, FAMILY[args.model])
     files = find_images(args.infer_imgs)
     names = records.class_names(args.label_list, args.nb_classes)
     transform = EvalTransform(args.input_size, args.crop_pct, args.interpolation, mean=args.mean, std=args.std)

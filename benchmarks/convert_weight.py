@@ -15,6 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'tools'))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from util import runtime
+from util.args import Parser
 from util.errors import UserError
 
 import numpy as np
@@ -27,7 +28,7 @@ WAYS = [('a.pdparams', 'b.safetensors'), ('b.safetensors', 'c.pdparams'), ('b.sa
 
 
 def parser():
-    parser = runtime.Parser('convert_weight.py', description=__doc__.splitlines()[0])
+    parser = Parser('convert_weight.py', description=__doc__.splitlines()[0])
     parser.add_argument('--model', default='lvvit_l', metavar='NAME')
     parser.add_argument('--input_size', default=512, type=int)
     return parser

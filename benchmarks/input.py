@@ -41,7 +41,8 @@ import main as trainer
 from benchmarks.clock import Clock
 from benchmarks.input_processes import BATCH, apart, from_processes, make, slow_disk
 from benchmarks.input_report import BACKENDS, STAGES, draw, table
-from util import files, options
+from util import files
+from util.args import count
 from util.data import images, transforms
 from util.data.datasets import EvalDataset
 from util.data.images import open_rgb
@@ -59,9 +60,9 @@ def parser():
     add('--list', default='', metavar='FILE', help="lines 'path class_id' (default: the folders of DIR/train)")
     add('--token_label_data', default='', metavar='DIR', help='label maps of the images')
     add('--nb_classes', default=1000, type=int)
-    add('--rounds', default=5, type=options.count)
-    add('--images', default=128, type=options.count, help='of an arm in a round')
-    add('--processes', default=[1, 2], type=options.count, nargs='+', metavar='N')
+    add('--rounds', default=5, type=count)
+    add('--images', default=128, type=count, help='of an arm in a round')
+    add('--processes', default=[1, 2], type=count, nargs='+', metavar='N')
     add('--no_reference', action='store_true', help='without tlt and timm')
     return parser
 

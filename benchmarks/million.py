@@ -32,6 +32,7 @@ import numpy as np
 import paddle
 from PIL import Image
 
+from util.args import Parser
 from util.data.datasets import TrainDataset
 from util.data.label_maps import LabelMaps
 from util.data.label_sets import ARRAY, NAMES
@@ -162,9 +163,7 @@ def growth(samples, maps, name):
 
 
 def parser():
-    parser = runtime.Parser(
-        'benchmarks/million.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser('benchmarks/million.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('out', metavar='OUT')
     parser.add_argument('--images', type=int, default=IMAGES)
     parser.add_argument('--keep', action='store_true', help='leave OUT there')

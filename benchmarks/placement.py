@@ -28,6 +28,7 @@ from study import mean_and_std
 import main as trainer
 from engine import evaluate, train_one_epoch
 from models import build_model
+from util.args import Parser
 from util.data import loader
 from util.data.transforms import EvalTransform
 from util.train.amp import Amp
@@ -164,7 +165,7 @@ def main(args):
 
 
 def parser():
-    parser = runtime.Parser('placement.py', description=__doc__.splitlines()[0])
+    parser = Parser('placement.py', description=__doc__.splitlines()[0])
     parser.add_argument('out', type=Path)
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     parser.add_argument('--epochs', type=int, default=16)

@@ -25,6 +25,7 @@ import numpy as np
 import paddle
 
 from models import FAMILY, build_model
+from util.args import Parser
 from util.data import annotator
 from util.data.images import open_rgb
 from util.data.onnx_annotator import OnnxHead, OnnxNetwork
@@ -112,7 +113,7 @@ def main(args):
 
 
 def parser():
-    parser = runtime.Parser('receptive_field.py', description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = Parser('receptive_field.py', description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument('names', nargs='+', metavar='NAME', help='of paddle.vision.models, an LV-ViT, or FILE.onnx')
     parser.add_argument('--img_size', default=448, type=int, help='an ONNX file may say its own')
     parser.add_argument('--seeds', default=5, type=int, help='weights, or noise images')

@@ -45,6 +45,7 @@ from util import runtime
 
 import numpy as np
 
+from util.args import Parser
 from util.data import listing
 from util.errors import UserError
 from util.logger import log
@@ -282,7 +283,7 @@ def main(args):
 
 
 def parser():
-    parser = runtime.Parser('benchmarks/study.py', description=__doc__.splitlines()[0])
+    parser = Parser('benchmarks/study.py', description=__doc__.splitlines()[0])
     parser.add_argument('data', metavar='DATA', type=Path)
     parser.add_argument('out', metavar='OUT', type=Path)
     parser.add_argument(

@@ -17,7 +17,8 @@ import paddle
 import engine
 import main as trainer
 from benchmarks.clock import Clock
-from util import options
+
+from util.args import count
 from util.errors import UserError
 from util.train import starting
 from util.train.amp import Amp, on_gpu
@@ -34,7 +35,7 @@ class Enough(Exception):
 
 def parser():
     parser = trainer.parser()
-    parser.add_argument('--steps', default=10, type=options.count, help='to measure')
+    parser.add_argument('--steps', default=10, type=count, help='to measure')
     return parser
 
 

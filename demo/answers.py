@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image
 
 import infer
-from models import build_model, load_weights, published_defaults
+from models import FAMILY, build_model, load_weights
+from util.args import complete_model
 from util.data.images import FORMATS, BadImage, open_rgb
 from util.data.transforms import EvalTransform
 from util.deploy import drawing, inference_yml, insight, predictor, records
@@ -32,7 +33,7 @@ class Checkpoint:
     """A model with its weights, which can be looked into. Raises UserError for weights that do not fit."""
 
     def __init__(self, args):
-        published_defaults(args)
+        complete_model(args, FAMILY[args.model])
         self.names = records.class_names(args.label_list, args.nb_classes)
         self.transform = EvalTransform(args.input_size, args.crop_pct, args.interpolation or 'bicubic')
         self.model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)

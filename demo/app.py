@@ -16,7 +16,8 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from util import runtime
 
 from answers import ask, load, picture, summary
-from util import options
+from models import FAMILY
+from util.args import Parser, add_eval_transform, add_model, add_weights
 from util.data.images import BadImage, find_images
 from util.errors import UserError
 from util.logger import log
@@ -38,10 +39,10 @@ def port(word):
 
 
 def parser():
-    parser = runtime.Parser('demo/app.py', description=__doc__)
-    options.add_model(parser)
-    options.add_weights(parser)
-    options.add_eval_transform(parser)
+    parser = Parser('demo/app.py', description=__doc__)
+    add_model(parser, FAMILY)
+    add_weights(parser)
+    add_eval_transform(parser, FAMILY)
     parser.set_defaults(interpolation=None)  # bicubic, or as exported
     title = 'exported model, instead of the weights (input size, crop and names: as exported)'
     add = parser.add_argument_group(title).add_argument

@@ -11,12 +11,13 @@ import paddle
 import yaml
 
 from seg import common
+from util.args import Parser
 from util.errors import UserError
 from util.logger import log
 
 
 def parser():
-    parser = runtime.Parser('seg/export.py', description=__doc__)
+    parser = Parser('seg/export.py', description=__doc__)
     common.add_config(parser)
     common.add_model_path(parser)
     add = parser.add_argument

@@ -8,11 +8,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from util import runtime
 
 from seg import common
+from util.args import Parser
 from util.errors import UserError
 
 
 def parser():
-    parser = runtime.Parser('seg/predict.py', description=__doc__)
+    parser = Parser('seg/predict.py', description=__doc__)
     common.add_config(parser)
     common.add_model_path(parser)
     common.add_inference(parser)

@@ -7,20 +7,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from util import runtime
 
 from seg import common
-from util import options
+from util.args import Parser, count
 
 
 def parser():
-    parser = runtime.Parser('seg/train.py', description=__doc__)
+    parser = Parser('seg/train.py', description=__doc__)
     common.add_config(parser)
     add = parser.add_argument
     add('--save_dir', default='output/seg', metavar='DIR', help='for iter_N/ and best_model/')
-    add('--iters', type=options.count, help='training steps (default: the config)')
-    add('--batch_size', type=options.count, help='images per process (default: the config)')
+    add('--iters', type=count, help='training steps (default: the config)')
+    add('--batch_size', type=count, help='images per process (default: the config)')
     add('--learning_rate', type=float, help='default: the config')
     add('--do_eval', action='store_true', help='evaluate at every --save_interval and keep the best')
-    add('--save_interval', default=1000, type=options.count, metavar='N', help='steps (default: 1000)')
-    add('--log_iters', default=10, type=options.count, metavar='N', help='steps between lines of the log (default: 10)')
+    add('--save_interval', default=1000, type=count, metavar='N', help='steps (default: 1000)')
+    add('--log_iters', default=10, type=count, metavar='N', help='steps between lines of the log (default: 10)')
     add('--keep_checkpoint_max', default=5, type=int, metavar='K', help='keep the last K iter_N/ (default: 5)')
     add('--resume_model', metavar='DIR', help='continue from a folder iter_N/')
     add('--num_workers', default=0, type=int, help='loader processes (default: 0)')

@@ -7,10 +7,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from util import runtime
 
 from seg import common
+from util.args import Parser
 
 
 def parser():
-    parser = runtime.Parser('seg/val.py', description=__doc__)
+    parser = Parser('seg/val.py', description=__doc__)
     common.add_config(parser)
     common.add_model_path(parser)
     common.add_inference(parser)

@@ -22,6 +22,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from util import runtime
+from util.args import Parser
 from util.errors import UserError
 
 SHOWN = 5  # differences listed for one log
@@ -29,7 +30,7 @@ ROUNDING = 1e-5  # scores are printed with 5 decimals
 
 
 def parser():
-    parser = runtime.Parser('compare_results.py', description=__doc__.split('\n')[0])
+    parser = Parser('compare_results.py', description=__doc__.split('\n')[0])
     parser.add_argument('--gt_file', metavar='FILES', help='reference, may be a glob pattern')
     parser.add_argument('--acc1', type=float, metavar='PERCENT', help='accuracy that the predictions must have')
     parser.add_argument('--cls_label_path', metavar='FILE', help='for --acc1: lines "val/class/image.JPEG 7"')

@@ -10,8 +10,9 @@ from util import runtime
 import numpy as np
 import paddle
 
-from models import build_model, published_defaults
-from util import options
+from models import FAMILY, build_model
+
+from util.args import Parser, add_model
 from util.errors import UserError
 from util.logger import log
 
@@ -19,9 +20,8 @@ HEAD = 3.0  # standard deviation of the class token's logits
 
 
 def parser():
-    parser = runtime.Parser('test_tipc/seed_weights.py', description=__doc__)
-    options.add_model(parser)
-    parser.set_defaults(crop_pct=None)  # for published_defaults
+    parser = Parser('test_tipc/seed_weights.py', description=__doc__)
+    add_model(parser, FAMILY)
     parser.add_argument('--output', required=True, metavar='FILE', help='the .pdparams to write')
     return parser
 
@@ -41,8 +41,8 @@ def draw(name, shape, rng):
 
 
 def main(args):
-    published_defaults(args)
-    model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
+    size = args.input_size or FAMILY[args.model].input_size
+    model = build_model(args.model, img_size=size, num_classes=args.nb_classes)
     rng = np.random.RandomState(0)  # its numbers are frozen for all versions of numpy
     state = {name: draw(name, value.shape, rng) for name, value in sorted(model.state_dict().items())}
     model.set_state_dict(state)

@@ -21,6 +21,7 @@ import predict
 from conftest import ROOT, words
 from engine import evaluate
 from inference_helpers import MODEL, as_exported, random_model, random_weights, records
+from util.args import complete_model
 from util.data.transforms import EvalTransform
 from util.weights import checkpoint
 
@@ -77,7 +78,7 @@ PUBLISHED = 'lvvit_t 224 0.9, lvvit_s 224 0.9, lvvit_m 224 1.0, lvvit_l 448 1.0,
 @pytest.mark.parametrize('name, size, crop_pct', [case.split() for case in PUBLISHED.split(', ')])
 def test_input_and_crop_are_the_models_published_ones(name, size, crop_pct):
     args = eval_script.parser().parse_args(['--model', name])
-    models.published_defaults(args)
+    complete_model(args, models.FAMILY[args.model])
     assert (args.input_size, args.crop_pct) == (int(size), float(crop_pct))
 
 

@@ -22,10 +22,11 @@ import util.data
 from conftest import ROOT, STILL, words
 from states import same
 from tools import visualize
+from util.args import complete_training
 from util.data.transforms import TrainTransform
 from util.deploy import predictor
 from util.errors import UserError
-from util.train import mixup, recipe
+from util.train import mixup
 from util.train.mixtoken import EMPTY_BOX
 from util.weights import checkpoint
 
@@ -52,7 +53,7 @@ def batch_of(root, *flags):
     line = words('--input_size 32 --nb_classes 10 --batch_size 8 --num_workers 0 --data_path', root, STEADY)
     line += words('--mean 0 0 0 --std 1 1 1', *flags)
     args = main.parser().parse_args(line)
-    recipe.set_defaults(args, grid=2)
+    complete_training(args, grid=2)
     batch = {key: value.numpy() for key, value in next(iter(main.new_train_loader(args))).items()}
     batch['image'] = batch['image'] * 255
     return batch
@@ -388,15 +389,15 @@ def test_flags_of_the_command_line_win_over_those_of_the_file(tmp_path):
 
 
 WRONG = [
-    ('learning_rate: 1', 'learning_rate is no flag of main.py'),
-    ('batch_size: many', 'argument --batch_size: invalid'),
-    ('batch_size: 0', 'argument --batch_size: must be at least 1'),
-    ('mixup: true', 'mixup cannot be true'),
-    ('amp_level: O3', 'argument --amp_level: invalid choice'),
-    ('lr: {a: 1}', 'lr is neither a value nor a list of values'),
-    ('- lr', 'not YAML of flags'),
+    ('learning_rate: 1', 'learning_rate is not a flag of main.py'),
+    ('batch_size: many', "batch_size cannot be 'many'"),
+    ('batch_size: 0', 'batch_size cannot be 0 (must be at least 1'),
+    ('mixup: true', 'mixup cannot be True'),
+    ('amp_level: O3', "amp_level cannot be 'O3' (must be one of O1, O2)"),
+    ('lr: {a: 1}', "lr cannot be {'a': 1}"),
+    ('- lr', 'must hold lines such as'),
     ('lr: [', 'not readable YAML'),
-    ('config: other.yaml', 'config is no flag'),
+    ('config: other.yaml', 'config is not a flag'),
 ]
 
 

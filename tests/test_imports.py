@@ -16,8 +16,8 @@ ALLOWED = {
     'shared': [],
     'weights': ['shared'],
     'data': ['weights', 'shared'],  # label maps may be .pt files; an annotator has weights
-    'args': ['data', 'weights', 'shared'],  # defaults and help of flags: ImageNet's mean and deviation
-    'train': ['data', 'weights', 'args', 'shared'],
+    'args': ['data', 'shared'],  # defaults and help of flags: ImageNet's mean and deviation
+    'train': ['data', 'weights', 'shared'],
     'deploy': ['data', 'weights', 'shared'],
     'models': ['train', 'weights', 'shared'],
     'engine': ['train', 'data', 'weights', 'shared'],
@@ -41,7 +41,7 @@ OUTSIDE = {path.stem for folder in (*BESIDE, 'tests') for path in (ROOT / folder
 def layer(module):
     """The layer of ALLOWED that a module belongs to."""
     parts = module.split('.')
-    if module in ('util.args', 'util.options'):
+    if module == 'util.args':
         return 'args'
     if parts[0] == 'util':
         return parts[1] if len(parts) > 1 and parts[1] in PACKAGES else 'shared'

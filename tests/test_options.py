@@ -131,7 +131,7 @@ WRONG = """
 --warmup_epochs many                                                --warmup_epochs
 --opt lion                                                          --opt lion: use adamw or momentum
 --aa augmix-m3                                                      --aa augmix-m3: AugMix blends images
---aa original-m3                                                    --aa original-m3: of AutoAugment there are
+--aa original-m3                                                    --aa original-m3: AutoAugment is original or v0
 --mean 1 2 3 --std 1 0 1                                            --std [1.0, 0.0, 1.0]
 --mixup_mode all                                                    --mixup_mode all
 --remode noise                                                      --remode noise
@@ -139,7 +139,7 @@ WRONG = """
 --interpolation cubic                                               --interpolation cubic
 --cutmix_minmax 0.5                                                 --cutmix_minmax
 --crop_pct 1.5                                                      --crop_pct 1.5
---model lvvit_xxl                                                   lvvit_xxl: unknown; use vit, lvvit, lvvit_nano
+--model lvvit_xxl                                                   invalid choice: 'lvvit_xxl' (choose from
 --input_size 40                                                     img_size 40 must be a multiple of patch_size 16
 --batch_size 41                                                     --batch_size 41
 --batch_size 16 --accum_iter 3                                      --accum_iter 3

@@ -22,6 +22,7 @@ import safetensors.numpy
 
 import models
 from util import files
+from util.args import Parser
 from util.errors import UserError
 from util.logger import log
 from util.weights import checkpoint, layout, pretrained
@@ -30,9 +31,7 @@ SHOWN = 20  # keys that are named one by one
 
 
 def parser():
-    parser = runtime.Parser(
-        'convert_weight.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser('convert_weight.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('input', metavar='IN', help='weights or a checkpoint of PyTorch, Paddle or this project')
     parser.add_argument('output', metavar='OUT', help='.pdparams or .safetensors')
     parser.add_argument('--ema', action='store_true', help="the checkpoint's averaged weights")

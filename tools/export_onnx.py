@@ -16,8 +16,9 @@ from util import runtime
 
 import paddle
 
-from models import build_model, load_weights, published_defaults
-from util import files, options
+from models import FAMILY, build_model, load_weights
+from util import files
+from util.args import Parser, add_model, add_weights
 from util.deploy import export
 from util.errors import UserError
 from util.logger import log
@@ -26,10 +27,9 @@ INSTALL = 'pip install paddle2onnx==2.1.0 onnx onnxruntime'
 
 
 def parser():
-    parser = runtime.Parser('export_onnx.py', description=__doc__.splitlines()[0])
-    options.add_model(parser)
-    options.add_weights(parser)
-    parser.set_defaults(crop_pct=None)  # for published_defaults; an ONNX file has no place for it
+    parser = Parser('export_onnx.py', description=__doc__.splitlines()[0])
+    add_model(parser, FAMILY)
+    add_weights(parser)
     parser.add_argument('--output', required=True, metavar='FILE', help='the ONNX file to write')
     parser.add_argument(
         '--opset',
@@ -137,7 +137,7 @@ def main(args):
     paddle2onnx, onnx, onnxruntime = libraries()
     folder = os.path.dirname(os.path.abspath(args.output))
     files.check_folder(folder, f'--output {args.output}')
-    published_defaults(args)
+    args.input_size = args.input_size or FAMILY[args.model].input_size
     model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
     log(load_weights(model, args))
     if args.fuse_softmax:

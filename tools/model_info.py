@@ -23,7 +23,8 @@ import paddle
 from paddle import nn
 
 import models
-from util import options
+from util.args import Parser, count
+
 
 # (model, size): (M parameters, top-1) as the original and the port publish them
 PUBLISHED = {
@@ -41,11 +42,11 @@ HEADER = ('model', 'size', 'params (M)', 'GMACs', "by the original's count", 'pu
 
 
 def parser():
-    parser = runtime.Parser('model_info.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser('model_info.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--model', metavar='NAME', help='one model (default: all)')
     size = "side of its input (default: the published sizes; of others the training's)"
-    parser.add_argument('--input_size', type=options.count, help=size)
-    parser.add_argument('--nb_classes', default=1000, type=options.count)
+    parser.add_argument('--input_size', type=count, help=size)
+    parser.add_argument('--nb_classes', default=1000, type=count)
     parser.add_argument('--markdown', action='store_true', help='print a Markdown table')
     parser.add_argument('--parts', action='store_true', help='print the MACs of stem, blocks and heads')
     return parser

@@ -18,6 +18,7 @@ from util import runtime
 import numpy as np
 
 from util import files
+from util.args import Parser
 from util.data import label_maps, label_sets
 from util.data.label_sets import ARRAY, META, NAMES, PARTIAL, FolderSet, PackedSet
 from util.errors import UserError
@@ -25,7 +26,7 @@ from util.logger import log, progress
 
 
 def parser():
-    parser = runtime.Parser(
+    parser = Parser(
         'tools/pack_token_label.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('data', metavar='DIR', help='a set of label maps')

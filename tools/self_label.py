@@ -28,8 +28,9 @@ from util import runtime
 import numpy as np
 
 import main as trainer
-from models import published_defaults
+from models import FAMILY
 from util import files
+from util.args import Parser, complete_model
 from util.data import listing
 from util.errors import UserError
 from util.logger import log
@@ -39,9 +40,7 @@ OURS = ['--data_path', '--cls_label_path_train', '--cls_label_path_val', '--outp
 
 
 def parser():
-    parser = runtime.Parser(
-        'tools/self_label.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser('tools/self_label.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--val_share', default=0.1, type=float, help='of each class to hold out where there is no val/')
     parser.add_argument('--map_size', type=int, metavar='PX', help='input of the labeler for the maps (default: twice)')
     parser.add_argument('--labeler_flags', default='', metavar='FLAGS', help='of main.py, for the labeler alone')
@@ -161,7 +160,7 @@ def main(args):
     second += ['--output_dir', student]
     flags = trainer.parser().parse_args(first)  # what is wrong is said before the first step
     trainer.parser().parse_args(second)
-    published_defaults(flags)
+    complete_model(flags, FAMILY[flags.model])
 
     steps = Steps(args.out, args.launch)
     steps.run('labeler', ['main.py', *first])

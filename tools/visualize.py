@@ -15,8 +15,18 @@ from util import runtime
 import numpy as np
 from PIL import Image
 
-from models import build_model, load_weights, published_defaults, token_grid
-from util import options
+from models import FAMILY, build_model, load_weights, token_grid
+
+from util.args import (
+    Parser,
+    add_eval_transform,
+    add_label_maps,
+    add_model,
+    add_normalisation,
+    add_weights,
+    complete_model,
+    count,
+)
 from util.data.images import BadImage, find_images, open_rgb
 from util.data.label_maps import LabelMaps
 from util.data.transforms import to_input
@@ -30,9 +40,9 @@ from util.weights.pretrained import load_into
 
 
 def parser():
-    parser = runtime.Parser('tools/visualize.py', description=__doc__)
-    options.add_model(parser)
-    add = options.add_weights(parser).add_argument
+    parser = Parser('tools/visualize.py', description=__doc__)
+    add_model(parser, FAMILY)
+    add = add_weights(parser).add_argument
     add(
         '--compare',
         nargs='+',
@@ -40,20 +50,18 @@ def parser():
         metavar='FILE',
         help='further checkpoints of the same --model, --input_size and --nb_classes (and --ema), a column each',
     )
-    options.add_eval_transform(parser)
-    options.add_normalisation(parser)
+    add_eval_transform(parser, FAMILY)
+    add_normalisation(parser)
     parser.add_argument('--label_list', metavar='FILE', help="names of the classes, lines 'id name'")
     parser.add_argument('--input', nargs='+', required=True, metavar='IMG', help='files, folders, glob patterns')
-    parser.add_argument('--count', default=12, type=options.count, help='images to show, spread evenly over the input')
+    parser.add_argument('--count', default=12, type=count, help='images to show, spread evenly over the input')
     parser.add_argument(
-        '--columns',
-        type=options.count,
-        help='images per row (default: 3 when predictions of one model alone are shown)',
+        '--columns', type=count, help='images per row (default: 3 when predictions of one model alone are shown)'
     )
     parser.add_argument(
         '--rollout', action='store_true', help='a tile with what the class token attends to (attention rollout)'
     )
-    group = options.add_label_maps(parser)
+    group = add_label_maps(parser)
     group.add_argument('--aa', default='rand-m9-mstd0.5-inc1', help="RandAugment of the draws, '' for none")
     group.add_argument('--draws', default=4, type=int, help='draws of the train transform per image')
     group.add_argument('--seed', default=0, type=int)
@@ -168,7 +176,7 @@ def load_models(args):
 
 
 def main(args):
-    published_defaults(args)
+    complete_model(args, FAMILY[args.model])
     if (args.compare or args.rollout) and not (args.resume or args.pretrained):
         flag = '--compare' if args.compare else '--rollout'
         raise UserError(f'{flag}: needs a model; give --resume (a checkpoint) or --pretrained besides')

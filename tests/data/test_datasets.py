@@ -13,6 +13,7 @@ from PIL import Image
 
 import eval as eval_script
 import main
+from util.args import complete_training
 from util.data import label_maps
 from util.data.datasets import EvalDataset, TrainDataset
 from util.data.images import open_rgb
@@ -20,7 +21,6 @@ from util.data.listing import read_list
 from util.data.loader import EvalSampler, TrainSampler, build_predict_loader, sweep_shared_memory
 from util.data.transforms import EvalTransform, TrainTransform, to_input
 from util.errors import UserError
-from util.train import recipe
 from util.train.loss import batch_targets
 
 
@@ -104,7 +104,7 @@ SMALL = ['--input_size', 32, '--nb_classes', 10, '--batch_size', 4]
 def arguments(root, *flags):
     words = ['--data_path', root, *SMALL, *flags]
     args = main.parser().parse_args([str(word) for word in words])
-    recipe.set_defaults(args, grid=2)
+    complete_training(args, grid=2)
     return args
 
 

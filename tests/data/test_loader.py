@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import main
+from util.args import complete_training
 from util.data import loader
 from util.data.loader import collate
-from util.train import recipe
 
 pytestmark = pytest.mark.cross_version
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,7 +27,7 @@ def arguments(scenes, flags):
     line += f'{scenes}/val_list.txt --token_label --token_label_data {scenes}/label_maps --input_size 32 '
     line += '--nb_classes 10 --batch_size 8 --reprob 0.8 --mixup 0 --cutmix 0'
     args = main.parser().parse_args([*line.split(), *flags.split()])
-    recipe.set_defaults(args, grid=2)
+    complete_training(args, grid=2)
     return args
 
 

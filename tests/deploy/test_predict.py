@@ -172,7 +172,7 @@ def test_settings_that_cannot_be_are_refused_by_every_script(predict_with, infer
 
 
 UNFIT = {
-    '--model resnet50': '--model resnet50: unknown; use vit',
+    '--model resnet50': "argument --model: invalid choice: 'resnet50'",
     '--input_size 40': 'img_size 40',
     '--resume ""': '--resume is missing',
     '--resume /nowhere/x.pd': '/nowhere/x.pd: cannot be read',

@@ -23,12 +23,13 @@ import serving
 import training
 from bed import ROOT, Bed
 from outcome import FAILED, NOT_RUN, PASSED, NotRun, Row, Wrong, exit_code, table
+from util.args import Parser
 
 CHECKS = {**training.CHECKS, **cards.CHECKS, **serving.CHECKS}
 
 
 def parser():
-    parser = runtime.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--rehearse', action='store_true', help='on the CPU with a tiny model; accepts nothing')
     parser.add_argument('--only', default='', metavar='WORD', help='checks with this word in their name')
     parser.add_argument('--folder', help='where to work, kept afterwards (default: a temporary one)')

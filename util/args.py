@@ -1,0 +1,442 @@
+"""Command-line flags: one definition of each, the completing of those left out, and -c FILE.
+
+`family` in the functions below is models.FAMILY: the help on sizes, crops and patches is derived from it.
+"""
+
+import argparse
+import os
+
+import yaml
+
+from util import files
+from util.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from util.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line. With `add_config`, -c FILE gives flags new defaults."""
+
+    reads_config = False
+
+    def error(self, message):
+        self.exit(2, f'{self.prog}: error: {message} (see {self.prog} --help)\n')
+
+    def add_config(self):
+        self.reads_config = True
+        help = 'YAML file of flags, such as the args.yaml of a run; flags on the command line win'
+        self.add_argument('-c', '--config', metavar='FILE', help=help)
+
+    def parse_args(self, args=None, namespace=None):
+        """As argparse. Raises UserError for what is wrong in the file of -c."""
+        parsed = super().parse_args(args, namespace)
+        if self.reads_config and parsed.config:
+            self.set_defaults(**read_config(self, parsed.config))
+            parsed = super().parse_args(args, namespace)
+        return parsed
+
+
+# -- -c FILE and args.yaml ---------------------------------------------------------------------------------------------
+
+
+def read_config(parser, path):
+    """The flags in a YAML file, {name: value as the command line would give it}. Raises UserError.
+
+    Names have no dashes in front. true and false switch a flag on and off; a list gives several values; null leaves the
+    default.
+    """
+    content = files.read_yaml(path)
+    if not isinstance(content, dict):
+        raise UserError(f'-c {path}: must hold lines such as "batch_size: 64"')
+    flags = {}
+    for key, value in content.items():
+        action = _action(parser, str(key).replace('-', '_'))
+        if action is None:
+            raise UserError(f'-c {path}: {key} is not a flag of {parser.prog} (see {parser.prog} --help)')
+        if value is None:
+            continue
+        try:
+            flags[action.dest] = _converted(action, value)
+        except (ValueError, argparse.ArgumentTypeError) as error:
+            raise UserError(f'-c {path}: {key} cannot be {value!r} ({error})')
+    return flags
+
+
+def _action(parser, name):
+    """argparse's action of the flag --name; None if there is no such flag."""
+    for action in parser._actions:
+        if action.dest == name or f'--{name}' in action.option_strings:
+            return None if name in ('help', 'config') else action
+    return None
+
+
+def _converted(action, value):
+    """A value of a YAML file as the command line would give it. Raises ValueError or ArgumentTypeError."""
+    if action.nargs == 0:  # a switch, or its --no_ form
+        if not isinstance(value, bool):
+            raise ValueError('must be true or false')
+        return action.const if value else not action.const
+    if action.nargs == '?' and isinstance(value, bool):  # a flag with an optional value: with none, or not given
+        return action.const if value else action.default
+    if action.nargs in (None, '?'):
+        return _converted_word(action, value)
+    values = value if isinstance(value, list) else [value]
+    if isinstance(action.nargs, int) and len(values) != action.nargs:
+        raise ValueError(f'must be {action.nargs} values')
+    return [_converted_word(action, each) for each in values]
+
+
+def _converted_word(action, value):
+    if not isinstance(value, (str, int, float)) or isinstance(value, bool):
+        raise ValueError('must be a number or text')
+    converted = (action.type or str)(str(value))
+    if action.choices and converted not in action.choices:
+        raise ValueError(f'must be one of {", ".join(map(str, action.choices))}')
+    return converted
+
+
+def write_config(folder, flags):
+    """Write the flags of a run, {name: value}, to <folder>/args.yaml, from which -c repeats it. Raises UserError."""
+    content = {name: value for name, value in flags.items() if name != 'config'}
+    files.write(os.path.join(folder, 'args.yaml'), yaml.safe_dump(content, allow_unicode=True).encode())
+
+
+# -- types of values ---------------------------------------------------------------------------------------------------
+
+
+def boolean(word):
+    """True/False given as a word, as Paddle's inference scripts take it."""
+    if word.lower() in ('true', 't', '1', 'yes'):
+        return True
+    if word.lower() in ('false', 'f', '0', 'no'):
+        return False
+    raise argparse.ArgumentTypeError(f'must be True or False, not {word}')
+
+
+def natural(word):
+    """A whole number of at least 0."""
+    value = int(word)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f'must not be negative, but is {word}')
+    return value
+
+
+def count(word):
+    """A whole number of at least 1."""
+    value = int(word)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f'must be at least 1, not {word}')
+    return value
+
+
+def switch(add, name, help):
+    """`--name` and `--no_name`, off by default. add: the add_argument of a group."""
+    add(f'--{name}', action='store_true', help=help)
+    add(f'--no_{name}', action='store_false', dest=name, help=f'turn --{name} off (default)')
+
+
+def by_model(family, value):
+    """'448 for lvvit_l, else 224': what `value` gives for every model, for help texts. value: of an entry of FAMILY."""
+    models = {}
+    for name, entry in family.items():
+        models.setdefault(value(entry), []).append(name)
+    common = max(models, key=lambda value: len(models[value]))
+    special = [f'{value} for {", ".join(names)}' for value, names in models.items() if value != common]
+    return ', '.join([*special, f'else {common}'])
+
+
+# -- flags that several scripts share ----------------------------------------------------------------------------------
+
+
+def add_model(parser, family):
+    add = parser.add_argument_group('model').add_argument
+    help = f'one of {", ".join(family)} (default: lvvit_t)'
+    add('--model', default='lvvit_t', choices=list(family), metavar='NAME', help=help)
+    sizes = by_model(family, lambda entry: entry.input_size)
+    add('--input_size', type=int, metavar='PX', help=f'side of the input in pixels (default: {sizes})')
+    add('--nb_classes', default=1000, type=int, metavar='C', help='number of classes (default: 1000)')
+
+
+def add_weights(parser, also=''):
+    """also: what the help of --resume says besides. Returns the group, for further flags."""
+    group = parser.add_argument_group('weights')
+    add = group.add_argument
+    help = 'checkpoint or state dict to load: .pd, .pdparams, .pth, .safetensors' + also
+    add('--resume', default='', metavar='FILE', help=help)
+    add('--pretrained', action='store_true', help='use the published weights, downloaded once, instead of --resume')
+    add('--ema', action='store_true', help="use the checkpoint's averaged weights")
+    return group
+
+
+def add_eval_transform(parser, family, *interpolation_aliases):
+    add = parser.add_argument_group('evaluation transform').add_argument
+    crops = by_model(family, lambda entry: entry.crop_pct)
+    help = f"side of the centre crop divided by the resized image's short side (default: {crops})"
+    add('--crop_pct', type=float, metavar='SHARE', help=help)
+    help = 'bicubic (default), bilinear, nearest, lanczos'
+    add('--interpolation', *interpolation_aliases, default='bicubic', metavar='NAME', help=help)
+
+
+def add_normalisation(parser):
+    add = parser.add_argument_group('normalisation').add_argument
+    for name, default in ('mean', IMAGENET_MEAN), ('std', IMAGENET_STD):
+        help = f"{name} of red, green and blue in 0-1 (default: ImageNet's, {' '.join(map(str, default))})"
+        add(f'--{name}', default=list(default), type=float, nargs=3, metavar=('R', 'G', 'B'), help=help)
+
+
+def add_data(parser, train=False):
+    """train: add the flags of the training set too."""
+    add = parser.add_argument_group('data').add_argument
+    help = 'folder with train/ and val/ (default: %(default)s)'
+    add('--data_path', default='/datasets/imagenet/', metavar='DIR', help=help)
+    if train:
+        help = "list of training images, lines 'path class_id' (default: the folders of train/)"
+        add('--cls_label_path_train', metavar='FILE', help=help)
+    help = "list of validation images, lines 'path class_id' (default: the folders of val/)"
+    add('--cls_label_path_val', metavar='FILE', help=help)
+    help = 'loader processes, at most one for each core (default: 10)'
+    add('--num_workers', default=10, type=int, metavar='N', help=help)
+    help = 'batches that each loader process prepares in advance (default: 2)'
+    add('--prefetch_factor', default=2, type=count, metavar='N', help=help)
+    if train:
+        switch(add, 'persistent_workers', 'keep the loader processes of the training set from epoch to epoch')
+    help = (
+        'library that decodes and transforms images. pil (default): the pixels of the published recipe; cv2: nearly '
+        'the same pixels, faster, needs opencv-python-headless and simplejpeg'
+    )
+    if train:
+        help += '. Validation always uses pil, so that accuracies compare with published ones'
+    add('--image_backend', default='pil', choices=('pil', 'cv2'), help=help)
+
+
+def add_amp(parser):
+    add = parser.add_argument_group('mixed precision').add_argument
+    switch(add, 'use_amp', 'use automatic mixed precision (GPU only)')
+    add('--amp_dtype', default='float16', choices=('float16', 'bfloat16'), help='float16 (default) or bfloat16')
+    help = 'O1 (default): float16 where it is safe; O2: float16 nearly everywhere, weights too'
+    add('--amp_level', default='O1', choices=('O1', 'O2'), help=help)
+
+
+def add_records(parser):
+    """What predict.py and infer.py print and save."""
+    add = parser.add_argument_group('output').add_argument
+    add('--topk', default=5, type=count, metavar='K', help='classes for each image (default: 5)')
+    add('--label_list', metavar='FILE', help="names of the classes, lines 'id name'")
+    add('--save_json', default='', metavar='FILE', help='write the records to a JSON file too')
+    help = 'list images that cannot be decoded, but do not fail'
+    add('--skip_bad', action='store_true', help=help)
+
+
+def add_protocols(parser):
+    """What eval.py counts and writes beside top-1 and top-5 (util/metrics.py)."""
+    add = parser.add_argument_group('protocols').add_argument
+    add('--topk', type=count, nargs='+', metavar='K', help='accuracies to report (default: 1 5)')
+    add('--results_file', default='', metavar='CSV', help='write the accuracies, one row for each checkpoint')
+    help = 'report accuracy by ReaL labels too: real.json, or {file name: [class ids]} for other sets'
+    add('--real_labels', default='', metavar='FILE', help=help)
+    add('--per_class', default='', metavar='CSV', help='write the accuracy of each class')
+    help = 'write how often images of each class (row) were predicted as each class (column)'
+    add('--confusion', default='', metavar='CSV', help=help)
+    add('--save_predictions', default='', metavar='CSV', help='write the best classes of each image')
+    add('--label_list', metavar='FILE', help="names of the classes for --per_class, lines 'id name'")
+
+
+def add_label_maps(parser):
+    """Returns the group, for further flags."""
+    group = parser.add_argument_group('token labels')
+    add = group.add_argument
+    add('--token_label_data', default='', metavar='DIR', help='folder of the label maps')
+    help = (
+        "part of the image that a map covers, if the set's meta.json does not say. center (default): the centre "
+        'square; full: the whole image'
+    )
+    add('--token_label_coverage', default='center', choices=('center', 'full'), help=help)
+    help = (
+        'exact (default): the labels of a token follow its pixels; reference: the geometry of the original, with which '
+        'the published models were trained'
+    )
+    add('--token_label_geometry', default='exact', choices=('exact', 'reference'), help=help)
+    return group
+
+
+def complete_model(args, entry):
+    """Set --input_size and --crop_pct, if left out, to those of the model's evaluation. entry: of models.FAMILY."""
+    if args.input_size is None:
+        args.input_size = entry.input_size
+    if args.crop_pct is None:
+        args.crop_pct = entry.crop_pct
+
+
+# -- flags of main.py alone --------------------------------------------------------------------------------------------
+
+
+def add_training(parser, family):
+    """The training recipe."""
+    _add_run(parser)
+    _add_optimizer(parser)
+    _add_schedule(parser)
+    _add_augmentation(parser)
+    _add_mixing(parser)
+    _add_token_labels(parser, family)
+    _add_output(parser)
+
+
+def _add_run(parser):
+    add = parser.add_argument_group('training').add_argument
+    help = 'images per process and step; the total batch is batch_size * accum_iter * processes (default: 64)'
+    add('--batch_size', default=64, type=count, metavar='N', help=help)
+    add('--epochs', default=300, type=int, metavar='N', help='epochs of the schedule, without cool-down (default: 300)')
+    help = 'batches whose gradients are accumulated for one optimizer step (default: 1)'
+    add('--accum_iter', default=1, type=count, metavar='N', help=help)
+    add('--drop', default=0.0, type=float, metavar='RATE', help='dropout rate (default: 0)')
+    help = 'stochastic depth rate of the last block; it grows linearly over the blocks (default: 0)'
+    add('--drop_path', type=float, metavar='RATE', help=help)
+    switch(add, 'model_ema', 'keep an exponential moving average of the weights')
+    help = 'decay of the moving average per step (default: 0.9999)'
+    add('--model_ema_decay', default=0.9999, type=float, metavar='DECAY', help=help)
+    switch(add, 'model_ema_eval', 'evaluate the averaged weights after every epoch too')
+    help = 'seed of the initial weights, the order of the images and all augmentation (default: 0)'
+    add('--seed', default=0, type=natural, help=help)
+    help = 'training images per process that may fail to decode before the run stops (default: 100)'
+    add('--max_bad_images', default=100, type=int, metavar='N', help=help)
+    add('--finetune', default='', metavar='FILE', help='start from the weights in this file')
+    switch(add, 'remove_head_from_pretained', 'with --finetune: start with new classification heads')
+    add('--resume_ema', default='', metavar='FILE', help='take the averaged weights from this file')
+    help = 'number of the first epoch of a run that resumes no checkpoint (default: 0)'
+    add('--start_epoch', default=0, type=int, metavar='N', help=help)
+    switch(add, 'sync_bn', 'compute batch-norm statistics over all processes (GPU only)')
+    add('--to_static', action='store_true', help='train through a static graph (dy2static)')
+    add('--eval', action='store_true', help='evaluate the weights and stop')
+    add('--dist_eval', action='store_true', help='share the evaluation among the processes')
+    add('--debug', action='store_true', help='train on val/ and make GPU kernels deterministic')
+
+
+def _add_optimizer(parser):
+    add = parser.add_argument_group('optimizer').add_argument
+    add('--opt', default='adamw', metavar='NAME', help='adamw (default) or momentum')
+    add('--opt_eps', default=1e-8, type=float, metavar='EPS', help='epsilon of AdamW (default: 1e-8)')
+    add('--opt_betas', type=float, nargs=2, metavar='BETA', help='betas of AdamW (default: 0.9 0.999)')
+    add('--momentum', default=0.9, type=float, help='momentum of --opt momentum (default: 0.9)')
+    add('--clip_grad', type=float, metavar='NORM', help='clip the global gradient norm (default: no clipping)')
+    add('--weight_decay', default=0.05, type=float, help='weight decay (default: 0.05)')
+    help = 'learning rate of a block divided by that of the next block (default: all blocks learn alike)'
+    add('--layer_decay', type=float, metavar='FACTOR', help=help)
+
+
+def _add_schedule(parser):
+    add = parser.add_argument_group('learning rate').add_argument
+    help = 'base learning rate: lr = blr * total batch / 512 if --lr is not given (default: 8e-4)'
+    add('--blr', default=8e-4, type=float, metavar='LR', help=help)
+    add('--lr', type=float, help='learning rate after warm-up (default: from --blr)')
+    add('--warmup_lr', default=1e-6, type=float, metavar='LR', help='learning rate at the start (default: 1e-6)')
+    help = 'lowest learning rate, at the end of the schedule (default: 1e-5)'
+    add('--min_lr', default=1e-5, type=float, metavar='LR', help=help)
+    add('--warmup_epochs', default=5, type=int, metavar='N', help='epochs of linear warm-up (default: 5)')
+    add('--cooldown_epochs', default=10, type=int, metavar='N', help='last epochs, at min_lr (default: 10)')
+    switch(add, 't_in_epochs', 'change the learning rate once an epoch instead of in every step')
+
+
+def _add_augmentation(parser):
+    add = parser.add_argument_group('augmentation').add_argument
+    help = "strength of the colour jitter, which is used only with --aa '' (default: 0.4)"
+    add('--color_jitter', default=0.4, type=float, metavar='S', help=help)
+    help = "RandAugment policy, or AutoAugment's original or v0; '' for none (default: %(default)s)"
+    add('--aa', default='rand-m9-mstd0.5-inc1', metavar='POLICY', help=help)
+    help = 'interpolation of the random crop: random, bilinear, bicubic (default), nearest, lanczos'
+    add('--train_interpolation', default='bicubic', metavar='NAME', help=help)
+    help = "area of the random crop as a share of the image's (default: 0.08 1)"
+    add('--train_scale', default=[0.08, 1.0], type=float, nargs=2, metavar=('MIN', 'MAX'), help=help)
+    add('--hflip', default=0.5, type=float, metavar='P', help='probability of the horizontal flip (default: 0.5)')
+    add('--reprob', default=0.25, type=float, metavar='P', help='probability of random erasing (default: 0.25)')
+    help = (
+        'what fills an erased box. pixel (default): a random colour for each pixel; rand: one for the box; const: zero'
+    )
+    add('--remode', default='pixel', metavar='MODE', help=help)
+    add('--recount', default=1, type=int, metavar='N', help='largest number of erased boxes (default: 1)')
+
+
+def _add_mixing(parser):
+    add = parser.add_argument_group('label smoothing, Mixup and CutMix').add_argument
+    add('--smoothing', default=0.1, type=float, metavar='EPS', help='label smoothing (default: 0.1)')
+    add('--mixup', default=0.8, type=float, metavar='ALPHA', help='alpha of Mixup, 0 for none (default: 0.8)')
+    add('--cutmix', default=1.0, type=float, metavar='ALPHA', help='alpha of CutMix, 0 for none (default: 1)')
+    help = "smallest and largest side of CutMix's box as a share of the image's, instead of drawing it by --cutmix"
+    add('--cutmix_minmax', type=float, nargs='+', metavar='SHARE', help=help)
+    help = 'probability that a batch is mixed (default: 1)'
+    add('--mixup_prob', default=1.0, type=float, metavar='P', help=help)
+    help = 'probability of CutMix instead of Mixup if both are on (default: 0.5)'
+    add('--mixup_switch_prob', default=0.5, type=float, metavar='P', help=help)
+    help = 'batch (default): one mix for the batch; pair: one for each pair of images; elem: one for each image'
+    add('--mixup_mode', default='batch', metavar='MODE', help=help)
+    help = 'no Mixup or CutMix from this epoch on; 0 (default): in all epochs'
+    add('--mixup_off_epoch', default=0, type=int, metavar='N', help=help)
+
+
+def _add_token_labels(parser, family):
+    add = add_label_maps(parser).add_argument
+    add('--token_label', action='store_true', help='train with a label for every token')
+    patch_sizes = by_model(family, lambda entry: entry.architecture.get('patch_size', 16))
+    help = f'tokens a side; must be input_size / patch size, which is the default (patch size: {patch_sizes})'
+    add('--token_label_size', type=int, metavar='N', help=help)
+    help = 'train images that have no map with their class label alone'
+    add('--allow_missing_token_label', action='store_true', help=help)
+    add('--dense_weight', default=1.0, type=float, metavar='W', help='weight of the token loss (default: 1)')
+    add('--cls_weight', default=1.0, type=float, metavar='W', help='weight of the class loss (default: 1)')
+    help = "blend the class target with the image's true label, or with 'only' use the true label alone"
+    add('--ground_truth', nargs='?', default=False, const='blend', choices=('blend', 'only'), help=help)
+    help = 'train each token on one class, drawn in every step from its label (hard Gumbel-softmax)'
+    add('--token_label_gumbel', action='store_true', help=help)
+    help = 'leave out the loss of tokens whose best class has a probability below P (default: 0)'
+    add('--token_label_confidence', default=0.0, type=float, metavar='P', help=help)
+    help = "weight of the loss of the tokens' mean logits on the class label, to train a labeler (default: 0)"
+    add('--token_pool_weight', default=0.0, type=float, metavar='W', help=help)
+    help = 'use MixToken (default: with --token_label, unless Mixup or CutMix is on)'
+    add('--mix_token', action='store_true', default=None, help=help)  # complete_training replaces None
+    add('--no_mix_token', action='store_false', dest='mix_token', help='do not use MixToken')
+
+
+def _add_output(parser):
+    add = parser.add_argument_group('output').add_argument
+    add(
+        '--output_dir', default='', metavar='DIR', help='folder for checkpoints and log.txt (default: none are written)'
+    )
+    help = 'save a checkpoint every N optimizer steps too, 0 for none (default: 0)'
+    add('--save_freq_steps', default=0, type=natural, metavar='N', help=help)
+    help = 'how many of the numbered checkpoints to keep, the newest (default: all)'
+    add('--keep_checkpoints', type=count, metavar='K', help=help)
+    add('--log_file', default='', metavar='FILE', help='write the console lines to this file too')
+    add('--print_freq', default=20, type=count, metavar='N', help='steps between console lines (default: 20)')
+    add('--log_visualdl', default='', metavar='DIR', help='write VisualDL scalars')
+    add('--log_wandb', action='store_true', help='write to Weights & Biases')
+    add('--wandb_entity', metavar='NAME', help='entity of Weights & Biases')
+    add('--wandb_project', metavar='NAME', help='project of Weights & Biases')
+
+
+def mixes_images(args):
+    """Whether Mixup or CutMix is on."""
+    return args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
+
+
+def complete_training(args, grid, world_size=1):
+    """Check the flags of main.py against each other, and set those left out. Raises UserError.
+
+    grid: tokens a side of the model at --input_size. The learning rate follows from the total batch; MixToken is on
+    with token labels, unless images are mixed already; without label maps there are no token labels.
+    """
+    if args.token_label and not args.token_label_data and args.dense_weight:
+        raise UserError(
+            '--token_label needs --token_label_data, the folder of the label maps; without maps add --dense_weight 0'
+        )
+    if args.token_label and args.token_label_size not in (None, grid):
+        raise UserError(
+            f'--token_label_size {args.token_label_size}: {args.model} has {grid} tokens a side at '
+            f'--input_size {args.input_size}; leave the flag out'
+        )
+    if args.pretrained and args.finetune:
+        raise UserError('--pretrained and --finetune both name the weights to start from; give one')
+    args.token_label_size = grid
+    if args.mix_token is None:
+        args.mix_token = args.token_label and not mixes_images(args)
+    args.token_label = args.token_label and bool(args.token_label_data)
+    if args.lr is None:
+        total_batch = args.batch_size * args.accum_iter * world_size
+        args.lr = args.blr * total_batch / 512
