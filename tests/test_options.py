@@ -122,16 +122,16 @@ WRONG = """
 --token_label                                                       --token_label_data
 --token_label --token_label_data DIR --token_label_size 3           --token_label_size 3: lvvit_nano has 2 tokens a side
 --token_label --token_label_data D --token_label_size 14 --input_size 384   lvvit_nano has 24 tokens a side
---token_pool_weight 1 --model lvvit                                 --token_pool_weight: for models with a token
+--token_pool_weight 1 --model lvvit                                 --token_pool_weight
 --ground_truth always                                               --ground_truth
 --batch_size 0                                                      --batch_size
 --print_freq 0                                                      --print_freq
 --batch_size x                                                      --batch_size
 --seed -1                                                           --seed
 --warmup_epochs many                                                --warmup_epochs
---opt lion                                                          --opt lion: use adamw or momentum
---aa augmix-m3                                                      --aa augmix-m3: AugMix blends images
---aa original-m3                                                    --aa original-m3: AutoAugment is original or v0
+--opt lion                                                          --opt lion
+--aa augmix-m3                                                      --aa augmix-m3
+--aa original-m3                                                    --aa original-m3
 --mean 1 2 3 --std 1 0 1                                            --std [1.0, 0.0, 1.0]
 --mixup_mode all                                                    --mixup_mode all
 --remode noise                                                      --remode noise
