@@ -92,7 +92,7 @@ def parser():
         action='store_true',
         help="less the mean of the classes that a map leaves out: training then gets the annotator's own probabilities",
     )
-    parser.add_argument('-b', '--batch_size', default=32, type=count)
+    parser.add_argument('-b', '--batch_size', default=32, type=count, help='images per batch (default: 32)')
     return parser
 
 

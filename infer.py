@@ -26,12 +26,12 @@ def parser():
     add('--interpolation', '--train_interpolation', help='bicubic')
     add('--mean', type=float, nargs=3, metavar='M', help="of RGB in 0-1; ImageNet's")
     add('--std', type=float, nargs=3, metavar='S', help="of RGB in 0-1; ImageNet's")
-    add('-b', '--batch_size', default=1, type=count)
+    add('-b', '--batch_size', default=1, type=count, metavar='N', help='images per batch (default: 1)')
     add_records(parser)
     add = parser.add_argument_group('engine').add_argument
     add('--use_gpu', default=True, type=boolean, help='without a GPU: the CPU')
     add('--gpu_mem', default=8000, type=count, help='MB of GPU memory to reserve')
-    add('--use_tensorrt', default=False, type=boolean)
+    add('--use_tensorrt', default=False, type=boolean, help='True: run on TensorRT (GPU only)')
     add(
         '--engine',
         default='auto',

@@ -41,7 +41,9 @@ def parser():
         metavar='IMG',
         help='files, folders, glob patterns (default: demo/chelsea.png)',
     )
-    parser.add_argument('-b', '--batch_size', default=16, type=count)
+    parser.add_argument(
+        '-b', '--batch_size', default=16, type=count, metavar='N', help='images per batch (default: 16)'
+    )
     parser.add_config()
     return parser
 

@@ -116,12 +116,14 @@ def processor():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--model', default='lvvit_t')
-    parser.add_argument('--input_size', default=224, type=int)
-    parser.add_argument('--batch_size', default=[1, 8], type=int, nargs='+')
-    parser.add_argument('--threads', default=[1, 2], type=int, nargs='+')
-    parser.add_argument('--engines', default=ENGINES, nargs='+', choices=ENGINES)
-    parser.add_argument('--rounds', default=9, type=int)
+    parser.add_argument('--model', default='lvvit_t', help='model to export and measure (default: lvvit_t)')
+    parser.add_argument('--input_size', default=224, type=int, help='side of the input in pixels (default: 224)')
+    parser.add_argument('--batch_size', default=[1, 8], type=int, nargs='+', help='batch sizes (default: 1 8)')
+    parser.add_argument('--threads', default=[1, 2], type=int, nargs='+', help='numbers of threads (default: 1 2)')
+    parser.add_argument(
+        '--engines', default=ENGINES, nargs='+', choices=ENGINES, help='engines to measure (default: all)'
+    )
+    parser.add_argument('--rounds', default=9, type=int, help='rounds of the measurement (default: 9)')
     parser.add_argument('--repeat', default=3, type=int, help='runs of an engine in a row, after one not counted')
     parser.add_argument('--json', default='', metavar='FILE', help='write the medians to a file as well')
     args = parser.parse_args()

@@ -55,14 +55,14 @@ SIZE = 224
 def parser():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     add = parser.add_argument
-    add('out', metavar='OUT')
-    add('--data_path', required=True, metavar='DIR')
+    add('out', metavar='OUT', help='folder for the table and the figure')
+    add('--data_path', required=True, metavar='DIR', help='folder of the images, below train/ or as --list says')
     add('--list', default='', metavar='FILE', help="lines 'path class_id' (default: the folders of DIR/train)")
     add('--token_label_data', default='', metavar='DIR', help='label maps of the images')
-    add('--nb_classes', default=1000, type=int)
-    add('--rounds', default=5, type=count)
-    add('--images', default=128, type=count, help='of an arm in a round')
-    add('--processes', default=[1, 2], type=count, nargs='+', metavar='N')
+    add('--nb_classes', default=1000, type=int, help='number of classes (default: 1000)')
+    add('--rounds', default=5, type=count, help='rounds of the measurement (default: 5)')
+    add('--images', default=128, type=count, help='images per arm and round (default: 128)')
+    add('--processes', default=[1, 2], type=count, nargs='+', metavar='N', help='loader processes (default: 1 2)')
     add('--no_reference', action='store_true', help='without tlt and timm')
     return parser
 

@@ -164,8 +164,8 @@ def growth(samples, maps, name):
 
 def parser():
     parser = Parser('benchmarks/million.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('out', metavar='OUT')
-    parser.add_argument('--images', type=int, default=IMAGES)
+    parser.add_argument('out', metavar='OUT', help='folder for the generated data set')
+    parser.add_argument('--images', type=int, default=IMAGES, help='number of images (default: %(default)s)')
     parser.add_argument('--keep', action='store_true', help='leave OUT there')
     return parser
 

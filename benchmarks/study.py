@@ -284,13 +284,13 @@ def main(args):
 
 def parser():
     parser = Parser('benchmarks/study.py', description=__doc__.splitlines()[0])
-    parser.add_argument('data', metavar='DATA', type=Path)
-    parser.add_argument('out', metavar='OUT', type=Path)
+    parser.add_argument('data', metavar='DATA', type=Path, help='data set with label maps')
+    parser.add_argument('out', metavar='OUT', type=Path, help='folder for the runs and the table')
     parser.add_argument(
         '--arms', nargs='+', default=FIRST, metavar='ARM', help=f'{" ".join(ARMS)}; with /5 behind or not'
     )
-    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
-    parser.add_argument('--epochs', type=int, default=14)
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], help='a run for each (default: 0 1 2)')
+    parser.add_argument('--epochs', type=int, default=14, help='epochs of a run (default: 14)')
     parser.add_argument('--maps', type=Path, metavar='DIR', help="the annotator's maps (default: DATA/label_maps)")
     parser.add_argument('--jobs', type=int, default=2, help='runs at a time, of one thread each')
     return parser

@@ -53,7 +53,7 @@ def parser():
     add('--label_list', metavar='FILE', help="names of the classes, lines 'id name'")
     add('--examples', nargs='+', metavar='IMG', help="photos to click on (default: the demo's)")
     add('--host', default='127.0.0.1', help='address to listen on; 0.0.0.0: all of this machine, for others to see')
-    add('--port', default=7860, type=port)
+    add('--port', default=7860, type=port, help='port to listen on (default: 7860)')
     return parser
 
 

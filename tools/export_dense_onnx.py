@@ -27,7 +27,7 @@ def parser():
     parser = argparse.ArgumentParser('export_dense_onnx.py', description=__doc__.splitlines()[0])
     add = parser.add_argument
     add('model', metavar='NAME', help='a classifier of timm')
-    add('output', metavar='FILE.onnx')
+    add('output', metavar='FILE.onnx', help='the ONNX file to write')
     add('--img_size', type=int, metavar='S', help="side of the input (default: timm's for testing the model)")
     add('--checkpoint', default='', metavar='FILE', help='weights (default: those that timm fetches)')
     add('--nb_classes', type=int, metavar='N', help='classes of the checkpoint (default: 1000)')

@@ -46,7 +46,7 @@ def parser():
     parser.add_argument('--model', metavar='NAME', help='one model (default: all)')
     size = "side of its input (default: the published sizes; of others the training's)"
     parser.add_argument('--input_size', type=count, help=size)
-    parser.add_argument('--nb_classes', default=1000, type=count)
+    parser.add_argument('--nb_classes', default=1000, type=count, help='number of classes (default: 1000)')
     parser.add_argument('--markdown', action='store_true', help='print a Markdown table')
     parser.add_argument('--parts', action='store_true', help='print the MACs of stem, blocks and heads')
     return parser

@@ -51,8 +51,8 @@ def parser():
         help="the same for the student; default, the paper's choice: %(default)s",
     )
     parser.add_argument('--launch', default='', metavar='FLAGS', help="of Paddle's launcher, such as '--gpus 0,1'")
-    parser.add_argument('photos', metavar='PHOTOS')
-    parser.add_argument('out', metavar='OUT')
+    parser.add_argument('photos', metavar='PHOTOS', help='folder of class folders, in train/ if there is one')
+    parser.add_argument('out', metavar='OUT', help='folder for lists, label maps and both trainings')
     parser.add_argument('flags', nargs=argparse.REMAINDER, metavar='FLAGS', help='of main.py, for both trainings')
     return parser
 

@@ -64,8 +64,8 @@ def parser():
     group = add_label_maps(parser)
     group.add_argument('--aa', default='rand-m9-mstd0.5-inc1', help="RandAugment of the draws, '' for none")
     group.add_argument('--draws', default=4, type=int, help='draws of the train transform per image')
-    group.add_argument('--seed', default=0, type=int)
-    parser.add_argument('--output', required=True, metavar='PNG')
+    group.add_argument('--seed', default=0, type=int, help='seed of the draws (default: 0)')
+    parser.add_argument('--output', required=True, metavar='PNG', help='picture to write')
     return parser
 
 

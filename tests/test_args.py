@@ -1,0 +1,354 @@
+"""util/args.py: the flags that users' commands rely on: names, defaults, types, help, contradictions, -c FILE."""
+
+import argparse
+import re
+import runpy
+import sys
+
+import pytest
+import yaml
+
+import eval as eval_script
+import export_model
+import generate_label
+import infer
+import main
+import models
+import predict
+from conftest import ROOT, TINY_RUN, words
+from states import same
+from test_imports import tracked
+from util.args import by_model, complete_model
+from util.errors import UserError
+
+MODEL = 'model=lvvit_t input_size=None nb_classes=1000'
+WEIGHTS = 'resume= pretrained=False ema=False'
+TRANSFORM = 'crop_pct=None interpolation=bicubic mean=[0.485,0.456,0.406] std=[0.229,0.224,0.225]'
+DATA = 'data_path=/datasets/imagenet/ cls_label_path_val=None num_workers=10 prefetch_factor=2 image_backend=pil'
+AMP = 'use_amp=False amp_dtype=float16 amp_level=O1'
+RECORDS = 'topk=5 label_list=None save_json= skip_bad=False'
+TRAIN = """
+    cls_label_path_train=None persistent_workers=False batch_size=64 epochs=300 accum_iter=1 drop=0.0 drop_path=None
+    model_ema=False model_ema_decay=0.9999 model_ema_eval=False seed=0 max_bad_images=100 finetune=
+    remove_head_from_pretained=False resume_ema= start_epoch=0 sync_bn=False to_static=False eval=False dist_eval=False
+    debug=False opt=adamw opt_eps=1e-08 opt_betas=None momentum=0.9 clip_grad=None weight_decay=0.05 layer_decay=None
+    blr=0.0008 lr=None warmup_lr=1e-06 min_lr=1e-05 warmup_epochs=5 cooldown_epochs=10 t_in_epochs=False
+    color_jitter=0.4 aa=rand-m9-mstd0.5-inc1 train_interpolation=bicubic train_scale=[0.08,1.0] hflip=0.5 reprob=0.25
+    remode=pixel recount=1 smoothing=0.1 mixup=0.8 cutmix=1.0 cutmix_minmax=None mixup_prob=1.0 mixup_switch_prob=0.5
+    mixup_mode=batch mixup_off_epoch=0 token_label_data= token_label_coverage=center token_label_geometry=exact
+    token_label=False token_label_size=None allow_missing_token_label=False dense_weight=1.0 cls_weight=1.0
+    ground_truth=False token_label_gumbel=False token_label_confidence=0.0 token_pool_weight=0.0 mix_token=None
+    output_dir= save_freq_steps=0 keep_checkpoints=None log_file= print_freq=20 log_visualdl= log_wandb=False
+    wandb_entity=None wandb_project=None
+"""
+PROTOCOLS = 'topk=None results_file= real_labels= per_class= confusion= save_predictions= label_list=None'
+EXPORT = 'output_dir= format=pdmodel fuse_softmax=False precision=fp32 label_list=None'
+INFER = """
+    input_size=None crop_pct=None interpolation=None mean=None std=None batch_size=1 use_gpu=True gpu_mem=8000
+    use_tensorrt=False engine=auto use_openvino=None enable_mkldnn=None cpu_threads=None precision=fp32 ir_optim=True
+    enable_benchmark=False
+"""
+INFER_NEEDED = '--model_file m --params_file p --input_file i'
+LABEL = """
+    nb_classes=None transfer=False class_map= cls_label_path=None img_size=None mean=None std=None interpolation=None
+    num_workers=10 topk=5 relative_scores=False batch_size=32 pretrained_weights= crop_pct=1.0
+"""
+DEFAULTS = [
+    (main, '', [MODEL, WEIGHTS, TRANSFORM, DATA, AMP, TRAIN, 'config=None']),
+    (eval_script, '', [MODEL, WEIGHTS, TRANSFORM, DATA, AMP, PROTOCOLS, 'batch_size=64 dist_eval=False config=None']),
+    (
+        predict,
+        '',
+        [MODEL, WEIGHTS, TRANSFORM, RECORDS, 'batch_size=16 config=None', f'infer_imgs=[{ROOT}/demo/chelsea.png]'],
+    ),
+    (export_model, '', [MODEL, WEIGHTS, TRANSFORM, EXPORT, 'config=None']),
+    (infer, INFER_NEEDED, [RECORDS, INFER, 'model_file=m params_file=p input_file=[i] config=None']),
+    (generate_label, 'a b --model m', [WEIGHTS, LABEL, 'data=a out=b model=m']),
+]
+
+
+@pytest.mark.parametrize('script, needed, expected', DEFAULTS)
+def test_every_flag_keeps_its_name_and_default(script, needed, expected):
+    args = vars(script.parser().parse_args(needed.split()))
+    found = {name: str(value).replace(' ', '').replace("'", '') for name, value in args.items()}
+    assert found == dict(word.split('=', 1) for word in ' '.join(expected).split())
+
+
+WHOLE_NUMBERS = """
+    input_size nb_classes num_workers prefetch_factor batch_size epochs accum_iter seed max_bad_images start_epoch
+    warmup_epochs cooldown_epochs recount mixup_off_epoch token_label_size save_freq_steps keep_checkpoints print_freq
+"""
+NUMBERS = """
+    crop_pct drop drop_path model_ema_decay opt_eps momentum clip_grad weight_decay layer_decay blr lr warmup_lr min_lr
+    color_jitter hflip reprob smoothing mixup cutmix mixup_prob mixup_switch_prob dense_weight cls_weight
+    token_label_confidence token_pool_weight
+"""
+LISTS = [('mean', [1, 2.5, 3]), ('std', [1, 2.5, 3]), ('opt_betas', [0.9, 0.95]), ('train_scale', [0.5, 1])]
+LISTS += [('cutmix_minmax', [0.2, 0.8])]
+
+
+def main_flags(*flags):
+    return main.parser().parse_args(words(*flags))
+
+
+def test_values_are_read_as_the_right_type(capsys):
+    for name in WHOLE_NUMBERS.split():
+        value = vars(main_flags(f'--{name} 7'))[name]
+        assert value == 7 and type(value) is int, name
+        with pytest.raises(SystemExit):
+            main_flags(f'--{name} 1.5')
+    for name in NUMBERS.split():
+        assert vars(main_flags(f'--{name} 2.5e-3'))[name] == 0.0025, name
+    for name, values in LISTS:
+        assert vars(main_flags(f'--{name}', *values))[name] == values
+    for word, value in ('True', True), ('t', True), ('1', True), ('yes', True), ('False', False), ('0', False):
+        assert infer.parser().parse_args(words(INFER_NEEDED, '--use_gpu', word)).use_gpu is value
+
+
+SWITCHES = (
+    'model_ema model_ema_eval use_amp t_in_epochs remove_head_from_pretained sync_bn persistent_workers mix_token'
+)
+
+
+@pytest.mark.parametrize('flag', SWITCHES.split())
+def test_switches_have_a_no_form_and_the_last_one_wins(flag):
+    for last, value in (f'--{flag}', True), (f'--no_{flag}', False):
+        assert vars(main_flags(f'--no_{flag} --{flag}', last))[flag] is value
+
+
+def test_flags_with_two_names():
+    assert export_model.parser().parse_args(['--output', 'DIR']).output_dir == 'DIR'
+    for script in (eval_script, predict):
+        assert script.parser().parse_args(['--train_interpolation', 'bilinear']).interpolation == 'bilinear'
+    args = infer.parser().parse_args('--model_file m --params_file p --infer_imgs i -b 3'.split())
+    assert args.input_file == ['i'] and args.batch_size == 3
+    args = infer.parser().parse_args(words(INFER_NEEDED, '-c x.yml --train_interpolation random'))
+    assert (args.config, args.interpolation) == ('x.yml', 'random')
+
+
+PUBLISHED = (
+    '--model lvvit_t --drop_path 0.1 --use_amp --batch_size 128 --warmup_epochs 5 --cooldown_epochs 10 --lr 1.6e-3 '
+    '--warmup_lr 1e-6 --min_lr 1e-5 --t_in_epochs --mixup 0 --cutmix 0 --train_interpolation random --token_label '
+    '--token_label_data DIR --token_label_size 14 --data_path IMAGENET --cls_label_path_train train_list.txt '
+    '--cls_label_path_val val_list.txt --output_dir output/lvvit_t/ --crop_pct 0.9 --dist_eval'
+)
+COMMANDS = [
+    (main, PUBLISHED),
+    (eval_script, '--model lvvit_t --batch_size 512 --crop_pct 0.9 --data_path D --resume CKPT --dist_eval'),
+    (predict, '--model lvvit_t --crop_pct 0.9 --infer_imgs A B --resume CKPT'),
+    (export_model, '--model lvvit_t --output_dir DIR --resume CKPT'),
+    (infer, '--model_file DIR/model.pdmodel --params_file DIR/model.pdiparams --input_file A B'),
+]
+
+
+@pytest.mark.parametrize('script, command', COMMANDS)
+def test_the_published_commands_are_understood_and_an_unknown_flag_is_one_line(refused, script, command):
+    script.parser().parse_args(command.split())
+    assert '--no_such_flag' in refused(script, *words(command, '--no_such_flag'))
+
+
+# ---- help
+
+
+SCRIPTS = [path for path in tracked('*.py') if 'tests' not in path.parts and 'Parser(' in path.read_text()]
+SCRIPTS = [path.relative_to(ROOT) for path in SCRIPTS if "__name__ == '__main__'" in path.read_text()]
+GOING = ('convert_weight', 'placement', 'reading', 'token_targets')  # benchmarks that are being deleted
+SCRIPTS = [path for path in SCRIPTS if path.parts[0] != 'benchmarks' or path.stem not in GOING]
+
+
+@pytest.mark.parametrize('script', SCRIPTS, ids=str)
+def test_help_of_every_script_explains_every_flag(script, monkeypatch, capsys):
+    seen, print_help = [], argparse.ArgumentParser.print_help
+    monkeypatch.setattr(argparse.ArgumentParser, 'print_help', lambda self: (seen.append(self), print_help(self)))
+    monkeypatch.setattr(sys, 'argv', [str(script), '--help'])
+    monkeypatch.syspath_prepend(str(ROOT / script.parent))
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / script), run_name='__main__')
+    assert stop.value.code == 0 and 'usage: ' in capsys.readouterr().out
+    assert [action.dest for action in seen[0]._actions if not action.help] == []
+
+
+def test_help_on_sizes_crops_and_patches_is_that_of_the_family(capsys):
+    assert (
+        by_model(models.FAMILY, lambda entry: entry.input_size) == '64 for lvvit_nano_patch8, 448 for lvvit_l, else 224'
+    )
+    text = ' '.join(main.parser().format_help().split())
+    assert '(default: 64 for lvvit_nano_patch8, 448 for lvvit_l, else 224)' in text
+    assert '(default: 1.0 for lvvit_nano, lvvit_nano_patch8, lvvit_m, lvvit_l, else 0.9)' in text
+    assert '(patch size: 8 for lvvit_nano_patch8, else 16)' in text
+    assert f'one of {", ".join(models.FAMILY)} (default' in text
+
+
+# ---- completing what a command leaves out
+
+
+def test_size_and_crop_are_those_of_the_model_unless_given():
+    for name, entry in models.FAMILY.items():
+        args = main_flags('--model', name)
+        complete_model(args, entry)
+        assert (args.input_size, args.crop_pct) == (entry.input_size, entry.crop_pct)
+    args = main_flags('--input_size 96 --crop_pct 0.5')
+    complete_model(args, models.FAMILY['lvvit_l'])
+    assert (args.input_size, args.crop_pct) == (96, 0.5)
+
+
+def completed(*flags):
+    args = main_flags(*flags)
+    main.complete(args)
+    return args
+
+
+def test_lr_follows_from_the_total_batch_unless_given(monkeypatch):
+    monkeypatch.setenv('PADDLE_TRAINERS_NUM', '5')
+    assert completed('--blr 1e-3 --batch_size 24 --accum_iter 3').lr == 1e-3 * 360 / 512
+    assert completed('--blr 1e-3 --batch_size 24 --lr 0.5').lr == 0.5
+
+
+def test_token_label_size_is_the_models_and_without_maps_there_are_no_token_labels():
+    for flags, grid in ('', 14), ('--input_size 384', 24), ('--model lvvit_nano_patch8', 8), ('--model lvvit_l', 28):
+        assert completed(flags).token_label_size == grid
+    assert completed('--token_label --token_label_data DIR').token_label is True
+    assert completed('--token_label --dense_weight 0').token_label is False
+
+
+MIX_TOKEN = [
+    (PUBLISHED, True),
+    ('--token_label', False),  # Mixup and CutMix mix already
+    ('--token_label --mixup 0', False),
+    ('--token_label --cutmix 0', False),
+    ('--token_label --mixup 0 --cutmix 0 --cutmix_minmax 0.2 0.8', False),
+    ('--token_label --mix_token', True),
+    ('--token_label --mixup 0 --cutmix 0 --no_mix_token', False),
+    ('--mixup 0 --cutmix 0', False),
+    ('--mixup 0 --cutmix 0 --mix_token', True),
+]
+
+
+@pytest.mark.parametrize('flags, used', MIX_TOKEN)
+def test_mix_token_is_on_with_token_labels_when_nothing_else_mixes(flags, used):
+    assert completed(flags, '--token_label_data DIR').mix_token is used
+
+
+# ---- refusals: flags of a script; what the one line contains
+
+REFUSED = """
+--token_label                                                       --token_label_data
+--token_label --token_label_data DIR --token_label_size 3           --token_label_size 3: lvvit_nano has 2 tokens a side
+--token_label --token_label_data D --token_label_size 14 --input_size 384   lvvit_nano has 24 tokens a side
+--pretrained --finetune FILE                                        --pretrained and --finetune
+--token_pool_weight 1 --model lvvit                                 --token_pool_weight
+--ground_truth always                                               --ground_truth
+--token_label_geometry round                                        --token_label_geometry
+--token_label_coverage half                                         --token_label_coverage
+--image_backend gpu                                                 --image_backend
+--amp_dtype float64                                                 --amp_dtype
+--batch_size 0                                                      --batch_size
+--batch_size x                                                      --batch_size
+--accum_iter 0                                                      --accum_iter
+--prefetch_factor 0                                                 --prefetch_factor
+--keep_checkpoints 0                                                --keep_checkpoints
+--print_freq 0                                                      --print_freq
+--seed -1                                                           --seed
+--save_freq_steps -1                                                --save_freq_steps
+--warmup_epochs many                                                --warmup_epochs
+--opt lion                                                          --opt lion
+--aa augmix-m3                                                      --aa augmix-m3
+--aa original-m3                                                    --aa original-m3
+--mean 1 2 3 --std 1 0 1                                            --std [1.0, 0.0, 1.0]
+--mixup_mode all                                                    --mixup_mode all
+--remode noise                                                      --remode noise
+--train_interpolation cubic                                         --train_interpolation cubic
+--interpolation cubic                                               --interpolation cubic
+--cutmix_minmax 0.5                                                 --cutmix_minmax
+--crop_pct 1.5                                                      --crop_pct 1.5
+--model lvvit_xxl                                                   'lvvit_xxl'
+--input_size 40                                                     img_size 40 must be a multiple of patch_size 16
+--batch_size 41                                                     --batch_size 41
+--batch_size 16 --accum_iter 3                                      --accum_iter 3
+--sync_bn                                                           --sync_bn needs GPUs
+"""
+
+
+@pytest.mark.parametrize('flags, says', [re.split(' {2,}', line) for line in REFUSED.strip().splitlines()])
+def test_flags_that_contradict_each_other_or_have_bad_values_are_refused(refused, scenes, tiny, flags, says):
+    assert says in refused(main, *words(TINY_RUN, '--data_path', scenes, flags))
+
+
+COUNTS = [
+    (eval_script, '--batch_size'),
+    (eval_script, '--topk'),
+    (predict, '--batch_size'),
+    (predict, '--topk'),
+    (infer, f'{INFER_NEEDED} -b'),
+    (infer, f'{INFER_NEEDED} --topk'),
+    (infer, f'{INFER_NEEDED} --cpu_threads'),
+    (generate_label, 'DATA OUT --model m --topk'),
+    (generate_label, 'DATA OUT --model m -b'),
+]
+
+
+@pytest.mark.parametrize('script, flags', COUNTS)
+def test_a_count_of_0_is_refused(refused, script, flags):
+    assert flags.split()[-1] in refused(script, *words(flags), 0)
+
+
+# ---- -c FILE and args.yaml
+
+
+def test_a_run_writes_its_flags_and_repeats_itself_from_them(train, tiny):
+    flags = [*train.token, '--lr 0.01 --opt_betas 0.9 0.95 --cutmix_minmax 0.2 0.8 --ground_truth --no_mix_token']
+    train(*flags)
+    path = train.folder / 'run' / 'args.yaml'
+    assert yaml.safe_load(path.read_text())['opt_betas'] == [0.9, 0.95]
+    assert train.run(main, '-c', path, '--output_dir', train.folder / 'again').code == 0
+    assert same(train.state()['model'], train.state('again')['model'])
+    written = [yaml.safe_load((train.folder / out / 'args.yaml').read_text()) for out in ('run', 'again')]
+    assert {key for key in written[0] if written[0][key] != written[1][key]} == {'output_dir'}
+    assert 'config' not in written[1]
+
+
+def from_file(tmp_path, text, *flags):
+    (tmp_path / 'flags.yaml').write_text(text)
+    return main_flags('-c', tmp_path / 'flags.yaml', *flags)
+
+
+def test_flags_of_the_command_line_win_over_those_of_the_file(tmp_path):
+    text = "lr: 1e-3\nbatch-size: 7\naa: ''\nopt_betas: [0.5, 0.6]\nuse_amp: true\nmix_token: false\nclip_grad: null\n"
+    args = from_file(tmp_path, text)
+    assert (args.lr, args.batch_size, args.aa, args.opt_betas) == (1e-3, 7, '', [0.5, 0.6])
+    assert (args.use_amp, args.mix_token, args.clip_grad, args.epochs) == (True, False, None, 300)
+    args = from_file(tmp_path, text, '--batch_size 8 --no_use_amp --mix_token --opt_betas 0.1 0.2')
+    assert (args.lr, args.batch_size, args.use_amp, args.mix_token) == (1e-3, 8, False, True)
+    assert args.opt_betas == [0.1, 0.2]
+    for text, value in ('only', 'only'), ('true', 'blend'), ('false', False):
+        assert from_file(tmp_path, f'ground_truth: {text}').ground_truth == value
+    assert from_file(tmp_path, 'no_model_ema: true\nno_use_amp: false').model_ema is False
+
+
+REFUSED_IN_FILE = [
+    ('learning_rate: 1', 'learning_rate is not a flag of main.py'),
+    ('batch_size: many', "batch_size cannot be 'many'"),
+    ('batch_size: 0', 'batch_size cannot be 0'),
+    ('mixup: true', 'mixup cannot be True'),
+    ('use_amp: 1', 'use_amp cannot be 1'),
+    ('amp_level: O3', "amp_level cannot be 'O3'"),
+    ('lr: {a: 1}', 'lr cannot be'),
+    ('lr: [1, 2]', 'lr cannot be'),
+    ('opt_betas: [1]', 'opt_betas cannot be [1]'),
+    ('opt_betas: [1, x]', 'opt_betas cannot be'),
+    ('- lr', 'must hold lines such as'),
+    ('lr: [', 'not readable YAML'),
+    ('config: other.yaml', 'config is not a flag'),
+    ('help: true', 'help is not a flag'),
+]
+
+
+@pytest.mark.parametrize('text, says', REFUSED_IN_FILE)
+def test_a_file_of_flags_is_refused_by_file_and_key(refused, tmp_path, text, says):
+    with pytest.raises(UserError) as error:
+        from_file(tmp_path, text)
+    assert f'{tmp_path}/flags.yaml: ' in str(error.value) and says in str(error.value)
+
+
+def test_a_file_of_flags_that_is_missing_is_one_line(refused):
+    assert '/nowhere.yaml' in refused(main, '-c', '/nowhere.yaml')
