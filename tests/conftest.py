@@ -29,6 +29,7 @@ Result = namedtuple('Result', 'code out err')
 
 def pytest_configure(config):
     config.addinivalue_line('markers', 'cross_version: also runs on Paddle 2.6.2')
+    config.addinivalue_line('markers', 'gpu: what a GPU can show; on a CPU rehearsed with a tiny model')
     config.addinivalue_line('markers', 'readme: runs the commands of README.md')
     config.addinivalue_line('markers', 'browser: needs Gradio, Selenium and a browser')
 
