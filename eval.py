@@ -89,7 +89,8 @@ def main(args):
     val_loader = new_eval_loader(args, rank, world_size)
     images = val_loader.dataset.samples.paths
     real = real_labels.read(args.real_labels, images, args.nb_classes) if args.real_labels else None
-    resize = f'{args.interpolation.replace("random", "bicubic")}, short side to {val_loader.dataset.transform.short}'
+    interpolation = args.interpolation.replace('random', 'bicubic')  # as the transform understands it
+    resize = f'{interpolation}, short side to {val_loader.dataset.transform.short_side}'
     if args.image_backend != 'pil':
         resize += f', by {args.image_backend}'
     amp = Amp(args.use_amp, args.amp_dtype, args.amp_level)
