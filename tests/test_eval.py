@@ -1,4 +1,4 @@
-"""eval.py: accuracy is a property of weights and images, not of batch sizes or processes; and the chain of scripts."""
+"""eval.py: accuracy does not depend on batch size or processes; and the scripts work one after the other."""
 
 import csv
 import json
@@ -21,13 +21,12 @@ import predict
 from conftest import ROOT, words
 from engine import evaluate
 from inference_helpers import MODEL, as_exported, random_model, random_weights, records
-from util.args import complete_model
 from util.data.transforms import EvalTransform
 from util.weights import checkpoint
 
 pytestmark = pytest.mark.cross_version
 
-CLASSES, IMAGES = 10, 101  # no batch size below, no number of processes and no share of one divides the images
+CLASSES, IMAGES = 10, 101  # neither the batch sizes nor the numbers of processes below divide the images
 
 
 def numbers(text):
@@ -70,16 +69,13 @@ def test_the_models_own_crop_is_used_unless_one_is_given_and_folders_count_as_li
     assert numbers(run(eval_script, *flags, '--crop_pct', 1).out) == numbers(own.out)
     assert numbers(run(eval_script, *flags, '--crop_pct', 0.5).out) != numbers(own.out)
     assert numbers(run(eval_script, *flags, '--cls_label_path_val', '').out) == numbers(own.out)
+    assert f'] Accuracy of the network on the 20 test images: {float(numbers(own.out)[0]):.1f}%\n' in own.out
 
 
-PUBLISHED = 'lvvit_t 224 0.9, lvvit_s 224 0.9, lvvit_m 224 1.0, lvvit_l 448 1.0, vit 224 0.9'
-
-
-@pytest.mark.parametrize('name, size, crop_pct', [case.split() for case in PUBLISHED.split(', ')])
-def test_input_and_crop_are_the_models_published_ones(name, size, crop_pct):
-    args = eval_script.parser().parse_args(['--model', name])
-    complete_model(args, models.FAMILY[args.model])
-    assert (args.input_size, args.crop_pct) == (int(size), float(crop_pct))
+def test_input_and_crop_are_the_published_ones():
+    published = {'lvvit_t': (224, 0.9), 'lvvit_s': (224, 0.9), 'lvvit_m': (224, 1.0), 'lvvit_l': (448, 1.0)}
+    for name, expected in {**published, 'vit': (224, 0.9)}.items():
+        assert (models.FAMILY[name].input_size, models.FAMILY[name].crop_pct) == expected, name
 
 
 # ---- a folder of checkpoints
@@ -105,41 +101,35 @@ def test_all_checkpoints_of_a_folder_are_evaluated_into_one_table(run, val, chec
     assert header == ['checkpoint', 'images', 'acc1', 'acc5', 'loss']
     names = ['checkpoint-9.pd', 'checkpoint-10.pd', 'x.pdparams']
     assert [row[0] for row in rows] == [str(checkpoints / name) for name in names], 'by number, then by name'
-    for row in rows:
-        alone = run(eval_script, *val, '--resume', row[0], '--results_file', tmp_path / 'one.csv')
-        assert numbers(alone.out) == (row[2], row[3], row[4], row[1])
-        assert table(tmp_path / 'one.csv') == [row], 'the same table of one'
+    alone = run(eval_script, *val, '--resume', rows[1][0], '--results_file', tmp_path / 'one.csv')
+    assert numbers(alone.out) == (rows[1][2], rows[1][3], rows[1][4], rows[1][1])
+    assert table(tmp_path / 'one.csv') == [rows[1]]
     shown = [line for line in result.out.splitlines() if re.search(r'(\.pd|\.pdparams)  +20  ', line)]
     assert len(shown) == 3
     accuracies = [float(line.split()[-3]) for line in shown]
     assert accuracies == sorted(accuracies, reverse=True), 'the best first'
 
 
-def test_what_is_known_is_written_when_one_of_them_cannot_be_read(run, refused, val, checkpoints, tmp_path):
+def test_results_are_written_even_if_a_later_checkpoint_cannot_be_read(refused, val, checkpoints, tmp_path):
     (checkpoints / 'y.pd').write_bytes(b'no checkpoint')
     flags = [*val, '--resume', checkpoints]
     assert str(checkpoints / 'y.pd') in refused(eval_script, *flags, '--results_file', tmp_path / 'results.csv')
     assert len(table(tmp_path / 'results.csv')) == 3
 
 
-def test_folders_that_cannot_be_evaluated_are_one_line(refused, val, checkpoints, tmp_path):
+def test_folders_that_cannot_be_evaluated_are_refused(refused, val, checkpoints, tmp_path):
     (tmp_path / 'empty').mkdir()
     assert f'{tmp_path}/empty: no checkpoints' in refused(eval_script, *val, '--resume', tmp_path / 'empty')
     line = refused(eval_script, *val, '--resume', checkpoints, '--per_class', tmp_path / 'c.csv')
     assert '--per_class' in line and '--results_file' in line
 
 
-def test_the_sentence_of_the_port_stands_beside_our_line(run, val, model):
-    out = run(eval_script, *val, '--resume', model.file).out
-    assert f'] Accuracy of the network on the 20 test images: {float(numbers(out)[0]):.1f}%\n' in out
-
-
-# ---- every answer
+# ---- every prediction
 
 
 @pytest.fixture(scope='module')
 def photos(tmp_path_factory, model):
-    """101 images named as ImageNet's, on each of which the model's six best classes are more than 0.01 apart: no ties.
+    """101 images named as ImageNet's. On each the model's six best classes are more than 0.01 apart: no ties.
 
     Returns (folder, flags of eval.py, logits [101, 10] of one image at a time, labels).
     """
@@ -166,7 +156,7 @@ def table(path):
         return list(csv.reader(f))[1:]
 
 
-def check_answers(path, logits, labels):
+def check_predictions(path, logits, labels):
     """A file of --save_predictions has the labels and the five best classes of every image, in order, and its loss."""
     rows = table(path)
     assert [int(row[1]) for row in rows] == labels.tolist()
@@ -177,10 +167,10 @@ def check_answers(path, logits, labels):
 
 
 @pytest.mark.parametrize('batch_size', [1, 3, 7, 64])
-def test_every_answer_is_the_same_whatever_the_batch_size(run, photos, model, tmp_path, batch_size):
+def test_predictions_are_the_same_whatever_the_batch_size(run, photos, model, tmp_path, batch_size):
     folder, flags, logits, labels = photos
     result = run(eval_script, *flags, '--batch_size', batch_size, '--save_predictions', tmp_path / 'x.csv')
-    check_answers(tmp_path / 'x.csv', logits, labels)
+    check_predictions(tmp_path / 'x.csv', logits, labels)
     hits, top = logits.argmax(1) == labels, np.argsort(-logits)[:, :5] == labels[:, None]
     acc1, acc5, loss, count = numbers(result.out)
     assert 0 < hits.sum() < top.sum() < IMAGES == int(count)
@@ -192,11 +182,11 @@ def test_every_answer_is_the_same_whatever_the_batch_size(run, photos, model, tm
     assert np.abs(together - logits).max() < 1e-5 * np.abs(logits).max(), 'but for rounding'
 
 
-def test_every_image_is_answered_once_or_it_is_no_evaluation(photos, model):
+def test_an_image_that_is_counted_twice_or_not_at_all_is_an_error(photos, model):
     args = eval_script.parser().parse_args([*map(str, photos[1]), '--batch_size', '64'])
     twice = eval_script.new_eval_loader(args)
-    twice.sampler.indices = [*twice.sampler.indices, 0]  # what padding does
-    for wrong in (twice, eval_script.new_eval_loader(args, 0, 2)):  # half of it, taken for all
+    twice.sampler.indices = [*twice.sampler.indices, 0]  # as padding does
+    for wrong in (twice, eval_script.new_eval_loader(args, 0, 2)):  # half of the set
         with pytest.raises(RuntimeError, match='every image of the set exactly once'):
             evaluate(wrong, model)
 
@@ -224,7 +214,7 @@ def test_protocols_and_tables_of_a_whole_evaluation(run, photos, tmp_path):
     )
 
 
-def test_what_cannot_be_gives_one_line(refused, photos, tmp_path):
+def test_flags_that_do_not_fit_are_refused(refused, photos, tmp_path):
     for wrong, says in [
         ('--topk 1 11', '--topk 11: there are only 10 classes'),
         ('--topk 0', '--topk'),
@@ -262,8 +252,8 @@ for size in ('1', '3', '7', '64', 'two.txt'):
 """
 
 
-def test_every_answer_is_the_same_on_three_processes(run, photos, tmp_path):
-    """Of a set that neither they nor the batch sizes divide, and of two images, which leave one without any."""
+def test_predictions_are_the_same_on_three_processes(run, photos, tmp_path):
+    """For a set that neither they nor the batch sizes divide, and for two images, so that one process has none."""
     folder, flags, logits, labels = photos
     (tmp_path / 'three.py').write_text(THREE)
     outputs = launch(tmp_path, tmp_path / 'three.py', folder, *flags, '--confusion', 'confusion.csv', processes=3)
@@ -272,12 +262,12 @@ def test_every_answer_is_the_same_on_three_processes(run, photos, tmp_path):
     assert lines[:4] == re.findall(r'\* Acc@1.*', run(eval_script, *flags).out) * 4 and '3 process(es)' in outputs[0]
     assert 'Acc@1' not in outputs[1] + outputs[2], 'one stream of lines'
     for size in (1, 3, 7, 64):
-        check_answers(tmp_path / f'{size}.csv', logits, labels)
-    check_answers(tmp_path / 'two.txt.csv', logits[:2], labels[:2])
+        check_predictions(tmp_path / f'{size}.csv', logits, labels)
+    check_predictions(tmp_path / 'two.txt.csv', logits[:2], labels[:2])
     assert sum(int(n) for row in table(tmp_path / 'confusion.csv') for n in row[1:]) == 2
 
 
-# ---- the chain
+# ---- one script after the other
 
 
 def test_each_script_takes_the_published_size(run, photos, tmp_path, tiny):

@@ -1,4 +1,4 @@
-"""main.py: what a run writes and prints, what each flag changes, and that a resumed run is the unbroken one."""
+"""main.py: what a run writes and prints, and what its flags change. (Resuming: tests/train/test_resume.py.)"""
 
 import re
 
@@ -10,7 +10,7 @@ import main
 import models
 from conftest import STILL, TINY_RUN, words
 from states import same
-from util.logger import MetricLogger
+from util import logger
 
 PLAIN = "--mixup 0 --cutmix 0 --aa '' --color_jitter 0 --reprob 0 --smoothing 0"
 
@@ -23,7 +23,7 @@ def start(train, *flags):
     return train.state('start')['model']
 
 
-# ---- what a run leaves behind
+# ---- what a run writes and prints
 
 
 def test_an_epoch_with_token_labels_writes_checkpoints_in_plain_containers_and_a_log(train):
@@ -58,7 +58,7 @@ def test_a_checkpoint_of_its_own_every_20_epochs_and_at_the_end(train, monkeypat
     assert train.state(tag='best')['epoch'] == 0, 'an equal accuracy is no better'
 
 
-def test_console_lines_have_the_form_people_grep_for_and_log_file_is_a_copy(train):
+def test_console_lines_have_the_form_that_people_search_for_and_log_file_is_a_copy(train):
     copy = train.folder / 'run' / 'copy.txt'  # in a folder that the run makes
     out = train(*train.token, '--print_freq 2 --log_file', copy).out
     assert copy.read_text() == out
@@ -73,7 +73,7 @@ def test_console_lines_have_the_form_people_grep_for_and_log_file_is_a_copy(trai
     assert 'Training time 0:00:' in out
 
 
-def test_the_lines_of_the_port_stand_in_the_log_as_people_look_for_them(train):
+def test_the_console_has_the_lines_of_the_port(train):
     out = train(*train.token, '--epochs 2 --cooldown_epochs 1 --model_ema --model_ema_eval').out
     lines, records = [line[18:] for line in out.splitlines()], train.log()
     assert f'number of params (M): {records[0]["n_parameters"] / 1e6:.2f}' in lines
@@ -89,15 +89,9 @@ def test_the_lines_of_the_port_stand_in_the_log_as_people_look_for_them(train):
     assert f'Accuracy of the network on the 20 test images: {records[-1]["test_acc1"]:.1f}%' in evaluated
 
 
-def test_losses_are_read_only_when_a_line_is_due(train, monkeypatch):
-    read, flush = [], MetricLogger.flush
-
-    def counted(self):
-        if self.pending:
-            read.append(len({step for step, _, _ in self.pending}))
-        flush(self)
-
-    monkeypatch.setattr(MetricLogger, 'flush', counted)
+def test_losses_are_read_only_when_a_line_is_printed(train, monkeypatch):
+    read, stack = [], paddle.stack
+    monkeypatch.setattr(logger.paddle, 'stack', lambda losses: read.append(len(losses)) or stack(losses))
     train('--print_freq 3')
     assert read == [1, 3, 1]
 
@@ -148,7 +142,7 @@ def test_every_model_of_the_family_trains(train, name):
     assert result.code == 0, result.err
     state, first = train.state()['model'], start(train, *flags)
     stale = {key for key in state if same(state[key], first[key]) and not key.endswith(('_mean', '_variance'))}
-    assert not stale, 'every parameter has learned something'
+    assert not stale, 'every parameter has changed'
     assert ('aux_head.weight' in state) == (name not in ('vit', 'lvvit'))
 
 
@@ -170,7 +164,7 @@ def test_lr_comes_from_blr_and_the_total_batch_unless_given(train):
     assert train.log('given')[0]['train_lr'] == 0.5
 
 
-def test_amp_says_once_that_it_has_no_effect_on_a_cpu_and_changes_nothing(train):
+def test_amp_changes_nothing_on_a_cpu_and_the_console_says_so(train):
     if paddle.device.is_compiled_with_cuda():
         pytest.skip('a GPU build of Paddle')
     result = train('--use_amp')
@@ -210,7 +204,7 @@ def test_a_finished_run_is_trained_no_further_but_can_be_evaluated(train):
     assert re.findall(line, evaluated) == re.findall(line, out) != []
 
 
-def test_what_cannot_be_resumed_is_refused_in_one_line_that_names_file_and_reason(train):
+def test_a_checkpoint_that_does_not_fit_is_refused_with_file_and_reason(train):
     train('--epochs 2')
     for flags, says in ('--opt momentum', '--opt'), ('--nb_classes 12', 'head.weight is [24, 10]'):
         line = train.refused('--epochs 3', flags, '--resume', train.path(), out='other')
@@ -242,10 +236,10 @@ def test_another_seed_is_another_run(train):
     assert not same(train.state('a')['model']['head.weight'], train.state('b')['model']['head.weight'])
 
 
-# ---- what goes wrong
+# ---- refusals
 
 
-def test_what_cannot_be_is_refused_before_training(train):
+def test_flags_that_do_not_fit_are_refused_before_training(train):
     assert '--to_static' in train.refused('--model vit --to_static')
     (train.folder / 'file').touch()
     assert f'--output_dir {train.folder}/file/out' in train.refused(out='file/out')

@@ -1,4 +1,4 @@
-"""train_state.py, interrupt.py: a run that was stopped anywhere and resumed ends as if it never had been."""
+"""A run that was stopped anywhere and resumed ends bit for bit as a run that was never stopped."""
 
 import itertools
 import os
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures('tiny')
 
 
 class Killed(BaseException):
-    """As sudden as kill -9, as far as a process can do this to itself."""
+    """Ends a run as suddenly as kill -9, as far as this is possible within a process."""
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def unbroken(tmp_path_factory):
 
 @pytest.fixture
 def whole(train, unbroken):
-    """The folder 'whole' holds the same run, left alone; it is trained once for all tests."""
+    """The folder 'whole' holds a run that was not stopped; it is trained once for all tests."""
     if not unbroken.exists():
         assert train(out='whole').code == 0
         shutil.copytree(train.folder / 'whole', unbroken)
@@ -54,7 +54,7 @@ def whole(train, unbroken):
 
 @pytest.fixture
 def at_step(monkeypatch):
-    """at_step(number, act): act(train state) is called after that optimizer step, before anything of it is saved."""
+    """at_step(number, act): act(train state) is called after that optimizer step, before it is saved."""
     real = TrainState.after_step
 
     def call(number, act):
@@ -72,7 +72,7 @@ def at_step(monkeypatch):
 
 @pytest.fixture
 def killed(train, at_step):
-    """killed(steps, *flags): train, and die right after so many optimizer steps."""
+    """killed(steps, *flags): train, and die after so many optimizer steps."""
 
     def die(_):
         raise Killed
@@ -119,7 +119,7 @@ def test_a_run_killed_twice_within_its_epochs_ends_bit_identical(train, whole, k
         (False, '', '--num_workers 1'),
     ],
 )
-def test_other_kinds_of_runs_too_and_with_another_number_of_loader_processes(train, killed, token_labels, flags, again):
+def test_other_runs_too_even_with_another_number_of_loader_processes(train, killed, token_labels, flags, again):
     train.always = words(FLAGS, flags, '--save_freq_steps 2', *(train.token if token_labels else []))
     assert train(out='whole').code == 0
     killed(8)
@@ -139,7 +139,7 @@ def test_a_signal_saves_after_the_step_and_exits_0_with_one_line(train, whole, a
     assert_same_end(train)
 
 
-def test_a_signal_during_evaluation_stops_at_once_and_only_the_evaluation_is_done_again(train, whole, monkeypatch):
+def test_a_signal_during_evaluation_stops_at_once_and_only_the_evaluation_is_repeated(train, whole, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(main, 'evaluate', lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM) or pytest.fail('goes on'))
         result = train()
@@ -149,7 +149,7 @@ def test_a_signal_during_evaluation_stops_at_once_and_only_the_evaluation_is_don
     assert_same_end(train)
 
 
-def test_a_signal_without_an_output_folder_says_that_nothing_is_saved(run, scenes, monkeypatch):
+def test_a_signal_without_an_output_folder_ends_the_run_with_an_error(run, scenes, monkeypatch):
     monkeypatch.setattr(main, 'evaluate', lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGTERM))
     result = run(main, *words(TINY_RUN, '--data_path', scenes))
     assert result.code == 143 and 'nothing is saved without --output_dir' in result.err
@@ -168,7 +168,7 @@ def test_a_second_ctrl_c_ends_the_program(monkeypatch):
 # ---- which checkpoint
 
 
-def test_auto_needs_an_output_folder_and_without_a_checkpoint_there_begins_a_new_run(train, refused, scenes):
+def test_auto_needs_an_output_folder_and_starts_a_new_run_if_it_has_no_checkpoint(train, refused, scenes):
     assert '--output_dir' in refused(main, *words(TINY_RUN, '--resume auto --data_path', scenes))
     result = train('--epochs 1')
     assert result.code == 0 and 'no checkpoint in' in result.out and 'a new run' in result.out
@@ -190,7 +190,7 @@ def flipped(data):
     return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
 
 
-@pytest.mark.parametrize('damage', [flipped, lambda data: data[:-5000], lambda data: b'', None])
+@pytest.mark.parametrize('damage', [flipped, lambda data: data[:-5000], None], ids=['a bit', 'the end', 'all'])
 def test_a_damaged_latest_falls_back_to_the_one_before_and_the_run_ends_the_same(train, whole, killed, damage):
     killed(9, '--save_freq_steps 2')
     path = train.path()
@@ -248,7 +248,7 @@ def test_there_is_a_good_checkpoint_at_every_moment_of_a_save(train, monkeypatch
     assert len(seen) > 50 and seen == sorted(seen) and seen[-1] == 10
 
 
-def test_a_save_writes_one_file_under_several_names_and_removes_what_a_killed_one_left(train):
+def test_a_save_writes_one_file_under_several_names_and_removes_what_a_killed_save_left(train):
     folder = train.folder / 'run'
     folder.mkdir()
     (folder / '.checkpoint-latest.pd.abc123.tmp').write_bytes(b'half')
@@ -259,7 +259,7 @@ def test_a_save_writes_one_file_under_several_names_and_removes_what_a_killed_on
     assert 'notes.tmp' in names and not any(name.startswith('.') for name in names)
 
 
-def test_an_epoch_that_is_done_again_has_one_line_in_the_log(train, whole, monkeypatch):
+def test_an_epoch_that_is_repeated_has_one_line_in_log_txt(train, whole, monkeypatch):
     real, log = TrainState.save, train.folder / 'run' / 'log.txt'
 
     def dies(self, *tags):
@@ -281,7 +281,7 @@ def test_an_epoch_that_is_done_again_has_one_line_in_the_log(train, whole, monke
 # ---- another shape of the run
 
 
-def images_of_updates(length, batch, world, accum, epoch=3):
+def images_of_steps(length, batch, world, accum, epoch=3):
     """The images of each optimizer step, over all processes and batches of it."""
     parts = []
     for rank in range(world):
@@ -292,11 +292,11 @@ def images_of_updates(length, batch, world, accum, epoch=3):
     return [sorted(i for part in parts for batch in part[k : k + accum] for i in batch) for k in steps]
 
 
-def test_the_images_of_an_update_depend_on_the_total_batch_alone():
+def test_the_images_of_an_optimizer_step_depend_on_the_total_batch_alone():
     shapes = [(8, 1, 1), (4, 2, 1), (4, 1, 2), (2, 2, 2), (1, 8, 1), (1, 1, 8)]
-    updates = [images_of_updates(50, *shape) for shape in shapes]
-    assert all(u == updates[0] for u in updates) and len(updates[0]) == 6 and len(updates[0][0]) == 8
-    assert len({i for u in updates[0] for i in u}) == 48
+    runs = [images_of_steps(50, *shape) for shape in shapes]
+    assert all(steps == runs[0] for steps in runs) and len(runs[0]) == 6 and len(runs[0][0]) == 8
+    assert len({i for step in runs[0] for i in step}) == 48
 
 
 def test_within_an_epoch_another_total_batch_is_refused_with_the_remedy_and_another_split_goes_on(train, killed):
