@@ -31,7 +31,9 @@ def pytest_terminal_summary(terminalreporter):
         for report in terminalreporter.getreports(outcome):
             if '/gpu/' in report.nodeid and report.when == ('setup' if outcome in ('error', 'skipped') else 'call'):
                 name = report.nodeid.split('::')[1].removeprefix('test_').replace('_', ' ')
-                found = report.longrepr[2] if outcome == 'skipped' else dict(report.user_properties).get('measured', '')
+                found = dict(report.user_properties).get('measured', '')
+                if outcome == 'skipped':
+                    found = report.longrepr[2].removeprefix('Skipped: ')
                 rows.append(f'| {name} | {outcome} | {found} |')
     if not rows or 'gpu' not in terminalreporter.config.getoption('markexpr'):
         return

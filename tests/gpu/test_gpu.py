@@ -177,13 +177,12 @@ def test_mixed_precision(folder, float32, dtype, level, measured):
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float16'] if CARDS else ['float32'])
 def test_between_logged_steps_the_host_reads_nothing_from_the_device(folder, float32, dtype, measured):
-    """In float16 Paddle's own loss scaler reads once a step."""
+    """In float16 Paddle's own loss scaler reads once a step. On a CPU numpy normalises the batch."""
     training = float32 if dtype == 'float32' else Training(folder, f'reads-{dtype}', *amp_flags(dtype, 'O1'))
-    scaler = 'paddle/amp/grad_scaler.py'
-    ours = {place: count for place, count in training.notes[0]['reads'].items() if not place.startswith(scaler)}
-    assert ours == {}
-    scaled = sum(training.notes[0]['reads'].values())
-    measured(f"0 reads of ours in {STEPS * EPOCHS} steps, {scaled} by Paddle's loss scaler")
+    allowed = ('paddle/amp/grad_scaler.py',) if CARDS else ('paddle/amp/grad_scaler.py', 'util/data/transforms.py')
+    reads = training.notes[0]['reads']
+    assert [place for place in reads if not place.startswith(allowed)] == []
+    measured(f'{STEPS * EPOCHS} steps, reads: {reads or "none"}')
 
 
 RESUMED = [('float32', 'O1'), ('float16', 'O1'), ('bfloat16', 'O2')]

@@ -1,4 +1,4 @@
-"""Stopping a run from outside: SIGTERM and SIGINT (Ctrl-C) are noted, and the run stops where nothing is lost."""
+"""Stopping a run from outside: SIGTERM and SIGINT (Ctrl-C) are recorded, and the run stops after the step."""
 
 import contextlib
 import signal
@@ -8,11 +8,11 @@ from util.paddle_fixes import STOP_SIGNALS
 
 _name = None  # of the signal that asked for a stop
 _came = 0.0  # when it came, by time.monotonic
-_at_once = False  # whether a signal raises Interrupted on the spot
+_at_once = False  # whether a signal raises Interrupted immediately
 
 
 class Interrupted(Exception):
-    """The run was asked to stop; the message says by what."""
+    """The run was asked to stop; the message is the name of the signal."""
 
 
 def requested():
@@ -32,7 +32,7 @@ def _note(number, _):
 
 @contextlib.contextmanager
 def listening():
-    """Within: the signals are noted for `requested`, and nothing else happens; a second Ctrl-C ends the program."""
+    """Context in which the signals are only recorded for `requested`; a second Ctrl-C ends the program."""
     global _name
     before = [signal.signal(number, _note) for number in STOP_SIGNALS]
     try:
@@ -45,7 +45,7 @@ def listening():
 
 @contextlib.contextmanager
 def at_once():
-    """Within (and within `listening`): a signal raises Interrupted on the spot, also one that was noted before."""
+    """Context, inside `listening`, in which a signal raises Interrupted immediately, also one recorded before."""
     global _at_once
     _at_once = True
     try:

@@ -1,4 +1,4 @@
-"""The token-labeling objective and what a step is trained towards."""
+"""The training targets of a batch and the token-labeling loss."""
 
 from typing import NamedTuple, Optional
 
@@ -11,7 +11,7 @@ from util.train import mixtoken
 
 
 class Targets(NamedTuple):
-    """Distributions to learn: of the class token, and of every patch token (None without token labels)."""
+    """Target distributions: of the class token, and of every patch token (None without token labels)."""
 
     cls: paddle.Tensor  # [B, C]
     token_targets: Optional[paddle.Tensor]  # [B, N, C]
@@ -25,15 +25,15 @@ def hard_targets(label, num_classes, smoothing):
 def batch_targets(batch, num_classes, smoothing=0.0, ground_truth=False, gumbel=False, confidence=0.0):
     """Targets of a loader's batch: from its label maps if it has them, else from its labels.
 
-    ground_truth: what the class token learns. False: the map; 'blend': the map and the true label, the map's share
-    being 0.5 where both agree on the best class and 0.9 where they do not, as in the original's loss; 'only': the true
-    label. gumbel, confidence: what the other tokens learn, see chosen_tokens.
+    ground_truth: the target of the class token. False: the map; 'blend': the map and the true label, with a share of
+    the map of 0.5 where both agree on the best class and 0.9 where they do not, as in the original's loss; 'only': the
+    true label. gumbel, confidence: see chosen_tokens, for the patch tokens.
     """
     label = batch['label']
     hard = hard_targets(label, num_classes, smoothing)
     if 'ids' not in batch:
         return Targets(hard, None)
-    chooses = gumbel or confidence > 0  # by probabilities, which are smoothed afterwards
+    chooses = gumbel or confidence > 0  # needs the probabilities before smoothing
     dense = token_label.dense_target(
         batch['ids'], batch['listed'], batch['floor'], num_classes=num_classes, smoothing=0.0 if chooses else smoothing
     )
@@ -47,7 +47,7 @@ def batch_targets(batch, num_classes, smoothing=0.0, ground_truth=False, gumbel=
         agree = (cls.argmax(axis=-1) == label).astype(cls.dtype).unsqueeze(-1)
         share = 0.9 - 0.4 * agree
         cls = cls * share + hard * (1.0 - share)
-    if 'mapped' in batch:  # images without a map: their label for the class, nothing for the tokens
+    if 'mapped' in batch:  # images without a map: the class token learns the label, the patch tokens nothing
         mapped = batch['mapped'].unsqueeze(-1)
         cls = cls * mapped + hard * (1.0 - mapped)
         token_targets = token_targets * mapped.unsqueeze(-1)
@@ -57,9 +57,9 @@ def batch_targets(batch, num_classes, smoothing=0.0, ground_truth=False, gumbel=
 def chosen_tokens(probabilities, smoothing, gumbel, confidence):
     """Smoothed token targets [B, N, C] from a labeler's class probabilities [B, N, C] (arXiv 2401.03844, section 3.2).
 
-    gumbel: in place of its distribution π a token learns one class, argmax_c (log π_c + G_c) with G_c ~ Gumbel(0, 1),
-    drawn anew in every step; this is a draw from π, whatever the temperature. confidence: a token whose best class has
-    less probability than this learns nothing (a row of zeros); the paper keeps all tokens.
+    gumbel: a token learns one class instead of its distribution π: argmax_c (log π_c + G_c) with G_c ~ Gumbel(0, 1),
+    drawn in every step, which is a sample of π at any temperature. confidence: a token whose best class has a lower
+    probability learns nothing (its row is zero); the paper keeps all tokens.
     """
     sure = (probabilities.max(axis=-1, keepdim=True) >= confidence).astype(probabilities.dtype)
     if gumbel:
@@ -68,11 +68,10 @@ def chosen_tokens(probabilities, smoothing, gumbel, confidence):
 
 
 def soft_cross_entropy(logits, target):
-    """Mean over rows of −Σ_c target_c · log softmax(logits)_c, in float32; rows need not sum to 1 (a row of
-    zeros asks for nothing).
+    """Mean over rows of −Σ_c target_c · log softmax(logits)_c, in float32. logits, target: [..., C].
 
-    logits, target: [..., C]. Uses Paddle's fused kernel; its gradient takes rows to sum to 1, so each row goes in
-    normalised and its sum comes back as a factor.
+    Rows of the target need not sum to 1; a row of zeros has no loss. The gradient of Paddle's fused kernel assumes
+    that they do, so each row is normalised for the kernel, and its loss multiplied by the row's sum.
     """
     mass = target.sum(axis=-1, keepdim=True)
     loss = F.cross_entropy(logits.astype('float32'), target / mass.clip(min=1e-12), soft_label=True, reduction='none')
@@ -82,10 +81,11 @@ def soft_cross_entropy(logits, target):
 class TokenLabelLoss(nn.Layer):
     """cls_weight · CE(cls, class) + dense_weight · CE(aux, token targets) + pool_weight · CE(mean of aux, class).
 
-    The first two are token labeling (arXiv 2104.10858). The third asks of the tokens' mean logits what the class token
-    is asked: tokens learn from the label of the image alone to say what is where (arXiv 2401.03844, eq. 2).
-    The class target is mixed with the batch reversed by MixToken's lam; tokens need no mixing, the model returns them
-    unmixed. Without token targets the dense term is absent, without a token classifier the third as well.
+    The first two terms are token labeling (arXiv 2104.10858). The third trains the mean of the token logits on the
+    class target, so that tokens learn to classify from image labels alone (arXiv 2401.03844, eq. 2).
+    The class target of the first term is mixed with that of the reversed batch by MixToken's lam; the model returns the
+    tokens unmixed. Without token targets there is no second term, without a token classifier neither the second nor the
+    third.
     """
 
     def __init__(self, cls_weight=1.0, dense_weight=1.0, pool_weight=0.0):

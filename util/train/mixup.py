@@ -1,8 +1,8 @@
 """Mixup (arXiv 1710.09412) and CutMix (arXiv 1905.04899), in timm's modes, for images, classes and token targets.
 
-Both are one operation. A map of shares says how much of each pixel is the image's own (Mixup: lam everywhere;
-CutMix: 0 inside a box, 1 outside); the rest comes from the batch reversed. A token's share is the mean over its
-pixels, a class target's the mean over the image.
+Both are one operation. A map of shares holds how much of each pixel is the image's own (Mixup: lam everywhere;
+CutMix: 0 inside a box, 1 outside); the rest comes from the reversed batch. The share of a token target is the mean over
+the token's pixels, that of a class target the mean over the image.
 """
 
 import numpy as np
@@ -80,5 +80,5 @@ def _mean_shares(shares, grid):
 
 
 def _mix(x, share):
-    """x [B, …] mixed with the batch reversed; share: of what is its own, of a shape that goes with x."""
+    """Mix x [B, …] with the reversed batch; share: of x itself, of a shape that broadcasts to x."""
     return x * share + x.flip(0) * (1.0 - share)

@@ -1,4 +1,4 @@
-"""Optimizers: which parameters decay, and a state that is keyed by the model's own names."""
+"""Optimizers: which parameters decay, and saving their state under the names of the model's parameters."""
 
 import re
 
@@ -9,7 +9,7 @@ from paddle import nn
 from util.errors import UserError
 
 NO_DECAY = {'pos_embed', 'cls_token'}
-# a key of Paddle's own state of an optimizer: linear_3.w_0_moment1_0
+# a key of the state_dict of a Paddle optimizer, such as linear_3.w_0_moment1_0
 AUTOMATIC = re.compile(r'(?P<auto>[^/]+)_(?P<slot>(moment1|moment2|beta1_pow_acc|beta2_pow_acc|velocity)_0)')
 
 
@@ -19,10 +19,10 @@ def decays(name, param):
 
 
 def lr_scales(names, layer_decay=None):
-    """{name: factor of the learning rate} by layer-wise decay (BEiT, arXiv 2106.08254): layer_decay ^ (L + 1 - layer)
-    with L blocks; layer 0 is the stem with cls_token and pos_embed, i + 1 is block i, L + 1 are the norm and the heads.
+    """{name: factor of the learning rate} for layer-wise decay (BEiT, arXiv 2106.08254).
 
-    layer_decay None is 1.0: all factors are 1.
+    With L blocks the factor is layer_decay ^ (L + 1 - layer); layer 0 is the stem with cls_token and pos_embed, layer
+    i + 1 is block i, layer L + 1 is the norm with the heads. Without layer_decay all factors are 1.
     """
     last = len({name.split('.')[1] for name in names if name.startswith('blocks.')}) + 1
     scales = {}
@@ -42,10 +42,10 @@ def build_optimizer(
     model, opt='adamw', lr=1e-3, weight_decay=0.05, betas=None, eps=1e-8, momentum=0.9, clip_grad=None, layer_decay=None
 ):
     """opt: `adamw` (decoupled decay) or `momentum` (SGD, decay as L2 in the gradient); clip_grad: global norm or None;
-    layer_decay: see lr_scales; it scales the whole step of a parameter, weight decay included.
+    layer_decay: see lr_scales, it scales the whole step of a parameter, with its weight decay. Raises UserError.
 
-    One list of parameters, no groups: Paddle would clip each group by a norm of its own. AdamW's lr_ratio does not
-    exist on a CPU, the factor that each parameter carries works everywhere.
+    All parameters form one group, because Paddle clips each group by a norm of its own. Layer decay uses the learning
+    rate factor that each parameter carries, because AdamW's lr_ratio does not work on a CPU.
     """
     if layer_decay is not None and not 0.0 < layer_decay <= 1.0:
         raise UserError(f'--layer_decay {layer_decay:g}: must be above 0 and at most 1')
@@ -76,9 +76,9 @@ def build_optimizer(
 
 
 def state_by_name(optimizer, model):
-    """The optimizer's state with parameters named as in the model.
+    """The optimizer's state, keyed '<parameter name in the model>/<slot>'.
 
-    Paddle names it after automatic parameter names, which shift as soon as another model is built first.
+    Paddle keys it by automatic parameter names, which change when another model is built first.
     """
     names = {p.name: name for name, p in model.named_parameters()}
     state = {}
@@ -94,15 +94,14 @@ def state_by_name(optimizer, model):
 
 
 def is_by_automatic_names(state):
-    """Whether an optimizer's state is as Paddle itself names it, as in the port's checkpoints: no name of a model's
-    parameter is in it."""
+    """Whether an optimizer's state is keyed by Paddle's automatic names, as in the port's checkpoints."""
     return any(AUTOMATIC.fullmatch(key) for key in state)
 
 
 def named_as_in_model(state, automatic):
-    """Such a state with parameters named as state_by_name does, or None if some of them are not known.
+    """A state keyed by automatic names, keyed as by state_by_name; None if a name in it is unknown.
 
-    automatic: {name in the model: automatic name}, of the run that wrote it.
+    automatic: {name in the model: automatic name}, of the run that wrote the state.
     """
     names = {auto: name for name, auto in automatic.items()}
     result = {}
@@ -122,14 +121,17 @@ def named_as_in_model(state, automatic):
 
 
 def restore_by_name(optimizer, model, state, path):
-    """The inverse of state_by_name. Raises UserError if `state` is not of such an optimizer over these parameters."""
+    """Set the optimizer's state from one keyed as by state_by_name.
+
+    Raises UserError, which names the file `path`, if it is the state of another optimizer or of other parameters.
+    """
     slot = 'velocity' if isinstance(optimizer, paddle.optimizer.Momentum) else 'moment1'
     held = {key.rsplit('_', 1)[0] for key in state}
     for name, p in model.named_parameters():
         if not p.stop_gradient and f'{name}/{slot}' not in held:
             raise UserError(
-                f"{path}: its optimizer state has no '{slot}' of {name}; resume with the --opt and "
-                '--token_label of the run that wrote it, or start anew from its weights with --finetune'
+                f"{path}: its optimizer state has no '{slot}' of {name}; resume with the --opt and --token_label of "
+                'the run that wrote it, or start a new run from its weights with --finetune'
             )
     autos = {name: p.name for name, p in model.named_parameters()}
     restored = {}
