@@ -1,12 +1,12 @@
-"""Comparing what checkpoints hold, bit for bit."""
+"""Comparing checkpoints bit for bit."""
 
 import numpy as np
 
 
 def differences(a, b, name=''):
-    """Names of what differs in two nested states, as 'model/head.weight'; [] if they are the same bit for bit.
+    """Names of the parts in which two nested states differ, such as '/model/head.weight'; [] if they are the same.
 
-    Arrays must agree in dtype, shape and bits: 0.0 is not -0.0, and a NaN is itself. So must the types of the rest.
+    Arrays must have the same dtype, shape and bits (0.0 is not -0.0, NaN equals itself), other values the same type.
     """
     if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
         return [found for key in a for found in differences(a[key], b[key], f'{name}/{key}')]
@@ -15,7 +15,7 @@ def differences(a, b, name=''):
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
         equal = a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
     else:
-        equal = type(a) is type(b) and repr(a) == repr(b)  # == would say so of 0.0 and -0.0
+        equal = type(a) is type(b) and repr(a) == repr(b)  # == does not tell 0.0 from -0.0
     return [] if equal else [name or '/']
 
 

@@ -11,6 +11,7 @@ import models
 from conftest import STILL, TINY_RUN, words
 from states import same
 from util import logger
+from util.train.lr_sched import lr_at
 
 PLAIN = "--mixup 0 --cutmix 0 --aa '' --color_jitter 0 --reprob 0 --smoothing 0"
 
@@ -162,6 +163,15 @@ def test_lr_comes_from_blr_and_the_total_batch_unless_given(train):
     assert 'lr 2.00e-03, total batch 16' in out and train.log()[0]['train_lr'] == pytest.approx(0.002)
     train('--blr 0.064 --lr 0.5 --t_in_epochs', out='given')
     assert train.log('given')[0]['train_lr'] == 0.5
+
+
+def test_the_learning_rate_of_each_step_follows_the_schedule(train):
+    schedule = dict(lr=0.01, min_lr=1e-3, warmup_lr=1e-4, warmup_epochs=2, epochs=3)
+    flags = ' '.join(f'--{name} {value}' for name, value in schedule.items())
+    out = train(flags, '--cooldown_epochs 1 --print_freq 1 --model vit').out
+    expected = [lr_at(step / 5, **schedule) for step in range(20)]
+    assert re.findall(r'lr: (\S+)', out) == [f'{lr:.6f}' for lr in expected]
+    assert [record['train_lr'] for record in train.log()] == expected[4::5], 'that of the last step of the epoch'
 
 
 def test_amp_changes_nothing_on_a_cpu_and_the_console_says_so(train):
