@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, of a training that main.py's flags describe; see docs/performance.md.
+"""Time of each part of a training step, of a training that main.py's flags describe; see docs/results/training_step.md.
 
     python benchmarks/training_step.py FLAGS OF main.py [--steps 10]
 

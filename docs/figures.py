@@ -1,5 +1,11 @@
-"""Draw the figures of the docs: python docs/figures.py (after ./demo/run.sh)."""
+"""Draw the pictures of the README and of docs/ anew, after ./demo/run.sh.
 
+    python docs/figures.py docs/images
+
+Writes geometry.png, demo_tokens.png, rollout.png and demo_targets.png into the folder.
+"""
+
+import argparse
 import os
 import subprocess
 import sys
@@ -8,38 +14,51 @@ import tempfile
 import numpy as np
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-IMAGES, DIGITS = 'docs/images', 'demo/output/digits'  # below ROOT
+DIGITS = os.path.join(ROOT, 'demo', 'output', 'digits')
+CHECKPOINT = os.path.join(ROOT, 'demo', 'output', 'train', 'checkpoint-best.pd')
 
 
-def visualize(flags):
-    subprocess.run([sys.executable, 'tools/visualize.py', *flags.split()], cwd=ROOT, check=True)
+def visualize(output, *flags):
+    """Call tools/visualize.py with these flags; it writes the picture `output`."""
+    script = os.path.join(ROOT, 'tools', 'visualize.py')
+    subprocess.run([sys.executable, script, *flags, '--output', output], check=True)
 
 
-def geometry():
-    """The sample photo with a map whose cells name their own place: labels must stick to the cat in every draw."""
+def geometry(output):
+    """The sample photo with a map whose cells are named by their place, A1 to F6."""
     with tempfile.TemporaryDirectory() as folder:
-        place = np.arange(18) // 3
-        ids = (place[:, None] * 6 + place[None, :]).astype('float16')
-        os.makedirs(os.path.join(folder, 'demo'))
+        row = np.arange(18) // 3
+        ids = (row[:, None] * 6 + row[None, :]).astype('float16')  # class 6 * r + c in each block of 3x3 cells
+        os.mkdir(os.path.join(folder, 'demo'))
         np.save(os.path.join(folder, 'demo', 'chelsea.npy'), np.stack([np.full((1, 18, 18), 9, 'float16'), ids[None]]))
         names = os.path.join(folder, 'names.txt')
         with open(names, 'w') as f:
             f.writelines(f'{r * 6 + c} {"ABCDEF"[c]}{r + 1}\n' for r in range(6) for c in range(6))
-        model = '--model lvvit_nano --input_size 224 --nb_classes 36'
-        maps = f'--token_label_data {folder} --label_list {names} --seed 3 --draws 4'
-        visualize(f'{model} {maps} --input demo/chelsea.png --output {IMAGES}/geometry.png')
+        model = '--model lvvit_nano --input_size 224 --nb_classes 36 --seed 3 --draws 4'.split()
+        photo = os.path.join(ROOT, 'demo', 'chelsea.png')
+        visualize(output, *model, '--token_label_data', folder, '--label_list', names, '--input', photo)
 
 
-def demo():
-    model = f'--model lvvit_nano --input_size 48 --nb_classes 10 --label_list {DIGITS}/label_list.txt'
-    model += ' --resume demo/output/train/checkpoint-best.pd'
-    visualize(f'{model} --input {DIGITS}/val --output {IMAGES}/demo_tokens.png')
-    files = f'{DIGITS}/val/digit9/val_00069.JPEG {DIGITS}/val/digit3/val_00013.JPEG'
-    visualize(f'{model} --rollout --input {files} --columns 2 --output {IMAGES}/rollout.png')
-    maps = f'--token_label_data {DIGITS}/label_maps --seed 3 --draws 4'
-    visualize(f'{model} {maps} --input {DIGITS}/train --count 3 --output {IMAGES}/demo_targets.png')
+def demo(folder):
+    """What the demo's model says of each token, its attention rollout, and its training targets."""
+    model = '--model lvvit_nano --input_size 48 --nb_classes 10'.split()
+    model += ['--label_list', os.path.join(DIGITS, 'label_list.txt'), '--resume', CHECKPOINT]
+    train, val = os.path.join(DIGITS, 'train'), os.path.join(DIGITS, 'val')
+    visualize(os.path.join(folder, 'demo_tokens.png'), *model, '--input', val)
+    scenes = [os.path.join(val, 'digit9', 'val_00069.JPEG'), os.path.join(val, 'digit3', 'val_00013.JPEG')]
+    visualize(os.path.join(folder, 'rollout.png'), *model, '--rollout', '--columns', '2', '--input', *scenes)
+    maps = ['--token_label_data', os.path.join(DIGITS, 'label_maps'), '--seed', '3', '--draws', '4', '--count', '3']
+    visualize(os.path.join(folder, 'demo_targets.png'), *model, *maps, '--input', train)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('folder', metavar='DIR', help='folder of the pictures')
+    folder = parser.parse_args().folder
+    os.makedirs(folder, exist_ok=True)
+    geometry(os.path.join(folder, 'geometry.png'))
+    demo(folder)
 
 
 if __name__ == '__main__':
-    geometry()
-    demo()
+    main()

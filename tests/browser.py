@@ -1,6 +1,6 @@
 """demo/app.py in a headless browser: the server, the browser, and what a visitor sees and does.
 
-Used by tests/test_app_page.py, and by docs/screenshot.py.
+Used by tests/test_app_page.py.
 """
 
 import io

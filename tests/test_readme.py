@@ -4,14 +4,13 @@ import ast
 import json
 import os
 import re
-import statistics
 import subprocess
 
 import pytest
 
 from conftest import ROOT
 
-PAGES = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob('*.md'), *ROOT.glob('docs/*.md')])
+PAGES = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob('*.md'), *ROOT.glob('docs/**/*.md')])
 CHINESE = re.compile('[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]')
 
 
@@ -37,7 +36,7 @@ def test_both_readmes_have_the_same_commands_figures_and_links():
         assert ours == theirs, pattern
     rows = [line for line in english.splitlines() if line.startswith('| lvvit_')]
     assert len(rows) == 8 and rows == [line for line in chinese.splitlines() if line.startswith('| lvvit_')]
-    assert not CHINESE.search(english.replace('[简体中文]', '')) and len(CHINESE.findall(chinese)) > 2000
+    assert not CHINESE.search(english.replace('[简体中文]', '')) and len(CHINESE.findall(chinese)) > 1000
 
 
 @pytest.mark.parametrize('page', PAGES)
@@ -46,7 +45,7 @@ def test_files_that_a_page_links_to_or_names_exist(page):
         assert (ROOT / page).parent.joinpath(link).exists(), link
     folders = 'util|tools|tests|demo|docs|benchmarks|test_tipc'
     for path in re.findall(rf'`((?:{folders})/[\w./-]+\.(?:py|sh|md|txt|png))', text(page)):
-        if page != 'CHANGELOG.md' and 'output' not in path:  # that one names what is gone, too
+        if page != 'CHANGELOG.md' and not page.startswith('docs/results') and 'output' not in path:
             assert (ROOT / path).exists(), path
 
 
@@ -78,36 +77,6 @@ def records(page):
     """The records of predict.py in a page."""
     lines = [line for line in page.splitlines() if line.startswith("[{'class_ids'")]
     return [record for line in lines for record in ast.literal_eval(line)]
-
-
-def test_figures_of_fidelity_in_readme_are_those_of_the_tables():
-    found = re.search(
-        r'at most (\S+) of the largest, gradients by (\S+), .* by (\S+)\. ', ' '.join(text('README.md').split())
-    )
-    tables = dict(re.findall(r'^### ([\w ]+)\n\n(.*?)\n\n', text('docs/fidelity.md'), re.S | re.M))
-    measured = {
-        section: [float(row.rstrip(' |').rpartition(' ')[2]) for row in tables[section].splitlines() if only in row]
-        for section, only in (
-            ('Forward pass', ' at '),
-            ('Gradients', 'the worst of'),
-            ('Training', '| loss of each step'),
-        )
-    }
-    scores, gradients, losses = (float(figure) for figure in found.groups())
-    assert scores == max(measured['Forward pass']) and [losses] == measured['Training']
-    assert gradients / 2 < max(measured['Gradients']) <= gradients
-
-
-def test_the_demo_has_one_figure_for_seed_0():
-    """README has the accuracies of three seeds, whose first the other pages repeat."""
-    for page in ('README.md', 'README_ch.md'):
-        (seeds,) = re.findall(r'(\d\d\.\d\d)[,、]\s*(\d\d\.\d\d)[,、]\s*(\d\d\.\d\d)\s%', text(page))
-        seeds = [float(figure) for figure in seeds]
-        assert f'{statistics.mean(seeds):.1f}' in text(page) and f'{statistics.stdev(seeds):.2f}' in text(page)
-        evaluated = re.findall(r'^\| \d+ \| .* \| 0 \| ([\d.]+) \|$', text('docs/evaluation.md'), re.M)
-        deployed = re.findall(r'\(top-1 ([\d.]+) % in fp32\)', text('docs/deploy.md'))
-        assert len(evaluated) == 4 and len(deployed) == 1
-        assert {float(figure) for figure in evaluated + deployed} == {seeds[0]}
 
 
 @pytest.mark.readme
@@ -146,8 +115,7 @@ def test_commands_run_as_they_stand(clone):
 def test_commands_of_the_docs_run_as_they_stand(clone):
     """After those of README.md."""
     scripts = blocks('docs', *(page for page in PAGES if page.startswith('docs/')))
-    assert len(scripts) == 4
-    out = run('\n'.join(['source .venv/bin/activate', *scripts]), clone)
-    assert '| 512 |' in out, 'batch_size.py prints its table'
-    for name in ('digit_maps/meta.json', 'packed_maps/label_maps.npy', 'token_targets.png'):
+    assert len(scripts) == 3
+    run('\n'.join(['source .venv/bin/activate', *scripts]), clone)
+    for name in ('digit_maps/meta.json', 'packed_maps/label_maps.npy', 'token_targets.png', 'figures/geometry.png'):
         assert os.path.getsize(clone / 'output' / name) > 0

@@ -17,7 +17,7 @@ if original_code.ABSENT:
 
 
 def pytest_addoption(parser):
-    parser.addoption('--write_fidelity', action='store_true', help='write the measured differences to docs/fidelity.md')
+    parser.addoption('--write_fidelity', action='store_true', help='write docs/results/fidelity.md')
 
 
 def pytest_configure(config):
@@ -43,6 +43,6 @@ def original():
 
 @pytest.fixture
 def fidelity():
-    """fidelity(section, what, measured, tolerance, kind=RELATIVE, note=''): asserts measured <= tolerance and keeps the
-    row for docs/fidelity.md, also when it fails; of several calls with one (section, what) the largest counts."""
+    """fidelity(section, what, measured, tolerance, kind=RELATIVE, note=''): asserts measured <= tolerance and keeps
+    a row for docs/results/fidelity.md, also when it fails; the largest of several calls counts."""
     return RECORD.add

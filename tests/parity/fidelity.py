@@ -1,11 +1,11 @@
-"""The record of what was compared: rows (section, what, kind of error, tolerance, measured), and docs/fidelity.md."""
+"""What was compared: rows (section, what, kind of error, tolerance, measured), for docs/results/fidelity.md."""
 
 import re
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-DOCUMENT = Path(__file__).resolve().parents[2] / 'docs' / 'fidelity.md'
+DOCUMENT = Path(__file__).resolve().parents[2] / 'docs' / 'results' / 'fidelity.md'
 BEGIN, END = '<!-- begin: written by pytest tests/parity --write_fidelity -->', '<!-- end -->'
 SECTIONS = (
     'Forward pass, Label maps, Token-label targets, Loss, Gradients, Optimizers, Weight averaging, Learning rate, '
@@ -41,7 +41,7 @@ class Record:
 
     def add(self, section, what, measured, tolerance, kind=RELATIVE, note=''):
         """Record a comparison, then assert that it holds. measured: float, `kind` says of what; NaN never holds."""
-        assert section in SECTIONS, f'{section!r} is not a section of docs/fidelity.md: {SECTIONS}'
+        assert section in SECTIONS, f'{section!r} is not a section of docs/results/fidelity.md: {SECTIONS}'
         assert '|' not in what + kind + note, 'a table cell'
         row, before = Row(section, what, kind, float(tolerance), float(measured), note), self.rows.get((section, what))
         if before is not None:

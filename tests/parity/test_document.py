@@ -1,4 +1,4 @@
-"""docs/fidelity.md says what this suite measured."""
+"""docs/results/fidelity.md says what this suite measured."""
 
 import pytest
 
@@ -21,7 +21,7 @@ def test_the_document_lists_exactly_the_comparisons_of_this_suite(request):
         and session.testsfailed == 0
     )
     differences = RECORD.differences(whole)
-    assert not differences, 'docs/fidelity.md: run pytest tests/parity --write_fidelity: ' + '; '.join(differences)
+    assert not differences, 'docs/results/fidelity.md: pytest tests/parity --write_fidelity: ' + '; '.join(differences)
     if not RECORD.rows:
         pytest.skip('no comparison ran')
 
