@@ -1,12 +1,12 @@
-"""Make token-label maps with a trained classifier: OUT/<class folder>/<image stem>.npy, and OUT/meta.json.
+"""Make label maps with a trained classifier: OUT/<class folder>/<image stem>.npy for each image, and OUT/meta.json.
 
     python generate_label.py imagenet/ label_maps/ --model lvvit_s --resume checkpoint-best.pd
-    python generate_label.py imagenet/ label_maps/ --model resnet50 --pretrained_weights resnet50.pdparams
+    python generate_label.py imagenet/ label_maps/ --model resnet50 --resume resnet50.pdparams
     python generate_label.py photos/ label_maps/ --model dense.onnx --class_map imagenet_to_mine.txt
 
-A map is [2, K, H, H]: scores and ids of the K best classes of each cell, best first, of the image's centre square.
-DATA is a folder of class folders, or has one in train/. An interrupted run continues where it was: finished maps are
-kept, unfinished ones never exist. On several processes through paddle.distributed.launch each labels its share.
+A map is an array [2, K, H, H] of the image's centre square: scores and ids of the K best classes of each cell, best
+first. DATA is a folder of class folders, or has such a folder train/. An interrupted run continues where it stopped.
+Several processes, started by paddle.distributed.launch, share the images.
 """
 
 import argparse
@@ -29,14 +29,14 @@ from util.errors import UserError
 from util.logger import log
 from util.weights import pretrained
 
-ANY = sys.maxsize  # class ids of the data need not be the annotator's
-# What flags are that are not given, unless the file of an ONNX annotator says otherwise.
+ANY = sys.maxsize  # the class ids of the data may differ from the annotator's
+# for flags that are not given, unless the metadata of an ONNX file has other values
 DEFAULTS = {'img_size': 576, 'mean': IMAGENET_MEAN, 'std': IMAGENET_STD, 'interpolation': 'bicubic'}
 
 
 def parser():
     parser = Parser('generate_label.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('data', metavar='DATA', help='images: class folders, in train/ if there is one')
+    parser.add_argument('data', metavar='DATA', help='images: class folders, in train/ if there is such a folder')
     parser.add_argument('out', metavar='OUT', help='folder of the label maps')
     parser.add_argument(
         '--model',
@@ -45,26 +45,21 @@ def parser():
         help='an LV-ViT, a classifier of paddle.vision.models that ends in a global pool and one linear layer, or an '
         'ONNX file (.onnx) of any network with dense output [B, C, H, H] or [B, N, C]',
     )
-    add = add_weights(parser).add_argument
-    add(
-        '--pretrained_weights',
-        default='',
-        metavar='FILE',
-        help='the same as --resume; with neither, the weights that Paddle downloads',
-    )
+    add = add_weights(parser, '; without it a classifier of paddle.vision.models gets those that Paddle offers')
+    add = add.add_argument
     add(
         '--nb_classes',
         type=count,
         metavar='N',
-        help="classes of the annotator (default: 1000; of an ONNX file: the file's)",
+        help='classes of the annotator (default: 1000; of an ONNX file, as in its output)',
     )
-    add('--transfer', action='store_true', help="an annotator of other classes: take their number from the file's head")
+    add('--transfer', action='store_true', help='take the number of classes from the head in the weights file')
     add(
         '--class_map',
         default='',
         metavar='FILE',
-        help="the annotator's classes into yours: lines 'annotator_class_id user_class_id'; classes not listed are "
-        'left out, several may stand for one of yours',
+        help="map the annotator's classes to yours: lines 'annotator_class_id user_class_id'; classes that are not "
+        'listed are left out, several may map to one of yours',
     )
     add = parser.add_argument_group('images').add_argument
     add('--cls_label_path', metavar='FILE', help="list file 'path class_id' below DATA (default: all class folders)")
@@ -72,8 +67,8 @@ def parser():
         '--img_size',
         type=count,
         metavar='S',
-        help='side of the input (default: 576, or what an ONNX file says, as for the three below); '
-        'LV-ViT: a cell is a token',
+        help='side of the input in pixels (default: 576); these four flags have their defaults from the metadata of an '
+        'ONNX file if it has them',
     )
     add(
         '--mean',
@@ -82,75 +77,68 @@ def parser():
         metavar='M',
         help="of red, green and blue in 0-1, subtracted from the input (default: ImageNet's)",
     )
-    add('--std', type=float, nargs=3, metavar='S', help="what the input is then divided by (default: ImageNet's)")
+    add('--std', type=float, nargs=3, metavar='S', help="the input is then divided by it (default: ImageNet's)")
     add('--interpolation', help='bicubic (default), bilinear, nearest, lanczos')
-    add('--crop_pct', default=1.0, type=float, help='only 1: maps cover the whole centre square')
-    add('--num_workers', default=10, type=int, help='loader processes, at most one a core')
+    add('--num_workers', default=10, type=int, help='loader processes, at most the cores of the machine')
     parser.add_argument('--topk', default=5, type=count, help='classes per cell')
     parser.add_argument(
         '--relative_scores',
         action='store_true',
-        help="less the mean of the classes that a map leaves out: training then gets the annotator's own probabilities",
+        help='subtract the mean of the classes that a map leaves out, so that training gets the probabilities of the '
+        'annotator',
     )
     parser.add_argument('-b', '--batch_size', default=32, type=count, help='images per batch (default: 32)')
     return parser
 
 
 def read_samples(data, list_path):
-    """(listing.Samples, number of class folders). The number is None for a list, whose ids are known for certain."""
+    """listing.Samples of DATA."""
     if list_path:
-        return listing.read_list(data, list_path, ANY), None
+        return listing.read_list(data, list_path, ANY)
     train = os.path.join(data, 'train')
-    samples = listing.read_folder(train if os.path.isdir(train) else data, ANY)
-    return samples, int(samples.labels.max()) + 1
+    return listing.read_folder(train if os.path.isdir(train) else data, ANY)
 
 
 def load_annotator(args):
-    """(annotator, weights file) of --model with the weights that were asked for. Sets the flags of DEFAULTS that were
-    not given. Raises UserError."""
+    """(annotator, weights file) of --model. Sets the flags of DEFAULTS that were not given. Raises UserError."""
     if args.model.lower().endswith('.onnx'):
         annotate, weights = load_onnx(args), args.model
     else:
-        settle(args)
+        set_defaults(args, DEFAULTS)
         annotate, weights = load_model(args)
     if args.class_map:
         annotate = MappedClasses(annotate, read_class_map(args.class_map, annotate.num_classes))
     return annotate, weights
 
 
-def settle(args, said=()):
-    """Set the flags of DEFAULTS that were not given, to what an ONNX file has said if it has."""
-    for flag, value in {**DEFAULTS, **dict(said)}.items():
+def set_defaults(args, values):
+    """Give the flags in `values`, {flag: value}, their values if they were not given."""
+    for flag, value in values.items():
         if getattr(args, flag) is None:
             setattr(args, flag, value)
 
 
 def load_onnx(args):
-    useless = {'resume': args.resume, 'pretrained_weights': args.pretrained_weights}
-    useless.update(pretrained=args.pretrained, ema=args.ema)
-    for flag, value in useless.items():
-        if value:
+    """The OnnxHead of --model FILE.onnx."""
+    for flag in ('resume', 'pretrained', 'ema'):
+        if getattr(args, flag):
             raise UserError(f'--{flag}: an ONNX file holds its weights; leave the flag out')
     network = OnnxNetwork(args.model)
-    settle(args, network.settings)
-    log(f'using {args.model} ({network.provider}); input: --img_size {args.img_size} {preprocessing(args)}')
+    set_defaults(args, {**DEFAULTS, **network.settings})
+    mean, std = (' '.join(f'{value:g}' for value in values) for values in (args.mean, args.std))
+    log(
+        f'using {args.model} ({network.provider}); input: --img_size {args.img_size} --mean {mean} --std {std} '
+        f'--interpolation {args.interpolation}'
+    )
     return OnnxHead(network, args.img_size, args.nb_classes)
 
 
-def preprocessing(args):
-    mean, std = (' '.join(f'{value:g}' for value in values) for values in (args.mean, args.std))
-    return f'--mean {mean} --std {std} --interpolation {args.interpolation}'
-
-
 def load_model(args):
-    """An LV-ViT or a classifier of paddle.vision.models, as load_annotator."""
-    if args.nb_classes is None:
-        args.nb_classes = 1000
-    given = {'--resume': args.resume, '--pretrained_weights': args.pretrained_weights, '--pretrained': args.pretrained}
-    named = [flag for flag, value in given.items() if value]
-    if len(named) > 1:
-        raise UserError(f'{" and ".join(named)} both name the weights; give one')
-    path = args.resume or args.pretrained_weights
+    """(annotator, weights file) of an LV-ViT or a classifier of paddle.vision.models."""
+    set_defaults(args, {'nb_classes': 1000})
+    if args.resume and args.pretrained:
+        raise UserError('--resume and --pretrained both name the weights; give one')
+    path = args.resume
     if args.pretrained and args.model in FAMILY:
         path = published_weights(args.model, args.img_size, nearest=True)
     if not path and (args.transfer or args.ema or args.model in FAMILY):
@@ -173,7 +161,7 @@ def load_model(args):
 
 
 def describe(args, annotate, weights):
-    """What meta.json says of every map of the set."""
+    """What meta.json says of all maps of the set."""
     settings = {
         'annotator': os.path.basename(args.model),
         'weights': os.path.basename(weights) or 'as Paddle offers them',
@@ -194,18 +182,32 @@ def describe(args, annotate, weights):
     return settings
 
 
+def report_accuracy(counts, num_classes, class_folders):
+    """Log the top-1 accuracy of the annotator, and warn if it may be luck.
+
+    class_folders: their number if the class ids come from folders: only as many folders as classes are known to be the
+    annotator's classes. None if a list gives the ids.
+    """
+    if class_folders not in (None, num_classes):
+        log(
+            f'top-1 not known: {class_folders} class folders, but the annotator has {num_classes} classes; '
+            'a list (--cls_label_path) gives the ids'
+        )
+    elif counts.labelled:
+        accuracy = 100 * counts.correct / counts.labelled
+        log(f'* Acc@1 {accuracy:.3f} of the mean over the cells, on {counts.labelled} images labelled now')
+        warning = annotator.chance_warning(counts.correct, counts.labelled, num_classes)
+        if warning and dist.is_main():
+            print(f'warning: {warning}', file=sys.stderr, flush=True)
+
+
 @paddle.no_grad()
 def main(args):
     _, world_size = dist.init()
     log(f'Paddle {paddle.__version__} on {paddle.device.get_device()}, {world_size} process(es). {runtime.CPU}')
-    if args.crop_pct != 1:
-        raise UserError(
-            f'--crop_pct {args.crop_pct:g}: must be 1; a map covers the whole centre square, which is how '
-            "training reads it (coverage 'center')"
-        )
-    samples, class_folders = read_samples(args.data, args.cls_label_path)
+    samples = read_samples(args.data, args.cls_label_path)
     annotate, weights = load_annotator(args)
-    transform = EvalTransform(args.img_size, args.crop_pct, args.interpolation, args.mean, args.std)
+    transform = EvalTransform(args.img_size, 1.0, args.interpolation, args.mean, args.std)  # the whole centre square
     settings = describe(args, annotate, weights)
     writer = LabelWriter(args.out, samples, settings)
     side, classes = annotate.side, annotate.num_classes
@@ -215,21 +217,11 @@ def main(args):
     )
     counts = writer.write(annotate, transform, args.batch_size, args.num_workers)
     log(f'{counts.written} maps written to {args.out}')
-    if class_folders not in (None, classes):
-        log(
-            f'top-1 not known: {class_folders} class folders, but the annotator has {classes} classes; '
-            'a list (--cls_label_path) gives the ids'
-        )
-    elif counts.judged:
-        accuracy = 100 * counts.correct / counts.judged
-        log(f'* Acc@1 {accuracy:.3f} of the mean over the cells, on {counts.judged} images labelled now')
-        warning = annotator.chance_warning(counts.correct, counts.judged, classes)
-        if warning and dist.is_main():
-            print(f'warning: {warning}', file=sys.stderr, flush=True)
+    report_accuracy(counts, classes, None if args.cls_label_path else int(samples.labels.max()) + 1)
     if counts.undecodable:
         raise UserError(
             f'{counts.undecodable} of {len(samples)} images could not be decoded (named above) and have no map; '
-            'all others have'
+            'all others have one'
         )
 
 

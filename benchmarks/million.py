@@ -35,7 +35,7 @@ from PIL import Image
 from util.args import Parser
 from util.data.datasets import TrainDataset
 from util.data.label_maps import LabelMaps
-from util.data.label_sets import ARRAY, NAMES
+from util.data.label_maps import ARRAY, NAMES
 from util.data.listing import read_folder, read_list
 from util.data.loader import Loader, TrainSampler
 from util.data.transforms import TrainTransform

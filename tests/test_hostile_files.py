@@ -149,7 +149,7 @@ SCRIPTS = {
     'predict': (predict, [*MODEL, '--infer_imgs', IMAGE, '--resume']),
     'export_model': (export_model, [*MODEL, '--output_dir', 'out', '--resume']),
     'generate_label': (generate_label, ['.', 'out', *MODEL[:2], '--img_size', 32, '--num_workers', 0, '--resume']),
-    'generate_label, an annotator': (generate_label, ['.', 'out', '--model', 'resnet18', '--pretrained_weights']),
+    'generate_label, an annotator': (generate_label, ['.', 'out', '--model', 'resnet18', '--resume']),
     'visualize': (visualize, ['--input', IMAGE, '--output', 'out.png', *MODEL, '--resume']),
 }
 

@@ -1,10 +1,10 @@
-"""Pack a set of label maps, a file per image, into one array (a million small files are slow to copy and to read), or
-unpack it again. Training reads either kind: --token_label_data OUT.
+"""Pack a set of label maps, one file per image, into one array, or unpack it. Training reads both kinds.
 
     python tools/pack_token_label.py label_top5_train_nfnet/ label_top5_packed/
     python tools/pack_token_label.py label_top5_packed/ label_top5_train_nfnet/ --unpack
 
-Whatever was written is read back and compared at the end. An interrupted run continues where it was.
+A million small files are slow to copy and to read. At the end all maps are read back and compared. An interrupted run
+continues where it stopped.
 """
 
 import argparse
@@ -19,8 +19,8 @@ import numpy as np
 
 from util import files
 from util.args import Parser
-from util.data import label_maps, label_sets
-from util.data.label_sets import ARRAY, META, NAMES, PARTIAL, FolderSet, PackedSet
+from util.data import label_maps
+from util.data.label_maps import ARRAY, META, NAMES, PARTIAL, FolderSet, PackedSet
 from util.errors import UserError
 from util.logger import log, progress
 
@@ -31,22 +31,22 @@ def parser():
     )
     parser.add_argument('data', metavar='DIR', help='a set of label maps')
     parser.add_argument('out', metavar='OUT', help='folder for the set of the other kind')
-    parser.add_argument('--unpack', action='store_true', help='from the packed set DIR to a file per image')
+    parser.add_argument('--unpack', action='store_true', help='from the packed set DIR to one file per image')
     parser.add_argument('--verify', action='store_true', help='only compare DIR and OUT, of either kind; write nothing')
     return parser
 
 
 def open_maps(folder):
-    """The set in a folder and its names. Raises UserError for one without maps, or with names that lead elsewhere."""
+    """(set, names) of a folder. Raises UserError if it has no maps, or names that are not `folder/stem`."""
     if not os.path.isdir(folder):
         raise UserError(f'{folder}: no such folder')
-    maps = label_sets.open_set(folder)
+    maps = label_maps.open_set(folder)
     names = maps.names()
     if not names:
         raise UserError(f'{folder}: has no label maps (looked for <class folder>/<image stem>.npy and .pt)')
-    for name in names:  # they become lines of a file in one direction, paths in the other
-        if name.count('/') != 1 or {'', '.', '..'} & set(name.split('/')) or '\n' in name:
-            raise UserError(f'{folder}: {name!r} is no name for a label map')
+    for name in names:  # unpacking makes paths of them, which must not lead out of OUT
+        if name.count('/') != 1 or {'', '.', '..'} & set(name.split('/')):
+            raise UserError(f'{folder}: {name!r} is not <class folder>/<image stem>; pack the set again')
     return maps, names
 
 
@@ -56,9 +56,9 @@ def copy_meta(data, out):
 
 
 def pack(data, out):
-    """Write OUT/names.txt, meta.json and label_maps.npy, which gets this name when all of it has been compared.
+    """Write OUT/names.txt, OUT/meta.json and OUT/label_maps.npy. The array gets this name when all is compared.
 
-    Until then names.txt names the maps that are packed so far: from there an interrupted run continues.
+    Until then names.txt lists the maps that are packed so far, so that an interrupted run can continue.
     """
     final, partial, index = (os.path.join(out, name) for name in (ARRAY, PARTIAL, NAMES))
     if os.path.exists(final):
@@ -67,7 +67,7 @@ def pack(data, out):
         return
     maps, names = open_maps(data)
     if not isinstance(maps, FolderSet):
-        raise UserError(f'{data}: is packed already; --unpack makes files of it')
+        raise UserError(f'{data}: is a packed set; add --unpack')
     first, first_path = maps.read(names[0])
     label_maps.check_shape(first.shape, first.dtype, first_path)
     meta_path = os.path.join(data, META)
@@ -85,7 +85,7 @@ def pack(data, out):
             if (one.shape, one.dtype) != (first.shape, first.dtype):
                 raise UserError(
                     f'{path}: is {one.dtype} {list(one.shape)}, but {first_path} is {first.dtype} '
-                    f'{list(first.shape)}; a packed set holds maps of one kind'
+                    f'{list(first.shape)}; a packed set needs maps of one shape and dtype'
                 )
             packed[number] = one
             listing.write(lines[number])
@@ -94,7 +94,7 @@ def pack(data, out):
     try:
         compare(maps, PackedSet(out, PARTIAL), names)
     except UserError:
-        os.unlink(index)  # the next run starts anew
+        os.unlink(index)  # so that the next run packs all maps again
         raise
     copy_meta(data, out)
     os.replace(partial, final)
@@ -102,42 +102,42 @@ def pack(data, out):
 
 
 def open_array(partial, index, lines, first):
-    """(array on disk for all maps, how many of them an earlier run has packed).
+    """(memory-mapped array for all maps, number of maps that an earlier run has packed).
 
-    lines: of names.txt when it is complete; first: the first map, whose shape and dtype all of them have.
+    lines: of the complete names.txt; first: a map, all have its shape and dtype. Raises UserError if the disk is full.
     """
     shape = (len(lines), *first.shape)
     try:
         packed = np.lib.format.open_memmap(partial, mode='r+')
         with open(index, 'rb') as f:
             packed_before = f.readlines()
-    except (FileNotFoundError, ValueError):  # not begun, or cut short by a crash
+    except (FileNotFoundError, ValueError):  # no earlier run, or its file was cut short by a crash
         packed = None
     if packed is None or (packed.shape, packed.dtype) != (shape, first.dtype):
         needed, free = len(lines) * first.nbytes, shutil.disk_usage(os.path.dirname(partial)).free
-        if needed > free:  # found out later, while writing to mapped memory, it would be a crash
-            raise UserError(f'{partial}: needs {needed / 1e9:.3g} GB, and only {free / 1e9:.3g} are free on this disk')
+        if needed > free:  # writing to the mapped array would crash later
+            raise UserError(f'{partial}: needs {needed / 1e9:.3g} GB, but this disk has only {free / 1e9:.3g} GB free')
         return np.lib.format.open_memmap(partial, mode='w+', dtype=first.dtype, shape=shape), 0
     done = 0
     for line, before in zip(lines, packed_before):
-        if line != before:  # the line that a crash has cut short, or the set has changed
+        if line != before:  # cut short by a crash, or the set has changed
             break
         done += 1
     return packed, done
 
 
 def unpack(data, out):
-    """Write OUT/<class folder>/<stem>.npy, each whole or not at all, and meta.json; then compare them all."""
+    """Write OUT/<class folder>/<stem>.npy and OUT/meta.json; then compare all maps. A file appears when it is whole."""
     maps, names = open_maps(data)
     if not isinstance(maps, PackedSet):
-        raise UserError(f'{data}: is no packed set; without --unpack it will be packed')
+        raise UserError(f'{data}: is not a packed set; leave --unpack out to pack it')
     if os.path.exists(os.path.join(out, ARRAY)):
         raise UserError(f'{out}: holds a packed set; choose another folder')
-    size = label_sets.npy_size(maps.shape, maps.dtype)
+    size = label_maps.npy_size(maps.shape, maps.dtype)
     for name in progress(names, 'unpack'):
         path = os.path.join(out, *name.split('/')) + '.npy'
         if os.path.exists(path) and os.path.getsize(path) == size:
-            continue  # of an earlier run
+            continue  # an earlier run has written it
         with files.replacing(path, sync=False) as f:
             np.save(f, maps.read(name)[0])
     copy_meta(data, out)
@@ -145,7 +145,7 @@ def unpack(data, out):
 
 
 def verify(data, out):
-    """Raises UserError unless two sets, of either kind, hold the same maps under the same names."""
+    """Raise UserError unless two sets, of either kind, hold the same maps under the same names."""
     maps, names = open_maps(data)
     others, other_names = open_maps(out)
     for folder, only in ((data, set(names) - set(other_names)), (out, set(other_names) - set(names))):
@@ -156,7 +156,7 @@ def verify(data, out):
 
 
 def compare(maps, others, names):
-    """Raises UserError for the first of the maps that is not the same, to the bit, in two sets."""
+    """Raise UserError for the first map that differs between two sets in shape, dtype or any bit."""
     for name in progress(names, 'verify'):
         (one, path), (other, other_path) = maps.read(name), others.read(name)
         if (one.shape, one.dtype) != (other.shape, other.dtype) or one.tobytes() != other.tobytes():
@@ -165,7 +165,7 @@ def compare(maps, others, names):
 
 def main(args):
     if os.path.realpath(args.data) == os.path.realpath(args.out):
-        raise UserError(f'{args.out}: is both DIR and OUT')
+        raise UserError(f'{args.out}: is both DIR and OUT; choose another OUT')
     try:
         if args.verify:
             verify(args.data, args.out)
@@ -175,8 +175,7 @@ def main(args):
             pack(args.data, args.out)
     except OSError as error:
         raise UserError(
-            f'{error.filename or args.out}: {error.strerror or error}; what was finished is kept, '
-            'the same command continues'
+            f'{error.filename or args.out}: {error.strerror or error}; run the same command again to continue'
         )
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import main
+from util import paddle_fixes
 from util.args import complete_training
-from util.data import loader
 from util.data.loader import collate
 
 pytestmark = pytest.mark.cross_version
@@ -55,7 +55,7 @@ def plain(scenes):
 
 @pytest.fixture
 def no_room(monkeypatch):
-    monkeypatch.setattr(loader, 'free_shared_memory', lambda: 1 << 20)
+    monkeypatch.setattr(paddle_fixes, 'free_shared_memory', lambda: 1 << 20)
 
 
 def test_batches_are_the_same_from_processes_that_end_with_each_epoch_and_from_those_that_stay(scenes, plain):

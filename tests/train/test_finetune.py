@@ -95,7 +95,7 @@ def test_generate_label_takes_an_annotator_of_pytorch(run, scenes, tmp_path):
     torch_files.save(as_torch(weights), str(tmp_path / 'a.pth'))
     maps = []
     for name in ('a.pdparams', 'a.pth'):
-        flags = words('--model resnet18 --nb_classes 10 --img_size 64 --num_workers 0 --pretrained_weights')
+        flags = words('--model resnet18 --nb_classes 10 --img_size 64 --num_workers 0 --resume')
         result = run(generate_label, scenes, tmp_path / name[2:], *flags, tmp_path / name)
         assert result.code == 0, result.err
         maps.append(np.load(tmp_path / name[2:] / 'digit3' / 'train_00013.npy'))

@@ -258,8 +258,8 @@ def test_two_sources_of_weights_are_refused(refused, publish, image, tmp_path):
     line = refused(predict, *MODEL, '--pretrained', '--resume', 'x.pd', '--infer_imgs', image)
     assert '--pretrained and --resume both name the weights' in line
     flags = ['--model', 'lvvit_s', '--pretrained']
-    line = refused(generate_label, image.parents[1], tmp_path / 'maps', *flags, '--pretrained_weights', 'x.pd')
-    assert '--pretrained_weights and --pretrained both name the weights' in line
+    line = refused(generate_label, image.parents[1], tmp_path / 'maps', *flags, '--resume', 'x.pd')
+    assert '--resume and --pretrained both name the weights' in line
 
 
 def test_weights_of_another_class_count_are_refused(run, server, publish, image):

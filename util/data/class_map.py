@@ -1,8 +1,8 @@
-"""The annotator's classes into the user's, e.g. the 1,000 of ImageNet into ten of one's own.
+"""Class maps: from the annotator's classes to the user's, e.g. from the 1,000 of ImageNet to ten of one's own.
 
-A class map is a text file, a line `annotator_class_id user_class_id` for each class of the annotator that counts. Of
-the others nothing is taken. Several may stand for one of the user's: their unnormalised probabilities add up, so its
-score is log Σ exp(score). Softmax over such scores is the annotator's own answer, given that it is a listed class.
+A class map is a text file with lines `annotator_class_id user_class_id`. Classes of the annotator that it does not
+list are left out. If several map to one class of the user, its score is log Σ exp(their scores). The softmax of such
+scores is the annotator's probability, on the condition that the class is a listed one.
 """
 
 import hashlib
@@ -15,10 +15,7 @@ from util.errors import UserError, one_line
 
 
 class MappedClasses:
-    """An annotator (see util/data/annotator.py) whose classes are the user's, by a class map.
-
-    groups: for each class of the user the list of the annotator's, as read_class_map gives them.
-    """
+    """An annotator (see util/data/annotator.py) with the user's classes. groups: what read_class_map returns."""
 
     def __init__(self, annotate, groups):
         self._annotate, self._groups = annotate, [paddle.to_tensor(ids) for ids in groups]
@@ -36,24 +33,24 @@ class MappedClasses:
         return self._annotate.fingerprint()
 
     def map_fingerprint(self):
-        """16 hex digits that stand for what the class map says."""
+        """16 hex digits that identify the content of the class map."""
         return self._digest
 
 
 def read_class_map(path, num_classes):
-    """[[ids of the annotator, ascending] for each class of the user, 0 to the highest named].
+    """For each class of the user, from 0 to the highest in the file, the ascending list of the annotator's class ids.
 
-    num_classes: of the annotator. Raises UserError for lines that say nothing, ids that the annotator does not have,
-    one that is listed twice, and a class of the user that nothing maps to.
+    num_classes: of the annotator. Raises UserError for lines of another form, ids that the annotator does not have or
+    that are listed twice, and classes of the user without any line.
     """
-    user_class, line_of = {}, {}
+    user_class, line_of = {}, {}  # by the annotator's class
     for number, line in files.read_lines(path):
         words = line.split()
         if len(words) != 2 or not all(re.fullmatch('[0-9]{1,9}', word) for word in words):
             raise UserError(
                 f"{path}, line {number}: expected 'annotator_class_id user_class_id', found '{one_line(line)}'"
             )
-        theirs, ours = map(int, words)
+        theirs, own = map(int, words)
         if theirs >= num_classes:
             raise UserError(
                 f'{path}, line {number}: the annotator has no class {theirs}; its ids are 0 to {num_classes - 1}'
@@ -62,17 +59,17 @@ def read_class_map(path, num_classes):
             raise UserError(
                 f'{path}, line {number}: class {theirs} of the annotator is in line {line_of[theirs]} already'
             )
-        user_class[theirs], line_of[theirs] = ours, number
+        user_class[theirs], line_of[theirs] = own, number
     if not user_class:
         raise UserError(f"{path}: lists no classes; expected lines 'annotator_class_id user_class_id'")
-    count = max(user_class.values()) + 1
-    missing = min(set(range(min(count, len(user_class) + 1))) - set(user_class.values()), default=None)
-    if missing is not None:
-        raise UserError(
-            f'{path}: no class of the annotator maps to class {missing}, but one does to class {count - 1}; '
-            'every class from 0 on needs a line'
-        )
-    groups = [[] for _ in range(count)]
+    ours = sorted(set(user_class.values()))
+    for expected, found in enumerate(ours):
+        if found != expected:
+            raise UserError(
+                f'{path}: no class of the annotator maps to class {expected}, but one does to class {ours[-1]}; '
+                'every class from 0 on needs a line'
+            )
+    groups = [[] for _ in ours]
     for theirs in sorted(user_class):
         groups[user_class[theirs]].append(theirs)
     return groups

@@ -1,7 +1,7 @@
-"""Images and labels from disk to samples (util/data/loader.py makes batches of them).
+"""The data sets of training and evaluation: samples of images and labels. util/data/loader.py makes batches of them.
 
-A sample is a function of (seed, epoch, index) alone: every random draw of its transform comes from a generator seeded
-with the three, so neither the number of loader processes nor a resumed run changes what a sample looks like.
+A training sample is a function of (seed, epoch, index) alone: all random draws of its transform come from a generator
+seeded with these three. So neither the number of loader processes nor a resumed run changes a sample.
 """
 
 import multiprocessing
@@ -16,10 +16,10 @@ from util.errors import UserError
 
 
 class ImageDataset(paddle.io.Dataset):
-    """Samples, transformed by `sample(index)`. samples: [(path, class id)], or listing.Samples where they are many.
+    """Samples made by `sample(index)`. samples: listing.Samples, or a list [(path, class id)].
 
-    A UserError becomes the sample {'error': message}: raised in a loader process, Paddle would make a SystemError of
-    it. Loader raises it in the main process.
+    A UserError becomes the sample {'error': message}, and Loader raises it in the main process. (Paddle turns what a
+    loader process raises into a SystemError.)
     """
 
     def __init__(self, samples, transform):
@@ -29,24 +29,29 @@ class ImageDataset(paddle.io.Dataset):
         return len(self.samples)
 
     def sample_bytes(self):
-        """What the arrays of a sample take, in bytes."""
+        """Bytes of the arrays of a sample."""
         return 3 * self.transform.size**2
 
     def __getitem__(self, index):
         try:
             return self.sample(index)
         except UserError as error:
-            return {'error': str(error).encode(errors='backslashreplace').decode()}  # a file's name need not be text
+            return {'error': str(error).encode(errors='backslashreplace').decode()}  # file names may hold any bytes
 
 
 class TrainDataset(ImageDataset):
-    """Training samples {'image': uint8 [S, S, 3], 'erased': Erased or None, 'label': int, 'index': int, the sample's
-    place in the set}, and with label maps 'target' (token_label.SparseTarget).
+    """Training samples, dicts:
 
-    grid: tokens a side of the targets. unmapped: bool [n], the images that have no map and train with their label
-    alone; None if all have one. If any has none, each sample says whether it is 'mapped'. An image that cannot be
-    decoded is replaced by the next one; each such file is named once on stderr, and more than `max_bad_images` of them
-    are a UserError.
+    image    uint8 [S, S, 3]
+    erased   augment.Erased, what random erasing drew, or None
+    label    class id
+    index    position in the set
+    target   token_label.SparseTarget, with label maps
+    mapped   whether the image has a label map, if some have none
+
+    grid: tokens a side of the targets. unmapped: bool [n], the images without a map, which train with their label
+    alone; None if all have a map. An image that cannot be decoded is replaced by the next one of the set. Each such
+    file is named once on stderr; more than `max_bad_images` of them are a UserError.
     """
 
     def __init__(
@@ -59,7 +64,7 @@ class TrainDataset(ImageDataset):
         self.unmapped = np.zeros(len(samples), bool) if unmapped is None else unmapped
         self.unmapped_images = int(self.unmapped.sum())
         self.max_bad_images = max_bad_images
-        # int8, 1 where a file was found undecodable; in memory that the loader processes, which are forked, share
+        # int8 [n], 1: this file cannot be decoded; in memory that the loader processes share
         self.bad = np.frombuffer(multiprocessing.RawArray('b', len(samples)), 'int8')
 
     @property
@@ -70,7 +75,7 @@ class TrainDataset(ImageDataset):
         self._epoch.value = epoch
 
     def sample_bytes(self):
-        """What the arrays of a sample take, in bytes: its pixels, what is erased, and the largest of eight targets."""
+        """Bytes of the arrays of a sample: its pixels, the erased values at most, and the largest of eight targets."""
         pixels = super().sample_bytes()
         erased = int(12 * pixels * self.transform.reprob / 3)  # int64 and float32; a third of the image at most
         if not self.label_maps:
@@ -80,7 +85,7 @@ class TrainDataset(ImageDataset):
         return pixels + erased + max(sum(part.nbytes for part in target) for target in targets)
 
     def bad_images(self):
-        """How many files could not be decoded so far."""
+        """Number of files that could not be decoded so far."""
         return int(self.bad.sum())
 
     def sample(self, index):
@@ -97,8 +102,9 @@ class TrainDataset(ImageDataset):
         return sample
 
     def _load(self, index):
-        """(what the transform makes of a file, its index): of the sample at `index`, or of the next one that can be
-        decoded, with the draws of `index` either way.
+        """(the transform's result, index) of the image at `index`, or of the next one that can be decoded.
+
+        The random draws are those of `index` in either case.
         """
         for step in range(len(self.samples)):
             candidate = (index + step) % len(self.samples)
@@ -107,24 +113,25 @@ class TrainDataset(ImageDataset):
                 return self.transform.load(self.samples[candidate][0], rng), candidate
             except BadImage as error:
                 self._skip(candidate, error)
-        raise UserError('not one image of the training set can be decoded')
+        raise UserError('no image of the training set can be decoded; check --data_path')
 
     def _skip(self, index, error):
-        """Name a file that cannot be decoded, once. Raises UserError if it is one too many."""
+        """Warn of a file that cannot be decoded, once. Raises UserError if there are too many."""
         if self.bad[index]:
             return
         self.bad[index] = 1
         print(f'warning: {error}; skipped', file=sys.stderr, flush=True)
         if self.bad_images() > self.max_bad_images:
             raise UserError(
-                f'{self.samples[index][0]}: unreadable, and so are more images than '
+                f'{self.samples[index][0]}: cannot be decoded, and this is one image more than '
                 f'--max_bad_images {self.max_bad_images} allows'
             )
 
     def _target(self, path, source_size, side, matrix):
-        """The SparseTarget of an image.
+        """The SparseTarget of an image file.
 
-        source_size: (width, height) of the file; side: of the transformed image; matrix: from its pixels to the file's.
+        source_size: its (width, height); side: of the transformed image in pixels; matrix: pixels of the transformed
+        image to pixels of the file.
         """
         scores, ids = self.label_maps.read(path)
         covered = self.label_maps.covered(*source_size)
@@ -134,10 +141,10 @@ class TrainDataset(ImageDataset):
 
 
 class EvalDataset(ImageDataset):
-    """Evaluation samples {'image': uint8 [S, S, 3], 'label': int, 'index': int, the sample's place in the set}.
+    """Evaluation samples {'image': uint8 [S, S, 3], 'label': class id, 'index': position in the set}.
 
-    An image that cannot be decoded is a UserError: an evaluation counts every image. With skip_bad it is named on
-    stderr and becomes black with label -1, so that the batches keep their composition.
+    An image that cannot be decoded is a UserError, because an evaluation counts every image. With skip_bad there is a
+    warning on stderr instead, and the sample is black with label -1.
     """
 
     def __init__(self, samples, transform, skip_bad=False):

@@ -1,24 +1,37 @@
-"""Label maps by the images they belong to, checked.
+"""Label maps on disk: found by the image they belong to, read and checked.
 
-A map is an array [2, K, H, H], float16 or float32: [0] the scores (raw logits) and [1] the class ids of the K best
-classes of each cell, row = y, column = x. Where a set's maps lie on disk: util/data/label_sets.py.
+A label map is an array [2, K, H, H], float16 or float32. [0] holds the scores (raw logits) and [1] the class ids of the
+K best classes of each cell; row = y, column = x. A set of maps is a folder with one file per image, or packed:
+
+    SET/<class folder>/<image stem>.npy or .pt
+    SET/label_maps.npy, SET/names.txt              packed by tools/pack_token_label.py
+    SET/meta.json                                  optional, with either: coverage, shape, num_classes, …
+
+The packed array is [n, 2, K, H, H]. Line i of names.txt, which is sorted by bytes, names its map i as
+`<class folder>/<image stem>`.
 """
 
+import io
 import json
 import os
 
 import numpy as np
 
-from util.data.label_sets import META, PackedSet, open_set
+from util import files
 from util.errors import UserError, one_line
+from util.weights import torch_file
+
+ARRAY, NAMES, META = 'label_maps.npy', 'names.txt', 'meta.json'
+PARTIAL = 'label_maps.npy.partial'  # the packed array until it is complete
+FLOAT16_EXACT = 2048  # float16 represents every class id up to this one
 
 
 class LabelMaps:
-    """A set of label maps, in folders or packed, by the images they belong to.
+    """The label maps of a folder, by the paths of their images.
 
-    coverage: what a map covers, `center` (the centre square, as the published sets) or `full` (the whole image);
-    a meta.json in the set overrides it; so does geometry `reference`, which reads every map as
-    if it covered the whole image. Raises UserError for a set that cannot be used.
+    coverage: which part of an image its map covers, `center` (the centre square, as in the published sets) or `full`
+    (the whole image). The set's meta.json overrides it. With geometry `reference` it is always `full`, because the
+    original reads every map so. Raises UserError for a set that cannot be used.
     """
 
     def __init__(self, folder, num_classes, coverage='center', geometry='exact'):
@@ -29,19 +42,17 @@ class LabelMaps:
         self.meta = read_meta(self.meta_path)
         self.coverage = self.meta.get('coverage', coverage) if geometry == 'exact' else 'full'
         if self.coverage not in ('center', 'full'):
-            raise UserError(
-                f"{self.meta_path}: token-label coverage '{one_line(self.coverage)}' must be center or full"
-            )
+            raise UserError(f"{self.meta_path}: coverage '{one_line(self.coverage)}' must be center or full")
         classes = self.meta.get('num_classes', 0)
         if classes > num_classes:
             raise UserError(f'{self.meta_path}: maps of {classes} classes, but --nb_classes is {num_classes}')
         self.maps = open_set(folder)
-        if isinstance(self.maps, PackedSet):  # all maps have this one shape: wrong, it is so before the first epoch
+        if isinstance(self.maps, PackedSet):  # all maps have one shape, so a wrong one is found before training begins
             check_shape(self.maps.shape, self.maps.dtype, self.maps.file)
             check_meta(self.meta, self.maps.shape, self.meta_path, self.maps.file)
 
     def path(self, image_path):
-        """The file that holds the map of an image, or would: for messages."""
+        """The file that holds the map of an image, or should hold it."""
         return self.maps.path(map_name(image_path))
 
     def read(self, image_path):
@@ -55,11 +66,11 @@ class LabelMaps:
         return scores, ids
 
     def missing(self, image_paths):
-        """bool [n]: which of the images have no map; looks at listings only, not into files."""
+        """bool [n]: which of the images have no map. Looks at file names only."""
         return ~self.maps.contains(map_names(image_paths))
 
     def require(self, image_paths):
-        """Raises UserError that says how many images have no map, and which is the first, if there are any."""
+        """Raise UserError if images have no map: it says how many, and names the first."""
         missing = self.missing(image_paths)
         if missing.any():
             first = image_paths[int(missing.argmax())]
@@ -69,7 +80,7 @@ class LabelMaps:
             )
 
     def covered(self, width, height):
-        """(x, y, width, height) of the part of a source image that its map covers, in pixels."""
+        """(x, y, width, height) in pixels: the part that a map covers of an image of this size."""
         if self.coverage == 'full':
             return 0.0, 0.0, float(width), float(height)
         side = float(min(width, height))
@@ -77,21 +88,164 @@ class LabelMaps:
 
 
 def map_name(image_path):
-    """`<class folder>/<stem>` of an image."""
+    """`<class folder>/<image stem>`."""
     folder, name = os.path.split(image_path)
     return f'{os.path.basename(folder)}/{os.path.splitext(name)[0]}'
 
 
 def map_names(image_paths):
-    """The same of many images, as one array of bytes [n]."""
+    """map_name of many images, as an array of bytes [n]."""
     return np.array([os.fsencode(map_name(path)) for path in image_paths], 'S')
 
 
-# -- what is checked --------------------------------------------------------------------------------------------------
+# -- the two kinds of sets --------------------------------------------------------------------------------------------
+
+
+def open_set(folder):
+    """The PackedSet or FolderSet in a folder. Raises UserError if its packing was interrupted."""
+    if os.path.exists(os.path.join(folder, ARRAY)):
+        return PackedSet(folder)
+    if os.path.exists(os.path.join(folder, PARTIAL)):
+        raise UserError(f'{os.path.join(folder, PARTIAL)}: not packed to the end; run tools/pack_token_label.py again')
+    return FolderSet(folder)
+
+
+class FolderSet:
+    """A set with one file per map: `<folder>/<class folder>/<stem>.npy`, or `.pt` if there is no .npy."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def path(self, name):
+        """The file of a map."""
+        path = os.path.join(self.folder, *name.split('/'))
+        if not os.path.exists(path + '.npy') and os.path.exists(path + '.pt'):
+            return path + '.pt'
+        return path + '.npy'
+
+    def read(self, name):
+        """(array, its file). Raises FileNotFoundError if there is no map; UserError if it is unreadable."""
+        path = self.path(name)
+        return (read_torch(path) if path.endswith('.pt') else read_npy(path)), path
+
+    def names(self):
+        """All names, sorted by bytes."""
+        folders = [entry.name for entry in os.scandir(self.folder) if entry.is_dir() and not entry.name.startswith('.')]
+        return [os.fsdecode(name) for name in self._list(folders).tolist()]
+
+    def contains(self, names):
+        """bool [n]: which of the names (an array of bytes) have a map. Lists each class folder once."""
+        folders = {name.split(b'/')[0] for name in names.tolist()}
+        return np.isin(names, self._list(map(os.fsdecode, folders)))
+
+    def _list(self, folders):
+        """The names in some class folders, an array of bytes in ascending order."""
+        names = [np.empty(0, 'S1')]  # one array per folder: all elements of an array take as much as its longest one
+        for folder in folders:
+            path = os.path.join(self.folder, folder)
+            inside = os.listdir(path) if os.path.isdir(path) else []
+            inside = [name for name in inside if name.endswith(('.npy', '.pt')) and not name.startswith('.')]
+            names.append(np.array([os.fsencode(f'{folder}/{os.path.splitext(name)[0]}') for name in inside], 'S'))
+        return np.unique(np.concatenate(names))
+
+
+class PackedSet:
+    """A set packed into `<folder>/label_maps.npy`, which is memory-mapped, and names.txt.
+
+    The names stay one array of bytes: loader processes share its memory after the fork. A million Python strings would
+    be copied into each process. Raises UserError if the two files do not belong together.
+    """
+
+    def __init__(self, folder, array=ARRAY):
+        self.folder = folder
+        self.file = os.path.join(folder, array)
+        self._maps = np.asarray(read_npy(self.file, mmap_mode='r'))  # indexing a plain array is faster than a memmap
+        self.shape, self.dtype = self._maps.shape[1:], self._maps.dtype
+        self._names = self._read_names(os.path.join(folder, NAMES))
+
+    def _read_names(self, path):
+        """The lines of names.txt as an array of bytes."""
+        try:
+            with open(path, 'rb') as f:
+                lines = f.read().split(b'\n')[:-1]
+        except OSError as error:
+            raise UserError(f'{path}: cannot be read ({error.strerror}); it names the maps of {self.file}')
+        if len(lines) != len(self._maps):
+            raise UserError(f'{path}: names {len(lines)} maps, but {self.file} holds {len(self._maps)}')
+        names = np.array(lines, 'S')
+        if not (names[1:] > names[:-1]).all():
+            raise UserError(f'{path}: not sorted, or it repeats a name; pack the set again')
+        return names
+
+    def path(self, name):
+        return self.file
+
+    def read(self, name):
+        """(array, where it is from). Raises FileNotFoundError if there is no map."""
+        key = os.fsencode(name)
+        index = np.searchsorted(self._names, np.array(key, self._names.dtype))
+        if index == len(self._names) or self._names[index] != key:
+            raise FileNotFoundError(name)
+        return self._maps[index], f'{self.file}, map {name}'
+
+    def names(self):
+        """All names, sorted by bytes."""
+        return [os.fsdecode(name) for name in self._names.tolist()]
+
+    def contains(self, names):
+        """bool [n]: which of the names (an array of bytes) have a map."""
+        return np.isin(names, self._names)
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def read_npy(path, mmap_mode=None):
+    """The array in a .npy file. Raises FileNotFoundError; UserError that names the file if it holds no array."""
+    try:
+        array = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # np.load raises errors of many types for damaged files
+        raise UserError(f'{path}: not a readable .npy array ({one_line(error)})')
+    if not isinstance(array, np.ndarray):
+        raise UserError(f'{path}: not a readable .npy array (an archive of several, .npz)')
+    return array
+
+
+def read_torch(path):
+    """The array in a .pt file. Raises UserError that names the file if it does not hold one tensor."""
+    array = torch_file.load_file(path)
+    if not isinstance(array, np.ndarray):
+        raise UserError(f'{path}: a label map is one tensor, this file holds a {type(array).__name__}')
+    return array
+
+
+def npy_size(shape, dtype):
+    """Bytes of the .npy file of an array. A smaller file was cut short by a crash."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros(shape, dtype))
+    return buffer.getbuffer().nbytes
+
+
+def read_meta(path):
+    """The object in a meta.json, {} if there is no such file. Raises UserError that names the file."""
+    if not os.path.exists(path):
+        return {}
+    remedy = '; correct or delete the file'
+    meta = files.read_json(path, remedy)
+    if not isinstance(meta, dict):
+        raise UserError(f'{path}: holds a {type(meta).__name__}, not a JSON object{remedy}')
+    if not isinstance(meta.get('num_classes', 0), int):
+        raise UserError(f'{path}: num_classes must be a whole number{remedy}')
+    return meta
+
+
+# -- checks -----------------------------------------------------------------------------------------------------------
 
 
 def check_shape(shape, dtype, path):
-    """Raises UserError unless a map has shape [2, K, H, H] and holds numbers."""
+    """Raise UserError unless a map has shape [2, K, H, H] and holds numbers."""
     if len(shape) != 4 or shape[0] != 2 or 0 in shape or shape[2] != shape[3]:
         raise UserError(f'{path}: a label map has shape [2, K, H, H], this file has {list(shape)}')
     if dtype.kind not in 'fiu':
@@ -99,15 +253,17 @@ def check_shape(shape, dtype, path):
 
 
 def check_map(array, num_classes, path):
-    """Split a map [2, K, H, H] into (scores float32, ids int64); raises UserError that says what is wrong with it."""
+    """Split a map [2, K, H, H] into (scores float32, ids int64), each [K, H, H]. Raises UserError for wrong values."""
     check_shape(array.shape, array.dtype, path)
-    with np.errstate(all='ignore'):  # what float32 cannot hold becomes infinite, and is refused below
-        scores, ids = array[0].astype('float32'), array[1].astype('float64')  # in float16, 2048 < 2049 does not hold
+    with np.errstate(all='ignore'):  # a value beyond float32 becomes infinite and is refused below
+        scores = array[0].astype('float32')
+        ids = array[1].astype('float64')  # compared in float16, 2048 < 2049 would be false
     if not np.isfinite(scores).all():
         raise UserError(f'{path}: has scores that are not finite')
-    if array.dtype == np.float16 and num_classes > 2049 and (ids >= 2048).any():  # 2049 was rounded to 2048
+    # float16 rounds 2049 to 2048, so with more than 2049 classes an id of 2048 is ambiguous
+    if array.dtype == np.float16 and num_classes > FLOAT16_EXACT + 1 and (ids >= FLOAT16_EXACT).any():
         raise UserError(
-            f'{path}: has class ids that float16 does not hold exactly (above 2048); a set of '
+            f'{path}: has class ids that float16 does not hold exactly (above {FLOAT16_EXACT}); a set of '
             f'{num_classes} classes needs another dtype, float32'
         )
     if not (np.isfinite(ids).all() and (ids >= 0).all() and (ids < num_classes).all()):
@@ -117,24 +273,8 @@ def check_map(array, num_classes, path):
     return scores, ids.astype('int64')
 
 
-def read_meta(path):
-    """The object in a meta.json, {} without one. Raises UserError that names the file."""
-    if not os.path.exists(path):
-        return {}
-    try:
-        with open(path, encoding='utf-8-sig') as f:
-            meta = json.load(f)
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: no JSON, or no text at all
-        raise UserError(f'{path}: not readable JSON ({one_line(error)}); mend or delete it')
-    if not isinstance(meta, dict):
-        raise UserError(f'{path}: not a readable JSON object (a {type(meta).__name__}); mend or delete it')
-    if not isinstance(meta.get('num_classes', 0), int):
-        raise UserError(f'{path}: num_classes must be a whole number; mend or delete it')
-    return meta
-
-
 def check_meta(meta, shape, meta_path, path):
-    """Raises UserError if what meta.json says of the maps' shape is not that of a map."""
+    """Raise UserError if meta.json describes maps of another shape than `shape`, [2, K, H, H] of the map in `path`."""
     _, k, size, _ = shape
     for key, found in (('shape', list(shape)), ('K', k), ('label_size', size)):
         if meta.get(key, found) != found:

@@ -1,7 +1,6 @@
-"""Writes a set of label maps, a .npy file per image, so that a run that stops goes on where it was.
+"""Writes a set of label maps, one .npy file per image. A run that was interrupted continues where it stopped.
 
-OUT/meta.json describes the set from the beginning and says whether it is complete; finished maps are kept, unfinished
-ones never exist.
+A map's file appears when it is complete. OUT/meta.json describes the set and says whether it is complete.
 """
 
 import json
@@ -13,34 +12,33 @@ import numpy as np
 from util import dist, files
 from util.data import annotator
 from util.data.datasets import EvalDataset
-from util.data.label_maps import map_names
-from util.data.label_sets import META, npy_size
+from util.data.label_maps import META, map_names, npy_size
 from util.data.loader import Loader
 from util.errors import UserError
 from util.logger import progress
 
-RESULTS = ('complete', 'maps', 'undecodable')  # what meta.json says beside the settings
+RESULTS = ('complete', 'maps', 'undecodable')  # keys of meta.json beside the settings
 
 
 class Counts(NamedTuple):
-    """Of the images labelled by a run, on all processes."""
+    """Numbers of images of one run, over all processes."""
 
-    written: int
+    written: int  # maps
     undecodable: int
-    judged: int  # whose class is one of the annotator's
-    correct: int  # whose class has the highest mean score over all cells
+    labelled: int  # maps of images whose class is one of the annotator's
+    correct: int  # maps in which the image's class has the highest mean score
 
 
 class LabelWriter:
-    """The set of label maps of `samples`, listing.Samples, in the folder `out`.
+    """The label maps of `samples`, listing.Samples, in the folder `out`.
 
-    settings: what meta.json says of all maps, including 'shape' and 'dtype'. Raises UserError for a folder that holds
-    something else, or a set begun with other settings, and if two images would share a map.
+    settings: what meta.json says of all maps, including 'shape' and 'dtype'. Raises UserError if the folder holds
+    something else or a set begun with other settings, and if two images would have the same map file.
     """
 
     def __init__(self, out, samples, settings):
         self.out, self.samples, self.settings = out, samples, settings
-        self.names = map_names(samples.paths)  # arrays, which loader processes share
+        self.names = map_names(samples.paths)  # an array, which loader processes share
         check_distinct(self.names, samples.paths, out)
         check_begun(out, settings)
         whole = npy_size(settings['shape'], settings['dtype'])
@@ -54,10 +52,10 @@ class LabelWriter:
         return map_path(self.out, self.names[number])
 
     def write(self, annotate, transform, batch_size, num_workers):
-        """Write the missing maps, every process its share; returns Counts. annotate: see util/data/annotator.py."""
-        dist.barrier()  # no process writes before all have looked for missing maps
+        """Write the missing maps, each process its share; returns Counts. annotate: see util/data/annotator.py."""
+        dist.barrier()  # all processes have looked for missing maps before one writes
         self._write_meta(complete=False)
-        dist.barrier()  # no map is written before meta.json
+        dist.barrier()  # meta.json is there before the first map
         dataset = EvalDataset(self.samples, transform, skip_bad=True)
         loader = Loader(dataset, self._batches(batch_size), batch_size, num_workers)
         own = self._label(annotate, loader)
@@ -66,10 +64,10 @@ class LabelWriter:
         return counts
 
     def _batches(self, batch_size):
-        """Ranges of sample numbers: this process's share of the batches in which a map is missing.
+        """This process's share of the batches in which a map is missing, as ranges of sample numbers.
 
-        The batches of the whole set are dealt out, and one with a map missing is computed as a whole: so a map depends
-        neither on interruptions nor on who computes it, not even in the last bit (with as many threads).
+        The whole set is divided into batches, and a batch with a missing map is computed as a whole. So interruptions
+        and the number of processes do not change one bit of a map (with the same number of threads).
         """
         count = len(self.samples)
         starts = range(0, count, batch_size)[dist.rank() :: dist.world_size()]
@@ -77,10 +75,10 @@ class LabelWriter:
         return [batch for batch in batches if self.missing[batch.start : batch.stop].any()]
 
     def _label(self, annotate, loader):
-        """Counts of this process. Raises UserError for scores that are not finite."""
+        """Write the maps of a loader's images; returns this process's Counts. Raises UserError for infinite scores."""
         topk, dtype = self.settings['shape'][1], self.settings['dtype']
         relative = self.settings.get('scores') == 'relative'
-        written = undecodable = judged = correct = 0
+        written = undecodable = labelled = correct = 0
         for batch in progress(loader, 'batches'):
             scores = annotate(batch['image'])
             maps = annotator.top_maps(scores, topk, dtype, relative=relative)
@@ -93,34 +91,34 @@ class LabelWriter:
                     continue
                 if not np.isfinite(array).all():
                     raise UserError(
-                        f"{self.path(number)}: scores that are not finite in {dtype}; are the annotator's weights good?"
+                        f"{self.path(number)}: scores are not finite in {dtype}; check the annotator's weights"
                     )
                 with files.replacing(self.path(number), sync=False) as f:
                     np.save(f, array)
                 written += 1
-                judged += label < annotate.num_classes
+                labelled += label < annotate.num_classes
                 correct += label == guess
-        return Counts(written, undecodable, judged, correct)
+        return Counts(written, undecodable, labelled, correct)
 
     def _write_meta(self, **results):
-        """OUT/meta.json, on the first process: the settings that all maps share, and RESULTS."""
+        """Write OUT/meta.json, on the first process: the settings and RESULTS."""
         if dist.is_main():
             text = json.dumps({**self.settings, **results}, indent=1) + '\n'
             files.write(os.path.join(self.out, META), text.encode())
 
 
 def map_path(out, name):
-    """The file of a map. name: one of map_names."""
+    """The file of a map. name: an element of map_names."""
     return os.path.join(out, *os.fsdecode(name).split('/')) + '.npy'
 
 
 def check_distinct(names, images, out):
-    """Raise UserError if two images would share a map. names: map_names of the images' paths."""
-    order = np.argsort(names, kind='stable')  # equal names stay in their order, side by side
-    again = order[1:][names[order[1:]] == names[order[:-1]]]
-    if again.size:
-        second = int(again.min())
-        first = int(np.argmax(names == names[second]))
+    """Raise UserError if two images would have the same map file. names: map_names of the images' paths."""
+    _, first, inverse = np.unique(names, return_index=True, return_inverse=True)
+    first = first[inverse]  # where each name occurs first
+    repeated = np.flatnonzero(first != np.arange(len(names)))
+    if repeated.size:
+        first, second = int(first[repeated[0]]), int(repeated[0])
         raise UserError(
             f'{images[second]}: its label map would be that of {images[first]} ({map_path(out, names[second])}); '
             'rename one of them'
@@ -133,19 +131,18 @@ def check_begun(out, settings):
         return
     meta_path = os.path.join(out, META)
     if not os.path.exists(meta_path):
-        raise UserError(
-            f'{out}: not empty, and no set of label maps begun here (it has no meta.json); choose another folder'
-        )
+        raise UserError(f'{out}: not empty and without the meta.json of a set of label maps; choose another folder')
     begun = files.read_json(meta_path)
     if not isinstance(begun, dict):
-        raise UserError(f'{meta_path}: not the readable description of a set of label maps')
+        raise UserError(f'{meta_path}: does not describe a set of label maps; choose another folder')
     for key in [*settings, *begun]:
         if key not in RESULTS and settings.get(key) != begun.get(key):
             raise UserError(
                 f"{meta_path}: this set was begun with '{key}' {json.dumps(begun.get(key))}, not "
-                f'{json.dumps(settings.get(key))}; a set is of one kind, choose another folder'
+                f'{json.dumps(settings.get(key))}; choose another folder'
             )
 
 
 def count_maps(out):
+    """Number of .npy files in a folder and all folders below it."""
     return sum(name.endswith('.npy') and not name.startswith('.') for _, _, names in os.walk(out) for name in names)

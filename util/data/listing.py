@@ -1,7 +1,7 @@
-"""Which images a set has, and their classes: from a folder or a list file to Samples.
+"""The images of a data set and their classes, from class folders or a list file.
 
-Both are kept in arrays. A million paths as Python objects would be copied into every loader process: these are forked,
-and merely looking at an object counts a reference, which writes to its page.
+Paths and labels are kept in arrays. A million paths as Python strings would be copied into every loader process: after
+the fork, even reading a Python object changes its reference count, which copies its page of memory.
 """
 
 import codecs
@@ -15,7 +15,7 @@ from util.errors import UserError, one_line
 
 
 class Paths:
-    """A sequence of paths. names: what stands below `root`, one array of bytes [n]."""
+    """A sequence of paths. names: the paths below `root`, an array of bytes [n]."""
 
     def __init__(self, root, names):
         self.root, self.names = root, names
@@ -23,7 +23,7 @@ class Paths:
     def __len__(self):
         return len(self.names)
 
-    def __getitem__(self, index):  # IndexError behind the last one, so a loop over Paths ends there
+    def __getitem__(self, index):  # raises IndexError after the last one, which ends a loop over Paths
         return os.path.join(self.root, os.fsdecode(self.names[index]))
 
 
@@ -48,13 +48,13 @@ def read_samples(data_path, split, list_path, num_classes):
 
 
 def read_folder(root, num_classes):
-    """Samples of an ImageNet-like folder: one folder a class, ids in the folders' sorted order."""
+    """Samples of a folder like ImageNet's: one folder per class, with ids in the sorted order of the folders."""
     if not os.path.isdir(root):
         raise UserError(f'{root}: no such folder; check --data_path')
     classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
     if len(classes) > num_classes:
         raise UserError(f'{root}: has {len(classes)} class folders, but --nb_classes is {num_classes}')
-    names, counts = [np.empty(0, 'S1')], []  # of each folder; an array's elements are as long as its longest
+    names, counts = [np.empty(0, 'S1')], []  # an array per folder: all elements take as much as the longest
     for folder in classes:
         inside = sorted(name for name in os.listdir(os.path.join(root, folder)) if is_image(name))
         names.append(np.array([os.fsencode(os.path.join(folder, name)) for name in inside], 'S'))
@@ -65,18 +65,18 @@ def read_folder(root, num_classes):
 
 
 def read_list(data_path, list_path, num_classes):
-    """Samples of a list file with lines `path/below/data_path class_id`."""
+    """Samples of a list file with lines `path class_id`, the paths below `data_path`. Names may hold any bytes."""
     if not os.path.isdir(data_path):
         raise UserError(f'--data_path {data_path}: no such folder')
     names, labels = [], []
-    root = os.fsencode(data_path)  # as bytes, so that names need not be text
-    listings = {}  # {folder: names in it}: a look-up in a set costs far less than a look at the disk for every image
+    root = os.fsencode(data_path)
+    listings = {}  # {folder: names in it}: much faster than asking the disk for every image
     for number, line in enumerate(read_lines(list_path), 1):
         line = line.strip()
         if not line:
             continue
         name, _, word = line.rpartition(b' ')
-        if not name or not re.fullmatch(b'-?[0-9]{1,18}', word):  # Python refuses to read thousands of digits
+        if not name or not re.fullmatch(b'-?[0-9]{1,18}', word):  # int() refuses thousands of digits
             shown = one_line(os.fsdecode(line))
             raise UserError(f"{list_path}, line {number}: expected 'path class_id', found '{shown}'")
         if not 0 <= int(word) < num_classes:
@@ -96,7 +96,7 @@ def read_list(data_path, list_path, num_classes):
 
 
 def read_lines(path):
-    """The lines of a text file, as bytes. Raises UserError for one that cannot be read or is no text."""
+    """The lines of a text file, as bytes. Raises UserError if it cannot be read or is not text."""
     try:
         with open(path, 'rb') as f:
             content = f.read()

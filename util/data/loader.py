@@ -2,35 +2,24 @@
 
 import atexit
 import functools
+import math
 import os
 import sys
 
 import numpy as np
 import paddle
 
-from util import dist
+from util import dist, paddle_fixes
 from util.data.augment import pack_erased
 from util.data.datasets import EvalDataset, TrainDataset
 from util.data.token_label import stack_targets
 from util.data.transforms import network_input
 from util.errors import UserError
-from util.paddle_fixes import (
-    SHARED_MEMORY,
-    begin_worker,
-    end_epoch_early,
-    forget_shared_files,
-    forget_workers,
-    free_shared_memory,
-    frozen_garbage,
-    kill_workers,
-    sweep_shared_memory,
-    watch_workers,
-)
 from util.runtime import local_processes, worker_count
 
-# At exit multiprocessing sends loader processes SIGTERM, which they ignore (begin_worker), and would wait for them
-# forever. Exit handlers run in reverse order: this one, registered after multiprocessing's own, ends them before that.
-atexit.register(kill_workers)
+# At exit multiprocessing sends loader processes SIGTERM, which they ignore (begin_worker), and waits for them forever.
+# Exit handlers run in reverse order: this one was registered after multiprocessing's own, so it ends them before that.
+atexit.register(paddle_fixes.kill_workers)
 
 
 def build_train_loader(
@@ -56,7 +45,7 @@ def build_train_loader(
     token_label_size: tokens a side of the targets. Raises UserError if an image has no label map, unless
     allow_missing_token_label, and if the set is smaller than one batch of all processes.
     """
-    sweep_shared_memory()
+    paddle_fixes.sweep_shared_memory()
     unmapped = None
     if label_maps and allow_missing_token_label:
         unmapped = label_maps.missing(samples.paths)
@@ -141,7 +130,7 @@ class EvalSampler:
         self.indices, self.batch_size = range(rank, length, world_size), batch_size
 
     def __len__(self):
-        return -(-len(self.indices) // self.batch_size)  # rounded up
+        return math.ceil(len(self.indices) / self.batch_size)
 
     def __iter__(self):
         for start in range(0, len(self.indices), self.batch_size):
@@ -200,7 +189,7 @@ class Loader:
             'prefetch_factor': prefetch_factor,
             'persistent_workers': persistent_workers,
             'use_shared_memory': workers > 0 and self._fits_shared_memory(workers * prefetch_factor, batch_size),
-            'worker_init_fn': functools.partial(begin_worker, os.getpid()),
+            'worker_init_fn': functools.partial(paddle_fixes.begin_worker, os.getpid()),
         }
         self._loader = paddle.io.DataLoader(dataset, **self.settings)
 
@@ -208,12 +197,13 @@ class Loader:
         """Whether the batches in flight fit into shared memory; warns if not. ahead: how many are made in advance."""
         in_flight = (ahead + 2) * local_processes()  # the main process holds up to two
         needed = in_flight * batch_size * self.dataset.sample_bytes()
-        free = free_shared_memory()
+        free = paddle_fixes.free_shared_memory()
         if needed > free and dist.is_main():
             print(
-                f'warning: {SHARED_MEMORY} has {free >> 20} MB free, and the batches of the loader processes need up '
-                f'to {-(-needed >> 20)} MB: they go through pipes, which is slower; give the container more '
-                f'(docker run --shm-size={-(-2 * needed >> 30)}g), or lower --num_workers or --prefetch_factor',
+                f'warning: {paddle_fixes.SHARED_MEMORY} has {free >> 20} MB free, but the batches of the loader '
+                f'processes need up to {math.ceil(needed / 2**20)} MB; they go through pipes, which is slower. Give '
+                f'the container more (docker run --shm-size={math.ceil(2 * needed / 2**30)}g), or lower --num_workers '
+                'or --prefetch_factor',
                 file=sys.stderr,
                 flush=True,
             )
@@ -228,29 +218,23 @@ class Loader:
         self.sampler.set_epoch(epoch, first)
 
     def __iter__(self):
-        with frozen_garbage():
+        with paddle_fixes.frozen_garbage():
             batches = iter(self._loader)
+        paddle_fixes.watch_workers()
         finished = False
-        watch_workers()
         try:
             for batch in batches:
                 if 'error' in batch:
                     raise UserError(batch['error'].numpy().tobytes().decode())
                 network_input(batch, self.dataset.transform.mean, self.dataset.transform.std)
                 yield batch
-            forget_workers()  # they have ended without an error, or wait for the next epoch
             finished = True
+            paddle_fixes.forget_workers()  # they have ended without an error, or wait for the next epoch
         finally:
             if not finished:
-                self._end(batches)
-            forget_shared_files(paddle)
-
-    def _end(self, batches):
-        """End an epoch early. With loader processes the next epoch needs a new DataLoader."""
-        workers = self.settings['num_workers']
-        end_epoch_early(batches, workers)
-        if workers:
-            self._loader = paddle.io.DataLoader(self.dataset, **self.settings)  # persistent processes have ended
+                paddle_fixes.end_epoch_early(batches, self.settings['num_workers'])
+                self._loader = paddle.io.DataLoader(self.dataset, **self.settings)  # persistent processes have ended
+            paddle_fixes.forget_shared_files(paddle)
 
 
 class LazyLoader:

@@ -1,10 +1,11 @@
 """An annotator in an ONNX file, run by ONNX Runtime: any network with one image input and one dense output.
 
     input    [B, 3, S, S], float32 or float16, normalised
-    output   [B, C, H, H], or [B, N, C] row by row with N = H·H cells; with N = 1 + H·H the first is a class token,
-             which is left out (no square number follows another, so there is no doubt). Scores are logits.
+    output   logits [B, C, H, H], or [B, N, C] in row-major order with N = H·H cells; if N = 1 + H·H, the first is a
+             class token, which is left out
 
-What the file's metadata properties may say of the input, by the names of generate_label.py's flags, which win:
+Metadata properties of the file may describe the input, under the names of generate_label.py's flags. Flags override
+them:
 
     img_size        576
     mean, std       0.485 0.456 0.406: three numbers in 0-1, between spaces or commas
@@ -22,16 +23,16 @@ import paddle
 from util.errors import UserError, one_line
 
 DTYPES = {'tensor(float)': 'float32', 'tensor(float16)': 'float16'}
-CELLS = (1, 2, 4, 8, 14, 16, 32, 64)  # sides in pixels of what networks in use call a cell; 14: some ViTs
-EXTERNAL = ('.data', '_data')  # what the exporters in use append to the name of a file for weights outside of it
-PAGE = 'docs/token_labels.md, "Making maps", says how to export one'
+CELLS = (1, 2, 4, 8, 14, 16, 32, 64)  # pixels along the side of a cell in common networks; 14: some ViTs
+EXTERNAL = ('.data', '_data')  # endings of the files in which exporters store weights outside of FILE.onnx
+PAGE = 'docs/token_labels.md, "Making maps", shows how to export one'
 
 
 class OnnxNetwork:
-    """A file opened in ONNX Runtime, on a GPU where its GPU package is installed.
+    """A network opened in ONNX Runtime; it runs on a GPU if ONNX Runtime's GPU package is installed.
 
-    `run` maps images to whatever the network's output is. `settings`: what the file says of its input, a dict that may
-    hold img_size, mean, std and interpolation. Raises UserError for a file that is no such network.
+    settings: a dict with those of img_size, mean, std and interpolation that the file has. Raises UserError if the file
+    is not a network with one image input and one output.
     """
 
     def __init__(self, path):
@@ -40,10 +41,10 @@ class OnnxNetwork:
             raise UserError(f'--model {path}: no such file')
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = int(os.environ.get('OMP_NUM_THREADS') or 0)  # 0: all cores
-        options.log_severity_level = 4  # what goes wrong is in the exceptions
+        options.log_severity_level = 4  # errors are in the exceptions
         try:
             session = onnxruntime.InferenceSession(path, options, providers=_providers(onnxruntime))
-        except Exception as error:  # its exceptions have no base class of their own
+        except Exception as error:  # its exceptions have no common base class
             raise UserError(f'--model {path}: ONNX Runtime cannot open it ({_reason(error)})')
         self.path, self._session = path, session
         self.provider = session.get_providers()[0]
@@ -51,7 +52,9 @@ class OnnxNetwork:
         outputs = session.get_outputs()
         if len(outputs) != 1:
             names = ', '.join(one_line(output.name) for output in outputs)
-            raise UserError(f'--model {path}: must have one output, has {len(outputs)} ({names}); export the dense one')
+            raise UserError(
+                f'--model {path}: must have one output, has {len(outputs)} ({names}); export the dense output'
+            )
         self._output = outputs[0].name
         self.settings = self._read_settings(session.get_modelmeta().custom_metadata_map)
 
@@ -67,7 +70,7 @@ class OnnxNetwork:
                 f'--model {self.path}: must have one input of floats [B, 3, S, S], has {", ".join(shapes) or "none"}'
             )
         self._input, self._dtype = inputs[0].name, DTYPES[inputs[0].type]
-        self.batch = batch or None  # images that a run takes, no more and no fewer; None: any number
+        self.batch = batch or None  # the number of images that a run takes; None: any
         self.fixed_size = height or width
 
     def _read_settings(self, properties):
@@ -78,21 +81,21 @@ class OnnxNetwork:
                     settings[key] = read(properties[key])
                 except ValueError:
                     raise UserError(
-                        f"{self.path}: its metadata property '{key}' is '{one_line(properties[key])}', which cannot be "
-                        f'read; mend it there (generate_label.py --help: --{key})'
+                        f"{self.path}: its metadata property '{key}' is '{one_line(properties[key])}', which is not "
+                        f'a value of --{key}; correct it in the file (see generate_label.py --help)'
                     )
         return settings
 
     def run(self, images):
-        """images: float32 [B, 3, S, S], numpy -> the output as float32. Raises UserError where the network fails."""
+        """numpy float32 [B, 3, S, S] -> the network's output, float32. Raises UserError if the network fails."""
         images = images.astype(self._dtype)
         if self.batch is None:
             return self._run(images)
         outputs = []
         for start in range(0, len(images), self.batch):
             part = images[start : start + self.batch]
-            missing = np.zeros([self.batch - len(part), *images.shape[1:]], self._dtype)
-            outputs.append(self._run(np.concatenate([part, missing]))[: len(part)])
+            padding = np.zeros([self.batch - len(part), *images.shape[1:]], self._dtype)
+            outputs.append(self._run(np.concatenate([part, padding]))[: len(part)])
         return np.concatenate(outputs)
 
     def _run(self, images):
@@ -104,13 +107,13 @@ class OnnxNetwork:
             raise UserError(f'--model {self.path}: its output must be scores, floating point numbers')
         if output.shape[:1] != images.shape[:1]:
             raise UserError(
-                f'--model {self.path}: makes an output {_shape(output.shape)} of {len(images)} images; it must begin '
-                'with their number'
+                f'--model {self.path}: its output for {len(images)} images is {_shape(output.shape)}; the first '
+                'dimension must be the number of images'
             )
         return output.astype('float32')
 
     def fingerprint(self):
-        """16 hex digits that stand for the file, and for the weights outside of it."""
+        """16 hex digits that identify the file, with its external weights."""
         digest = hashlib.sha256()
         for path in [self.path, *(self.path + ending for ending in EXTERNAL)]:
             if os.path.isfile(path):
@@ -121,10 +124,10 @@ class OnnxNetwork:
 
 
 class OnnxHead:
-    """The annotator that an OnnxNetwork is, on images of size² pixels.
+    """The annotator of an OnnxNetwork, on images of size x size pixels.
 
-    num_classes: those it should have; None takes them as they are. Raises UserError for an output that is no map of
-    scores, or whose meaning is in doubt.
+    num_classes: the number it must have; None: any. Raises UserError if the output is not a map of logits, or if it is
+    ambiguous which of its axes are cells and which are classes.
     """
 
     def __init__(self, network, size, num_classes=None):
@@ -140,14 +143,14 @@ class OnnxHead:
         scores = self._cells(output)
         if np.isfinite(scores).all() and (scores >= 0).all() and np.abs(scores.sum(axis=-1) - 1).max() < 1e-3:
             raise UserError(
-                f'{named}: the scores of a cell are probabilities (they add up to 1), but a map holds logits; '
-                'export it without its softmax'
+                f'{named}: the scores of a cell are probabilities (their sum is 1), but a map holds logits; '
+                'export the network without its softmax'
             )
         cell = size / self.side
         if cell not in CELLS:
             raise UserError(
-                f'--img_size {size}: {self.side}x{self.side} cells would be of {cell:g} pixels, so they do not tile '
-                'the image and labels would lie beside their pixels; use a multiple of the stride, 32 for most networks'
+                f'--img_size {size}: {self.side}x{self.side} cells of {cell:g} pixels do not tile the image, so labels '
+                'would not lie on their pixels; use a multiple of the stride, 32 for most networks'
             )
 
     def _cells(self, output):
@@ -167,8 +170,8 @@ class OnnxHead:
 def read_shape(shape, num_classes, named):
     """(whether the first cell is a class token, cells a side, classes) of a dense output [B, C, H, H] or [B, N, C].
 
-    num_classes: those that it should have, or None. Raises UserError, which begins with `named`, for another shape,
-    other classes, and [B, N, C] that could as well be [B, C, N] while num_classes does not say.
+    num_classes: the number that it must have; None: any. Raises UserError, which begins with `named`, for another shape
+    or number of classes, and for an ambiguous shape: if num_classes is None, [B, N, C] may also be [B, C, N].
     """
     found = f'its output is {_shape(["B", *shape[1:]])}'
     if len(shape) == 4 and shape[2] == shape[3]:
@@ -178,13 +181,13 @@ def read_shape(shape, num_classes, named):
         if num_classes is None and _cells_a_side(classes):
             raise UserError(
                 f'{named}: {found}; as [B, N, C] it has {classes} classes, as [B, C, N] {shape[1]}. '
-                f'If the former is true, say so with --nb_classes {classes}; if not, export it transposed'
+                f'If it is [B, N, C], add --nb_classes {classes}; if not, export it transposed'
             )
     else:
-        plain = ', the scores of whole images' if len(shape) == 2 else ''
+        note = ', the scores of whole images' if len(shape) == 2 else ''
         raise UserError(
-            f'{named}: {found}{plain}; must be dense, [B, C, H, H] or [B, N, C] with N = H·H cells, or one more, a '
-            f'class token. {PAGE}'
+            f'{named}: {found}{note}; must be dense, [B, C, H, H] or [B, N, C] with N = H·H cells or a class token '
+            f'and H·H cells. {PAGE}'
         )
     if num_classes not in (None, classes):
         hint = '; if it is [B, C, N], export it transposed' if shape[1] == num_classes else ''
@@ -193,7 +196,7 @@ def read_shape(shape, num_classes, named):
 
 
 def _cells_a_side(number):
-    """(with a class token, cells a side) of `number` tokens, None if they make no square."""
+    """(whether there is a class token, cells a side) of `number` tokens; None if they do not make a square."""
     for tokens in (0, 1):
         side = math.isqrt(number - tokens) if number > tokens else 0
         if side and side * side == number - tokens:
@@ -221,12 +224,12 @@ def _providers(onnxruntime):
 
 
 def _reason(error):
-    """What ONNX Runtime says, without its code in front."""
+    """An error message of ONNX Runtime without the code in front."""
     return one_line(re.sub(r'^\[ONNXRuntimeError\] : \d+ : \w+ : ', '', str(error)))
 
 
 def _shape(shape):
-    """[1, 3, S, S] as text; a side without a name or a number is ?."""
+    """A shape as text, such as [1, 3, S, S]; a dimension without name and number is ?."""
     return f'[{", ".join(one_line(side) if side not in (None, "") else "?" for side in shape)}]'
 
 
