@@ -51,7 +51,7 @@ INFER = """
 INFER_NEEDED = '--model_file m --params_file p --input_file i'
 LABEL = """
     nb_classes=None transfer=False class_map= cls_label_path=None img_size=None mean=None std=None interpolation=None
-    num_workers=10 topk=5 relative_scores=False batch_size=32 pretrained_weights= crop_pct=1.0
+    num_workers=10 topk=5 relative_scores=False batch_size=32
 """
 DEFAULTS = [
     (main, '', [MODEL, WEIGHTS, TRANSFORM, DATA, AMP, TRAIN, 'config=None']),
