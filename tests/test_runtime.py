@@ -1,4 +1,5 @@
-"""util/runtime.py: what is set before paddle is imported, how scripts end, and that nothing of them stays behind."""
+"""util/runtime.py and util/paddle_fixes.py: what is set before paddle is imported, how scripts end, and that no loader
+process stays behind."""
 
 import contextlib
 import os
@@ -14,48 +15,48 @@ import pytest
 
 from conftest import ROOT, TINY_RUN, words
 from util import runtime
+from util.args import Parser
 from util.data.transforms import TrainTransform
 from util.errors import UserError
-from util.runtime import Parser, worker_count
+from util.paddle_fixes import begin_worker
 from util.train.loss import TokenLabelLoss
 
 CORES = len(os.sched_getaffinity(0))
-
-
-@pytest.fixture
-def prepared(tmp_path):
-    """prepared(vendor, flags, **environment) -> what runtime says and sets, in a fresh process.
-
-    A stand-in for paddle shows the environment at the moment of its import; the real one takes 2 s to load.
-    """
-    (tmp_path / 'paddle.py').write_text(
-        'import os, sys\n'
-        "print('OMP', os.environ.get('OMP_NUM_THREADS'))\n"
-        "print('MKL', os.environ.get('MKL_DEBUG_CPU_TYPE'))\n"
-        "def is_compiled_with_cuda(): return 'GPU_WHEEL' in os.environ\n"
-        "def set_flags(flags): print('FLAGS', flags)\n"
-        "print('a note on OMP_NUM_THREADS', file=sys.stderr)\n"
-        "print('a warning of another kind', file=sys.stderr)\n"
-    )
-
-    def call(vendor='AuthenticAMD', flags='sse2 avx2', machine='x86_64', **environment):
-        (tmp_path / 'cpuinfo').write_text(f'vendor_id : {vendor}\nflags : {flags}\n')
-        code = f"""
+PADDLE = """
+import os, sys
+print('OMP', os.environ.get('OMP_NUM_THREADS'))
+print('MKL', os.environ.get('MKL_DEBUG_CPU_TYPE'))
+print('a note on OMP_NUM_THREADS', file=sys.stderr)
+print('a warning of another kind', file=sys.stderr)
+def is_compiled_with_cuda(): return 'GPU_WHEEL' in os.environ
+def set_flags(flags): print('FLAGS', flags)
+"""
+SCRIPT = """
 import builtins, platform
 real_open = builtins.open
-builtins.open = lambda path, *args: real_open('{tmp_path}/cpuinfo' if path == '/proc/cpuinfo' else path, *args)
+builtins.open = lambda path, *args: real_open('cpuinfo' if path == '/proc/cpuinfo' else path, *args)
 platform.machine = lambda: '{machine}'
 from util import runtime
 print('SAID', runtime.CPU)
 """
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(('OMP_', 'MKL_', 'PADDLE_'))}
-        env = {**clean, 'PYTHONPATH': str(tmp_path), **environment}
-        done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, text=True, capture_output=True, env=env)
-        assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """prepared(vendor, flags, **environment) -> what a new process sets and prints when it imports util.runtime.
+
+    A stand-in for paddle prints the environment at the moment of its import.
+    """
+    (tmp_path / 'paddle.py').write_text(PADDLE)
+
+    def call(vendor='AuthenticAMD', flags='sse2 avx2', machine='x86_64', **environment):
+        (tmp_path / 'cpuinfo').write_text(f'vendor_id : {vendor}\nflags : {flags}\n')
+        env = {k: v for k, v in os.environ.items() if not k.startswith(('OMP_', 'MKL_', 'PADDLE_'))}
+        env.update(PYTHONPATH=f'{tmp_path}:{ROOT}', **environment)
+        command = [sys.executable, '-c', SCRIPT.format(machine=machine)]
+        done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, env=env)
         assert done.stderr == 'a warning of another kind\n', 'only the note on threads is dropped'
-        lines = dict(line.split(' ', 1) for line in done.stdout.splitlines())
-        assert set(lines) - {'FLAGS'} == {'OMP', 'MKL', 'SAID'} and lines['SAID'].startswith('CPU: ')
-        return lines
+        return dict(line.split(' ', 1) for line in done.stdout.splitlines())
 
     return call
 
@@ -63,23 +64,24 @@ print('SAID', runtime.CPU)
 # ---- before the import
 
 
-def test_threads_are_the_cores_unless_set(prepared):
+def test_threads_are_the_cores_shared_by_the_processes_unless_set(prepared):
     lines = prepared()
-    assert lines['OMP'] == str(CORES) and f'{CORES} thread(s) per process' in lines['SAID']
+    assert lines['OMP'] == str(CORES) and lines['SAID'].startswith(f'CPU: {CORES} thread(s) per process')
     lines = prepared(OMP_NUM_THREADS='3')
     assert lines['OMP'] == '3' and '3 thread(s) per process (OMP_NUM_THREADS as set)' in lines['SAID']
-    for name in ('PADDLE_LOCAL_SIZE', 'PADDLE_TRAINERS_NUM'):  # processes of one machine share its cores
+    for name in ('PADDLE_LOCAL_SIZE', 'PADDLE_TRAINERS_NUM'):
         assert [prepared(**{name: n})['OMP'] for n in ('2', '64')] == [str(max(1, CORES // 2)), '1']
+    assert prepared(PADDLE_LOCAL_SIZE='1', PADDLE_TRAINERS_NUM='64')['OMP'] == str(CORES), 'those of this machine'
 
 
-def test_a_1_under_paddles_launcher_is_the_launchers(prepared):
+def test_under_paddles_launcher_a_1_is_not_taken_as_set_by_the_user(prepared):
+    assert prepared(OMP_NUM_THREADS='1')['OMP'] == '1'
     assert prepared(OMP_NUM_THREADS='1', PADDLE_TRAINER_ID='0')['OMP'] == str(CORES)
     assert prepared(OMP_NUM_THREADS='1', PADDLE_TRAINER_ID='0', PADDLE_LOCAL_SIZE='64')['OMP'] == '1'
-    assert prepared(OMP_NUM_THREADS='3', PADDLE_TRAINER_ID='0')['OMP'] == '3', 'as set by the user'
-    assert prepared(OMP_NUM_THREADS='1')['OMP'] == '1', 'without the launcher it is the user who set it'
+    assert prepared(OMP_NUM_THREADS='3', PADDLE_TRAINER_ID='0')['OMP'] == '3'
 
 
-def test_mkl_takes_its_avx2_path_on_amd_only_where_there_is_avx2_and_never_against_the_user(prepared):
+def test_mkl_takes_its_avx2_path_on_amd_processors_with_avx2_unless_set(prepared):
     lines = prepared('AuthenticAMD', 'sse2 avx2')
     assert lines['MKL'] == '5' and 'MKL on AVX2 (AMD)' in lines['SAID']
     for other in [dict(flags='sse2 avx'), dict(vendor='GenuineIntel'), dict(vendor='', flags=''), dict(machine='arm')]:
@@ -90,29 +92,24 @@ def test_mkl_takes_its_avx2_path_on_amd_only_where_there_is_avx2_and_never_again
         assert lines['MKL'] == '4' and 'MKL_DEBUG_CPU_TYPE=4 as set' in lines['SAID']
 
 
-def test_tensors_are_copies_where_there_are_no_gpus_and_never_against_the_user(prepared):
+def test_transposes_are_copies_without_gpus_unless_set(prepared):
     assert prepared()['FLAGS'] == "{'FLAGS_use_stride_kernel': False}"
     assert 'FLAGS' not in prepared(GPU_WHEEL='yes')
     assert 'FLAGS' not in prepared(FLAGS_use_stride_kernel='1')
+    assert paddle.is_compiled_with_cuda() or paddle.randn([2, 3, 4]).transpose([0, 2, 1]).is_contiguous()
 
 
-def test_a_transpose_on_a_cpu_is_contiguous():
-    if paddle.is_compiled_with_cuda() or 'FLAGS_use_stride_kernel' in os.environ:
-        pytest.skip('views are left as Paddle has them')
-    assert paddle.randn([2, 3, 4]).transpose([0, 2, 1]).is_contiguous()
-
-
-def test_loader_processes_are_capped_by_the_machine(monkeypatch):
+def test_there_are_at_most_as_many_loader_processes_as_cores(monkeypatch):
     monkeypatch.setattr(runtime.os, 'cpu_count', lambda: 4)
-    assert [worker_count(n) for n in (-1, 0, 1, 4, 5, 100)] == [0, 0, 1, 4, 4, 4]
+    assert [runtime.worker_count(n) for n in (-1, 0, 1, 4, 5, 100)] == [0, 0, 1, 4, 4, 4]
     monkeypatch.setattr(runtime.os, 'cpu_count', lambda: None)
-    assert worker_count(10) == 1
+    assert runtime.worker_count(10) == 1
 
 
 # ---- how a script ends
 
 
-def fails(error):
+def failing(error):
     """A script whose main raises this."""
 
     def main(_):
@@ -122,33 +119,23 @@ def fails(error):
 
 
 def test_how_a_script_ends(run):
-    assert run(fails(UserError('a  b.yml: not YAML (while\n  in line 1)'))) == (
-        1,
-        '',
-        'script.py: error: a  b.yml: not YAML (while in line 1)\n',
-    )
-    assert run(fails(KeyboardInterrupt())) == (130, '', '')
+    line = 'script.py: error: a  b.yml: not YAML (while in line 1)\n'
+    assert run(failing(UserError('a  b.yml: not YAML (while\n  in line 1)'))) == (1, '', line)
+    assert run(failing(KeyboardInterrupt())) == (130, '', '')
     line = 'script.py: error: unrecognized arguments: --no_such (see script.py --help)\n'
-    assert run(fails(None), '--no_such') == (2, '', line)
-    with pytest.raises(ZeroDivisionError):
-        run(fails(ZeroDivisionError()))
+    assert run(failing(None), '--no_such') == (2, '', line)
+    for error in (ZeroDivisionError, RuntimeError, SystemError):
+        with pytest.raises(error):
+            run(failing(error('DataLoader worker(s) exited unexpectedly')))
 
 
 @pytest.mark.cross_version
 @pytest.mark.parametrize('number', ['SIGKILL', 'SIGSEGV'])
-def test_a_loader_process_that_dies_is_one_line_that_says_of_what_whatever_paddle_calls_it(
-    train, tiny, monkeypatch, number
-):
+def test_a_loader_process_that_dies_is_one_line_with_its_signal(train, tiny, monkeypatch, number):
     monkeypatch.setattr(TrainTransform, 'load', lambda *_: os.kill(os.getpid(), getattr(signal, number)))
     result = train('--num_workers 1')
-    line = f'main.py: error: a loader process has died ({number}); '
-    assert result.code == 1 and line in result.err and 'Traceback' not in result.err, result.err
-
-
-@pytest.mark.parametrize('error', [RuntimeError, SystemError])
-def test_an_error_that_only_speaks_of_a_loader_is_a_defect(run, error):
-    with pytest.raises(error):
-        run(fails(error('DataLoader worker(s) exited unexpectedly: Blocking queue is killed')))
+    assert result.code == 1 and f'main.py: error: a loader process has died ({number}); ' in result.err
+    assert '--num_workers' in result.err and 'Traceback' not in result.err
 
 
 # ---- what stays behind
@@ -159,16 +146,6 @@ def children(pid):
     return [int(child) for path in Path(f'/proc/{pid}/task').glob('*/children') for child in path.read_text().split()]
 
 
-def gone(pids):
-    """Whether all of these end within 10 seconds; a zombie has ended."""
-    end = time.time() + 10
-    while time.time() < end:
-        if not any(is_running(pid) for pid in pids):
-            return True
-        time.sleep(0.02)
-    return False
-
-
 def is_running(pid):
     try:
         return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
@@ -176,34 +153,51 @@ def is_running(pid):
         return False
 
 
+def gone(pids):
+    """Whether all of these processes end within 10 seconds."""
+    end = time.time() + 10
+    while any(map(is_running, pids)) and time.time() < end:
+        time.sleep(0.02)
+    return not any(map(is_running, pids))
+
+
 @pytest.mark.parametrize('error', [UserError('disk full'), KeyboardInterrupt(), RuntimeError('a defect')], ids=repr)
 def test_a_main_that_fails_in_the_middle_of_an_epoch_leaves_no_loader_process(train, tiny, monkeypatch, error):
     seen, before = [], set(children(os.getpid()))
 
-    def breaks(*args, **kwargs):
+    def fail(*args, **kwargs):
         seen.extend(children(os.getpid()))
         raise error
 
-    monkeypatch.setattr(TokenLabelLoss, 'forward', breaks)
+    monkeypatch.setattr(TokenLabelLoss, 'forward', fail)
     with contextlib.suppress(RuntimeError):
         train('--batch_size 2 --num_workers 2')
     workers = set(seen) - before
-    assert len(workers) >= min(2, os.cpu_count()) and gone(workers)
+    assert len(workers) >= min(2, CORES) and gone(workers)
 
 
-@pytest.mark.parametrize('how, code', [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_script_that_is_stopped_from_outside_takes_its_loader_processes_along(scenes, how, code):
+@pytest.mark.parametrize('number, code', [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_script_that_is_stopped_from_outside_leaves_no_loader_process(scenes, number, code):
     flags = words(TINY_RUN, '--batch_size 2 --num_workers 2 --epochs 100000 --data_path', scenes)
-    command = [sys.executable, os.path.join(ROOT, 'main.py'), *flags]
+    command = [sys.executable, 'main.py', *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
         try:
-            for line in process.stdout:
-                if 'Epoch: [0]  [ 0/20]' in line:
-                    break
+            next(line for line in process.stdout if 'Epoch: [0]  [ 0/20]' in line)
             workers = children(process.pid)
-            process.send_signal(how)
+            process.send_signal(number)
             _, err = process.communicate(timeout=20)
         finally:
             process.kill()
     assert workers and gone(workers)
     assert process.returncode == code and 'Traceback' not in err
+
+
+@pytest.mark.cross_version
+@pytest.mark.parametrize('offset, code', [(0, 0), (1, 1)])
+def test_a_loader_process_ends_at_once_if_the_main_process_has_ended(offset, code):
+    parent = os.getpid() + offset  # another parent than its own has ended
+    child = os.fork()
+    if child == 0:
+        begin_worker(parent, 0)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == code
