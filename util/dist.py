@@ -1,4 +1,4 @@
-"""Several processes: a thin layer over paddle.distributed that is a no-op on one process.
+"""Several processes: a thin layer over paddle.distributed. With one process its functions do nothing.
 
 Start them with `python -m paddle.distributed.launch --gpus "0,1" main.py …` on GPUs or with
 `--nproc_per_node N --backend gloo` on CPUs.
@@ -23,19 +23,22 @@ def init():
 
 
 def rank():
+    """Number of this process, 0 for the first."""
     return int(os.environ.get('PADDLE_TRAINER_ID', 0))
 
 
 def world_size():
+    """Number of processes of the run."""
     return int(os.environ.get('PADDLE_TRAINERS_NUM', 1))
 
 
 def is_main():
+    """Whether this is the first process, which logs and writes files."""
     return rank() == 0
 
 
 def all_sum(values):
-    """Sum each of an array of numbers over all processes; returns nested lists of floats. One collective."""
+    """The sum of an array over all processes, as nested lists of floats. One collective operation."""
     tensor = paddle.to_tensor(np.asarray(values, 'float64'))
     if world_size() > 1:  # gloo's all_reduce raises on one process
         pd.all_reduce(tensor)
@@ -43,14 +46,14 @@ def all_sum(values):
 
 
 def gather(values):
-    """The numbers of every process, as many from each: a list by rank of lists of floats. One collective."""
+    """The numbers of every process, equally many from each: [world size] lists of floats. One collective operation."""
     rows = np.zeros([world_size(), len(values)])
     rows[rank()] = values
     return all_sum(rows)
 
 
 def share_statistics(model):
-    """Give every process the first one's batch-norm statistics, which each keeps for itself in training."""
+    """Copy the batch-norm statistics of the first process to all; in training each process has its own."""
     if world_size() > 1:
         for name, tensor in model.state_dict().items():
             if name.endswith(('._mean', '._variance')):
@@ -58,5 +61,6 @@ def share_statistics(model):
 
 
 def barrier():
+    """Wait for all processes."""
     if world_size() > 1:
         pd.barrier()

@@ -1,4 +1,4 @@
-"""Result files, all of a file or none; and small text files, with the file's name in every error."""
+"""Files: results that are written completely or not at all, and small text files. Every error names the file."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ from util.errors import UserError, one_line
 
 
 def check_folder(folder, named):
-    """Make a folder if need be and try to write into it. Raises UserError, which calls it what `named` says."""
+    """Raise UserError if `folder` cannot be made or written to. named: flag and value, for the message."""
     try:
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -22,20 +22,19 @@ def check_folder(folder, named):
 
 
 def check_target(flag, path):
-    """Raise UserError, before the work is done, if the file that `flag` names could not be written afterwards."""
+    """Raise UserError if the file `path`, the value of `flag`, cannot be written. For use before long work."""
     if os.path.isdir(path):
         raise UserError(f'{flag} {path}: cannot be written to (it is a folder)')
     check_folder(os.path.dirname(os.path.abspath(path)), f'{flag} {path}')
 
 
 @contextlib.contextmanager
-def replacing(path, *also, previous=None, sync=True):
-    """Opens a temporary binary file beside `path` for writing; it gets its names when the block ends.
+def replacing(path, *more_paths, previous=None, sync=True):
+    """Context manager that yields a temporary binary file, which becomes `path` when the block ends without an error.
 
-    First it replaces the files `also`, one by one, last `path`. If the block raises, all files are as they were before.
-    Where the file system has hard links the names share one file on disk, so such files must never be changed in place.
-    previous: another name to keep the old file of `path` under. sync: wait (milliseconds) until the disk has the file,
-    so that it survives a power failure. Makes the folder if need be. An OSError becomes a UserError that names `path`.
+    It becomes each of `more_paths` too, before `path`; these are hard links, or copies if the file system has no links.
+    If the block raises, the files stay as they were. previous: where to keep the old file of `path`. sync: wait until
+    the file is on the disk, so that it survives a power failure. Makes the folder. Raises UserError that names `path`.
     """
     folder, temporary = os.path.dirname(os.path.abspath(path)), None
     try:
@@ -47,24 +46,24 @@ def replacing(path, *also, previous=None, sync=True):
                 f.flush()
                 os.fsync(f.fileno())
         os.chmod(temporary, 0o644)
-        for name in also:
-            name_as_well(temporary, name)
-        if previous and os.path.exists(path):  # only now: a save that fails leaves two good files, not one
-            name_as_well(path, previous)
+        for name in more_paths:
+            _link(temporary, name)
+        if previous and os.path.exists(path):  # not before the new file is complete: then one of two is always good
+            _link(path, previous)
         os.replace(temporary, path)
         if sync:
             folder_handle = os.open(folder, os.O_RDONLY)
-            os.fsync(folder_handle)  # or the new name could be lost with the power
+            os.fsync(folder_handle)  # the disk must have the new name too
             os.close(folder_handle)
     except OSError as error:
-        raise UserError(f'{path}: could not be written ({error.strerror or error}); what was there before is untouched')
+        raise UserError(f'{path}: could not be written ({error.strerror or error}); the old file is unchanged')
     finally:
         if temporary and os.path.exists(temporary):
             os.unlink(temporary)
 
 
-def name_as_well(path, name):
-    """Make `name` another name of the file `path`, at once, in place of what had that name before."""
+def _link(path, name):
+    """Make `name` a hard link to the file `path`, or a copy; a file of that name is replaced in one operation."""
     passing = os.path.join(os.path.dirname(name), f'.{os.path.basename(name)}.{os.getpid()}.tmp')
     try:
         try:
@@ -78,7 +77,7 @@ def name_as_well(path, name):
 
 
 def write(path, data):
-    """Write bytes to `path` by `replacing`."""
+    """Write bytes to the file `path`, all or nothing. Raises UserError."""
     with replacing(path) as f:
         f.write(data)
 
@@ -87,10 +86,7 @@ def write(path, data):
 
 
 def read_text(path, hint=''):
-    """The text of a UTF-8 file, without a byte order mark. Raises UserError that names the file.
-
-    hint: what to do about it, for the message.
-    """
+    """The text of a UTF-8 file, without a byte order mark. Raises UserError. hint: what to do then."""
     try:
         with open(path, encoding='utf-8-sig') as f:
             return f.read()
@@ -101,12 +97,12 @@ def read_text(path, hint=''):
 
 
 def read_lines(path):
-    """[(number, line)] of the lines of a text file that are not blank, stripped. Raises as read_text."""
+    """[(line number, stripped line)] of a text file, without blank lines. Raises UserError."""
     return [(number, line.strip()) for number, line in enumerate(read_text(path).split('\n'), 1) if line.strip()]
 
 
 def read_json(path, hint=''):
-    """What a JSON file holds. Raises as read_text."""
+    """The content of a JSON file. Raises UserError."""
     text = read_text(path, hint)
     try:
         return json.loads(text)
@@ -115,7 +111,7 @@ def read_json(path, hint=''):
 
 
 def read_yaml(path, hint=''):
-    """What a YAML file holds, plain values only. Raises as read_text."""
+    """The content of a YAML file, plain values only. Raises UserError."""
     text = read_text(path, hint)
     try:
         return yaml.safe_load(text)
