@@ -1,12 +1,12 @@
 # shellcheck shell=bash
-# What prepare.sh and test_train_inference_python.sh share: reading a config, running a step and judging its outcome.
+# Shared by prepare.sh and test_train_inference_python.sh: reading a config, running a step and checking its outcome.
 
 fail() {  # fail MESSAGE: one line, exit code 2
     echo "${0##*/}: error: $*" >&2
     exit 2
 }
 
-begin_script() {  # begin_script CONFIG MODE: into the root of the project, with $config, $mode and $python set
+begin_script() {  # begin_script CONFIG MODE: change to the root of the project; set $config, $mode and $python
     [ -n "$1" ] || fail "usage: ${0##*/} CONFIG MODE"
     config=$(realpath -m -- "$1")
     cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
@@ -29,7 +29,7 @@ begin_script() {  # begin_script CONFIG MODE: into the root of the project, with
 
 lines=() config='' mode='' model_name='' python=''
 
-read_config() {  # read_config FILE: into lines[], with the section heads where TIPC has them
+read_config() {  # read_config FILE: into lines[]; checks the section heads
     [ -f "$1" ] || fail "$1: no such config"
     lines=()
     local line where
@@ -50,7 +50,7 @@ value() { echo "${lines[$1]#*:}"; }
 
 is_set() { [ -n "$1" ] && [ "$1" != null ]; }
 
-of_mode() {  # of_mode VALUE: "mode=a|other mode=b" gives what stands for $mode (or null), any other value itself
+of_mode() {  # of_mode VALUE: of "mode=a|other mode=b" the value for $mode (or null), any other VALUE itself
     local choice
     [[ $1 =~ ^(lite|whole)_[a-z_]+= ]] || { echo "$1"; return; }
     for choice in ${1//|/ }; do
@@ -59,7 +59,7 @@ of_mode() {  # of_mode VALUE: "mode=a|other mode=b" gives what stands for $mode 
     echo null
 }
 
-flag() {  # flag N [VALUE]: "key=value" of line N, nothing where either is null
+flag() {  # flag N [VALUE]: "key=value" of line N; nothing if either is null
     local name val
     name=$(key "$1") val=${2-$(of_mode "$(value "$1")")}
     if is_set "$name" && is_set "$val"; then echo "$name=$val"; fi
@@ -72,7 +72,7 @@ extra() {  # extra NAME: the value of "NAME:…" among the lines after the 51st
     done
 }
 
-count_images() {  # count_images FILE_OR_FOLDER: what infer.py would find there
+count_images() {  # count_images FILE_OR_FOLDER: as infer.py finds images
     find -L "$1" -type f -iregex '.*\.\(jpe?g\|png\|bmp\|webp\)' 2> /dev/null | wc -l
 }
 
@@ -85,24 +85,24 @@ count_images() {  # count_images FILE_OR_FOLDER: what infer.py would find there
 table=()  # rows of the summary
 failures=0
 status_log=/dev/null
-blocked=''  # why the steps to come cannot run: set by what went wrong before them, cleared where a new chain begins
+blocked=''  # why the next steps of this chain cannot run: set by a failure, cleared at the start of a chain
 
-tell() {  # tell STATUS SECONDS NAME LOG LINE: a row of the summary, and the line on the screen and in results_python.log
+tell() {  # tell STATUS SECONDS NAME LOG LINE: a row of the summary; the line to the screen and results_python.log
     table+=("$1|$2|$3|$4")
     echo "$5 ! " | tee -a "$status_log"
 }
 
-not_run() {  # not_run NAME WHY: by itself no failure; a chain in which nothing ran is one (see summary)
+not_run() {  # not_run NAME WHY: no failure, but a chain in which nothing ran is one (see summary)
     tell 'not run' - "$1" "${1#* }: $2" "Not run: $2 - $model_name - $1"
 }
 
-obstacle() {  # obstacle WHY: a failure that keeps the rest of the chain from running; the first one is named
+obstacle() {  # obstacle WHY: a failure that stops the rest of the chain; the first one is reported
     failures=$((failures + 1))
     blocked=${blocked:-$1}
     echo "$1" >&2
 }
 
-step() {  # step NAME LOG CHECK COMMAND...: run with its output in LOG; the function CHECK says what is missing then
+step() {  # step NAME LOG CHECK COMMAND...: run with its output in LOG; then the function CHECK prints what is missing
     local name=$1 log=$2 check=$3 begin=$SECONDS code=0 problem=''
     shift 3
     if [ -n "$blocked" ]; then
@@ -127,7 +127,7 @@ step() {  # step NAME LOG CHECK COMMAND...: run with its output in LOG; the func
     tell ok $((SECONDS - begin)) "$name" "$log" "Run successfully with command - $model_name - $* - $log"
 }
 
-summary() {  # the table, and the exit code of the whole: 0 only if something ran and nothing failed
+summary() {  # print the table; return 0 only if something ran and nothing failed
     local row status seconds name log ran=0 folder=${status_log%/*}
     [ ${#table[@]} -gt 0 ] || fail "$config asks for nothing in mode $mode"
     printf '\n%-8s %7s  %-20s %s\n' status seconds step "log in $folder"
@@ -141,7 +141,7 @@ summary() {  # the table, and the exit code of the whole: 0 only if something ra
     [ "$ran" != 0 ] && [ "$failures" = 0 ]
 }
 
-# For the functions CHECK: each prints what is missing, nothing if all is there.
+# Parts of the functions CHECK: each prints what is missing, or nothing.
 
 has_file() { [ -s "$1" ] || echo "wrote no $1"; }
 
@@ -160,7 +160,7 @@ has_records() {  # has_records LOG IMAGES BENCHMARK: a record for every image, a
     fi
 }
 
-has_epochs() {  # has_epochs LOG.TXT FIRST LAST: a line for each of these epochs, with losses that are finite numbers
+has_epochs() {  # has_epochs LOG.TXT FIRST LAST: a line for each of these epochs, with finite losses
     local epoch line loss number='-?[0-9]+(\.[0-9]+)?(e[-+]?[0-9]+)?[,}]'
     [ -f "$1" ] || { echo "wrote no $1"; return; }
     for ((epoch = $2; epoch <= $3; epoch++)); do
@@ -172,11 +172,11 @@ has_epochs() {  # has_epochs LOG.TXT FIRST LAST: a line for each of these epochs
     done
 }
 
-has_processes() {  # has_processes LOG FOLDER NUMBER: the training said so, in its log or in one of its launcher's logs
+has_processes() {  # has_processes LOG FOLDER NUMBER: the training logged it, in LOG or in a launcher's log in FOLDER
     grep -rqsF -- " $3 process(es)" "$1" "$2" || echo "did not train as $3 process(es)"
 }
 
-accuracy() {  # accuracy LOG: "top-1 images" of the closing line of an evaluation
+accuracy() {  # accuracy LOG: "top-1 images" of the last line of an evaluation
     sed -nE 's/.*\* Acc@1 ([0-9]+(\.[0-9]+)?) .* on ([0-9]+) images.*/\1 \3/p' "$1" | tail -n 1
 }
 

@@ -83,11 +83,11 @@ link_user_data() {
     done
 }
 
-# -- ours, and which ---------------------------------------------------------------------------------------------------
+# -- our scenes and weights --------------------------------------------------------------------------------------------
 
-make_scenes() {  # ids from the first of ImageNet's to its last
+make_scenes() {
     "$python" -c 'import numpy, PIL, sklearn' 2> /dev/null ||
-        fail "$python lacks what draws the scenes: pip install -r requirements-cpu.txt -r demo/requirements.txt"
+        fail "$python cannot draw the scenes: pip install -r requirements-cpu.txt -r demo/requirements.txt"
     "$python" demo/digits.py "$data" --train $train_images --val $val_images --size 224 \
         --class_ids 0 111 222 333 444 555 666 777 888 999 --fresh
 }
@@ -108,16 +108,16 @@ lay_out_images() {
     echo "$data: $(count_images "$data/train") training and $(count_images "$data/val") validation images of $TIPC_DATA"
 }
 
-checksum_of_scenes() {  # another Pillow draws and writes some of them otherwise
+checksum_of_scenes() {
     (cd "$data/val" && find . -name '*.JPEG' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum)
 }
 
-place_weights() {  # for each file that line 37 names, with its stored predictions where they are of these scenes
+place_weights() {  # the files of line 37; beside our own weights the stored predictions, if the scenes are equal
     local weights reference=test_tipc/results/python_${model_name}_results_fp32.txt
     for weights in $(value 36 | tr '|' ' '); do
         is_set "$weights" || continue
         mkdir -p "$(dirname "$weights")" || exit
-        rm -f "$weights" "${weights%.*}".reference.{txt,not}
+        rm -f "$weights" "${weights%.*}.reference.txt"
         if [ -n "${TIPC_WEIGHTS-}" ]; then
             [ -f "$TIPC_WEIGHTS" ] || fail "TIPC_WEIGHTS=$TIPC_WEIGHTS: no such file"
             ln -s "$(realpath -- "$TIPC_WEIGHTS")" "$weights" || exit
@@ -128,13 +128,12 @@ place_weights() {  # for each file that line 37 names, with its stored predictio
         if [ "$(checksum_of_scenes)" = "$(cat test_tipc/results/scenes.sha256)" ]; then
             cp "$reference" "${weights%.*}.reference.txt" || exit
         else
-            echo 'the stored predictions are of other scenes: this Pillow draws them otherwise' |
-                tee "${weights%.*}.reference.not"
+            echo 'predictions are not compared with stored ones: this Pillow draws other scenes (13 or newer does)'
         fi
     done
 }
 
-# -- what the mode needs -----------------------------------------------------------------------------------------------
+# -- run --------------------------------------------------------------------------------------------------------------
 
 if [ "$mode" = whole_train_whole_infer ] && [ -z "${TIPC_DATA-}" ]; then
     fail "$mode trains and infers on the whole of ImageNet: set TIPC_DATA=DIR (and TIPC_LABEL_MAPS=DIR)"
@@ -149,6 +148,6 @@ if [ "$mode" != whole_infer ] || is_set "$(value 39)"; then lay_out_images; fi
 if [ "$mode" = whole_infer ]; then
     place_weights
     if [ -z "${TIPC_WEIGHTS-}" ]; then
-        echo "no TIPC_WEIGHTS: weights from a fixed seed, which know nothing; their predictions serve for comparison"
+        echo "no TIPC_WEIGHTS: random weights of a fixed seed; their predictions serve for comparison"
     fi
 fi

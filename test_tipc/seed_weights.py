@@ -1,5 +1,8 @@
-"""Weights that a fixed seed determines, the same on every machine and Paddle: they know nothing, but what a model says
-with them can be stored (results/) and compared. Drawn wide enough that predictions are peaked and differ by image."""
+"""Write random weights of a fixed seed, the same on every machine and Paddle version.
+
+The predictions of a model with them are stored in results/ and compared. The weights are large enough that predictions
+are peaked and differ between images.
+"""
 
 import os
 import sys
@@ -11,7 +14,6 @@ import numpy as np
 import paddle
 
 from models import FAMILY, build_model
-
 from util.args import Parser, add_model
 from util.errors import UserError
 from util.logger import log
@@ -20,14 +22,14 @@ HEAD = 3.0  # standard deviation of the class token's logits
 
 
 def parser():
-    parser = Parser('test_tipc/seed_weights.py', description=__doc__)
+    parser = Parser('test_tipc/seed_weights.py', description=__doc__.splitlines()[0])
     add_model(parser, FAMILY)
     parser.add_argument('--output', required=True, metavar='FILE', help='the .pdparams to write')
     return parser
 
 
 def draw(name, shape, rng):
-    """float32 array for a weight of that name: Linear and convolution variance-preserving, norms the identity."""
+    """float32 array for the weight `name`: Linear and convolution keep the variance, norms are the identity."""
     if len(shape) == 1:
         is_scale = name.endswith(('weight', '_variance'))
         return np.full(shape, 1.0 if is_scale else 0.0, 'float32')

@@ -6,7 +6,7 @@
 #
 # MODE: lite_train_lite_infer, lite_train_whole_infer, whole_train_whole_infer or whole_infer (GPU: which one to use).
 # Without a GPU the CPU form of the same chain runs. Logs and status lines: test_tipc/output/<config's folder>/<config>/
-# <mode>/; exit code 0 only if every step ran and left what it should. See README.md beside this file.
+# <mode>/. The exit code is 0 only if every step ran and wrote what it should. See README.md beside this file.
 set -ufo pipefail  # -f: the words of a config are never expanded
 trap "exit 130" INT TERM
 # shellcheck source=test_tipc/common_func.sh
@@ -14,7 +14,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common_func.sh"
 begin_script "${1-}" "${2-}"
 gpu_of_infer=${3-0}
 
-# -- where: GPUs, or the CPU form --------------------------------------------------------------------------------------
+# -- device: GPUs or the CPU form --------------------------------------------------------------------------------------
 
 count_gpus() {
     "$python" -c 'import paddle
@@ -47,7 +47,7 @@ cpu_extra() {  # cpu_extra NAME: flags that make the lite modes small on a CPU, 
     if [ -n "$on_cpu" ] && [[ $mode == lite_train_* ]]; then extra "$1"; fi
 }
 
-# -- steps: each sets what its check looks for, and runs ---------------------------------------------------------------
+# -- steps: each sets the variables of its check and runs --------------------------------------------------------------
 
 check_train() {  # the first machine writes the checkpoint and log.txt
     local first=0 epochs cooldown
@@ -210,8 +210,8 @@ infer_all() {  # every combination of lines 41 to 46, nested as TIPC nests them
 }
 
 infer_and_compare() {  # infer_and_compare IMAGES STORED PREDICT WEIGHTS
-    # What the predictors say of IMAGES against what predict.py says of them with the same WEIGHTS (PREDICT: its
-    # command), against the accuracy of the evaluation, and against STORED predictions where there are some.
+    # Compare predictions of infer.py for IMAGES with those of predict.py (the command PREDICT) with the same WEIGHTS,
+    # with the accuracy of the evaluation, and with STORED predictions if that file is named.
     local stored=$2 against=() top1 labels
     images=$1
     is_set "$(value 39)" || return 0
@@ -232,14 +232,12 @@ infer_and_compare() {  # infer_and_compare IMAGES STORED PREDICT WEIGHTS
         if [ -n "$top1" ] && [ -n "$labels" ]; then against+=("--acc1=$top1" "--cls_label_path=$labels"); fi
     fi
     compare "compare $label" "$run/compare.log" "${against[@]}"
-    if [[ $stored == *.not ]]; then
-        not_run "compare $label stored" "$(cat "$stored")"
-    elif [ -n "$stored" ]; then
+    if [ -n "$stored" ]; then
         compare "compare $label stored" "$run/compare_stored.log" "--gt_file=$stored"
     fi
 }
 
-compare() {  # compare NAME LOG FLAG...: the predictions in float32; how far other precisions may be off is not known
+compare() {  # compare NAME LOG FLAG...: float32 only; for other precisions no tolerance is established
     local name=$1 log=$2
     shift 2
     if [ -z "$blocked" ] && [ -z "$(find "$run" -name 'python_infer_*precision_fp32*.log' -print -quit)" ]; then
@@ -312,16 +310,14 @@ export_and_infer() {  # export_and_infer COMMAND WEIGHTS IMAGES STORED
     infer_and_compare "$3" "$4" "${predict:-predict.py ${1#* }}" "$2"
 }
 
-whole_infer() {  # whole_infer WEIGHTS: a model trained elsewhere
+whole_infer() {  # whole_infer WEIGHTS: a model that was trained before, or a folder of an exported one
     local stored=
     blocked='' label=$(basename "$1")
     label=${label%.*}
     run=$out/$label
     mkdir -p "$run"
     if [ -z "$on_cpu" ]; then export CUDA_VISIBLE_DEVICES=$gpu_of_infer; fi
-    for stored in "${1%.*}".reference.{txt,not} ''; do  # what prepare.sh left: predictions, or why there are none
-        [ ! -f "$stored" ] || break
-    done
+    if [ -f "${1%.*}.reference.txt" ]; then stored=${1%.*}.reference.txt; fi  # prepare.sh copied it
     if is_set "$(value 37)"; then
         [ -f "$1" ] || fail "$1: no such weights; run test_tipc/prepare.sh with this config and mode first"
         evaluate "$1"
