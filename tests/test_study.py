@@ -44,8 +44,11 @@ def test_a_tiny_study_runs(scenes, tmp_path, monkeypatch, capsys):
         assert execute(scripts[name], *flags) == 0
 
     monkeypatch.setattr(script.Study, 'command', in_this_process)
-    flags = f'{scenes} {tmp_path} --arms labels self --seeds 3 --epochs 1 --jobs 1'
-    script.main(script.parser().parse_args(flags.split()))
+    study = script.Study(scenes, tmp_path, 1)
+    study.run('labels', 3)
+    study.run('self', 3)
+    args = script.parser().parse_args(f'{scenes} {tmp_path} --arms labels self --seeds 3 --epochs 1'.split())
+    script.main(args)  # reads what is finished
     labels, students = capsys.readouterr().out.splitlines()[-2:]
     assert labels.startswith('| `labels` | 1 |') and students.startswith('| `self` | 1 |')
     assert (tmp_path / 'labeler-seed3/maps/meta.json').exists()

@@ -1,4 +1,4 @@
-"""What was compared: rows (section, what, kind of error, tolerance, measured), for docs/results/fidelity.md."""
+"""The comparisons of this suite: rows (section, what, kind of error, tolerance, measured), and docs/results/fidelity.md."""
 
 import re
 from importlib import metadata
@@ -12,14 +12,13 @@ SECTIONS = (
     'Drop path, Initial weights, Training, RandAugment, Train transform, Mixup and CutMix, Evaluation transform, '
     'Weights of files'
 ).split(', ')
-# What a measured figure may differ by, as a factor, between the document and a run on another machine. Two long
-# trainings drift apart by rounding alone, ten to thirty times more on one machine than on another.
+# Largest factor between a figure of the document and that of a run on another machine. Two long trainings drift apart
+# by rounding alone, ten to thirty times more on one machine than on another.
 SPREAD = 5
 SPREADS = {'Training': 50}
-# In place of a figure that is 0, a difference that nobody would call one: a rounding of float32, or of float64 in
-# learning rates, or chance. A tolerance of 0 means what it says.
-NOTHING = 1.2e-7
-NOTHING_OF = {'max abs difference / peak rate': 2.3e-16, 'p-value as standard deviations': 0.1, 'standard errors': 0.1}
+# A measured 0 counts as a rounding error of float32, or what stands here for its kind. A tolerance of 0 is exact.
+ROUNDING = 1.2e-7
+ROUNDINGS = {'max abs difference / peak rate': 2.3e-16, 'p-value as standard deviations': 0.1, 'standard errors': 0.1}
 RELATIVE = 'max abs difference / largest value'
 ABSOLUTE = 'max abs difference'
 
@@ -34,13 +33,13 @@ class Row(NamedTuple):
 
 
 class Record:
-    """Rows of one run by (section, what); of several measurements of a row the largest counts."""
+    """Rows of one run by (section, what). Of several measurements of a row the largest counts."""
 
     def __init__(self):
         self.rows = {}
 
     def add(self, section, what, measured, tolerance, kind=RELATIVE, note=''):
-        """Record a comparison, then assert that it holds. measured: float, `kind` says of what; NaN never holds."""
+        """Record a comparison, then assert measured <= tolerance. kind: what the two figures are."""
         assert section in SECTIONS, f'{section!r} is not a section of docs/results/fidelity.md: {SECTIONS}'
         assert '|' not in what + kind + note, 'a table cell'
         row, before = Row(section, what, kind, float(tolerance), float(measured), note), self.rows.get((section, what))
@@ -61,15 +60,15 @@ class Record:
         return '\n\n'.join(parts)
 
     def write(self):
-        """Replace what stands between the markers of the document."""
+        """Write the tables between the markers of the document."""
         text = DOCUMENT.read_text(encoding='utf-8')
         before, rest = text.split(BEGIN)
         after = rest.split(END, 1)[1]
         DOCUMENT.write_text(f'{before}{BEGIN}\n{versions()}\n\n{self.tables()}\n{END}{after}', encoding='utf-8')
 
     def differences(self, whole):
-        """What is wrong with the document, as lines: rows of this run that it lacks or has with another tolerance or a
-        measured figure that is far from this run's, and, if the whole suite ran, rows that no test records."""
+        """Lines about rows of this run that the document lacks, or has with another tolerance or a figure far from the
+        measured one; and, if the whole suite ran, about rows of the document that no test records."""
         ran = {_key(_line(row)): row for row in self.rows.values()}
         text = DOCUMENT.read_text(encoding='utf-8').split(BEGIN)[1].split(END)[0]
         rows = [line for line in text.splitlines() if re.match(r'\| (?!comparison)', line)]
@@ -89,11 +88,11 @@ RECORD = Record()
 
 
 def far_apart(row, written):
-    """Whether the document's figure for a row is not what was measured, give or take SPREAD."""
+    """Whether the document's figure for a row differs from the measured one by more than a factor of SPREAD."""
     if row.tolerance == 0:
         return written != row.measured
-    nothing = NOTHING_OF.get(row.kind, NOTHING)
-    small, large = sorted([written or nothing, row.measured or nothing])
+    rounding = ROUNDINGS.get(row.kind, ROUNDING)
+    small, large = sorted([written or rounding, row.measured or rounding])
     return large > SPREADS.get(row.section, SPREAD) * small
 
 
