@@ -1,4 +1,4 @@
-"""Rows (section, what, kind of error, tolerance, measured) of this suite's comparisons, and docs/results/fidelity.md."""
+"""Rows (section, what, kind of error, tolerance, measured) of the comparisons here, and docs/results/fidelity.md."""
 
 import re
 from importlib import metadata
