@@ -5,7 +5,6 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import time
 
@@ -112,7 +111,7 @@ CHAINS = [
 @pytest.mark.parametrize('chain', CHAINS, ids=['kills', 'stops'])
 def test_a_run_that_is_ended_at_random_instants_ends_identical_and_loses_few_steps(data, undisturbed, tmp_path, chain):
     reference, seconds = undisturbed
-    rng = np.random.default_rng()
+    rng = np.random.default_rng(0)  # the instants depend on the machine all the same
     reached, allowed = 0, 0  # steps done so far; how many of them the next start may do again
     for number in rng.permutation(len(chain)):
         wait_for_instant, end = chain[number]
@@ -131,7 +130,7 @@ def test_a_run_that_is_ended_at_random_instants_ends_identical_and_loses_few_ste
 
 
 def test_a_write_that_fails_stops_the_run_in_one_line_and_costs_no_checkpoint(data, undisturbed, resumed):
-    """Files may not grow beyond 8 MB, a third of a checkpoint (EFBIG; a full disk gives ENOSPC on the same path)."""
+    """Files may not grow beyond 8 MB, a third of a checkpoint. A full disk gives another OSError at the same place."""
     before = checkpoints(resumed)
     limit = (8 << 20, 8 << 20)
     line = Run(data, resumed, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit)).refusal()
@@ -139,30 +138,6 @@ def test_a_write_that_fails_stops_the_run_in_one_line_and_costs_no_checkpoint(da
     assert checkpoints(resumed) == before and not list(resumed.glob('.*.tmp'))
     Run(data, resumed).finish()
     assert_same_end(undisturbed[0], resumed)
-
-
-def test_a_full_disk_stops_the_run_in_one_line_and_costs_no_checkpoint(data, undisturbed, halfway, tmp_path):
-    disk = tmp_path / 'disk'
-    disk.mkdir()
-    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=200m', 'none', disk], capture_output=True).returncode:
-        pytest.skip('needs the right to mount')
-    try:
-        out = copy_run(halfway, disk / 'run')
-        run = Run(data, out)
-        run.until(lambda: run.begin() is not None)
-        with open(disk / 'ballast', 'wb', buffering=0) as ballast:
-            try:
-                while ballast.write(b'0' * (1 << 16)):
-                    pass
-            except OSError:
-                pass
-        line = run.refusal()
-        assert 'No space left on device' in line and not run.saving()
-        (disk / 'ballast').unlink()
-        Run(data, out).finish()
-        assert_same_end(undisturbed[0], out)
-    finally:
-        subprocess.run(['umount', '-l', disk], check=True)
 
 
 def test_data_that_disappear_stop_the_run_in_one_line_and_it_continues_when_they_are_back(data, undisturbed, resumed):
