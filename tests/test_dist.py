@@ -26,6 +26,7 @@ from util.weights import checkpoint
 pytestmark = pytest.mark.cross_version
 one_version = pytest.mark.skipif(not PADDLE_3, reason='how launchers end is tested on one version')
 
+CORES = sorted(os.sched_getaffinity(0))[:2]
 LAUNCHED = Path(__file__).with_name('launched.py')
 LAUNCHER = words(sys.executable, '-m paddle.distributed.launch')
 NEWER = [*LAUNCHER, '--nproc_per_node', '2']
@@ -65,9 +66,12 @@ def folder(tmp_path_factory):
 
 
 class Job:
-    """A launcher and its processes. command: up to the script; runs: {name: flags}, one after the other."""
+    """A launcher and its processes. command: up to the script; runs: {name: flags}, one after the other.
 
-    def __init__(self, folder, command, log, **runs):
+    cores: what it may run on. Their number decides how many threads a process has, on which the last bits depend.
+    """
+
+    def __init__(self, folder, command, log, cores=CORES, **runs):
         self.folder, self.names, self.logs = folder, list(runs), folder / f'log-{log}'
         self.command = words(*command, LAUNCHED)
         if len(command) > 1:
@@ -75,8 +79,10 @@ class Job:
         for name, flags in runs.items():
             self.command += ['THEN'] * (name != self.names[0]) + self.flags_of(name, flags)
         clean = {k: v for k, v in os.environ.items() if not k.startswith(('PADDLE_', 'FLAGS_'))}
-        pipes = dict(text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        self.process = subprocess.Popen(self.command, cwd=folder, env={**clean, 'OMP_NUM_THREADS': '1'}, **pipes)
+        how = dict(text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**clean, 'OMP_NUM_THREADS': '1'})
+        self.process = subprocess.Popen(
+            self.command, cwd=folder, preexec_fn=lambda: os.sched_setaffinity(0, cores), **how
+        )
 
     def flags_of(self, name, flags):
         data = f'--data_path {self.folder}/set --cls_label_path_train {self.folder}/good.txt'
@@ -324,7 +330,7 @@ def nodes(folder):
         s.bind(('127.0.0.1', 0))
         master = f'127.0.0.1:{s.getsockname()[1]}'
     command = [*LAUNCHER, *words(f'--nnodes 2 --master {master} --nproc_per_node 1 --rank')]
-    return [Job(folder, [*command, str(rank)], f'node{rank}', nodes=WHOLE) for rank in (0, 1)]
+    return [Job(folder, [*command, str(rank)], f'node{rank}', CORES[:1], nodes=WHOLE) for rank in (0, 1)]
 
 
 @pytest.fixture(scope='module')

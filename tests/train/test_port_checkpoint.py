@@ -13,7 +13,7 @@ from states import same
 pytestmark = [pytest.mark.usefixtures('tiny'), pytest.mark.cross_version]
 
 FLAGS = '--epochs 2 --lr 0.01 --model_ema'
-SAYS = 'a checkpoint of the port; its optimizer goes on, the best accuracy is counted anew'
+SAYS = 'a checkpoint of the port; its optimizer is resumed, the best accuracy is counted anew'
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_the_optimizer_starts_afresh_where_the_names_are_lost(train, port):
 
     path = port(change=forget)
     result = train(*train.token, FLAGS, '--resume', path, out='afresh')
-    (line,) = [line for line in result.out.splitlines() if 'a fresh optimizer goes on' in line]
+    (line,) = [line for line in result.out.splitlines() if 'the optimizer starts anew' in line]
     assert result.code == 0 and str(path) in line and SAYS not in result.out
     assert train.log('afresh')[0]['epoch'] == 1
     steps = np.log(np.ravel(train.state('afresh')['optimizer']['head.weight/beta1_pow_acc_0'])[0]) / np.log(0.9)
