@@ -236,10 +236,13 @@ def normalise(images, mean=IMAGENET_MEAN, std=IMAGENET_STD):
     """
     mean, std = np.float32(mean).reshape(3, 1, 1), np.float32(std).reshape(3, 1, 1)
     if isinstance(images, np.ndarray):
-        planes = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype('float32')
-        planes /= np.float32(255)
-        planes -= mean
-        planes /= std
+        batch, height, width, channels = images.shape
+        planes = np.empty([batch, channels, height, width], 'float32')
+        for image, pixels in zip(planes, images):  # one by one: an image stays in the processor's cache
+            image[:] = pixels.transpose(2, 0, 1)
+            image /= np.float32(255)
+            image -= mean
+            image /= std
         return planes
     planes = images.transpose([0, 3, 1, 2]).astype('float32') / 255.0
     return (planes - paddle.to_tensor(mean)) / paddle.to_tensor(std)
@@ -251,12 +254,12 @@ def to_input(image, mean=IMAGENET_MEAN, std=IMAGENET_STD):
 
 
 def erase(images, positions, values):
-    """Images [B, 3, H, W] with the values at these positions of the flattened batch replaced, in one operation.
+    """Replace the values at these positions of the flattened images [B, 3, H, W], in one operation; returns them.
 
-    positions: int64 [n]; values: float32 [n], as augment.pack_erased returns them. Arrays, or tensors on one device.
+    positions: int64 [n]; values: float32 [n], as augment.pack_erased returns them. Arrays (in place) or tensors.
     """
     if isinstance(images, np.ndarray):
-        np.put(images, positions, values)
+        images.reshape(-1)[positions] = values
         return images
     return paddle.scatter(images.flatten(), positions, values).reshape(images.shape)
 

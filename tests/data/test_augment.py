@@ -1,0 +1,278 @@
+"""util/data/augment.py and augment_ops.py: policies, draws, matrices against what happens to pixels, random erasing.
+
+What each op does to pixels at each level is compared with the original's in tests/parity/test_augmentation.py, and with
+Pillow's functions in test_render_pil.py.
+"""
+
+import collections
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import rendered
+from util.data.augment import AUTOAUGMENT, NAMES, WEIGHTS, AutoAugment, RandAugment, build_policy
+from util.data.augment import draw_erasing, pack_erased
+from util.data.augment_ops import GEOMETRIC, PHOTOMETRIC, Op, rotate
+from util.data.render_pil import affine
+from util.errors import UserError
+
+pytestmark = pytest.mark.cross_version
+
+FILTERS = Image.NEAREST, Image.BILINEAR, Image.BICUBIC
+
+
+def noise(width=40, height=28, seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype='uint8'))
+
+
+def drawn_ops(policy, images):
+    """(op, level) of all ops that a policy draws for so many images."""
+    ops, rng = [], np.random.default_rng(0)
+    policy.op = lambda name, level, size, rng: ops.append((name, level)) or Op(name, None)
+    for _ in range(images):
+        policy.draw((40, 28), rng)
+    return ops
+
+
+def near(count, expected):
+    """Within five standard deviations of a count."""
+    return abs(count - expected) <= 5 * max(expected, 1) ** 0.5
+
+
+# ---- policies
+
+POLICIES = [('rand-m9-mstd0.5-inc1', (9.0, 2, 0.5, True)), ('rand', (10.0, 2, 0.0, False))]
+POLICIES += [('rand-inc0-m7-n3', (7.0, 3, 0.0, False)), ('rand-m5.5-n1-mstd1.25', (5.5, 1, 1.25, False))]
+NO_POLICIES = 'augmix-m3 rand-m rand-q5 rand-m9-w1 rand-mx rand-n2x m9 rand- rand-n14-w0 original-m9 v0-mstd v1'.split()
+
+
+@pytest.mark.parametrize('config, expected', POLICIES)
+def test_a_policy_sets_magnitude_layers_deviation_and_the_increasing_set(config, expected):
+    policy = build_policy(config, None)
+    assert type(policy) is RandAugment and policy.weights is None
+    assert (policy.magnitude, policy.layers, policy.std, policy.increasing) == expected
+
+
+def test_autoaugment_is_known_by_the_names_of_its_tables():
+    assert build_policy('original', None).table == AUTOAUGMENT['original'] and build_policy('v0', None).std == 0
+    policy = build_policy('v0-mstd0.5', Image.LANCZOS)
+    assert type(policy) is AutoAugment and policy.table == AUTOAUGMENT['v0'] and policy.std == 0.5
+    assert not policy.increasing and policy.interpolation == Image.BICUBIC
+
+
+@pytest.mark.parametrize('config', NO_POLICIES)
+def test_an_unknown_policy_is_refused_by_name(config):
+    with pytest.raises(UserError, match=f'--aa {config}: '):
+        build_policy(config, None)
+
+
+def test_each_of_15_ops_is_applied_to_a_fifteenth_of_an_images_two_draws_with_probability_one_half():
+    counts = collections.Counter(name for name, _ in drawn_ops(RandAugment('rand-m9'), 8000))
+    assert set(counts) == set(NAMES) and len(NAMES) == 15 and near(sum(counts.values()), 8000)
+    assert all(near(count, 8000 / 15) for count in counts.values()), counts
+    assert near(len(drawn_ops(RandAugment('rand-n3'), 4000)), 6000), 'n is the number of draws'
+
+
+def test_weighted_choice_follows_the_weights_without_repeating_an_op():
+    counts = collections.Counter(name for name, _ in drawn_ops(RandAugment('rand-n1-w0'), 8000))
+    assert set(counts) <= set(WEIGHTS) and sum(WEIGHTS.values()) == pytest.approx(1.0)
+    assert all(near(counts[name], 4000 * weight) for name, weight in WEIGHTS.items())
+    for _ in range(300):
+        names = [name for name, _ in drawn_ops(RandAugment('rand-n6-w0'), 1)]
+        assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    'name, ops, first, last',
+    [
+        ('original', 10, ('PosterizeOriginal', 0.4, 8), ('Equalize', 0.6, 3)),
+        ('v0', 11, ('Equalize', 0.8, 1), ('Rotate', 0.4, 5)),
+    ],
+)
+def test_each_of_25_pairs_is_drawn_equally_often_and_each_op_with_its_probability_at_its_level(name, ops, first, last):
+    table, expected = AUTOAUGMENT[name], collections.Counter()
+    assert len(table) == 25 and all(len(pair) == 2 for pair in table)
+    assert table[0][0] == first and table[-1][1] == last and len({op for pair in table for op, *_ in pair}) == ops
+    for pair in table:
+        for op, probability, level in pair:
+            expected[op, level] += 20_000 / 25 * probability
+    counts = collections.Counter(drawn_ops(AutoAugment(name), 20_000))
+    assert set(counts) == {key for key, count in expected.items() if count}
+    assert all(near(counts[key], count) for key, count in expected.items())
+
+
+@pytest.mark.parametrize('policy', ['v0-mstd2.5', 'rand-m9-mstd2.5'])
+def test_noise_on_the_levels_stays_between_0_and_10(policy):
+    drawn = drawn_ops(build_policy(policy, None), 3000)
+    levels = np.array([level for op, level in drawn if op == 'TranslateYRel'])  # 9 in the table
+    assert levels.min() >= 0 and levels.max() == 10 and 1 < levels.std() < 2.5 and 7.5 < levels.mean() < 9
+
+
+# ---- levels to arguments
+
+SCALE = {'Rotate': 30.0, 'ShearX': 0.3, 'ShearY': 0.3, 'TranslateXRel': 0.45, 'TranslateYRel': 0.45}
+
+
+@pytest.mark.parametrize('name', GEOMETRIC)
+def test_geometric_arguments_grow_with_the_level_and_have_either_sign_equally_often(name):
+    rng = np.random.default_rng(0)
+    for level in (0.0, 4.0, 10.0):
+        values = np.array([GEOMETRIC[name].argument(level, rng) for _ in range(2000)])
+        assert np.allclose(np.abs(values), level / 10 * SCALE[name])
+    assert near((values > 0).sum(), 1000)
+
+
+ARGUMENTS = {  # at the levels 0, 2.5 and 10: plain, and in the increasing set
+    'Posterize': ((0, 1, 4), (4, 3, 0)),
+    'PosterizeOriginal': ((4, 5, 8), (4, 3, 0)),
+    'Solarize': ((0, 64, 256), (256, 192, 0)),
+    'SolarizeAdd': ((0, 27, 110), (0, 27, 110)),
+}
+ARGUMENTS.update(dict.fromkeys(('AutoContrast', 'Equalize', 'Invert'), ((None,) * 3,) * 2))
+ENHANCERS = {'Color', 'Contrast', 'Brightness', 'Sharpness'}
+
+
+def test_photometric_arguments_follow_the_level_rising_or_in_the_increasing_set_stronger():
+    assert set(ARGUMENTS) | ENHANCERS == set(PHOTOMETRIC)
+    for name, expected in ARGUMENTS.items():
+        for argument, values in zip(PHOTOMETRIC[name], expected):
+            assert tuple(argument(level, None) for level in (0, 2.5, 10)) == values, name
+    rng = np.random.default_rng(0)
+    for name in ENHANCERS:
+        assert np.allclose([PHOTOMETRIC[name].argument(level, rng) for level in (0, 5, 10)], (0.1, 1.0, 1.9))
+        signed = {round(PHOTOMETRIC[name].increasing(5, rng), 6) for _ in range(50)}
+        assert signed == {0.55, 1.45} and PHOTOMETRIC[name].increasing(0, rng) == 1
+
+
+def test_inc1_selects_the_increasing_set():
+    rng = np.random.default_rng(0)
+    weak, strong = (RandAugment(config).op('Posterize', 0, (4, 4), rng) for config in ('rand-inc1', 'rand'))
+    assert (weak.argument, strong.argument) == (4, 0)
+
+
+# ---- geometric ops
+
+
+def blob(width, height, x, y):
+    """A bright blob centred at the continuous point (x, y) on black."""
+    xs, ys = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    value = 255 * np.exp(-((xs - x) ** 2 + (ys - y) ** 2) / (2 * 2.0**2))
+    return Image.fromarray(np.repeat(value.round().astype('uint8')[:, :, None], 3, axis=2))
+
+
+def centre(image):
+    value = np.asarray(image)[:, :, 0].astype('float64')
+    xs, ys = np.meshgrid(np.arange(value.shape[1]) + 0.5, np.arange(value.shape[0]) + 0.5)
+    return np.array([(value * xs).sum(), (value * ys).sum()]) / value.sum()
+
+
+@pytest.mark.parametrize('interpolation', FILTERS)
+@pytest.mark.parametrize('name', GEOMETRIC)
+def test_the_matrix_says_where_a_blob_in_the_result_came_from(name, interpolation):
+    rng = np.random.default_rng(0)
+    policy, checked = RandAugment('rand', interpolation=interpolation), 0
+    for _ in range(40):
+        width, height = rng.integers(50, 90, 2)
+        source = rng.uniform(8, width - 8), rng.uniform(8, height - 8)
+        before = blob(width, height, *source)
+        image, matrix = rendered.op(policy, name, before, rng.uniform(2, 10), rng, fill=(0, 0, 0))
+        landed = np.linalg.inv(matrix) @ [*source, 1.0]
+        if not (8 < landed[0] < width - 8 and 8 < landed[1] < height - 8):
+            continue  # cut off by the edge
+        checked += 1
+        assert np.abs(centre(image) - landed[:2]).max() < (0.6 if interpolation == Image.NEAREST else 0.15)
+        assert np.abs(landed[:2] - source).max() > 0.01
+    assert checked >= 15
+
+
+def test_ops_do_what_their_names_say():
+    """The matrix takes a point of the result to the point of the source that is shown there."""
+    cases = {'ShearX': (10 + 0.25 * 20, 20), 'ShearY': (10, 20 + 0.25 * 10)}
+    cases.update({'TranslateXRel': (10 + 0.25 * 80, 20), 'TranslateYRel': (10, 20 + 0.25 * 60)})
+    for name, expected in cases.items():
+        assert np.allclose((GEOMETRIC[name].matrix(0.25, 80, 60) @ [10, 20, 1])[:2], expected), name
+
+
+@pytest.mark.parametrize('interpolation', FILTERS)
+def test_rotate_has_the_pixels_of_pils_counter_clockwise_rotation_about_the_centre(interpolation):
+    rng = np.random.default_rng(0)
+    for degrees in (-30.0, 7.5, 90.0, *rng.uniform(-30, 30, 30)):
+        width, height = rng.integers(40, 130, 2)
+        image = noise(width, height)
+        own = affine(image, rotate(degrees, width, height), interpolation, (9, 9, 9), (0, 0, width, height))
+        assert own.tobytes() == image.rotate(degrees, interpolation, fillcolor=(9, 9, 9)).tobytes(), degrees
+
+
+def test_points_outside_the_image_are_filled():
+    policy, white = RandAugment('rand', Image.BILINEAR), Image.new('RGB', (40, 20), (255, 255, 255))
+    image, _ = rendered.op(policy, 'TranslateXRel', white, 10.0, np.random.default_rng(0), fill=(124, 116, 104))
+    filled = (np.asarray(image) == (124, 116, 104)).all(-1)
+    assert filled.sum() == 20 * 18 and (np.asarray(image)[~filled] == 255).all()  # 0.45 of 40 columns
+
+
+def test_the_filter_of_geometric_ops_is_the_given_one_or_bilinear_and_bicubic_at_random():
+    rng = np.random.default_rng(0)
+    for given, expected in ((Image.NEAREST, {Image.NEAREST}), (None, {Image.BILINEAR, Image.BICUBIC})):
+        policy = RandAugment('rand', given)
+        assert {policy.op('ShearX', 5, (4, 4), rng).interpolation for _ in range(50)} == expected
+    assert RandAugment('rand', Image.LANCZOS).op('ShearX', 5, (4, 4), rng).interpolation == Image.BICUBIC
+
+
+# ---- random erasing
+
+
+def erased(seed, height=40, width=60, **kwargs):
+    """(bool [3, H, W], float32 [3, H, W]): which values of an image are erased, and what they become."""
+    drawn = draw_erasing(height, width, np.random.default_rng(seed), **{'probability': 1.0, **kwargs})
+    mask, values = np.zeros(3 * height * width, bool), np.zeros(3 * height * width, 'float32')
+    mask[drawn.positions], values[drawn.positions] = True, drawn.values
+    assert drawn.values.dtype == np.float32 and mask.sum() == len(drawn.positions)
+    return mask.reshape(3, height, width), values.reshape(3, height, width)
+
+
+@pytest.mark.parametrize('mode', ['pixel', 'rand', 'const'])
+def test_erasing_fills_one_box_of_the_permitted_area_and_shape(mode):
+    areas, aspects, lefts, tops = [], [], [], []
+    for seed in range(200):
+        mask, values = erased(seed, mode=mode)
+        ys, xs = np.nonzero(mask[0])
+        box = np.zeros((40, 60), bool)
+        box[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1] = True
+        assert (mask == box).all()
+        areas.append(box.mean())
+        aspects.append((np.ptp(ys) + 1) / (np.ptp(xs) + 1))
+        lefts.append(xs.min())
+        tops.append(ys.min())
+        inside = values[:, box]
+        if mode == 'const':
+            assert not inside.any()
+        elif mode == 'rand':
+            assert (inside == inside[:, :1]).all() and len(np.unique(inside[:, 0])) == 3
+        elif box.sum() > 200:
+            assert abs(inside.mean()) < 0.3 and 0.8 < inside.std() < 1.2
+    assert 0.01 < min(areas) < 0.05 and 0.28 < max(areas) < 0.36
+    assert 0.2 < min(aspects) < 0.5 and 2 < max(aspects) < 4.5
+    assert min(lefts) == min(tops) == 0 and max(lefts) > 45 and max(tops) > 28
+
+
+def test_several_boxes_share_the_area_and_each_value_is_erased_once():
+    masks = [erased(seed, 80, 80, count=4)[0][0] for seed in range(200)]
+    assert 0.2 < max(mask.mean() for mask in masks) < 0.34
+    several = [np.outer(mask.any(axis=1), mask.any(axis=0)).sum() > mask.sum() for mask in masks]
+    assert 100 < sum(several) < 190, 'one box for about a fourth of the images'
+
+
+@pytest.mark.parametrize('probability', [0.0, 0.25, 1.0])
+def test_images_are_erased_with_the_given_probability(probability):
+    rng = np.random.default_rng(0)
+    share = np.mean([draw_erasing(32, 32, rng, probability) is not None for _ in range(2000)])
+    assert abs(share - probability) < 0.03
+
+
+def test_a_batch_is_packed_with_positions_in_the_whole_batch():
+    first, third = (draw_erasing(8, 6, np.random.default_rng(seed), 1.0) for seed in (1, 2))
+    packed = pack_erased([first, None, third], 3 * 8 * 6)
+    assert packed['erased_positions'].tolist() == [*first.positions, *(2 * 144 + third.positions)]
+    assert packed['erased_values'].tolist() == [*first.values, *third.values]
+    assert pack_erased([None, None], 144) == {}, 'a batch in which nothing is erased has no such entries'

@@ -1,0 +1,110 @@
+"""util/data/images.py: which files are found; simplejpeg gives Pillow's pixels and refuses the same files."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import ROOT
+from util.data.images import BadImage, JpegFile, find_images, open_jpeg, open_rgb
+from util.errors import UserError
+
+pytestmark = pytest.mark.cross_version
+
+PHOTO = Image.open(ROOT / 'demo' / 'chelsea.png').convert('RGB').resize((131, 97))
+
+
+def by_simplejpeg(path):
+    """(pixels, whether the file went to simplejpeg), or the error."""
+    try:
+        image = open_jpeg(str(path))
+        pixels, shrink = image.decode()
+        assert pixels.shape == (*image.size[::-1], 3) and shrink == 1
+        return pixels, isinstance(image, JpegFile)
+    except (BadImage, UserError) as error:
+        return type(error), str(error)
+
+
+def by_pillow(path):
+    try:
+        return np.asarray(open_rgb(str(path)))
+    except (BadImage, UserError) as error:
+        return type(error), str(error)
+
+
+def test_files_folders_and_patterns_name_images_in_their_order(tmp_path):
+    (tmp_path / 'b').mkdir()
+    for name in ('b/2.JPG', 'b/1.png', 'b/note.txt', 'a.webp', 'z.jpeg'):
+        (tmp_path / name).touch()
+    found = find_images([str(tmp_path / 'z.jpeg'), str(tmp_path / 'b'), str(tmp_path / '*.webp')])
+    assert found == [str(tmp_path / name) for name in ('z.jpeg', 'b/1.png', 'b/2.JPG', 'a.webp')]
+    with pytest.raises(UserError, match='none.jpg: no such file'):
+        find_images([str(tmp_path / 'b'), str(tmp_path / 'none.jpg')])
+
+
+def test_sixteen_bit_greys_keep_their_upper_eight_bits(tmp_path):
+    Image.fromarray(np.arange(0, 65536, 257, dtype='uint16').reshape(16, 16)).save(tmp_path / 'grey.png')
+    assert np.array_equal(by_pillow(tmp_path / 'grey.png')[..., 1].ravel(), np.arange(256))
+
+
+@pytest.mark.parametrize('subsampling', [0, 1, 2])
+@pytest.mark.parametrize('mode, progressive', [('RGB', False), ('RGB', True), ('L', False)])
+def test_plain_jpegs_have_pillows_pixels_and_an_exif_orientation_is_ignored(mode, progressive, subsampling, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    for quality in (30, 75, 95):
+        how = dict(quality=quality, progressive=progressive, subsampling=subsampling, exif=exif)
+        PHOTO.convert(mode).save(tmp_path / 'a.jpg', **how)
+        pixels, fast = by_simplejpeg(tmp_path / 'a.jpg')
+        assert fast and pixels.shape == (97, 131, 3) and np.array_equal(pixels, by_pillow(tmp_path / 'a.jpg'))
+
+
+@pytest.mark.parametrize('mode, format', [('CMYK', 'JPEG'), ('RGB', 'PNG'), ('RGBA', 'PNG'), ('RGB', 'BMP')])
+def test_other_files_go_to_pillow_whatever_their_name(mode, format, tmp_path):
+    PHOTO.convert(mode).save(tmp_path / 'image.jpg', format)
+    pixels, fast = by_simplejpeg(tmp_path / 'image.jpg')
+    assert not fast and np.array_equal(pixels, by_pillow(tmp_path / 'image.jpg'))
+
+
+def test_a_jpeg_of_too_many_pixels_is_left_to_pillow_which_refuses_it(tmp_path, monkeypatch):
+    PHOTO.save(tmp_path / 'a.jpg')
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 131 * 97 // 3)
+    kind, message = by_simplejpeg(tmp_path / 'a.jpg')
+    assert kind is BadImage and 'a.jpg: cannot be decoded' in message
+
+
+def test_a_file_that_is_gone_is_no_bad_image(tmp_path):
+    assert by_simplejpeg(tmp_path / 'none.jpg') == by_pillow(tmp_path / 'none.jpg')
+    kind, message = by_pillow(tmp_path / 'none.jpg')
+    assert kind is UserError and 'none.jpg: cannot be read' in message
+
+
+@pytest.mark.parametrize('progressive', [False, True])
+def test_of_damaged_files_both_refuse_the_same_and_give_the_others_the_same_pixels(progressive, tmp_path):
+    good, path, rng = io.BytesIO(), tmp_path / 'damaged.jpg', np.random.default_rng(0)
+    PHOTO.resize((61, 47)).save(good, 'JPEG', progressive=progressive)
+    damaged = [good.getvalue()[:length] for length in range(0, len(good.getvalue()), 40)]
+    for _ in range(200):
+        data = bytearray(good.getvalue())
+        data[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
+        damaged.append(bytes(data))
+    refused = 0
+    for data in damaged:
+        path.write_bytes(data)
+        own, expected = by_simplejpeg(path), by_pillow(path)
+        if isinstance(expected, tuple):
+            assert own == expected
+            refused += 1
+        else:
+            assert np.array_equal(own[0], expected)
+    assert 30 < refused < len(damaged) - 30
+
+
+@pytest.mark.parametrize('allowed, shrink', [(0.5, 1), (1.9, 1), (2, 2), (3.9, 2), (4, 4), (7.5, 4), (8, 8), (40, 8)])
+def test_an_image_is_decoded_smaller_but_not_smaller_than_allowed(allowed, shrink, tmp_path):
+    PHOTO.save(tmp_path / 'a.jpg', quality=95)
+    pixels, done = open_jpeg(str(tmp_path / 'a.jpg')).decode(allowed)
+    assert done == shrink and pixels.shape == (-(-97 // shrink), -(-131 // shrink), 3)
+    means = np.asarray(PHOTO.crop((0, 0, 128, 96)).resize((128 // shrink, 96 // shrink), Image.BOX), 'int64')
+    assert np.abs(means - pixels[: 96 // shrink, : 128 // shrink]).mean() < 4, 'each pixel is the mean of a square'
