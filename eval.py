@@ -10,7 +10,7 @@ import os
 import paddle
 
 from engine import predict_all
-from models import FAMILY, build_model, load_weights
+from models import FAMILY, build_model, published_weights
 from util import dist, files, metrics, real_labels
 from util.args import (
     Parser,
@@ -23,6 +23,7 @@ from util.args import (
     add_weights,
     complete_model,
     count,
+    weights_file,
 )
 from util.data import listing, loader
 from util.data.transforms import EvalTransform
@@ -31,6 +32,7 @@ from util.errors import UserError
 from util.logger import log
 from util.train.amp import Amp
 from util.weights import checkpoint
+from util.weights.load import load
 
 
 def parser():
@@ -80,8 +82,9 @@ def check(args):
 def main(args):
     complete_model(args, FAMILY[args.model])
     check(args)
-    several = os.path.isdir(args.resume)
-    paths = checkpoint.of_folder(args.resume) if several else [args.resume]
+    weights = weights_file(args, published_weights)
+    several = os.path.isdir(weights)
+    paths = checkpoint.of_folder(weights) if several else [weights]
     topk = sorted(set(args.topk or (1, 5)))
     names = records.class_names(args.label_list, args.nb_classes)
     rank, world_size = dist.init()
@@ -96,9 +99,8 @@ def main(args):
     amp = Amp(args.use_amp, args.amp_dtype, args.amp_level)
     results = []
     for path in paths:
-        args.resume = path
         model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
-        log(load_weights(model, args))
+        load(model, path, args.ema)
         log(f'{args.model}: {len(images)} images, input {args.input_size}, crop_pct {args.crop_pct} ({resize})')
         predictions = predict_all(val_loader, model, max(topk), amp=amp, shared=True)
         stats = metrics.report(predictions, topk)
@@ -106,7 +108,7 @@ def main(args):
             metrics.log_accuracy('network', stats['acc1'], len(images))
         if real:
             stats.update(real_labels.report(predictions, real, topk))
-        results.append({'checkpoint': path or args.model, 'images': len(images), **stats})
+        results.append({'checkpoint': args.model if args.pretrained else path, 'images': len(images), **stats})
         if args.results_file and dist.is_main():
             metrics.write_results(args.results_file, results)  # after each one: the next may not be readable
     if several:

@@ -2,12 +2,20 @@
 
 from util import runtime
 
-from models import FAMILY, build_model, load_weights
+from models import FAMILY, build_model, published_weights
 from util import files
-from util.args import Parser, add_eval_transform, add_model, add_normalisation, add_weights, complete_model
+from util.args import (
+    Parser,
+    add_eval_transform,
+    add_model,
+    add_normalisation,
+    add_weights,
+    complete_model,
+    weights_file,
+)
 from util.data.transforms import EvalTransform
 from util.deploy import export, records
-from util.logger import log
+from util.weights.load import load
 
 
 def parser():
@@ -40,7 +48,7 @@ def main(args):
     EvalTransform(args.input_size, args.crop_pct, args.interpolation, mean=args.mean, std=args.std)
     names = records.class_names(args.label_list, args.nb_classes)
     model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
-    log(load_weights(model, args))
+    load(model, weights_file(args, published_weights), args.ema)
     if args.fuse_softmax:
         model = export.WithSoftmax(model)
     model.eval()

@@ -27,7 +27,7 @@ from util.data.onnx_annotator import OnnxHead, OnnxNetwork
 from util.data.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform
 from util.errors import UserError
 from util.logger import log
-from util.weights import pretrained
+from util.weights.load import choose, load_state, read
 
 ANY = sys.maxsize  # the class ids of the data may differ from the annotator's
 # for flags that are not given, unless the metadata of an ONNX file has other values
@@ -144,19 +144,13 @@ def load_model(args):
     if not path and (args.transfer or args.ema or args.model in FAMILY):
         raise UserError('--resume is missing: the checkpoint or state dict to use; or --pretrained')
     if args.model not in FAMILY:
-        model, source = annotator.load_classifier(
-            args.model, args.nb_classes, path, ema=args.ema, transfer=args.transfer
-        )
-        log(source)
+        model = annotator.load_classifier(args.model, args.nb_classes, path, ema=args.ema, transfer=args.transfer)
         return annotator.PooledHead(model, args.model, args.img_size), path
-    weights, source = pretrained.read_weights(path, args.ema)
-    classes = annotator.head_classes(weights, 'head', path) if args.transfer else args.nb_classes
+    state, classes = read(path), args.nb_classes
+    if args.transfer:
+        classes = annotator.head_classes(choose(state, path, args.ema)[0], 'head', path)
     model = build_model(args.model, img_size=args.img_size, num_classes=classes)
-    log(f'using {source}')
-    weights, notes = pretrained.fit_pos_embed(weights, model)
-    for note in notes:
-        log(note)
-    pretrained.set_weights(model, weights, path)
+    load_state(model, state, path, args.ema, resize=True)
     return annotator.TokenHead(model, args.model), path
 
 

@@ -6,11 +6,12 @@ import datetime
 import json
 import sys
 import time
+from functools import partial
 
 import paddle
 
 from engine import evaluate, train_one_epoch
-from models import FAMILY, build_model, count_parameters, published_address, token_grid
+from models import FAMILY, build_model, count_parameters, published_weights, token_grid
 from util import dist, files
 from util.args import (
     Parser,
@@ -145,8 +146,6 @@ def main(args):
     val_loader = new_eval_loader(args, rank, world_size) if args.dist_eval else new_eval_loader(args)
     train_loader = None if args.eval else new_train_loader(args, rank, world_size)
 
-    if args.pretrained:
-        args.finetune = published_address(args.model, args.input_size, nearest=True)
     model = new_model(args)
     if args.sync_bn:
         model = paddle.nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -155,14 +154,15 @@ def main(args):
         f'{args.model}: input {args.input_size}, crop_pct {args.crop_pct}, lr {args.lr:.2e}, '
         f'total batch {total_batch(args)}'
     )
+    published = partial(published_weights, args.model, args.input_size, nearest=True)
     amp = Amp(args.use_amp, args.amp_dtype, args.amp_level)
     if args.eval:
-        starting.load_start(args, model)
+        starting.load_start(args, model, published)
         stats = evaluate(val_loader, model, amp, args.dist_eval, print_freq=args.print_freq)
         log_accuracy('network', stats['acc1'], len(val_loader.dataset))
         return
     state = TrainState(args, model, train_loader, amp)
-    starting.start(state)
+    starting.start(state, published)
     if args.output_dir and dist.is_main():
         write_config(args.output_dir, given)
     with interrupt.listening():

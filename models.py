@@ -17,8 +17,8 @@ from paddle.base.layer_helper import LayerHelper
 
 from util.errors import UserError
 from util.train import mixtoken
-from util.weights import download, layout
-from util.weights.pretrained import load_into
+from util.weights import download, torch_file
+from util.weights.load import load
 
 NORMAL = nn.initializer.Normal(std=0.02)
 ZEROS = nn.initializer.Constant(0.0)
@@ -327,16 +327,18 @@ def build_model(name, **kwargs):
 
 
 def create(name, pretrained=False, ema=False, **kwargs):
-    """The model `name`, for the functions below, which paddle.hub offers too.
+    """The model `name` of FAMILY, for the functions below, which paddle.hub offers too.
 
     pretrained: False (as initialised), True (the published weights, fetched once) or a file (.pd, .pdparams, .pth,
     .safetensors). ema: a checkpoint's averaged weights. kwargs: arguments of LV_ViT, such as img_size (default: that of
-    the published evaluation) and num_classes. Raises UserError for weights that cannot be had or do not fit.
+    the published evaluation) and num_classes.
+    Raises UserError for an unknown name, and for weights that cannot be fetched, cannot be read or do not fit.
     """
-    kwargs.setdefault('img_size', FAMILY[name].input_size)
+    if name in FAMILY:  # build_model refuses other names
+        kwargs.setdefault('img_size', FAMILY[name].input_size)
     model = build_model(name, **kwargs)
     if pretrained:
-        load_into(model, published_weights(name, model.img_size) if pretrained is True else pretrained, ema)
+        load(model, published_weights(name, model.img_size) if pretrained is True else pretrained, ema)
     return model
 
 
@@ -386,46 +388,28 @@ def token_grid(name, input_size):
     return input_size // architecture.get('patch_size', 16)
 
 
-def published_address(name, input_size, nearest=False):
-    """The address of the weights published for a model at an input size in pixels.
+def published_weights(name, input_size, nearest=False):
+    """The file with the weights published for a model at an input size in pixels, fetched if it is not here yet.
 
-    nearest: take the nearest of the sizes published for the model, for callers that resize the position embedding.
-    Raises UserError if there are no such weights; it lists those there are.
+    nearest: take the nearest of the published sizes, for callers that resize the position embedding.
+    Raises UserError if there are no such weights, with a list of those there are, or if they cannot be fetched.
     """
     addresses = FAMILY[name].weights if name in FAMILY else {}
     if nearest and addresses:
         input_size = min(addresses, key=lambda size: abs(size - input_size))
     if input_size not in addresses:
-        there_are = [
+        published = [
             f'{other} at {", ".join(str(size) for size in entry.weights)}'
             for other, entry in FAMILY.items()
             if entry.weights
         ]
         raise UserError(
             f'--pretrained: no weights are published for {name} at {input_size} pixels; '
-            f'there are those of {"; ".join(there_are)}'
+            f'there are those of {"; ".join(published)}'
         )
-    return addresses[input_size]
-
-
-def published_weights(name, input_size, nearest=False):
-    """The file at published_address, fetched if it is not here yet. Raises UserError."""
-    return download.fetch(published_address(name, input_size, nearest))
-
-
-def load_weights(model, args):
-    """Load the weights that --resume or --pretrained, and --ema, name into a model; returns a line that says which.
-
-    Raises UserError if both are given, or if the weights cannot be had or do not fit.
-    """
-    if not args.pretrained:
-        return load_into(model, args.resume, args.ema)
-    if args.resume:
-        raise UserError('--pretrained and --resume both name the weights; give one')
-    path = published_weights(args.model, args.input_size)
-    return f'{load_into(model, path, args.ema)}; they fit {args.model} at {args.input_size} pixels'
+    return download.fetch(addresses[input_size])
 
 
 def count_parameters(model):
     """How many numbers a model learns: without BatchNorm's running statistics, which Paddle lists as parameters too."""
-    return layout.count_parameters(model.state_dict())
+    return torch_file.count_parameters(model.state_dict())

@@ -6,7 +6,7 @@ import os
 
 import paddle
 
-from models import FAMILY, build_model, load_weights
+from models import FAMILY, build_model, published_weights
 
 from util.args import (
     Parser,
@@ -17,12 +17,13 @@ from util.args import (
     add_weights,
     complete_model,
     count,
+    weights_file,
 )
 from util.data.images import find_images
 from util.data.loader import build_predict_loader
 from util.data.transforms import EvalTransform
 from util.deploy import records
-from util.logger import log
+from util.weights.load import load
 
 PHOTO = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'demo', 'chelsea.png')
 
@@ -55,7 +56,7 @@ def main(args):
     names = records.class_names(args.label_list, args.nb_classes)
     transform = EvalTransform(args.input_size, args.crop_pct, args.interpolation, mean=args.mean, std=args.std)
     model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
-    log(load_weights(model, args))
+    load(model, weights_file(args, published_weights), args.ema)
     model.eval()
     result = records.classify(
         files,

@@ -7,13 +7,13 @@ import numpy as np
 from PIL import Image
 
 import infer
-from models import FAMILY, build_model, load_weights
-from util.args import complete_model
+from models import FAMILY, build_model, published_weights
+from util.args import complete_model, weights_file
 from util.data.images import FORMATS, BadImage, open_rgb
 from util.data.transforms import EvalTransform
 from util.deploy import drawing, inference_yml, insight, predictor, records
 from util.errors import UserError
-from util.logger import log
+from util.weights.load import load as load_weights
 
 SIDE = 576  # pixels of the page, of the square that the model sees
 MAX_PIXELS = 64_000_000  # of a photo: 0.2 GB decoded
@@ -37,7 +37,7 @@ class Checkpoint:
         self.names = records.class_names(args.label_list, args.nb_classes)
         self.transform = EvalTransform(args.input_size, args.crop_pct, args.interpolation or 'bicubic')
         self.model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
-        log(load_weights(self.model, args))
+        load_weights(self.model, weights_file(args, published_weights), args.ema)
         self.model.eval()
         self.title = f'{args.model}, {args.input_size} px'
         self.blocks, self.silent = len(self.model.blocks), ''

@@ -5,16 +5,15 @@ mmsegmentation) or of PaddleSeg has `backbone.` in front of them, and those of i
 `auxiliary_head.`, which upernet.OriginalUPerNet shares.
 """
 
-import numpy as np
-
 import models
 from util.errors import UserError
 from util.logger import log
-from util.weights import pretrained
+from util.weights.load import HEADS, choose, fit_pos_embed, read, set_weights
 
 BACKBONE = 'backbone.'
 SIDE = 'side_layer'
-NOT_USED = (*pretrained.HEADS, 'norm.weight', 'norm.bias')  # what comes after the blocks in classification
+HINT = '; choose the model in the config'
+NOT_USED = (*HEADS, 'norm.weight', 'norm.bias')  # what comes after the blocks in classification
 
 
 def load_backbone(backbone, path, ema=False):
@@ -22,18 +21,18 @@ def load_backbone(backbone, path, ema=False):
 
     The position embedding is resized. Raises UserError that names the file, and sets nothing, if it does not fit.
     """
-    weights, source = pretrained.read_weights(path, ema)
+    weights, source = choose(read(path), path, ema)
     if any(key.startswith(BACKBONE) for key in weights):
         weights = {key[len(BACKBONE) :]: value for key, value in weights.items() if key.startswith(BACKBONE)}
     else:
         weights = {key: value for key, value in weights.items() if key not in NOT_USED}
     check_width(backbone, weights, path)
-    weights, notes = pretrained.fit_pos_embed(weights, backbone)
+    weights, notes = fit_pos_embed(weights, backbone.grid)
     if not any(key.startswith(SIDE) for key in weights):
         own = backbone.state_dict()
         weights = {**weights, **{key: own[key].numpy() for key in own if key.startswith(SIDE)}}
         notes.append('side layers: as initialised')
-    set_weights(backbone, weights, path)
+    set_weights(backbone, weights, path, HINT)
     log('; '.join([f'{backbone.name}: {source}', *notes]))
 
 
@@ -42,7 +41,7 @@ def load_model(model, path):
 
     The position embedding is resized. Raises UserError that names the file if they are those of another model.
     """
-    weights, source = pretrained.read_weights(path)
+    weights, source = choose(read(path), path)
     if not any(key.startswith(BACKBONE) for key in weights):
         raise UserError(
             f'{path}: no weights of a segmentation model (none of their names begins with {BACKBONE}); '
@@ -50,8 +49,8 @@ def load_model(model, path):
         )
     own = {key[len(BACKBONE) :]: value for key, value in weights.items() if key.startswith(BACKBONE)}
     check_width(model.backbone, own, path)
-    fitted, notes = pretrained.fit_pos_embed(own, model.backbone)
-    set_weights(model, {**weights, BACKBONE + 'pos_embed': fitted.get('pos_embed')}, path)
+    fitted, notes = fit_pos_embed(own, model.backbone.grid)
+    set_weights(model, {**weights, BACKBONE + 'pos_embed': fitted.get('pos_embed')}, path, HINT)
     log('; '.join([f'using {source}', *notes]))
 
 
@@ -66,13 +65,3 @@ def check_width(backbone, weights, path):
         f'{path}: has an embed_dim of {width}{of}, the backbone of the config, {backbone.name}, '
         f'one of {backbone.embed_dim}; change the type of the backbone or the file'
     )
-
-
-def set_weights(model, weights, path):
-    """pretrained.set_weights, with what to do in words of this folder."""
-    problems = pretrained.misfits(model.state_dict(), weights)
-    if problems:
-        more = f' and {len(problems) - 3} more' if len(problems) > 3 else ''
-        raise UserError(f'{path}: does not fit the model of the config: {", ".join(problems[:3])}{more}')
-    dtypes = {key: str(value.dtype).split('.')[-1] for key, value in model.state_dict().items()}
-    model.set_state_dict({key: np.asarray(value, dtypes[key], order='C') for key, value in weights.items()})

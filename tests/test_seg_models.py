@@ -10,7 +10,7 @@ import torch_files
 from conftest import ROOT
 from seg import lvvit, upernet, weights
 from util.errors import UserError
-from util.weights import checkpoint, layout, pretrained
+from util.weights import checkpoint, load, torch_file
 
 CLASSES = 5
 
@@ -62,7 +62,7 @@ def test_the_position_embedding_is_resized_around_the_class_token():
     backbone = lvvit.LVViT_nano(img_size=32)
     assert backbone.position_embedding([2, 2]) is backbone.pos_embed
     larger = backbone.position_embedding([5, 5]).numpy()
-    np.testing.assert_allclose(larger, pretrained.resize_pos_embed(backbone.pos_embed.numpy(), 5), rtol=1e-6)
+    np.testing.assert_allclose(larger, load.resize_pos_embed(backbone.pos_embed.numpy(), 5), rtol=1e-6)
     assert backbone.position_embedding([3, 5]).shape == [1, 16, 128]
 
 
@@ -165,7 +165,7 @@ def test_classification_weights_of_any_format_start_a_backbone(tmp_path, suffix)
     elif suffix == '.pdparams':
         paddle.save({key: paddle.to_tensor(value) for key, value in trained.items()}, str(path))
     else:
-        write_torch(path, layout.to_torch(trained))
+        write_torch(path, torch_file.to_torch(trained))
     paddle.seed(5)
     initial = arrays(lvvit.LVViT_nano(img_size=32))
     paddle.seed(5)
@@ -174,7 +174,7 @@ def test_classification_weights_of_any_format_start_a_backbone(tmp_path, suffix)
         if key.startswith('side_layer'):
             np.testing.assert_array_equal(value, initial[key], err_msg=key)
         elif key == 'pos_embed':
-            np.testing.assert_array_equal(value, pretrained.resize_pos_embed(trained[key], 2))
+            np.testing.assert_array_equal(value, load.resize_pos_embed(trained[key], 2))
         else:
             np.testing.assert_array_equal(value, trained[key], err_msg=key)
     assert not any(key.startswith(('head.', 'aux_head.', 'norm.')) for key in own)
@@ -190,7 +190,7 @@ def test_the_averaged_weights_of_a_checkpoint(tmp_path):
 def test_a_published_segmentation_file_sets_the_whole_network(tmp_path):
     """With the names and nesting of mmsegmentation's files: meta, state_dict, optimizer; BatchNorm's counters."""
     source, path = network(seed=3), tmp_path / 'upernet_lvvit_nano.pth'
-    state = layout.to_torch(arrays(source))
+    state = torch_file.to_torch(arrays(source))
     assert 'decode_head.psp_modules.0.1.bn.running_mean' in state
     write_torch(
         path, {'meta': {'mmcv_version': '1.3.0', 'iter': 160000}, 'state_dict': state, 'optimizer': {'state': {}}}
@@ -213,7 +213,7 @@ def test_trained_weights_fit_a_model_of_another_img_size(tmp_path):
     model = network(img_size=64)
     weights.load_model(model, str(path))
     np.testing.assert_array_equal(
-        model.backbone.pos_embed.numpy(), pretrained.resize_pos_embed(source.backbone.pos_embed.numpy(), 4)
+        model.backbone.pos_embed.numpy(), load.resize_pos_embed(source.backbone.pos_embed.numpy(), 4)
     )
 
 

@@ -25,7 +25,9 @@ from util import files
 from util.args import Parser
 from util.errors import UserError
 from util.logger import log
-from util.weights import checkpoint, layout, pretrained
+from util.weights import checkpoint, torch_file
+from util.weights.load import choose, differences, read_as_written
+from util.weights.torch_file import PADDLE, TORCH
 
 SHOWN = 20  # keys that are named one by one
 
@@ -63,20 +65,6 @@ def check_arrays(weights, path):
         )
 
 
-def convert(weights, its_layout, new_layout):
-    """A state dict in the other layout, if that is another; the log names the counters that come or go."""
-    if its_layout == new_layout:
-        return weights
-    if new_layout == layout.PADDLE:
-        if layout.counters(weights):
-            log(f'left out, for Paddle has no such counter: {layout.counters(weights)}')
-        return layout.to_paddle(weights)
-    weights = layout.to_torch(weights)
-    if layout.counters(weights):
-        log(f'added, for PyTorch has such a counter: {layout.counters(weights)} = 0')
-    return weights
-
-
 def write_safetensors(weights, path):
     """Write weights in PyTorch's layout. Raises UserError if that fails; what was there before is untouched then."""
     arrays = {key: np.asarray(value, order='C') for key, value in weights.items()}
@@ -93,7 +81,7 @@ def describe(weights):
     for name in models.FAMILY:
         with paddle.LazyGuard():  # shapes only: no memory for the weights
             own = models.build_model(name, img_size=size, num_classes=max(1, classes)).state_dict()
-        found[name] = pretrained.misfits(own, weights)
+        found[name] = differences(own, weights)
         if not found[name]:
             return [f'they fit --model {name} --input_size {size} --nb_classes {classes}']
     name, problems = min(found.items(), key=lambda item: len(item[1]))
@@ -105,25 +93,26 @@ def describe(weights):
 
 def main(args):
     check_output(args.output)
-    state, its_layout = pretrained.read_as_written(args.input)
-    weights, source = pretrained.choose(state, args.input, args.ema)
+    state, layout = read_as_written(args.input)
+    weights, source = choose(state, args.input, args.ema)
     log(source)
     left_out = [str(key) for key, value in state.items() if value is not weights]
     if weights is not state and left_out:
         log(f'left out: {", ".join(left_out)}')
     check_arrays(weights, args.input)
     if args.output.endswith('.pdparams'):
-        new_layout, write = layout.PADDLE, checkpoint.save
+        new_layout, convert, write = PADDLE, torch_file.to_paddle, checkpoint.save
     else:
-        new_layout, write = layout.TORCH, write_safetensors
-    weights = convert(weights, its_layout, new_layout)
+        new_layout, convert, write = TORCH, torch_file.to_torch, write_safetensors
+    if layout != new_layout:
+        weights = convert(weights)
     write(weights, args.output)
     dtypes = sorted({str(value.dtype) for value in weights.values()})
     log(
-        f'{args.output}: {len(weights)} tensors, {layout.count_parameters(weights) / 1e6:.2f} M parameters, '
+        f'{args.output}: {len(weights)} tensors, {torch_file.count_parameters(weights) / 1e6:.2f} M parameters, '
         f'{", ".join(dtypes)}, {os.path.getsize(args.output) / 1e6:.1f} MB'
     )
-    for line in describe(weights if new_layout == layout.PADDLE else layout.to_paddle(weights)):
+    for line in describe(weights if new_layout == PADDLE else torch_file.to_paddle(weights)):
         log(line)
 
 

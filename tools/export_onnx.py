@@ -16,12 +16,13 @@ from util import runtime
 
 import paddle
 
-from models import FAMILY, build_model, load_weights
+from models import FAMILY, build_model, published_weights
 from util import files
-from util.args import Parser, add_model, add_weights
+from util.args import Parser, add_model, add_weights, weights_file
 from util.deploy import export
 from util.errors import UserError
 from util.logger import log
+from util.weights.load import load
 
 INSTALL = 'pip install paddle2onnx==2.1.0 onnx onnxruntime'
 
@@ -139,7 +140,7 @@ def main(args):
     files.check_folder(folder, f'--output {args.output}')
     args.input_size = args.input_size or FAMILY[args.model].input_size
     model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
-    log(load_weights(model, args))
+    load(model, weights_file(args, published_weights), args.ema)
     if args.fuse_softmax:
         model = export.WithSoftmax(model)
     model.eval()

@@ -15,7 +15,7 @@ from util import runtime
 import numpy as np
 from PIL import Image
 
-from models import FAMILY, build_model, load_weights, token_grid
+from models import FAMILY, build_model, published_weights, token_grid
 
 from util.args import (
     Parser,
@@ -26,6 +26,7 @@ from util.args import (
     add_weights,
     complete_model,
     count,
+    weights_file,
 )
 from util.data.images import BadImage, find_images, open_rgb
 from util.data.label_maps import LabelMaps
@@ -36,7 +37,7 @@ from util.deploy import insight, records
 from util.deploy.drawing import GAP, MARGIN, PAPER, SIDE, Tokens, arrange, heat, save, short_name, tile
 from util.errors import UserError
 from util.logger import log
-from util.weights.pretrained import load_into
+from util.weights.load import load
 
 
 def parser():
@@ -160,16 +161,17 @@ def captions(paths):
 
 def load_models(args):
     """[(caption, model)]: of --resume or --pretrained, then of --compare. Raises UserError for what cannot be shown."""
-    files = [args.resume] if args.resume else []
-    names = captions(files + args.compare)
+    names, files = captions(([args.resume] if args.resume else []) + args.compare), list(args.compare)
     if args.pretrained and not args.resume:
         names = ['published weights', *names]
+    if args.resume or args.pretrained:
+        files.insert(0, weights_file(args, published_weights))
     columns = []
-    for i, name in enumerate(names):
+    for name, file in zip(names, files):
         model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
         if not (model.return_dense or args.rollout):
             raise UserError(f'--model {args.model}: has no classifier of tokens to show; --rollout shows its attention')
-        log(load_weights(model, args) if i == 0 else load_into(model, args.compare[i - 1], args.ema))
+        load(model, file, args.ema)
         model.eval()
         columns.append((name, model))
     return columns

@@ -266,6 +266,18 @@ def complete_model(args, entry):
         args.crop_pct = entry.crop_pct
 
 
+def weights_file(args, published_weights):
+    """The file that --resume names ('' without it), or with --pretrained the file of the published weights.
+
+    published_weights: the function of models.py. Raises UserError if both flags are given.
+    """
+    if not args.pretrained:
+        return args.resume
+    if args.resume:
+        raise UserError('--pretrained and --resume both name the weights; give one')
+    return published_weights(args.model, args.input_size)
+
+
 # -- flags of main.py alone --------------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from parity.weights import arrays, difference, in_our_terms, load_theirs, pair, 
 from util.train.lr_sched import lr_at
 from util.train.model_ema import ModelEma
 from util.train.optim import build_optimizer, decays
-from util.weights import layout
+from util.weights import torch_file
 
 RATES = [1e-3, 1e-3, 5e-4, 2e-3, 1e-5]  # of successive steps
 
@@ -31,7 +31,7 @@ def give_gradients(ours, theirs, torch, seed):
             gradients[key] = rng.standard_normal(p.shape, dtype='float32') * np.float32(10 ** rng.uniform(-10, 1))
             p.grad = paddle.to_tensor(gradients[key])
     theirs_by_name = dict(theirs.named_parameters())
-    for key, value in layout.to_torch(gradients).items():
+    for key, value in torch_file.to_torch(gradients).items():
         theirs_by_name[key].grad = torch.from_numpy(np.array(value))
 
 

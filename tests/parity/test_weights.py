@@ -15,7 +15,8 @@ from conftest import ROOT, execute
 from parity.weights import arrays, difference, image, pair, theirs_of, to_paddle
 from states import same
 from util.data import annotator
-from util.weights import checkpoint, pretrained
+from util.weights import checkpoint
+from util.weights.load import choose, load, read
 
 sys.path.insert(0, str(ROOT / 'tools'))
 import convert_weight
@@ -81,7 +82,7 @@ def test_a_file_of_pytorch_gives_the_scores_that_it_gave_there(name, write, orig
     theirs, path, x = trained(original, name), str(tmp_path / 'file.pth.tar'), image(0, 2, 32)
     write(original.torch, theirs.state_dict(), path)
     ours = models.build_model(name, **TINY)
-    pretrained.load_into(ours, path)
+    load(ours, path)
     fidelity(
         SECTION,
         f'scores after --resume of a file of torch.save, {write.__name__[3:]} format',
@@ -95,7 +96,7 @@ def test_the_published_model_at_its_size(original, fidelity, tmp_path):
     theirs, path, x = original.tlt.models.lvvit_s(), str(tmp_path / 'lvvit_s-26M-224-83.3.pth.tar'), image(1, 2, 224)
     original.torch.save(theirs.state_dict(), path)
     ours = models.build_model('lvvit_s')
-    assert pretrained.load_into(ours, path).startswith(f'using plain weights of {path}')
+    load(ours, path)
     fidelity(
         SECTION,
         'lvvit_s at 224: scores after --resume',
@@ -107,10 +108,8 @@ def test_the_published_model_at_its_size(original, fidelity, tmp_path):
 def test_ema_takes_the_averaged_weights_of_timms_checkpoints(original, tmp_path):
     theirs, path = trained(original), str(tmp_path / 'model_best.pth.tar')
     as_checkpoint(original.torch, theirs.state_dict(), path)
-    weights, source = pretrained.read_weights(path)
-    averaged, source_ema = pretrained.read_weights(path, ema=True)
-    assert 'trained weights (state_dict)' in source and 'which --ema selects' in source
-    assert 'averaged weights (state_dict_ema)' in source_ema
+    (weights, source), (averaged, source_ema) = (choose(read(path), path, ema) for ema in (False, True))
+    assert 'trained weights (state_dict)' in source and 'averaged weights (state_dict_ema)' in source_ema
     assert weights.keys() == averaged.keys() == models.build_model('lvvit_s', **TINY).state_dict().keys()
     for key, value in weights.items():
         np.testing.assert_array_equal(value + np.float32(1), averaged[key])
@@ -123,7 +122,7 @@ def test_classifiers_of_torchvision_are_annotators_here(name, original, fidelity
     theirs = getattr(original.torchvision.models, name)(num_classes=7)
     theirs.train()(torch.from_numpy(x))  # moves the statistics
     torch.save(theirs.state_dict(), path)
-    ours, _ = annotator.load_classifier(name, 7, path)
+    ours = annotator.load_classifier(name, 7, path)
     fidelity(
         SECTION,
         f"torchvision's {name} as an annotator: scores",
@@ -141,7 +140,7 @@ def test_half_precision_files_load_with_their_values(dtype, original, tmp_path):
     }
     torch.save(state, path)
     ours = models.build_model('lvvit_s', **TINY)
-    pretrained.load_into(ours, path)
+    load(ours, path)
     np.testing.assert_array_equal(ours.head.weight.numpy().T, state['head.weight'].float().numpy())
 
 
@@ -184,8 +183,7 @@ def test_finetuning_resizes_the_position_embedding_as_the_original(name, size, o
         models.build_model(name, **{**TINY, 'img_size': size}),
     )
     original.tlt.utils.load_pretrained_weights(theirs, path, num_classes=5)
-    weights, _ = pretrained.read_weights(path)
-    assert pretrained.finetune(ours, weights, path) == [f'pos_embed: resized from 196 to {(size // 16) ** 2} tokens']
+    load(ours, path, new_heads=True, resize=True)
     resized, expected = arrays(ours.state_dict())['pos_embed'], arrays(theirs.state_dict())['pos_embed']
     fidelity(SECTION, f'--finetune from 224 to {size}: position embedding', difference(resized, expected), 1e-5)
     fidelity(
@@ -205,8 +203,11 @@ def test_finetuning_keeps_and_drops_the_heads_where_the_original_does(classes, o
     original.tlt.utils.load_pretrained_weights(theirs, path, num_classes=classes, strict=False)
     kept = {key for key, value in theirs.state_dict().items() if torch.equal(value, before[key])}
     ours = models.build_model('lvvit_s', **{**TINY, 'num_classes': classes})
-    notes = pretrained.finetune(ours, pretrained.read_weights(path)[0], path)
-    assert kept == {note.split(':')[0] for note in notes} and len(kept) == (4 if classes == 3 else 0)
+    before = arrays(ours.state_dict())
+    load(ours, path, new_heads=True, resize=True)
+    own = arrays(ours.state_dict())
+    assert kept == {key for key in own if 'num_batches' not in key and np.array_equal(own[key], before[key])}
+    assert len(kept) == (4 if classes == 3 else 0)
 
 
 @pytest.mark.parametrize(

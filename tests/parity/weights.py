@@ -4,7 +4,7 @@ import numpy as np
 import paddle
 
 import models
-from util.weights import layout
+from util.weights import torch_file
 
 STEMS = {'naive': 1, '4_2': '4_2', '4_2_128': '4_2_128'}  # our `stem` -> the original's `p_emb`
 
@@ -38,7 +38,7 @@ def arrays(state):
 
 def in_our_terms(state):
     """The original's tensors by name as {our name: numpy array in our layout}, without BatchNorm's counters."""
-    return layout.to_paddle(arrays(state))
+    return torch_file.to_paddle(arrays(state))
 
 
 def random_state(model, seed):
@@ -63,7 +63,7 @@ def load_theirs(original, theirs, state):
     """Set all of the original's weights from arrays named and laid out as ours; another set of names is an error."""
     tensors = {
         name: original.torch.from_numpy(np.array(value))  # a copy: it is trained in place
-        for name, value in layout.to_torch(arrays(state)).items()
+        for name, value in torch_file.to_torch(arrays(state)).items()
     }
     theirs.load_state_dict(tensors, strict=True)
 

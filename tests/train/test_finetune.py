@@ -14,7 +14,7 @@ import models
 import predict
 import torch_files
 from conftest import STILL, words
-from util.weights import checkpoint, layout
+from util.weights import checkpoint, torch_file
 
 MODEL = words('--model lvvit_nano --nb_classes 10 --input_size 32')
 PLAIN = '--mixup 0 --cutmix 0'
@@ -28,7 +28,7 @@ def weights_of(seed):
 
 
 def as_torch(weights):
-    return {key: np.array(value, order='C') for key, value in layout.to_torch(weights).items()}
+    return {key: np.array(value, order='C') for key, value in torch_file.to_torch(weights).items()}
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from states import differences
 from util.errors import UserError
 from util.train import optim
 from util.train.optim import build_optimizer
-from util.weights import checkpoint, pretrained
+from util.weights import checkpoint, load
 
 pytestmark = pytest.mark.cross_version
 
@@ -299,7 +299,7 @@ def test_optimizer_state_survives_its_file_and_other_models_built_first(path, op
     small(), small()  # shift the automatic names
     again = small(5)
     state = checkpoint.load(path)
-    pretrained.set_weights(again, state['model'], path)
+    load.set_weights(again, state['model'], path)
     other = build_optimizer(again, opt, lr=0.01)
     optim.restore_by_name(other, again, state['optimizer'], path)
     for _ in range(2):

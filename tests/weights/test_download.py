@@ -1,11 +1,10 @@
-"""--pretrained: published weights fetched from a server on this machine, kept, and refused when they are no weights."""
+"""--pretrained: published weights are fetched once, kept, and refused if they are not weights."""
 
+import functools
+import http.server
 import os
-import shutil
 import sys
 import threading
-from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -18,72 +17,45 @@ import generate_label
 import main
 import models
 import predict
-from conftest import ROOT
+import torch_files
+from conftest import ROOT, words
 from util.errors import UserError
-from util.weights import download, pretrained
+from util.weights import checkpoint, download, torch_file
 
 sys.path.insert(0, str(ROOT / 'tools'))
-sys.path.insert(0, str(ROOT / 'tests' / 'data_260439a'))
-import make
 import visualize
 
 pytestmark = pytest.mark.cross_version
 
-FILES = ROOT / 'tests' / 'data_260439a'  # weights.pth, .safetensors and .pdparams of one tiny model
-MODEL = ['--model', 'lvvit_s', '--input_size', 32, '--nb_classes', 10]
+TINY = dict(stem='naive', embed_dim=8, depth=2, num_heads=2)
+MODEL = '--model lvvit_s --input_size 32 --nb_classes 10'
 
 
-class Server(ThreadingHTTPServer):
-    """Sends the files of FILES, whatever folder is asked for; the folder says how. `asked` counts requests."""
-
-    def __init__(self):
-        super().__init__(('127.0.0.1', 0), Handler)
-        self.asked, self.closing = Counter(), threading.Event()
-        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
-
-    def url(self, how, name):
-        return f'http://127.0.0.1:{self.server_port}/{how}/{name}'
-
-    def stop(self):
-        self.closing.set()
-        self.shutdown()
-        self.server_close()
+def refusal(call, *args):
+    with pytest.raises(UserError) as error:
+        call(*args)
+    return str(error.value)
 
 
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.server.asked[self.path] += 1
-        how, name = self.path.strip('/').split('/')
-        if how == 'missing':
-            return self.send_error(404)
-        content = (FILES / name).read_bytes()
-        length = len(content)
-        if how == 'page':
-            content = b'<!DOCTYPE html><html><body>Sign in to the network</body></html>'
-            length = len(content)
-        if how in ('cut', 'silent'):  # fewer bytes than announced
-            content = content[:1000]
-        if how == 'half':  # the file on the server is cut
-            content = content[: length // 2]
-            length = len(content)
-        self.send_response(200)
-        self.send_header('Content-Length', str(length))
-        self.end_headers()
-        self.wfile.write(content)
-        if how == 'silent':
-            self.wfile.flush()
-            self.server.closing.wait(30)
+# ---- fetching
 
+
+class Handler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
 
 @pytest.fixture
-def server():
-    server = Server()
+def server(tmp_path):
+    """A server of the folder `served`; `url` is its address."""
+    (tmp_path / 'served').mkdir()
+    handler = functools.partial(Handler, directory=str(tmp_path / 'served'))
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    server.folder, server.url = tmp_path / 'served', f'http://127.0.0.1:{server.server_port}'
     yield server
-    if not server.closing.is_set():
-        server.stop()
+    server.shutdown()
+    server.server_close()
 
 
 @pytest.fixture(autouse=True)
@@ -94,176 +66,119 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / 'cache'
 
 
-@pytest.fixture
-def publish(monkeypatch):
-    """publish(url, …): weights of a tiny lvvit_s at 32 and 64 pixels."""
-
-    def call(url, url_of_64='http://127.0.0.1:9/none.pth'):
-        entry = models.FAMILY['lvvit_s']._replace(architecture=make.TINY, weights={32: url, 64: url_of_64})
-        monkeypatch.setitem(models.FAMILY, 'lvvit_s', entry)
-        return url
-
-    return call
-
-
-@pytest.fixture
-def image(tmp_path):
-    path = tmp_path / 'images' / 'a' / 'photo.png'
-    path.parent.mkdir(parents=True)
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), 'uint8')).save(path)
-    return path
-
-
-def said(call, *args):
-    with pytest.raises(UserError) as error:
-        call(*args)
-    return str(error.value)
-
-
-# ---- fetching
-
-
-@pytest.mark.parametrize('name', ['weights.pth', 'weights.safetensors', 'weights.pdparams'])
-def test_weights_are_fetched_once_and_then_taken_from_the_cache(server, cache, name, capsys):
-    url = server.url('good', name)
+def test_weights_are_fetched_once_and_then_taken_from_the_cache(server, cache, capsys):
+    torch_files.save({'w': np.ones(5)}, server.folder / 'weights.pth')
+    content, url = (server.folder / 'weights.pth').read_bytes(), f'{server.url}/weights.pth'
     path = download.fetch(url)
-    assert path == str(cache / name) and os.listdir(cache) == [name]
-    assert (cache / name).read_bytes() == (FILES / name).read_bytes()
+    assert path == str(cache / 'weights.pth') and (cache / 'weights.pth').read_bytes() == content
     assert f'{url}: fetched, kept as {path}' in capsys.readouterr().out
-    server.stop()
-    assert download.fetch(url) == path and server.asked.total() == 1
+    (server.folder / 'weights.pth').unlink()
+    assert download.fetch(url) == path
     assert f'{path}: fetched before, from {url}' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    'how, name',
-    [('page', 'weights.pth'), ('page', 'weights.safetensors')]
-    + [('half', f'weights.{kind}') for kind in ('pth', 'safetensors', 'pdparams')],
-)
-def test_what_is_no_whole_file_of_weights_is_not_kept(server, cache, how, name):
-    url = server.url(how, name)
-    message = said(download.fetch, url)
-    assert message.startswith(f'{url}: what came from there is no file of weights') and '--resume' in message
+def test_a_web_page_or_a_cut_file_is_not_kept(server, cache):
+    torch_files.save({'w': np.ones(500)}, server.folder / 'weights.pth')
+    for content in (b'<!DOCTYPE html><html>Sign in</html>', (server.folder / 'weights.pth').read_bytes()[:1500]):
+        (server.folder / 'weights.pth').write_bytes(content)
+        message = refusal(download.fetch, f'{server.url}/weights.pth')
+        assert message.startswith(f'{server.url}/weights.pth: not a file of weights') and '--resume' in message
+        assert os.listdir(cache) == []
+
+
+def test_a_download_that_fails_names_the_address_and_keeps_nothing(server, cache):
+    message = refusal(download.fetch, f'{server.url}/missing.pth')
+    assert message.startswith(f'{server.url}/missing.pth: could not be fetched') and '--resume' in message
     assert os.listdir(cache) == []
-    good = server.url('good', name)
-    assert pretrained.read(download.fetch(good))  # the same name, fetched anew
 
 
-def test_a_damaged_file_in_the_cache_is_removed(server, cache):
-    url = server.url('good', 'weights.pth')
-    os.truncate(download.fetch(url), 5000)
-    assert 'It was deleted; try again' in said(download.fetch, url)
-    assert download.fetch(url) and server.asked.total() == 2
-
-
-@pytest.mark.parametrize('how', ['cut', 'missing'])
-def test_a_download_that_fails_leaves_nothing_that_would_be_used(server, cache, how):
-    url = server.url(how, 'weights.pth')
-    message = said(download.fetch, url)
-    assert message.startswith(f'{url}: could not be fetched') and 'give it with --resume' in message
-    assert not (cache / 'weights.pth').exists()
-
-
-def test_without_a_server_the_message_names_the_address(server):
-    url = server.url('good', 'weights.pth')
-    server.stop()
-    assert said(download.fetch, url).startswith(f'{url}: could not be fetched')
-
-
-def test_a_server_that_falls_silent_is_given_up(server, monkeypatch, time_limit):
-    monkeypatch.setattr(download, 'PATIENCE', 1)
-    with time_limit(20):
-        message = said(download.fetch, server.url('silent', 'weights.pth'))
-    assert 'nothing came for 1 seconds' in message
-
-
-def test_a_cache_that_cannot_be_written_to_is_named(server, cache):
+def test_a_cache_that_cannot_be_written_to_is_named(cache):
     cache.write_text('a file')
-    assert said(download.fetch, server.url('good', 'weights.pth')).startswith(f'{cache}, the folder for')
+    assert refusal(download.fetch, 'http://127.0.0.1:9/x.pth').startswith(f'{cache}, the folder for')
 
 
 # ---- which weights
 
 
-def test_an_address_is_picked_by_name_and_size(publish, monkeypatch):
-    monkeypatch.setattr(download, 'fetch', lambda url: url)
-    publish('small', 'large')
-    assert models.published_weights('lvvit_s', 32) == 'small' and models.published_weights('lvvit_s', 64) == 'large'
-    assert models.published_weights('lvvit_s', 576, nearest=True) == 'large'
-    assert models.published_weights('lvvit_t', 224).endswith('/lvvit_t.pth')
+def test_the_address_is_chosen_by_name_and_size(monkeypatch):
+    monkeypatch.setattr(download, 'fetch', lambda url: url.rpartition('/')[2])
+    assert models.published_weights('lvvit_s', 384) == 'lvvit_s-26M-384-84.4.pth.tar'
+    assert models.published_weights('lvvit_s', 320, nearest=True) == 'lvvit_s-26M-384-84.4.pth.tar'
+    assert models.published_weights('lvvit_s', 288, nearest=True) == 'lvvit_s-26M-224-83.3.pth.tar'
+    assert models.published_weights('lvvit_t', 224) == 'lvvit_t.pth'
 
 
 @pytest.mark.parametrize('name, size', [('lvvit_s', 48), ('lvvit_nano', 224), ('lvvit_x', 224)])
-def test_what_is_not_published_is_refused_with_a_list_of_what_is(publish, name, size):
-    publish('http://127.0.0.1:9/x.pth')
-    message = said(models.published_weights, name, size)
+def test_weights_that_are_not_published_are_refused_with_a_list_of_those_that_are(name, size):
+    message = refusal(models.published_weights, name, size)
     assert f'{name} at {size} pixels' in message
-    assert 'lvvit_t at 224; lvvit_s at 32, 64; lvvit_m at 224, 384, 448' in message
+    assert 'lvvit_t at 224; lvvit_s at 224, 384; lvvit_m at 224, 384, 448' in message
 
 
 # ---- the scripts
 
 
-def test_the_scripts_take_the_published_weights(run, server, cache, publish, image, tmp_path):
-    url = publish(server.url('good', 'weights.pth'))
-    (tmp_path / 'list.txt').write_text('images/a/photo.png 0\n')
-    data = ['--data_path', tmp_path, '--cls_label_path_val', tmp_path / 'list.txt', '--num_workers', 0]
+@pytest.fixture
+def published(monkeypatch, tmp_path):
+    """The file of the published weights: of a tiny lvvit_s with 10 classes, at 32 pixels; the list of its fetches."""
+    entry = models.FAMILY['lvvit_s']._replace(architecture=TINY, weights={32: 'http://127.0.0.1:9/32.pth', 96: 'none'})
+    monkeypatch.setitem(models.FAMILY, 'lvvit_s', entry)
+    model, path = models.build_model('lvvit_s', img_size=32, num_classes=10), tmp_path / 'published.pth'
+    torch_files.save(
+        {k: np.ascontiguousarray(v) for k, v in torch_file.to_torch(checkpoint.to_numpy(model.state_dict())).items()},
+        path,
+    )
+    fetched = []
+    monkeypatch.setattr(download, 'fetch', lambda url: fetched.append(url) or str(path))
+    return path, fetched
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A folder with one image in each split."""
+    for split in ('train', 'val'):
+        (tmp_path / 'data' / split / 'n01').mkdir(parents=True)
+        photo = np.random.default_rng(0).integers(0, 256, (64, 64, 3), 'uint8')
+        Image.fromarray(photo).save(tmp_path / 'data' / split / 'n01' / 'photo.png')
+    return tmp_path / 'data'
+
+
+def test_the_scripts_take_the_published_weights(run, published, data, tmp_path):
+    image = data / 'val' / 'n01' / 'photo.png'
     for script, *flags in (
         (predict, '--infer_imgs', image),
-        (eval, *data),
+        (eval, '--data_path', data, '--num_workers', 0),
         (export_model, '--output_dir', tmp_path / 'export'),
         (visualize, '--input', image, '--output', tmp_path / 'tokens.png'),
     ):
-        result = run(script, *MODEL, '--pretrained', *flags)
-        assert result.code == 0, result.err
-        assert f'{cache / "weights.pth"}' in result.out and url in result.out
-        assert 'they fit lvvit_s at 32 pixels' in result.out
-    assert server.asked.total() == 1
-    given = run(predict, *MODEL, '--resume', FILES / 'weights.pth', '--infer_imgs', image)
-    fetched = run(predict, *MODEL, '--pretrained', '--infer_imgs', image)
-    assert given.out.splitlines()[-1] == fetched.out.splitlines()[-1]
+        result = run(script, *words(MODEL), '--pretrained', *flags)
+        assert result.code == 0 and f'using plain weights of {published[0]}' in result.out, result.err
+    assert published[1] == ['http://127.0.0.1:9/32.pth'] * 4
 
 
-def test_label_maps_are_made_with_the_weights_of_the_nearest_size(run, server, publish, image, tmp_path):
-    publish(server.url('good', 'weights.pth'), server.url('missing', 'weights.pth'))
-    flags = ['--pretrained', '--nb_classes', 10, '--img_size', 48, '--num_workers', 0]
-    shutil.copytree(image.parents[1], tmp_path / 'train')
-    result = run(generate_label, tmp_path / 'train', tmp_path / 'maps', '--model', 'lvvit_s', *flags)
+def test_label_maps_are_made_with_the_weights_of_the_nearest_size(run, published, data, tmp_path):
+    flags = words('--model lvvit_s --pretrained --nb_classes 10 --img_size 48 --num_workers 0')
+    result = run(generate_label, data, tmp_path / 'maps', *flags)
     assert result.code == 0 and 'pos_embed: resized from 4 to 9 tokens' in result.out, result.err
-    assert (tmp_path / 'maps' / 'a' / 'photo.npy').exists()
+    assert (tmp_path / 'maps' / 'n01' / 'photo.npy').exists() and published[1] == ['http://127.0.0.1:9/32.pth']
 
 
-def test_training_starts_from_the_published_weights(run, server, cache, publish, image, tmp_path):
-    publish(server.url('good', 'weights.safetensors'))
-    (tmp_path / 'list.txt').write_text('images/a/photo.png 0\n')
-    data = ['--data_path', tmp_path, '--cls_label_path_val', tmp_path / 'list.txt', '--num_workers', 0]
-    model = ['--model', 'lvvit_s', '--input_size', 48, '--nb_classes', 7]
-    result = run(main, *model, *data, '--pretrained', '--eval')
-    assert result.code == 0, result.err
-    assert f'fine-tuning from plain weights of {cache / "weights.safetensors"}' in result.out
+def test_training_starts_from_the_published_weights(run, published, data):
+    model = words('--model lvvit_s --input_size 48 --nb_classes 7 --num_workers 0')
+    result = run(main, *model, '--data_path', data, '--pretrained', '--eval')
+    assert result.code == 0 and f'fine-tuning from {published[0]}' in result.out, result.err
     assert 'head.weight: initialised anew' in result.out and 'pos_embed: resized from 4 to 9 tokens' in result.out
 
 
-def test_a_run_that_is_resumed_fetches_nothing(run, server, cache, publish, image, tmp_path):
-    publish(server.url('good', 'weights.safetensors'))
-    server.stop()
-    (tmp_path / 'list.txt').write_text('images/a/photo.png 0\n')
-    data = ['--data_path', tmp_path, '--cls_label_path_val', tmp_path / 'list.txt', '--num_workers', 0]
-    result = run(main, *MODEL, *data, '--pretrained', '--resume', FILES / 'weights.pth', '--eval')
-    assert result.code == 0 and 'resuming from' in result.out and server.asked.total() == 0, result.err
+def test_a_run_that_is_resumed_fetches_nothing(run, published, data):
+    flags = ['--num_workers', 0, '--data_path', data, '--resume', published[0], '--eval']
+    result = run(main, *words(MODEL), '--pretrained', *flags)
+    assert result.code == 0 and 'resuming from' in result.out and published[1] == [], result.err
 
 
-def test_two_sources_of_weights_are_refused(refused, publish, image, tmp_path):
-    publish('http://127.0.0.1:9/x.pth')
-    line = refused(predict, *MODEL, '--pretrained', '--resume', 'x.pd', '--infer_imgs', image)
+def test_two_sources_of_weights_are_refused(refused, published, data, tmp_path):
+    image = data / 'val' / 'n01' / 'photo.png'
+    line = refused(predict, *words(MODEL), '--pretrained', '--resume', 'x.pd', '--infer_imgs', image)
     assert '--pretrained and --resume both name the weights' in line
-    flags = ['--model', 'lvvit_s', '--pretrained']
-    line = refused(generate_label, image.parents[1], tmp_path / 'maps', *flags, '--resume', 'x.pd')
-    assert '--resume and --pretrained both name the weights' in line
-
-
-def test_weights_of_another_class_count_are_refused(run, server, publish, image):
-    publish(server.url('good', 'weights.safetensors'))
-    model = ['--model', 'lvvit_s', '--input_size', 32, '--nb_classes', 7]
-    result = run(predict, *model, '--pretrained', '--infer_imgs', image)
-    assert result.code == 1 and 'does not fit this model: head.weight is [8, 10]' in result.err.splitlines()[-1]
+    line = refused(eval, *words(MODEL), '--pretrained', '--resume', tmp_path, '--data_path', data)
+    assert '--pretrained and --resume both name the weights' in line

@@ -19,8 +19,9 @@ from paddle import nn
 from paddle.vision import models as zoo
 
 from util.data.label_maps import FLOAT16_EXACT
-from util.errors import UserError
-from util.weights import pretrained
+from util.errors import UserError, one_line
+from util.logger import log
+from util.weights.load import choose, load_state, read
 
 CLASSIFIERS = [name for name in zoo.__all__ if name.islower()]  # the functions; names of classes are capitalised
 
@@ -61,7 +62,7 @@ class PooledHead:
         try:
             inputs, logits = _inputs_of_layers(model, image)
         except (ValueError, RuntimeError) as error:  # Paddle: the shapes do not fit
-            raise UserError(f'--model {name}: does not take images of {size} pixels ({_first_line(error)})')
+            raise UserError(f'--model {name}: does not take images of {size} pixels ({one_line(error)})')
         pool, features = _last(inputs, nn.AdaptiveAvgPool2D)
         self.head, pooled = _last(inputs, nn.Linear)
         fits = pool and self.head and isinstance(logits, paddle.Tensor) and features.shape[1] == pooled.shape[-1]
@@ -119,10 +120,6 @@ def _last(inputs, kind):
     return None, None
 
 
-def _first_line(error):
-    return str(error).strip().split('\n')[0]
-
-
 def head_classes(weights, head, path):
     """The number of classes in saved weights: the columns of the linear layer `head`. Raises UserError."""
     weight = weights.get(f'{head}.weight')
@@ -132,7 +129,7 @@ def head_classes(weights, head, path):
 
 
 def load_classifier(name, num_classes, path='', ema=False, transfer=False):
-    """(model, line for the log): the classifier `name` of paddle.vision.models with the weights of a file.
+    """The classifier `name` of paddle.vision.models with the weights of a file.
 
     Without a path, Paddle downloads weights. transfer: take the number of classes from the file's head.
     Raises UserError for an unknown name, weights that do not fit, or a failed download.
@@ -147,19 +144,21 @@ def load_classifier(name, num_classes, path='', ema=False, transfer=False):
                 'give your own with --resume'
             )
         try:
-            return build(pretrained=True), f'using the weights that Paddle offers for {name}'
+            model = build(pretrained=True)
         except Exception as error:  # no network, no such file, a full disk
             raise UserError(
-                f'--model {name}: its weights could not be downloaded ({_first_line(error)}); '
+                f'--model {name}: its weights could not be downloaded ({one_line(error)}); '
                 'give a local file (.pdparams, .pth, .safetensors) with --resume'
             )
-    weights, source = pretrained.read_weights(path, ema)
+        log(f'using the weights that Paddle offers for {name}')
+        return model
+    state = read(path)
     if transfer:
         heads = [key for key, layer in build(num_classes=1).named_sublayers() if isinstance(layer, nn.Linear)]
-        num_classes = head_classes(weights, heads[-1] if heads else 'head', path)
+        num_classes = head_classes(choose(state, path, ema)[0], heads[-1] if heads else 'head', path)
     model = build(num_classes=num_classes)
-    pretrained.set_weights(model, weights, path)
-    return model, f'using {source}'
+    load_state(model, state, path, ema)
+    return model
 
 
 def fingerprint(model):

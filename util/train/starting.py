@@ -10,7 +10,8 @@ from util.errors import UserError
 from util.logger import MetricLogger, log
 from util.train import optim, saving
 from util.train.model_ema import ModelEma
-from util.weights import checkpoint, download, pretrained
+from util.weights import checkpoint
+from util.weights.load import has_average, load, load_state, read
 
 # flags that a resumed run may change without a line in the log
 INCIDENTAL = set(
@@ -20,12 +21,15 @@ INCIDENTAL = set(
 )
 
 
-def start(state):
-    """Load the weights that a TrainState starts from; build its moving average and optimizer. Raises UserError."""
+def start(state, published_weights=None):
+    """Load the weights that a TrainState starts from; build its moving average and optimizer. Raises UserError.
+
+    published_weights: see load_start.
+    """
     args, model = state.args, state.model
     if args.token_pool_weight > 0 and not model.return_dense:
         raise UserError(f'--token_pool_weight needs a model with a token classifier; {args.model} has none')
-    content, path = load_start(args, model)
+    content, path = load_start(args, model, published_weights)
     if args.model_ema:
         state.ema = ModelEma(model, args.model_ema_decay)
         _load_average(state.ema, args.resume_ema, content, path)
@@ -58,26 +62,24 @@ def start(state):
         _tidy_folder(state, path)
 
 
-def load_start(args, model):
-    """Load the weights that a run starts from into `model`: --resume before --finetune before scratch.
+def load_start(args, model, published_weights=None):
+    """Load the weights that a run starts from into `model`: --resume before --finetune or --pretrained before scratch.
 
-    With --pretrained, --finetune is an address, which is fetched only if the run does start from it.
+    published_weights: a function that returns the file of --pretrained; it is called if the run starts from that file.
     Returns the content of the checkpoint that is resumed and its path, or (None, ''). Raises UserError.
     """
     content, path = None, ''
     if args.resume == 'auto':
         content, path = _newest_checkpoint(args.output_dir)
     elif args.resume:
-        content, path = pretrained.read(args.resume), args.resume
+        content, path = read(args.resume), args.resume
     if content is not None:
-        weights, source = pretrained.choose(content, path, args.ema)
-        pretrained.set_weights(model, weights, path)
-        log(f'resuming from {source}')
-    elif args.finetune:
-        file = download.fetch(args.finetune) if args.pretrained else args.finetune
-        weights, source = pretrained.read_weights(file, args.ema)
-        notes = pretrained.finetune(model, weights, file, args.remove_head_from_pretained)
-        log(f'fine-tuning from {source}' + ''.join(f'\n  {note}' for note in notes))
+        log(f'resuming from {path}')
+        load_state(model, content, path, args.ema)
+    elif args.finetune or args.pretrained:
+        weights = args.finetune or published_weights()
+        log(f'fine-tuning from {weights}')
+        load(model, weights, args.ema, new_heads='all' if args.remove_head_from_pretained else True, resize=True)
     return content, path
 
 
@@ -95,14 +97,12 @@ def _newest_checkpoint(folder):
 def _load_average(ema, resume_ema, content, path):
     """Set the moving average from --resume_ema or from the resumed checkpoint; else it starts from the weights."""
     if resume_ema:
-        content, path = pretrained.read(resume_ema), resume_ema
-        weights, _ = pretrained.choose(content, path, ema=pretrained.holds_average(content))
-    elif content is not None and pretrained.holds_average(content):
-        weights, _ = pretrained.choose(content, path, ema=True)
+        content = read(resume_ema)
+        load_state(ema.module, content, resume_ema, ema=has_average(content))
+    elif content is not None and has_average(content):
+        load_state(ema.module, content, path, ema=True)
     else:
         log('the moving average starts from the weights')
-        return
-    pretrained.set_weights(ema.module, weights, path)
 
 
 def _resume(state, content, path):

@@ -15,7 +15,7 @@ import paddle
 from util import files
 from util.errors import UserError
 from util.weights import unpickle
-from util.weights.reading import reading
+from util.weights.unpickle import reading
 
 SEAL = b'\nsha256:'  # and 32 bytes, after the end of the pickle, where no reader of pickles looks
 SEAL_SIZE = len(SEAL) + 32

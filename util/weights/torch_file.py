@@ -1,12 +1,14 @@
-"""PyTorch's files without PyTorch: `.pt`, `.pth` and `.pth.tar` to plain containers and numpy arrays.
+"""PyTorch's files and weights without PyTorch: `.pt`, `.pth` and `.pth.tar` into plain containers and numpy arrays, and
+state dicts between PyTorch's layout and Paddle's.
 
 Since PyTorch 1.6 a file is a zip archive: `<name>/data.pkl`, a pickle in which each tensor is a call of
-`_rebuild_tensor_v2` on a storage that it refers to; `<name>/data/<key>`, the storages; `<name>/byteorder`. Older files
-are pickles one after the other (magic number, protocol, system, the object, the storages' keys), then the storages,
-each with its length in front.
+`_rebuild_tensor_v2` on a storage; `<name>/data/<key>`, the storages; `<name>/byteorder`. Older files are pickles one
+after the other (magic number, protocol, system, the object, the storages' keys), then the storages, each with its
+length in front.
 """
 
 import io
+import math
 import pickle
 import struct
 import zipfile
@@ -15,7 +17,7 @@ import numpy as np
 
 from util.errors import UserError, one_line
 from util.weights import unpickle
-from util.weights.reading import reading
+from util.weights.unpickle import reading
 
 MAGIC = 0x1950A86A20F9469CFC6C
 BFLOAT16 = 'bfloat16'
@@ -33,42 +35,39 @@ STORAGES = {
     'Char': 'i1',
     'Byte': 'u1',
 }
-UNTYPED = {'uint16': 'u2', 'uint32': 'u4', 'uint64': 'u8'}  # dtypes without a storage class: stored as bytes
-OTHER_DTYPES = ('float32', 'float16', BFLOAT16, 'float64', 'int64', 'int32', 'int16', 'int8', 'uint8', 'bool')
+DTYPES = ('float32', 'float16', BFLOAT16, 'float64', 'int64', 'int32', 'int16', 'int8', 'uint8', 'bool')
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
 
 
 class Storage(unpickle.StandIn):
-    """The numbers that tensors are views of. They are read after the tensors."""
+    """The numbers that tensors are views of: `array`, 1-d, which is read after the pickle."""
 
     def __init__(self, code):
         self.code, self.array = code, None
 
     def fill(self, data, count, order):
-        """Set `array`, 1-d in native byte order, from at least `count` numbers in bytes of byte order < or >."""
+        """Set `array` from at least `count` numbers in bytes of byte order < or >."""
         array = np.frombuffer(data, order + ('u2' if self.code == BFLOAT16 else self.code), count)
         array = array.astype(array.dtype.newbyteorder('='), copy=False)
-        self.array = widened(array) if self.code == BFLOAT16 else array
-
-    def value(self):
-        if self.array is None:
-            return super().value()  # which refuses the file
-        return self.array
+        self.array = bfloat16_to_float32(array) if self.code == BFLOAT16 else array
 
 
-class View(unpickle.StandIn):
-    """A tensor, which is a view of a Storage. offset, shape, strides: in numbers, not in bytes."""
+class Tensor(unpickle.StandIn):
+    """A view of a Storage. offset, shape, strides: in numbers, not in bytes."""
 
-    def __init__(self, storage, offset, shape, strides, dtype=None):
-        self.storage, self.offset, self.shape, self.strides, self.dtype = storage, offset, shape, strides, dtype
+    def __init__(self, storage, offset, shape, strides, *_):
+        self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
 
     def value(self):
         """A contiguous array, which shares the storage's memory where it can.
 
-        Raises UserError for a view that reaches beyond its storage: numpy's own check of that can overflow.
+        Raises UserError for a view that reaches beyond its storage: numpy's own check can overflow.
         """
-        array = self.storage.value() if self.dtype is None else self.storage.value().view(self.dtype)
+        array = self.storage.array
         if min((self.offset, *self.shape, *self.strides)) < 0:
-            raise UserError('has a tensor of a negative shape or place; not loaded')
+            raise UserError('has a tensor of a negative shape, stride or offset; not loaded')
         if 0 in self.shape:
             return np.zeros(self.shape, array.dtype)
         last = self.offset + sum((n - 1) * stride for n, stride in zip(self.shape, self.strides))
@@ -80,35 +79,23 @@ class View(unpickle.StandIn):
         return view if view.flags.c_contiguous else view.copy()
 
 
-def widened(halves):
-    """bfloat16 numbers, read as uint16, as float32: they are its upper halves."""
+def bfloat16_to_float32(halves):
+    """bfloat16 numbers, given as uint16, as float32: they are its upper halves."""
     return (halves.astype('u4') << 16).view('f4')
 
 
-def tensor(storage, offset, shape, strides, *_):
-    return View(storage, offset, shape, strides)
-
-
-def tensor_of_bytes(storage, offset, shape, strides, _requires_grad, _hooks, dtype, *_):
-    return View(storage, offset, shape, strides, dtype=UNTYPED[dtype])
-
-
-def first(value, *_):
-    return value
-
-
+FIRST = unpickle.Function(lambda value, *_: value)
+TENSOR = unpickle.Function(Tensor)
 NAMES = {
     **unpickle.NAMES,
     **{('torch', f'{name}Storage'): code for name, code in STORAGES.items()},
-    **{('torch', name): name for name in (*UNTYPED, *OTHER_DTYPES)},
-    ('torch.storage', 'UntypedStorage'): 'u1',
-    ('torch', 'Size'): unpickle.Function(first),
-    ('torch', 'device'): unpickle.Function(first),
-    ('torch._utils', '_rebuild_tensor'): unpickle.Function(tensor),
-    ('torch._utils', '_rebuild_tensor_v2'): unpickle.Function(tensor),
-    ('torch._utils', '_rebuild_tensor_v3'): unpickle.Function(tensor_of_bytes),
-    ('torch._utils', '_rebuild_parameter'): unpickle.Function(first),
-    ('torch._utils', '_rebuild_parameter_with_state'): unpickle.Function(first),
+    **{('torch', name): name for name in DTYPES},
+    ('torch', 'Size'): FIRST,
+    ('torch', 'device'): FIRST,
+    ('torch._utils', '_rebuild_tensor'): TENSOR,
+    ('torch._utils', '_rebuild_tensor_v2'): TENSOR,
+    ('torch._utils', '_rebuild_parameter'): FIRST,
+    ('torch._utils', '_rebuild_parameter_with_state'): FIRST,
 }
 
 
@@ -123,8 +110,7 @@ class Unpickler(unpickle.Unpickler):
 
     def persistent_load(self, reference):
         kind, code, key, _device, count, *_ = reference
-        known = type(key) is str and type(code) is str and (code == BFLOAT16 or code in STORAGES.values())
-        if kind != 'storage' or not known or type(count) is not int or count < 0:
+        if kind != 'storage' or code not in STORAGES.values() or type(count) is not int or count < 0:
             raise UserError('refers to something that is no storage; not loaded')
         storage, _ = self.storages.setdefault(key, (Storage(code), count))
         if storage.code != code:
@@ -132,34 +118,25 @@ class Unpickler(unpickle.Unpickler):
         return storage
 
 
-def is_torch_file(path):
-    """Whether a file begins as either format does, a zip archive or the magic number; False if it cannot be read."""
-    try:
-        with open(path, 'rb') as f:
-            head = f.read(32)
-    except OSError:
-        return False
+def is_torch_file(head):
+    """Whether a file that begins with `head` (32 bytes) is a zip archive or has PyTorch's magic number."""
     return head.startswith(b'PK') or (head[:1] == b'\x80' and pickle.encode_long(MAGIC) in head)
 
 
-def load_file(path, note=None):
-    """The object in a file. Tensors, parameters and storages are contiguous arrays (some read-only, some sharing
-    memory), bfloat16 as float32; dtypes and devices are their names, a Size is a tuple, a Namespace a dict.
+def load_file(path):
+    """The object in a file. Tensors and parameters are contiguous arrays (some read-only, some sharing memory),
+    bfloat16 as float32; dtypes and devices are their names, a Size is a tuple, a Namespace a dict.
 
-    note: called with a line if there was bfloat16. Raises UserError that names the file: missing, damaged, of another
-    kind, or asking for code.
+    Raises UserError that names the file: missing, damaged, of another kind, or asking for code.
     """
     with reading(path, 'PyTorch file'), open(path, 'rb') as f:
         read = read_zip if f.read(2) == b'PK' else read_legacy
         f.seek(0)
-        value, storages = read(f)
-        if note and any(storage.code == BFLOAT16 for storage, _ in storages.values()):
-            note(f'{path}: what is bfloat16 in it is read as float32')
-        return unpickle.finished(value)
+        return unpickle.finished(read(f))
 
 
 def read_zip(file):
-    """(object with stand-ins, its filled storages) of an archive."""
+    """The object of an archive, its tensors as Tensor of filled storages."""
     with zipfile.ZipFile(file) as archive:
         pickles = [name for name in archive.namelist() if name.endswith('/data.pkl')]
         if len(pickles) != 1:
@@ -170,11 +147,11 @@ def read_zip(file):
         value = unpickler.load()
         for key, (storage, count) in unpickler.storages.items():
             storage.fill(archive.read(f'{root}data/{key}'), count, '>' if big else '<')
-    return value, unpickler.storages
+    return value
 
 
 def read_legacy(file):
-    """(object with stand-ins, its filled storages) of a file from before PyTorch 1.6."""
+    """The object of a file from before PyTorch 1.6, its tensors as Tensor of filled storages."""
     if unpickle.load(file) != MAGIC:
         raise UserError('not a PyTorch file')
     unpickle.load(file)  # the protocol, always 1001
@@ -187,4 +164,86 @@ def read_legacy(file):
             raise UserError(f'storage {one_line(key)} has another size than its tensors say; not loaded')
         width = 2 if storage.code == BFLOAT16 else np.dtype(storage.code).itemsize
         storage.fill(file.read(count * width), count, '<')
-    return value, unpickler.storages
+    return value
+
+
+# -- layout -----------------------------------------------------------------------------------------------------------
+#
+#     of a layer      in PyTorch                   in Paddle
+#     Linear          weight [out, in]             weight [in, out]
+#     BatchNorm       running_mean, running_var    _mean, _variance
+#     BatchNorm       num_batches_tracked          nothing; PyTorch uses it with momentum=None only
+#
+# Every matrix named `weight` is taken for the weight of a Linear layer, which holds for all models here and in
+# paddle.vision. Transposed arrays are views.
+
+TORCH, PADDLE = 'PyTorch', 'Paddle'
+STATISTICS = {'running_mean': '_mean', 'running_var': '_variance'}
+COUNTER = 'num_batches_tracked'
+NOT_LEARNED = (*STATISTICS, *STATISTICS.values(), COUNTER)
+
+
+def to_paddle(weights):
+    """A state dict of PyTorch, {name: array}, in Paddle's layout. The counters are left out."""
+    return {
+        _renamed(key, STATISTICS): _transposed(key, value)
+        for key, value in weights.items()
+        if _split(key)[1] != COUNTER
+    }
+
+
+def to_torch(weights):
+    """A state dict of Paddle in PyTorch's layout. Counters of 0 are added: PyTorch's strict loading asks for them."""
+    names = {ours: theirs for theirs, ours in STATISTICS.items()}
+    result = {}
+    for key, value in weights.items():
+        result[_renamed(key, names)] = _transposed(key, value)
+        if _split(key)[1] == '_variance':
+            result[_split(key)[0] + COUNTER] = np.array(0, 'int64')
+    return result
+
+
+def guess_layout(weights, path):
+    """TORCH or PADDLE, for a file that does not say which; PADDLE if both would be the same.
+
+    The names of the statistics tell, or which side of a Linear weight is as long as its bias.
+    Raises UserError that names `path` if all such weights are square.
+    """
+    names = {_split(key)[1] for key in weights}
+    if names & {*STATISTICS, COUNTER}:
+        return TORCH
+    if names & {*STATISTICS.values()}:
+        return PADDLE
+    linears = [key for key, value in weights.items() if _is_linear(key, value)]
+    for key in linears:
+        rows, columns = weights[key].shape
+        bias = weights.get(f'{_split(key)[0]}bias')
+        if rows != columns and bias is not None and bias.shape in ((rows,), (columns,)):
+            return TORCH if bias.shape == (rows,) else PADDLE
+    if linears:
+        raise UserError(f"{path}: nothing tells whether {linears[0]} is in PyTorch's layout or in Paddle's")
+    return PADDLE
+
+
+def count_parameters(weights):
+    """How many numbers of a state dict are learned: all but statistics and counters."""
+    return sum(math.prod(value.shape) for key, value in weights.items() if _split(key)[1] not in NOT_LEARNED)
+
+
+def _is_linear(key, value):
+    return _split(key)[1] == 'weight' and getattr(value, 'ndim', 0) == 2
+
+
+def _split(key):
+    """('blocks.0.attn.qkv.', 'weight')"""
+    stem, dot, name = str(key).rpartition('.')
+    return stem + dot, name
+
+
+def _renamed(key, names):
+    stem, name = _split(key)
+    return stem + names.get(name, name)
+
+
+def _transposed(key, value):
+    return np.asarray(value).T if _is_linear(key, value) else value

@@ -1,10 +1,11 @@
-"""Reads pickles from anywhere into plain containers and numpy arrays, without executing anything that a file asks for.
+"""Reads pickles without executing anything that a file asks for.
 
-A pickle is a program: it may call every function that it names, and set attributes of every object that it gets. So
-the names are limited to a short list, and each stands for a function or class of this module. Not even numpy's classes
-are given out: their constructors can be made to read memory that is not theirs. A StandIn's attributes cannot be set.
+A pickle is a program: it may call every function that it names, and set attributes of every object that it makes.
+So the names are limited to a short list, and each of them stands for a function or class of this module. numpy's own
+classes are not on the list: with a crafted dtype they read memory that is not theirs. `load` returns plain values.
 """
 
+import contextlib
 import math
 import pickle
 import re
@@ -13,19 +14,19 @@ import numpy as np
 
 from util.errors import UserError, one_line
 
-PLAIN = (type(None), bool, int, float, complex, str, bytes, bytearray)  # arrays come out of stand-ins only
+PLAIN = (type(None), bool, int, float, complex, str, bytes, bytearray)
 KEYS = (type(None), bool, int, float, str, bytes)  # of dicts
 
 
 class StandIn:
-    """Stands for what a file names until the whole file is read; `value` then gives what is meant."""
+    """Stands for an object of the file until all of the file is read; then `value` returns the object."""
 
     def __setstate__(self, state):  # without this method a pickle could set any attribute
         raise UserError(f'sets attributes of a {type(self).__name__}; not loaded')
 
     def value(self):
-        """The plain value; this base raises UserError, for what is none."""
-        raise UserError('has an unfinished array or a bare function where a value belongs; not loaded')
+        """The plain value. Raises UserError for what is none: a function, or an array without content."""
+        raise UserError(f'has an object of type {type(self).__name__} where a value is expected; not loaded')
 
 
 class Function(StandIn):
@@ -39,7 +40,7 @@ class Function(StandIn):
 
 
 class Dtype(StandIn):
-    """A numpy.dtype of numbers or text; its byte order comes as its state."""
+    """A numpy.dtype of numbers or text. Its state holds the byte order."""
 
     def __init__(self, code, *_):
         if not (isinstance(code, str) and re.fullmatch(r'[|<>=]?[biufcSU][0-9]{1,9}', code)):
@@ -55,7 +56,7 @@ class Dtype(StandIn):
 
 
 class Array(StandIn):
-    """A numpy.ndarray or a number of numpy's. What is in an array comes as its state."""
+    """A numpy.ndarray, whose state holds the content, or a number of numpy's."""
 
     def __init__(self, array=None):
         self.array = array
@@ -65,27 +66,25 @@ class Array(StandIn):
         self.array = make_array(shape, dtype, 'F' if fortran else 'C', data)
 
     def value(self):
-        if self.array is None:
-            return super().value()  # which refuses the file
-        return self.array
+        return super().value() if self.array is None else self.array
 
 
 class Namespace(dict):
-    """What an argparse.Namespace held."""
+    """The attributes of an argparse.Namespace."""
 
     def __setstate__(self, state):
         self.update(state)
 
 
 class OrderedDict(dict):
-    """A collections.OrderedDict. PyTorch gives it an attribute, the versions of layers, which is not needed here."""
+    """A collections.OrderedDict. Its state, in which PyTorch keeps versions of layers, is left out."""
 
     def __setstate__(self, state):
         pass
 
 
 def make_array(shape, dtype, order, data):
-    """A new numpy array from a Dtype and the bytes (from Python 2: text) of a file, which must fit each other."""
+    """A new numpy array from a Dtype and bytes (from Python 2: text). Raises UserError if they do not fit."""
     if isinstance(data, str):
         data = data.encode('latin1')
     if not isinstance(dtype, Dtype) or math.prod(shape) * dtype.dtype.itemsize != len(data):
@@ -99,33 +98,32 @@ NAMES = {
     ('builtins', 'tuple'): Function(tuple),  # paddle.save writes tensors so
     ('builtins', 'bytes'): Function(lambda: b''),  # protocols 0 to 2 write empty bytes so …
     ('_codecs', 'encode'): Function(lambda text, _encoding: text.encode('latin1')),  # … and other bytes so
-    ('numpy', 'ndarray'): 'numpy.ndarray',  # only ever an argument of _reconstruct, which ignores it
+    ('numpy', 'ndarray'): 'numpy.ndarray',  # an argument of _reconstruct, which ignores it
     ('numpy', 'dtype'): Function(Dtype),
 }
 for core in ('numpy.core', 'numpy._core'):  # numpy 1 and 2
     NAMES[f'{core}.multiarray', '_reconstruct'] = Function(lambda *_: Array())
     NAMES[f'{core}.multiarray', 'scalar'] = Function(lambda dtype, data: Array(make_array((1,), dtype, 'C', data)[0]))
-    NAMES[f'{core}.numeric', '_frombuffer'] = Function(
+    NAMES[f'{core}.numeric', '_frombuffer'] = Function(  # arrays of protocol 5
         lambda data, dtype, shape, order: Array(make_array(shape, dtype, order, data))
     )
 
 
 class Unpickler(pickle.Unpickler):
-    """Reads one pickle of a binary file; `finished` makes plain values of what its load() returns.
+    """Reads one pickle of a binary file. `finished` turns what its load() returns into plain values.
 
-    Raises UserError for a name that is not on the list, and for damage nearly anything (see reading.py).
+    Raises UserError for a name that is not in `names`; a damaged file can raise nearly anything (see `reading`).
     """
 
     names = NAMES
 
     def __init__(self, file):
-        super().__init__(file, encoding='latin1')  # the text of Python 2, which is also the data of its arrays
+        super().__init__(file, encoding='latin1')  # for the text and the arrays of Python 2
 
     def find_class(self, module, name):
-        module = 'builtins' if module == '__builtin__' else module  # as protocols 0 to 2 call it
+        module = 'builtins' if module == '__builtin__' else module  # its name in protocols 0 to 2
         if (module, name) not in self.names:
-            asked = f'{one_line(module)}.{one_line(name)}'
-            raise UserError(f"asks for '{asked}', which a file of arrays has no use for; not loaded")
+            raise UserError(f"asks for '{one_line(module)}.{one_line(name)}', which weights do not need; not loaded")
         return self.names[module, name]
 
 
@@ -141,10 +139,23 @@ def finished(value):
     if isinstance(value, (list, tuple)):
         return type(value)(finished(item) for item in value)
     if not isinstance(value, PLAIN):
-        raise UserError(f'has a {type(value).__name__} where a value belongs; not loaded')
+        raise UserError(f'has an object of type {type(value).__name__} where a value is expected; not loaded')
     return value
 
 
 def load(file):
-    """The object of one pickle in a binary file, as `finished` makes it."""
+    """The object of one pickle in a binary file, made plain by `finished`."""
     return finished(Unpickler(file).load())
+
+
+@contextlib.contextmanager
+def reading(path, kind):
+    """Turns any error of the block into a UserError of one line that names the file `path` and its expected `kind`."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f'{path}: {error}')
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({one_line(error.strerror or error)})')
+    except Exception as error:  # a damaged file can raise nearly anything
+        raise UserError(f'{path}: not a readable {kind}, or cut short ({type(error).__name__}: {one_line(error)})')

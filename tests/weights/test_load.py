@@ -1,0 +1,275 @@
+"""util/weights/load.py: which weights of a file are taken, that a file that does not fit is named, and fine-tuning."""
+
+import json
+import struct
+
+import numpy as np
+import paddle
+import pytest
+import safetensors.numpy
+
+import torch_files
+from models import LV_ViT
+from states import same
+from util.errors import UserError
+from util.weights import checkpoint, load, torch_file
+
+pytestmark = pytest.mark.cross_version
+
+
+def small(seed=0, **kwargs):
+    paddle.seed(seed)
+    return LV_ViT(**{**dict(img_size=32, num_classes=5, embed_dim=8, depth=1, num_heads=2), **kwargs})
+
+
+def values(model):
+    return {key: value.numpy() for key, value in model.state_dict().items()}
+
+
+def torch_weights(model):
+    """A model's weights as the original's state dict."""
+    return {key: np.array(value, order='C') for key, value in torch_file.to_torch(values(model)).items()}
+
+
+def refusal(call, *args, **kwargs):
+    with pytest.raises(UserError) as error:
+        call(*args, **kwargs)
+    return str(error.value)
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for key, value in b.items():
+        assert same(a[key], value), key
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / 'checkpoint.pd')
+
+
+# ---- which weights
+
+
+def test_the_trained_weights_are_loaded_or_with_ema_the_averaged_ones(path, capfd):
+    trained, averaged, model = small(0), small(1), small(2)
+    checkpoint.save({'model': trained.state_dict(), 'model_ema': averaged.state_dict(), 'epoch': 3}, path)
+    content = load.load(model, path)
+    assert content['epoch'] == 3 and load.has_average(content)
+    assert_same(values(model), values(trained))
+    out = capfd.readouterr().out
+    assert f'using trained weights (model) of {path}' in out and '--ema' in out
+    load.load(model, path, ema=True)
+    assert_same(values(model), values(averaged))
+    assert f'using averaged weights (model_ema) of {path}' in capfd.readouterr().out
+
+
+def test_averaged_weights_that_are_missing_or_alone_name_the_flag(path):
+    checkpoint.save({'model': values(small())}, path)
+    assert '--ema' not in load.choose(load.read(path), path)[1]
+    assert path in refusal(load.load, small(), path, ema=True)
+    checkpoint.save({'model_ema': values(small())}, path)
+    assert 'add --ema' in refusal(load.load, small(), path)
+
+
+def test_a_missing_flag_is_named():
+    assert '--resume' in refusal(load.load, small(), '')
+
+
+def save_safetensors(weights, path, label='pt'):
+    safetensors.numpy.save_file(weights, path, label and {'format': label})
+
+
+def save_paddle(weights, path):
+    paddle.save({key: paddle.to_tensor(value) for key, value in torch_file.to_paddle(weights).items()}, path)
+
+
+@pytest.mark.parametrize('write', [torch_files.save, save_safetensors, save_paddle])
+def test_a_file_is_recognised_by_its_content_whatever_its_name(tmp_path, capfd, write):
+    path, model, other = str(tmp_path / 'no ending'), small(0), small(1)
+    write(torch_weights(model), path)
+    load.load(other, path)
+    assert_same(values(other), values(model))
+    assert f'using plain weights of {path}' in capfd.readouterr().out
+
+
+@pytest.mark.parametrize('label', ['pt', 'pd', None])
+@pytest.mark.parametrize('make', [torch_weights, values])
+def test_safetensors_are_in_the_layout_that_they_say_or_that_their_names_tell(path, label, make):
+    model, other = small(0), small(1)
+    save_safetensors(make(model), path, label)
+    if (label, make) in (('pt', values), ('pd', torch_weights)):
+        assert 'does not fit' in refusal(load.load, other, path)
+    else:
+        load.load(other, path)
+        assert_same(values(other), values(model))
+
+
+def test_square_weights_of_safetensors_go_by_the_label(path):
+    square = {'fc.weight': np.arange(4, dtype='f4').reshape(2, 2)}
+    for label, expected in (('pt', square['fc.weight'].T), ('pd', square['fc.weight'])):
+        save_safetensors(square, path, label)
+        np.testing.assert_array_equal(load.read(path)['fc.weight'], expected)
+    save_safetensors(square, path, None)
+    assert 'nothing tells whether fc.weight' in refusal(load.read, path)
+
+
+def test_safetensors_of_every_type_and_bfloat16_as_float32(path):
+    dtypes = ['f8', 'f4', 'f2', 'b1', 'i8', 'i4', 'i2', 'i1', 'u8', 'u4', 'u2', 'u1']
+    arrays = {dtype: np.array([[1, 0, 1]], dtype) for dtype in dtypes}
+    arrays.update({'number': np.array(3.5), 'empty': np.zeros([0, 3], 'f4')})
+    save_safetensors(arrays, path)
+    assert_same(load.read(path), arrays)
+    halves = np.array([1.0, -2.5, 3e38], 'f4').view('u2')[1::2].tobytes()
+    header = json.dumps({'w': {'dtype': 'BF16', 'shape': [3], 'data_offsets': [0, 6]}}).encode()
+    with open(path, 'wb') as f:
+        f.write(struct.pack('<Q', len(header)) + header + halves)
+    assert load.read(path)['w'].dtype == np.float32
+    np.testing.assert_array_equal(load.read(path)['w'][:2], [1, -2.5])
+
+
+def test_of_a_pytorch_checkpoint_the_weights_alone_are_read_without_the_prefix_of_data_parallel(path, capfd):
+    weights = torch_weights(small(0))
+    averaged = {key: np.asarray(value + 1) for key, value in weights.items()}
+    wrapped = {f'module.{key}': value for key, value in weights.items()}
+    torch_files.save({'epoch': 3, 'state_dict': wrapped, 'state_dict_ema': averaged, 'optimizer': {'lr': 0.1}}, path)
+    state = load.read(path)
+    assert list(state) == ['state_dict', 'state_dict_ema'] and load.has_average(state)
+    assert 'not epoch, optimizer' in capfd.readouterr().out
+    assert_same(load.choose(state, path)[0], values(small(0)))
+    assert_same(load.choose(state, path, ema=True)[0], {k: v + np.float32(1) for k, v in values(small(0)).items()})
+
+
+def test_weights_under_another_name_are_found_if_they_are_the_only_ones(path):
+    torch_files.save({'net': torch_weights(small()), 'epoch': 3}, path)
+    weights, source = load.choose(load.read(path), path)
+    assert_same(weights, values(small()))
+    assert '(net)' in source
+    torch_files.save({'net': torch_weights(small()), 'critic': {'w': np.ones(2)}}, path)
+    assert 'several sets of weights (net, critic)' in refusal(load.load, small(), path)
+
+
+@pytest.mark.parametrize('dtype', ['float16', 'float64'])
+def test_weights_are_set_in_the_dtype_of_the_model(path, dtype):
+    model = small(1)
+    torch_files.save({k: v.astype(dtype) for k, v in torch_weights(small(0)).items() if 'tracked' not in k}, path)
+    load.load(model, path)
+    assert_same(values(model), {key: value.astype(dtype).astype('float32') for key, value in values(small(0)).items()})
+
+
+def test_files_without_weights_are_named(path, tmp_path):
+    for content in ([1], np.ones(2)):
+        torch_files.save(content, path)
+        assert refusal(load.read, path).startswith(f'{path}: no state dict')
+    assert f'{tmp_path}: cannot be read' in refusal(load.read, str(tmp_path))
+    assert 'missing: cannot be read' in refusal(load.read, str(tmp_path / 'missing'))
+
+
+# ---- weights that do not fit
+
+
+def test_weights_of_another_model_name_the_first_differences_and_set_nothing(path):
+    model, before = small(), values(small())
+    checkpoint.save({'model': small(1, num_classes=6, embed_dim=12, depth=2).state_dict()}, path)
+    message = refusal(load.load, model, path)
+    assert message.startswith(path) and 'unexpected blocks.1.norm1.weight' in message
+    assert 'and 29 more' in message and '--model' in message
+    checkpoint.save({'model': small(1, num_classes=6).state_dict()}, path)
+    assert 'head.weight is [8, 6] in the file and [8, 5] in the model' in refusal(load.load, model, path)
+    checkpoint.save({'model': small(1, img_size=48).state_dict()}, path)
+    assert 'pos_embed is [1, 10, 8] in the file and [1, 5, 8] in the model' in refusal(load.load, model, path)
+    checkpoint.save({'model': {k: v for k, v in before.items() if k != 'norm.bias'}}, path)
+    assert 'missing norm.bias' in refusal(load.load, model, path)
+    assert_same(values(model), before)
+
+
+@pytest.mark.parametrize('value', [[[1.0], [2.0, 3.0]], {'a': 1}, None])
+def test_a_value_that_is_no_array_of_fractions_is_named(path, value):
+    for key in ('pos_embed', 'norm.bias'):
+        checkpoint.save({**values(small()), key: value}, path)
+        assert f'{key} is a {type(value).__name__} in the file' in refusal(load.load, small(), path)
+        assert key in refusal(load.load, small(), path, new_heads=True, resize=True)
+    checkpoint.save({**values(small()), 'norm.bias': np.ones(8, 'uint16')}, path)  # bfloat16 as paddle.save writes it
+    assert 'norm.bias is uint16' in refusal(load.load, small(), path)
+
+
+# ---- fine-tuning
+
+
+def bicubic(row, count):
+    """A row of numbers resampled to `count` by Keys' cubic kernel with a = -0.75, edges repeated, in float64."""
+
+    def kernel(x):
+        x, a = abs(x), -0.75
+        near, far = ((a + 2) * x - (a + 3)) * x * x + 1, ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+        return near if x <= 1 else far if x < 2 else 0.0
+
+    result = np.zeros([count, *row.shape[1:]])
+    for i in range(count):
+        center = (i + 0.5) * len(row) / count - 0.5
+        for j in range(int(np.floor(center)) - 1, int(np.floor(center)) + 3):
+            result[i] += kernel(center - j) * row[min(max(j, 0), len(row) - 1)]
+    return result
+
+
+@pytest.mark.parametrize('old, new', [(14, 24), (14, 14), (3, 4), (24, 14)])
+def test_a_position_embedding_is_resized_by_the_bicubic_formula_and_the_class_token_kept(old, new):
+    array = np.random.default_rng(0).normal(size=(1, old**2 + 1, 6)).astype('float32')
+    square = array[0, 1:].astype('float64').reshape(old, old, 6)
+    expected = bicubic(bicubic(square, new).transpose(1, 0, 2), new).transpose(1, 0, 2).reshape(new * new, 6)
+    resized = load.resize_pos_embed(array, new)
+    assert resized.shape == (1, new**2 + 1, 6) and resized.dtype == np.float32
+    np.testing.assert_allclose(resized[0, 1:], expected, atol=1e-5)
+    np.testing.assert_array_equal(resized[0, 0], array[0, 0])
+
+
+@pytest.mark.parametrize('shape', [(1, 8, 8), (1, 5), (1, 1, 8), ()])
+def test_a_position_embedding_of_no_square_grid_is_refused(path, shape):
+    checkpoint.save({**values(small()), 'pos_embed': np.zeros(shape, 'float32')}, path)
+    assert f'pos_embed is {list(shape)} in the file' in refusal(load.load, small(img_size=64), path, resize=True)
+
+
+def test_another_size_and_class_count(path, capfd):
+    source, model = small(0), small(1, num_classes=7, img_size=48)
+    fresh, weights = values(model), values(source)
+    checkpoint.save(weights, path)
+    assert 'head.weight' in refusal(load.load, model, path, resize=True)
+    assert 'pos_embed' in refusal(load.load, model, path, new_heads=True)
+    assert_same(values(model), fresh)
+    load.load(model, path, new_heads=True, resize=True)
+    out = capfd.readouterr().out
+    for note in [f'{key}: initialised anew' for key in load.HEADS] + ['pos_embed: resized from 4 to 9 tokens']:
+        assert note in out
+    for key, value in values(model).items():
+        expected = fresh if 'head' in key else weights
+        if key == 'pos_embed':
+            expected = {key: load.resize_pos_embed(weights[key], 3)}
+        np.testing.assert_array_equal(value, expected[key], err_msg=key)
+
+
+def test_heads_that_fit_are_kept_unless_all_are_to_be_new(path):
+    weights, fresh = values(small(0)), values(small(1))
+    checkpoint.save(weights, path)
+    model = small(1)
+    load.load(model, path, new_heads=True, resize=True)
+    assert_same(values(model), weights)
+    model = small(1)
+    load.load(model, path, new_heads='all')
+    assert_same(values(model), {key: fresh[key] if 'head' in key else weights[key] for key in weights})
+
+
+def test_fine_tuning_between_models_with_and_without_a_token_classifier(path, capfd):
+    checkpoint.save(small(0).state_dict(), path)
+    model = small(1, return_dense=False)
+    load.load(model, path, new_heads=True)
+    np.testing.assert_array_equal(model.head.weight.numpy(), small(0).head.weight.numpy())
+    assert 'aux_head.weight: not used' in capfd.readouterr().out
+    checkpoint.save(model.state_dict(), path)
+    load.load(small(1), path, new_heads=True)
+    out = capfd.readouterr().out
+    assert 'aux_head.bias: initialised anew' in out and ' head.bias: initialised anew' not in out
+
+
+def test_fine_tuning_from_another_network_is_refused(path):
+    checkpoint.save(small(0, embed_dim=12).state_dict(), path)
+    assert 'does not fit' in refusal(load.load, small(), path, new_heads=True, resize=True)

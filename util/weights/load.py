@@ -1,0 +1,244 @@
+"""Weights of a file into a model: `load`, for the scripts, paddle.hub and training.
+
+A file is recognised by its content: a checkpoint of this project, what paddle.save or torch.save wrote, or safetensors.
+`load` is read, choose and set_weights, which others (seg/, tools/) also call one by one.
+"""
+
+import numpy as np
+import paddle
+import safetensors
+
+from util.errors import UserError, one_line
+from util.logger import log
+from util.weights import checkpoint, torch_file
+from util.weights.torch_file import PADDLE, TORCH
+from util.weights.unpickle import reading
+
+TRAINED = ('model', 'state_dict')  # the names of weights in a checkpoint: this project's, PyTorch's
+AVERAGED = ('model_ema', 'state_dict_ema')
+HEADS = ('head.weight', 'head.bias', 'aux_head.weight', 'aux_head.bias')
+DATA_PARALLEL = 'module.'  # what torch.nn.DataParallel puts in front of every name
+LAYOUTS = {'pt': TORCH, 'pd': PADDLE}  # the entry 'format' of a safetensors file's metadata
+SAFETENSORS_DTYPES = {
+    **{'F64': 'f8', 'F32': 'f4', 'F16': 'f2', 'BF16': 'u2', 'BOOL': 'b1'},
+    **{'I64': 'i8', 'I32': 'i4', 'I16': 'i2', 'I8': 'i1', 'U64': 'u8', 'U32': 'u4', 'U16': 'u2', 'U8': 'u1'},
+}
+
+
+def load(model, path, ema=False, new_heads=False, resize=False):
+    """Load the weights of the file `path` into a model; the log says which weights they are.
+
+    ema: take the averaged weights of a checkpoint. resize: fit a position embedding of another token grid.
+    new_heads: True keeps the initial weights of heads that do not fit, 'all' those of every head.
+    Returns the content of the file (see `read`). Raises UserError that names the file if it cannot be read or its
+    weights do not fit; the model is unchanged then.
+    """
+    if not path:
+        raise UserError('--resume is missing: the checkpoint or state dict (.pd, .pth, .safetensors); or --pretrained')
+    state = read(path)
+    load_state(model, state, path, ema, new_heads, resize)
+    return state
+
+
+def load_state(model, state, path, ema=False, new_heads=False, resize=False):
+    """`load` for the content `state` of a file that was read before."""
+    weights, source = choose(state, path, ema)
+    notes = []
+    if resize:
+        weights, notes = fit_pos_embed(weights, model.grid)
+    if new_heads:
+        weights, notes_of_heads = fit_heads(weights, model.state_dict(), new_heads == 'all')
+        notes = notes_of_heads + notes
+    set_weights(model, weights, path)
+    for line in [f'using {source}', *notes]:
+        log(line)
+
+
+# -- what a file holds ------------------------------------------------------------------------------------------------
+
+
+def read(path):
+    """The content of a file of weights: a dict of plain containers and numpy arrays, in Paddle's layout.
+
+    It is a state dict, or a checkpoint with state dicts in it; of a checkpoint of PyTorch only these are kept.
+    Executes nothing that the file asks for. Raises UserError that names the file.
+    """
+    state, layout = read_as_written(path)
+    return state if layout == PADDLE else _for_each_set(state, torch_file.to_paddle)
+
+
+def read_as_written(path):
+    """(content, TORCH or PADDLE): like `read`, but in the layout that the file has."""
+    try:
+        with open(path, 'rb') as f:
+            head = f.read(32)
+    except OSError:
+        head = b''  # checkpoint.load says what is wrong
+    if head[8:9] == b'{':  # after the length of the header
+        state, layout = _read_safetensors(path)
+    elif torch_file.is_torch_file(head):
+        state, layout = _read_torch(path), TORCH
+    else:
+        state, layout = checkpoint.load(path), PADDLE
+    return _for_each_set(state, _without_prefix), layout
+
+
+def _read_torch(path):
+    """A state dict, or the state dicts of a checkpoint by their names."""
+    state = torch_file.load_file(path)
+    if not isinstance(state, dict):
+        raise UserError(f'{path}: no state dict (holds a {type(state).__name__})')
+    sets = _sets(state)
+    others = [str(key) for key in state if key not in sets]
+    if sets and others:
+        log(f'{path}: of a PyTorch checkpoint only the weights are used, not {one_line(", ".join(others))}')
+    return sets or state
+
+
+def _read_safetensors(path):
+    """(state dict, its layout). bfloat16 becomes float32, because numpy has no bfloat16."""
+    weights = {}
+    with reading(path, 'safetensors file'), open(path, 'rb') as f:
+        for name, entry in sorted(safetensors.deserialize(f.read())):
+            array = np.frombuffer(entry['data'], SAFETENSORS_DTYPES[entry['dtype']]).reshape(entry['shape'])
+            weights[name] = torch_file.bfloat16_to_float32(array) if entry['dtype'] == 'BF16' else array
+        with safetensors.safe_open(path, framework='numpy') as header:
+            label = (header.metadata() or {}).get('format')
+    return weights, LAYOUTS.get(label) or torch_file.guess_layout(weights, path)
+
+
+def _sets(state):
+    """{name: state dict} of a checkpoint; {} if the file is a state dict itself."""
+
+    def is_state_dict(value):
+        return len(value) > 0 and all(isinstance(item, np.ndarray) for item in value.values())
+
+    return {
+        key: value
+        for key, value in state.items()
+        if isinstance(value, dict) and (key in TRAINED + AVERAGED or is_state_dict(value))
+    }
+
+
+def _for_each_set(state, change):
+    """The content of a file with each state dict replaced by change(state dict)."""
+    sets = _sets(state)
+    if not sets:
+        return change(state)
+    return {**state, **{key: change(weights) for key, weights in sets.items()}}
+
+
+def _without_prefix(weights):
+    """A state dict without the prefix of torch.nn.DataParallel, if all names have it."""
+    if weights and all(isinstance(key, str) and key.startswith(DATA_PARALLEL) for key in weights):
+        return {key[len(DATA_PARALLEL) :]: value for key, value in weights.items()}
+    return weights
+
+
+# -- which of its weights ---------------------------------------------------------------------------------------------
+
+
+def choose(state, path, ema=False):
+    """(state dict, description for the log) from what `read` returned: the trained weights, or with `ema` the averaged.
+
+    Raises UserError if the file has none of them.
+    """
+    trained, averaged = _first_of(TRAINED, state), _first_of(AVERAGED, state)
+    if ema:
+        if averaged is None:
+            raise UserError(f'{path}: holds no averaged weights (model_ema); leave out --ema')
+        return state[averaged], f'averaged weights ({averaged}) of {path}'
+    if trained is None and averaged:
+        raise UserError(f'{path}: holds averaged weights ({averaged}) only; add --ema')
+    if trained is None:
+        sets = list(_sets(state))
+        if not sets:
+            return state, f'plain weights of {path}'
+        if len(sets) > 1:
+            found = one_line(', '.join(map(str, sets)))
+            raise UserError(
+                f'{path}: holds several sets of weights ({found}), none of them called {" or ".join(TRAINED)}'
+            )
+        trained = sets[0]
+    also = '; it also holds averaged weights, which --ema selects' if averaged else ''
+    return state[trained], f'trained weights ({trained}) of {path}{also}'
+
+
+def has_average(state):
+    """Whether what `read` returned holds averaged weights."""
+    return _first_of(AVERAGED, state) is not None
+
+
+def _first_of(names, state):
+    """The first of `names` under which `state` has a state dict, or None."""
+    return next((name for name in names if isinstance(state.get(name), dict)), None)
+
+
+# -- into a model -----------------------------------------------------------------------------------------------------
+
+
+def set_weights(model, weights, path, hint='; check --model, --input_size and --nb_classes'):
+    """Set all weights of a model, in the model's own dtypes. weights: {name: array}.
+
+    Raises UserError that names the first differences, and sets none, if they are not those of this model.
+    """
+    own = model.state_dict()
+    problems = differences(own, weights)
+    if problems:
+        more = f' and {len(problems) - 3} more' if len(problems) > 3 else ''
+        raise UserError(f'{path}: does not fit this model: {", ".join(problems[:3])}{more}{hint}')
+    dtypes = {key: str(value.dtype).split('.')[-1] for key, value in own.items()}
+    model.set_state_dict({key: np.asarray(value, dtypes[key], order='C') for key, value in weights.items()})
+
+
+def differences(own, weights):
+    """How `weights` differ from `own`, the state dict of a model: a list of texts, one for each name that does."""
+    problems = [f'missing {key}' for key in own if key not in weights]
+    problems += [f'unexpected {one_line(key)}' for key in weights if key not in own]
+    for key in own:
+        value = weights.get(key, own[key])
+        if not isinstance(value, (np.ndarray, paddle.Tensor)):
+            problems.append(f'{key} is a {type(value).__name__} in the file')
+        elif list(value.shape) != list(own[key].shape):
+            problems.append(f'{key} is {list(value.shape)} in the file and {list(own[key].shape)} in the model')
+        elif isinstance(value, np.ndarray) and value.dtype.kind != 'f':
+            problems.append(f'{key} is {value.dtype} in the file')
+    return problems
+
+
+def fit_pos_embed(weights, grid):
+    """(weights, lines for the log) with a position embedding for a token grid of grid x grid.
+
+    One that belongs to no square grid is left as it is, so that set_weights names it.
+    """
+    shape = getattr(weights.get('pos_embed'), 'shape', ())
+    num_tokens = shape[1] - 1 if len(shape) == 3 else 0
+    if num_tokens < 1 or num_tokens == grid**2 or round(num_tokens**0.5) ** 2 != num_tokens:
+        return weights, []
+    resized = resize_pos_embed(np.asarray(weights['pos_embed']), grid)
+    return {**weights, 'pos_embed': resized}, [f'pos_embed: resized from {num_tokens} to {grid**2} tokens']
+
+
+def resize_pos_embed(array, grid):
+    """Position embedding [1, N+1, D] for another token grid, [1, grid²+1, D]: class token kept, the rest bicubic."""
+    cls, patches = array[:, :1], np.asarray(array[:, 1:], 'float32')
+    old = round(patches.shape[1] ** 0.5)
+    square = paddle.to_tensor(patches.reshape(1, old, old, -1).transpose(0, 3, 1, 2))
+    resized = paddle.nn.functional.interpolate(square, size=[grid, grid], mode='bicubic', align_corners=False)
+    return np.concatenate([cls, resized.numpy().transpose(0, 2, 3, 1).reshape(1, grid * grid, -1)], axis=1)
+
+
+def fit_heads(weights, own, all_heads=False):
+    """(weights, lines for the log) with the heads of a model where those of the file do not fit, or with all of them.
+
+    own: the state dict of the model. Heads that the model does not have are left out.
+    """
+    weights, notes = dict(weights), []
+    for key in HEADS:
+        if key not in own:
+            if weights.pop(key, None) is not None:
+                notes.append(f'{key}: not used, this model has none')
+        elif all_heads or list(getattr(weights.get(key), 'shape', ())) != list(own[key].shape):
+            weights[key] = own[key].numpy()
+            notes.append(f'{key}: initialised anew')
+    return weights, notes
