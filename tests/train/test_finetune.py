@@ -131,7 +131,7 @@ CHOSEN = [('.pth', '', 1), ('.tar', '', 1), ('.tar', '--ema', 2), ('.pd', '--ema
 @pytest.mark.parametrize('suffix, flag, seed', CHOSEN)
 def test_finetune_starts_from_the_chosen_weights_of_a_file(trained, files, suffix, flag, seed):
     result, state = trained('--input_size 64', STILL, flag, '--finetune', files[suffix])
-    assert 'fine-tuning from' in result.out and '  pos_embed: resized from 4 to 16 tokens\n' in result.out
+    assert 'fine-tuning from' in result.out and 'pos_embed: resized from 4 to 16 tokens\n' in result.out
     position = state['model']['pos_embed']
     assert position.shape == (1, 17, 24) and np.array_equal(position[:, 0], weights_of(seed)['pos_embed'][:, 0])
     for key, value in learned(weights_of(seed)).items():
@@ -144,7 +144,7 @@ def test_data_of_other_classes_without_label_maps_as_the_original_does_it(traine
     flags = '--input_size 64 --nb_classes 12 --token_label --token_label_size 4 --dense_weight 0.0 --lr 1e-3'
     result, state = trained(flags, '--finetune', files['.pth'])
     for key in ('head.weight', 'head.bias', 'aux_head.weight', 'aux_head.bias'):
-        assert f'  {key}: initialised anew\n' in result.out
+        assert f' {key}: initialised anew\n' in result.out
     assert 'the token classifier stays at zero' in result.out
     assert state['model']['head.weight'].shape == (24, 12) and '"mix_token": true' in result.out
     assert not state['model']['aux_head.weight'].any(), 'an untrained token classifier adds nothing in evaluation'
