@@ -1,7 +1,9 @@
 """Workarounds for Paddle, each with its symptom and the versions that show it ("all": 2.6.2 and 3.3.1).
 
-First those that must run before Paddle is imported, which util/runtime.py calls; then those for loader processes and
-for the launcher. This file does not import Paddle.
+A number such as #24708 is an issue or pull request of github.com/PaddlePaddle/Paddle.
+
+First come those that must run before Paddle is imported, which util/runtime.py calls; then those for loader processes
+and for the launcher. This file does not import Paddle.
 """
 
 import contextlib
@@ -44,8 +46,8 @@ def import_numpy():
 def set_threads(processes):
     """Set OMP_NUM_THREADS to this process's share of the cores; returns a text that says so.
 
-    Symptom (all): `import paddle` sets it to 1 if it is unset, so that a process uses one core. Paddle's launcher does
-    that before it starts the processes: in these a value of 1 does not count as set by the user.
+    Symptom (all, #7208): `import paddle` sets it to 1 if it is unset, so that a process uses one core. Paddle's
+    launcher does that before it starts the processes: in these a value of 1 does not count as set by the user.
     """
     threads = os.environ.get('OMP_NUM_THREADS')
     set_by_launcher = threads == '1' and 'PADDLE_TRAINER_ID' in os.environ
@@ -196,14 +198,17 @@ def end_epoch_early(batches, workers):
 
 
 def forget_shared_files(paddle):
-    """Symptom (all): Paddle keeps the name of every shared-memory file that it has opened, 0.8 kB a batch."""
+    """Let Paddle forget which files in shared memory it has opened.
+
+    Symptom (all): it keeps the name of each of them, 0.8 kB a batch.
+    """
     paddle.base.core._cleanup_mmap_fds()
 
 
 def free_shared_memory(folder=SHARED_MEMORY):
     """Bytes free in the shared memory through which Paddle's loader processes pass batches.
 
-    Symptom (all): if it is full, a loader process dies of SIGBUS. A Docker container has 64 MB unless told otherwise.
+    Symptom (all, #24708): if it is full, a loader process dies of SIGBUS. A Docker container has 64 MB by default.
     """
     return shutil.disk_usage(folder).free if os.path.isdir(folder) else 0
 
@@ -211,8 +216,8 @@ def free_shared_memory(folder=SHARED_MEMORY):
 def sweep_shared_memory(folder=SHARED_MEMORY, age=3600):
     """Remove files paddle_<pid>_... of this user that no running process owns, untouched for `age` seconds.
 
-    Symptom (all): batches of killed loader processes stay in shared memory until the machine restarts. The age protects
-    the processes of other containers, which are not visible from here.
+    Symptom (all, #49632): batches of killed loader processes stay in shared memory until the machine restarts. The age
+    protects the processes of other containers, which are not visible from here.
     """
     for path in glob.glob(os.path.join(folder, 'paddle_*_*')):
         try:
