@@ -152,8 +152,6 @@ def test_the_published_commands_are_understood_and_an_unknown_flag_is_one_line(r
 
 SCRIPTS = [path for path in tracked('*.py') if 'tests' not in path.parts and 'Parser(' in path.read_text()]
 SCRIPTS = [path.relative_to(ROOT) for path in SCRIPTS if "__name__ == '__main__'" in path.read_text()]
-GOING = ('convert_weight', 'placement', 'reading', 'token_targets')  # benchmarks that are being deleted
-SCRIPTS = [path for path in SCRIPTS if path.parts[0] != 'benchmarks' or path.stem not in GOING]
 
 
 @pytest.mark.parametrize('script', SCRIPTS, ids=str)
