@@ -199,8 +199,8 @@ def train(state, val_loader):
             mode=args.mixup_mode,
         )
     writers = Writers(
-        visualdl=args.log_visualdl,
-        wandb=args.log_wandb,
+        log_visualdl=args.log_visualdl,
+        log_wandb=args.log_wandb,
         wandb_entity=args.wandb_entity,
         wandb_project=args.wandb_project,
         config=vars(args),

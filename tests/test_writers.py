@@ -57,11 +57,11 @@ def test_wandb_continues_the_same_run(train, tiny, wandb):
 
 
 def test_wandb_gets_the_scalars_of_a_step_by_the_ports_names_too(wandb):
-    Writers(wandb=True).write({'train/loss': 2.0, 'train/norm': 0.5, 'epoch': 3}, 7)
+    Writers(log_wandb=True).write({'train/loss': 2.0, 'train/norm': 0.5, 'epoch': 3}, 7)
     assert wandb.logged == [(7, {'train/loss': 2.0, 'train/norm': 0.5, 'epoch': 3.0, 'loss': 2.0, 'norm': 0.5})]
 
 
-@pytest.mark.parametrize('module, flags', [('visualdl', {'visualdl': 'somewhere'}), ('wandb', {'wandb': True})])
+@pytest.mark.parametrize('module, flags', [('visualdl', {'log_visualdl': 'somewhere'}), ('wandb', {'log_wandb': True})])
 def test_a_writer_that_is_not_installed_says_what_to_install(monkeypatch, module, flags):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError, match=f'--log_{module}.*pip install {module}'):

@@ -7,21 +7,23 @@ from util.errors import UserError
 class Writers:
     """Writes scalars to VisualDL, to wandb, to both or to neither, on the first process. Raises UserError.
 
-    visualdl: the folder of VisualDL's log, '' for none. wandb: whether to log there. config: {flag: value} of the run,
-    for wandb. run_id: the wandb run to continue, None for a new one; afterwards the id of the run.
+    log_visualdl: the folder of VisualDL's log, '' for none. log_wandb: whether to log to wandb, and config {flag:
+    value} what to record of the run there. run_id: the wandb run to continue, None for a new one; then its id.
     """
 
-    def __init__(self, visualdl='', wandb=False, wandb_entity=None, wandb_project=None, config=None, run_id=None):
+    def __init__(
+        self, log_visualdl='', log_wandb=False, wandb_entity=None, wandb_project=None, config=None, run_id=None
+    ):
         self.visualdl, self.wandb, self.run_id = None, None, run_id
         if not dist.is_main():
             return
-        if visualdl:
+        if log_visualdl:
             try:
                 from visualdl import LogWriter
             except ImportError:
                 raise UserError('--log_visualdl: VisualDL is not installed; run `pip install visualdl`')
-            self.visualdl = LogWriter(logdir=visualdl)
-        if wandb:
+            self.visualdl = LogWriter(logdir=log_visualdl)
+        if log_wandb:
             try:
                 import wandb
             except ImportError:
