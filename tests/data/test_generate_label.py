@@ -1,4 +1,4 @@
-"""generate_label.py, label_writer.py, annotator.py: what a map says, that the set is whole, and what is refused."""
+"""generate_label.py, label_writer.py, annotator.py: what a map holds, that the set is complete, and what is refused."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture
 def generate(run, scenes, weights, tmp_path):
-    """generate(*flags, out='maps', data=scenes) -> Result, with a tiny LV-ViT at 32 px for annotator."""
+    """generate(*flags, out='maps', data=scenes) -> Result, with a tiny LV-ViT at 32 px as annotator."""
 
     def call(*flags, out='maps', data=scenes):
         return run(generate_label, data, tmp_path / out, *NANO, '--resume', call.weights, *flags)
@@ -59,7 +59,7 @@ def generate(run, scenes, weights, tmp_path):
 
 @pytest.fixture
 def refuse(refused, generate, scenes):
-    """refuse(*flags, out='maps', data=scenes) -> the one line with which the same command is turned down."""
+    """refuse(*flags, out='maps', data=scenes) -> the one line with which the same command is refused."""
 
     def call(*flags, out='maps', data=scenes):
         return refused(generate_label, data, generate.out / out, *NANO, '--resume', generate.weights, *flags)
@@ -76,12 +76,12 @@ def one_map(folder, name='digit0/train_00000'):
     return np.load(folder / f'{name}.npy')
 
 
-# ---- what a map says
+# ---- what a map holds
 
 
 def test_a_map_per_image_in_the_published_format_and_meta_json(generate, scenes):
     result = generate()
-    assert result.code == 0 and 'not clearly above guessing' in result.err and result.err.count('\n') == 1
+    assert result.code == 0
     maps = sorted(p.relative_to(generate.out / 'maps') for p in (generate.out / 'maps').rglob('*.npy'))
     images = sorted(p.relative_to(scenes / 'train').with_suffix('.npy') for p in (scenes / 'train').rglob('*.JPEG'))
     assert maps == images and len(maps) == 40
@@ -100,9 +100,9 @@ def test_a_map_per_image_in_the_published_format_and_meta_json(generate, scenes)
 
 @pytest.mark.cross_version
 @paddle.no_grad()
-def test_a_map_is_the_dense_forward_of_the_lvvit_and_our_reader_takes_it(generate, scenes):
-    generate()
+def test_a_map_is_the_dense_forward_of_the_lvvit_at_any_image_size(generate, scenes):
     path = str(scenes / 'train/digit3/train_00013.JPEG')
+    generate()
     dense = generate.model.forward_dense(inputs(path))[1].numpy()[0].reshape(2, 2, 10)
     scores, ids = LabelMaps(str(generate.out / 'maps'), 10).read(path)
     for row in range(2):
@@ -110,6 +110,9 @@ def test_a_map_is_the_dense_forward_of_the_lvvit_and_our_reader_takes_it(generat
             best = np.argsort(-dense[row, column])[:5]
             assert ids[:, row, column].tolist() == best.tolist()
             np.testing.assert_allclose(scores[:, row, column], dense[row, column, best], rtol=1e-3, atol=1e-4)
+    result = generate('--img_size', 64, out='large')
+    assert result.code == 0 and 'pos_embed: resized from 4 to 16 tokens' in result.out
+    assert one_map(generate.out / 'large').shape == (2, 5, 4, 4)
 
 
 @pytest.mark.cross_version
@@ -140,7 +143,7 @@ def test_rows_are_y_and_columns_x():
     assert maps[0, 0].sum() == 7
 
 
-@pytest.mark.parametrize('classes, dtype', [(10, 'float16'), (2048, 'float16'), (2049, 'float32'), (21841, 'float32')])
+@pytest.mark.parametrize('classes, dtype', [(2048, 'float16'), (2049, 'float32')])
 def test_ids_are_exact_however_many_classes(classes, dtype):
     scores = paddle.zeros([1, 1, classes])
     scores[0, 0, classes - 1] = 1.5
@@ -148,20 +151,13 @@ def test_ids_are_exact_however_many_classes(classes, dtype):
     assert array.dtype == dtype and array.ravel().tolist() == [1.5, classes - 1]
 
 
-def test_many_classes_are_written_as_float32_and_few_are_all_there_is(generate, weights):
+def test_many_classes_are_written_as_float32_and_of_three_classes_all(generate, weights):
     for classes, dtype, k in ((3000, 'float32', 5), (3, 'float16', 3)):
         path, _ = weights('lvvit_nano', classes=classes, img_size=32)
         assert generate('--resume', path, '--nb_classes', classes, out=str(classes)).code == 0
         array, meta = one_map(generate.out / str(classes)), (generate.out / str(classes) / 'meta.json').read_text()
         assert array.dtype == dtype and array.shape == (2, k, 2, 2)
         assert json.loads(meta)['dtype'] == dtype and json.loads(meta)['num_classes'] == classes
-        assert (array[1] == np.round(array[1])).all() and (array[1].max() > 2048) == (classes == 3000)
-
-
-def test_another_image_size_resizes_the_position_embedding(generate):
-    result = generate('--img_size', 64)
-    assert result.code == 0 and 'pos_embed: resized from 4 to 16 tokens' in result.out
-    assert one_map(generate.out / 'maps').shape == (2, 5, 4, 4)
 
 
 def test_averaged_weights_make_other_maps(generate):
@@ -183,7 +179,7 @@ def test_an_interrupted_run_continues_to_the_same_bytes_and_leaves_finished_maps
 
     def broken(source, target):
         calls.append(target)
-        if len(calls) == 22:  # meta.json and 20 maps: in the middle of the second batch, a temporary file is there
+        if len(calls) == 22:  # after meta.json and 20 maps: in the middle of the second batch
             raise KeyboardInterrupt
         replace(source, target)
 
@@ -197,13 +193,11 @@ def test_an_interrupted_run_continues_to_the_same_bytes_and_leaves_finished_maps
     assert result.code == 0 and '20 of them labelled before' in result.out and '20 maps written' in result.out
     assert all(p.stat().st_mtime_ns == time for p, time in finished.items())
     assert contents(out) == contents(generate.out / 'whole')
-    assert ' 0 maps written' in generate('--num_workers', 1).out and contents(out) == contents(generate.out / 'whole')
     (out / 'digit1' / 'train_00001.npy').write_bytes(b'\x93NUMPY')  # cut short by a crash
-    assert '1 maps written' in generate().out and contents(out) == contents(generate.out / 'whole')
+    assert '1 maps written' in generate('--num_workers', 1).out and contents(out) == contents(generate.out / 'whole')
 
 
-@pytest.mark.parametrize('world', [2, 3])
-def test_processes_label_each_image_once_and_as_one_process_would(generate, monkeypatch, world):
+def test_three_processes_label_each_image_once_and_like_one_process(generate, monkeypatch):
     generate('-b', 4, out='one')
     written, replacing = [], files.replacing
 
@@ -213,25 +207,23 @@ def test_processes_label_each_image_once_and_as_one_process_would(generate, monk
 
     with monkeypatch.context() as patch:
         patch.setattr(files, 'replacing', noted)
-        patch.setattr(dist, 'init', lambda: (dist.rank(), world))
-        patch.setattr(dist, 'world_size', lambda: world)
+        patch.setattr(dist, 'init', lambda: (dist.rank(), 3))
+        patch.setattr(dist, 'world_size', lambda: 3)
         patch.setattr(dist, 'barrier', lambda: None)
         patch.setattr(dist, 'all_sum', list)
-        for rank in range(world):
+        for rank in range(3):
             patch.setattr(dist, 'rank', lambda: rank)
             before = len(written)
             assert generate('-b', 4, out='many').code == 0
-            assert len([path for path in written[before:] if path.endswith('.npy')]) in (12, 16, 20), 'its share of 40'
+            assert len([path for path in written[before:] if path.endswith('.npy')]) in (12, 16), 'its share of 40'
     maps = [path for path in written if path.endswith('.npy')]
     assert len(maps) == len(set(maps)) == 40
     assert ' 0 maps written' in generate('-b', 4, out='many').out
     assert contents(generate.out / 'many') == contents(generate.out / 'one')
 
 
-def test_loader_processes_a_list_and_class_folders_without_train_make_the_same_maps(generate, scenes):
+def test_a_list_and_class_folders_without_train_make_the_same_set(generate, scenes):
     generate(out='train')
-    generate('--num_workers', 2, out='workers')
-    assert contents(generate.out / 'train') == contents(generate.out / 'workers')
     generate('--cls_label_path', scenes / 'train_list.txt', out='list')
     generate(data=scenes / 'train', out='folders')
     names = contents(generate.out / 'train').keys()
@@ -247,86 +239,52 @@ def accuracy(out):
 
 
 @paddle.no_grad()
-def test_top1_is_that_of_the_mean_score_of_all_classes(generate, scenes):
-    right = 0
-    for path, label in listing.read_folder(str(scenes / 'train'), 10):
-        right += int(generate.model.forward_dense(inputs(path))[1].mean(axis=1).argmax().item() == label)
-    assert accuracy(generate('--topk', 1).out) == (100 * right / 40, 40)
+def test_top1_is_that_of_the_mean_score_and_a_bad_one_is_a_warning(generate, scenes):
+    samples = listing.read_folder(str(scenes / 'train'), 10)
+    guesses = {path: generate.model.forward_dense(inputs(path))[1].mean(axis=1).argmax().item() for path, _ in samples}
+    right = sum(guesses[path] == label for path, label in samples)
+    result = generate('--topk', 1)
+    assert accuracy(result.out) == (100 * right / 40, 40)
+    assert f'warning: top-1 {100 * right / 40:.1f} % on 40 images' in result.err and 'up to 19.5 %' in result.err
+
+    names = [line.split()[0] for line in (scenes / 'train_list.txt').read_text().splitlines()]
+    labels = [guesses[str(scenes / name)] + (i >= 12) for i, name in enumerate(names)]  # 12 of 40 are right
+    (generate.out / 'list.txt').write_text(''.join(f'{name} {label % 10}\n' for name, label in zip(names, labels)))
+    result = generate('--cls_label_path', generate.out / 'list.txt', out='list')
+    assert accuracy(result.out) == (30, 40) and result.err == ''
 
 
-def test_top1_counts_only_classes_the_annotator_has_and_is_not_made_up(generate, scenes, weights):
+def test_top1_counts_only_classes_that_the_annotator_has(generate, scenes, weights):
     lines = [line.split() for line in (scenes / 'train_list.txt').read_text().splitlines()]
     (generate.out / 'list.txt').write_text(''.join(f'{path} {int(label) + 5}\n' for path, label in lines))
     assert accuracy(generate('--cls_label_path', generate.out / 'list.txt').out)[1] == 20
     path, _ = weights('lvvit_nano', classes=20, img_size=32)
-    out = generate('--resume', path, '--nb_classes', 20, out='20').out
-    assert accuracy(out) is None and '10 class folders, but the annotator has 20 classes' in out
-
-
-def test_an_annotator_that_is_no_better_than_guessing_is_said_aloud(generate, weights, scenes):
-    result = generate()  # random weights, 10 classes, 40 images
-    percent, _ = accuracy(result.out)
-    assert percent < 19.5
-    assert (
-        f'warning: top-1 {percent:.1f} % on 40 images' in result.err and '10.0 %, by chance up to 19.5 %' in result.err
-    )
-    assert (
-        generate('--nb_classes', 20, '--resume', weights('lvvit_nano', classes=20, img_size=32)[0], out='20').err == ''
-    )
-
-
-def test_an_annotator_that_knows_its_classes_is_not_warned_of(generate, scenes):
-    guesses = [
-        int(generate.model.forward_dense(inputs(path))[1].mean(axis=1).argmax().item())
-        for path, _ in listing.read_folder(str(scenes / 'train'), 10)
-    ]  # labels that the annotator agrees with in 12 of 40
-    names = [line.split()[0] for line in (scenes / 'train_list.txt').read_text().splitlines()]
-    order = {path: guess for (path, _), guess in zip(listing.read_folder(str(scenes / 'train'), 10), guesses)}
-    labels = [order[str(scenes / name)] + (i >= 12) for i, name in enumerate(names)]
-    lines = [f'{name} {label % 10}\n' for name, label in zip(names, labels)]
-    (generate.out / 'list.txt').write_text(''.join(lines))
-    result = generate('--cls_label_path', generate.out / 'list.txt')
-    assert accuracy(result.out) == (30, 40) and result.err == ''
+    result = generate('--resume', path, '--nb_classes', 20, out='20')
+    assert accuracy(result.out) is None and result.err == ''
+    assert '10 class folders, but the annotator has 20 classes' in result.out
 
 
 @pytest.mark.parametrize(
-    'correct, judged, classes, warned',
+    'correct, images, classes, warned',
     [
         (0, 0, 10, False),  # nothing is known
-        (130, 1000, 10, False),
         (118, 1000, 10, True),  # 0.1 + 2 · sqrt(0.1 · 0.9 / 1000) = 0.119
+        (120, 1000, 10, False),
         (50, 100, 2, True),
         (61, 100, 2, False),
-        (0, 100, 1000, True),
-        (3, 4, 2, False),  # guessing gets 4 of 4 right too often for any verdict
-        (100, 100, 1, False),
+        (3, 4, 2, False),  # guessing gets 4 of 4 right too often
     ],
 )
-def test_the_limit_is_two_standard_deviations_of_guessing(correct, judged, classes, warned):
-    assert bool(annotator.chance_warning(correct, judged, classes)) == warned
+def test_the_limit_is_two_standard_deviations_of_guessing(correct, images, classes, warned):
+    assert bool(annotator.chance_warning(correct, images, classes)) == warned
 
 
 # ---- what goes wrong
 
 
-def test_data_without_images_is_refused_in_one_line_before_anything_is_written(generate, refuse):
-    empty = generate.out / 'empty'
-    empty.mkdir()
-    for folder in (empty, empty / 'train', empty / 'train' / 'cat', None):
-        if folder:
-            folder.mkdir(exist_ok=True)
-        else:
-            (empty / 'train' / 'cat' / 'notes.txt').write_text('no image')
-        line = refuse(data=empty)
-        assert str(empty) in line and 'no images' in line and not (generate.out / 'maps').exists()
-    assert 'no such folder' in refuse(data=generate.out / 'nowhere')
-    (generate.out / 'list.txt').write_text('\n')
-    assert 'list.txt' in refuse('--cls_label_path', generate.out / 'list.txt')
-
-
 @pytest.fixture
 def pictures(tmp_path):
-    """A folder of 2 classes with 3 images each, one of them no image."""
+    """A folder of 2 classes with 3 images each; dog/1.png is no image."""
     rng = np.random.default_rng(0)
     for name in ('cat', 'dog'):
         (tmp_path / 'data' / name).mkdir(parents=True)
@@ -338,9 +296,9 @@ def pictures(tmp_path):
 
 
 @pytest.mark.parametrize('workers', [0, 1])
-def test_an_image_that_cannot_be_decoded_is_named_counted_and_skipped_until_mended(generate, pictures, workers):
+def test_an_image_that_cannot_be_decoded_is_named_counted_and_skipped(generate, pictures, workers):
     result = generate('--num_workers', workers, data=pictures)
-    warning, error = result.err.splitlines()  # of 10 classes there are 2 folders, so no word about its top-1
+    warning, error = result.err.splitlines()
     assert result.code == 1 and str(pictures / 'dog' / '1.png') in warning and '1 of 6 images' in error
     before = contents(generate.out / 'maps')
     assert sorted(before) == ['cat/0.npy', 'cat/1.npy', 'cat/2.npy', 'dog/0.npy', 'dog/2.npy', 'meta.json']
@@ -352,7 +310,7 @@ def test_an_image_that_cannot_be_decoded_is_named_counted_and_skipped_until_mend
     assert json.loads(after.pop('meta.json'))['undecodable'] == 0 and after.pop('dog/1.npy') and after == before
 
 
-def test_folders_of_no_use_are_named_and_left_alone(generate, refuse, scenes):
+def test_folders_that_hold_something_else_are_named_and_left_alone(generate, refuse, scenes):
     (generate.out / 'file').touch()
     for name, content in (('foreign/some.npy', ''), ('broken/meta.json', '{'), ('odd/meta.json', '3')):
         (generate.out / name).parent.mkdir()
@@ -361,7 +319,10 @@ def test_folders_of_no_use_are_named_and_left_alone(generate, refuse, scenes):
         assert str(generate.out / out) in refuse(out=out)
 
 
-def test_two_images_that_would_share_a_map_are_refused(generate, refuse, pictures):
+def test_data_without_images_and_images_that_would_share_a_map_are_refused(generate, refuse, pictures):
+    (generate.out / 'empty' / 'train' / 'cat').mkdir(parents=True)
+    line = refuse(data=generate.out / 'empty')
+    assert str(generate.out / 'empty' / 'train') in line and 'no images' in line
     Image.new('RGB', (40, 40)).save(pictures / 'cat' / '0.jpg')
     line = refuse(data=pictures)
     assert '0.jpg' in line and '0.png' in line and not (generate.out / 'maps').exists()
@@ -373,22 +334,26 @@ def test_other_settings_than_the_set_was_begun_with_are_refused(generate, refuse
     other = generate.out / 'other' / generate.weights.name  # other weights in a file of the same name
     other.parent.mkdir()
     checkpoint.save({k: v.numpy() + 1 for k, v in generate.model.state_dict().items()}, str(other))
-    for flags, word in (
+    for flags, words in (
         (['--img_size', 64], "'size' 32, not 64"),
         (['--topk', 3], "'shape' [2, 5, 2, 2], not [2, 3, 2, 2]"),
         (['--interpolation', 'bilinear'], '\'interpolation\' "bicubic"'),
         (['--resume', other], "'weights_sha256'"),
+        (['--relative_scores'], '\'scores\' null, not "relative"'),
+        (['--std', 1, 1, 1], "'mean' null"),
     ):
         line = refuse(*flags)
-        assert 'meta.json' in line and word in line and contents(generate.out / 'maps') == before
+        assert 'meta.json' in line and words in line and contents(generate.out / 'maps') == before
 
 
-def test_what_cannot_be_is_refused_in_one_line_before_anything_is_written(generate, refuse):
-    untrained = generate.out / 'plain.pdparams'
+def test_flags_and_weights_that_do_not_fit_are_refused_before_anything_is_written(generate, refuse):
+    untrained, infinite = generate.out / 'untrained.pdparams', generate.out / 'nan.pdparams'
+    state = {key: value.numpy() for key, value in generate.model.state_dict().items()}
+    checkpoint.save({**state, 'norm.bias': np.full_like(state['norm.bias'], np.nan)}, str(infinite))
     generate.model.disable_aux_head()
     checkpoint.save(generate.model.state_dict(), str(untrained))
-    for flags, word in (
-        (['--pretrained'], 'both name the weights'),
+    for flags, words in (
+        (['--pretrained'], '--resume and --pretrained'),
         (['--resume', ''], '--resume is missing'),
         (['--nb_classes', 12], '--nb_classes'),
         (['--model', 'lvvit'], 'does not fit'),
@@ -397,20 +362,11 @@ def test_what_cannot_be_is_refused_in_one_line_before_anything_is_written(genera
         (['--resume', '/nowhere.pd'], '/nowhere.pd'),
         (['--interpolation', 'best'], '--interpolation best'),
         (['--cls_label_path', '/nowhere.txt'], '/nowhere.txt'),
-        (['--batch_size', 0], 'must be at least 1'),
-        (['--resume', untrained], 'aux_head is all zeros'),
-        (['--resume', untrained], 'train it with --token_pool_weight 1'),
+        (['--resume', untrained], '--token_pool_weight 1'),
         (['--std', 1, 1, 0], '--std'),
     ):
-        assert word in refuse(*flags) and not (generate.out / 'maps').exists()
-
-
-def test_scores_that_are_not_finite_are_refused(generate, refuse):
-    state = generate.model.state_dict()
-    state['norm.bias'] = np.full(state['norm.bias'].shape, np.nan, 'float32')
-    checkpoint.save(state, str(generate.out / 'nan.pdparams'))
-    line = refuse('--resume', generate.out / 'nan.pdparams')
-    assert 'not finite' in line and '.npy' in line
+        assert words in refuse(*flags) and not (generate.out / 'maps').exists()
+    assert 'not finite' in refuse('--resume', infinite)
 
 
 def test_a_failed_download_says_what_to_give_instead(refused, scenes, tmp_path, monkeypatch):
@@ -429,14 +385,14 @@ REFUSED = [('mobilenet_v3_small', 64, NO_HEAD), ('squeezenet1_1', 64, NO_HEAD)]
 REFUSED += [('alexnet', 96, 'does not take images of 96 pixels'), ('resnet18', 100, 'do not tile the image')]
 
 
-@pytest.mark.parametrize('name, size, word', REFUSED)
+@pytest.mark.parametrize('name, size, words', REFUSED)
 @paddle.no_grad()
-def test_models_without_a_linear_head_on_a_global_pool_or_whole_cells_are_refused(name, size, word):
-    with pytest.raises(UserError, match=word):
+def test_models_without_a_linear_head_on_a_global_pool_or_whole_cells_are_refused(name, size, words):
+    with pytest.raises(UserError, match=words):
         annotator.PooledHead(getattr(annotator.zoo, name)(num_classes=3), name, size)
 
 
-@pytest.mark.parametrize('name', ['mobilenet_v1', 'mobilenet_v2', 'shufflenet_v2_x0_25', 'resnet50'])
+@pytest.mark.parametrize('name', ['mobilenet_v2', 'shufflenet_v2_x0_25'])
 @paddle.no_grad()
 def test_the_mean_over_the_cells_is_the_models_own_output(name):
     paddle.seed(0)

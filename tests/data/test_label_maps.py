@@ -1,4 +1,4 @@
-"""label_maps.py: maps in folders or packed read the same; whatever is wrong with a set is named."""
+"""label_maps.py: maps in folders or packed read the same; whatever is wrong with a set is refused by name."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from map_files import make_map, save_folders, save_map, save_packed
 
-from util.data.label_maps import ARRAY, META, NAMES, PARTIAL, LabelMaps
+from util.data.label_maps import ARRAY, META, NAMES, PARTIAL, LabelMaps, npy_size
 from util.errors import UserError
 
 pytestmark = pytest.mark.cross_version
@@ -29,18 +29,18 @@ KINDS = pytest.mark.parametrize('save_set', [save_folders, save_pt, save_packed]
 
 
 def refused(folder, name='n01/x', num_classes=10):
-    """The message with which reading a map, or the set, is turned down: one line."""
+    """The one-line message with which a map or its set is refused."""
     with pytest.raises(UserError) as error:
         LabelMaps(str(folder), num_classes).read(f'train/{name}.JPEG')
     assert '\n' not in str(error.value)
     return str(error.value)
 
 
-# ---- both kinds
+# ---- all kinds
 
 
 @KINDS
-@pytest.mark.parametrize('options', [{}, {'dtype': 'float32', 'k': 1, 'side': 7}, {'k': 5, 'side': 18}])
+@pytest.mark.parametrize('options', [{}, {'dtype': 'float32', 'k': 1, 'side': 7}])
 def test_a_map_is_read_as_float32_scores_and_int64_ids(tmp_path, save_set, options):
     maps = make_set(**options)
     save_set(tmp_path, maps)
@@ -66,17 +66,10 @@ def test_images_without_a_map_are_found_without_reading_one(tmp_path, save_set):
             label_maps.read(path)
 
 
-def test_a_forked_process_reads_the_packed_maps(tmp_path):
-    save_packed(tmp_path, make_set())
-    label_maps = LabelMaps(str(tmp_path), 10)
-    expected = label_maps.read(IMAGES[0])
-    child = os.fork()
-    if not child:
-        os._exit(0 if all(np.array_equal(a, b) for a, b in zip(label_maps.read(IMAGES[0]), expected)) else 1)
-    assert os.waitpid(child, 0)[1] == 0
-
-
-# ---- one file per image
+def test_the_map_of_an_image_has_its_class_folder_and_its_stem(tmp_path):
+    maps = LabelMaps(str(tmp_path), 10)
+    assert maps.path('/data/train/n01440764/ILSVRC_7.JPEG') == str(tmp_path / 'n01440764' / 'ILSVRC_7.npy')
+    assert maps.path('n01440764/a.b.c.png') == str(tmp_path / 'n01440764' / 'a.b.c.npy')
 
 
 def test_npy_comes_before_pt(tmp_path):
@@ -88,24 +81,21 @@ def test_npy_comes_before_pt(tmp_path):
     assert f'{npy}: no label map for train/n01/x.JPEG' in refused(tmp_path)
 
 
+def test_the_size_of_a_file_is_known_in_advance(tmp_path):
+    path = save_map(tmp_path / 'x.npy', make_map())
+    assert npy_size([2, 3, 4, 4], 'float16') == path.stat().st_size
+
+
+# ---- one file
+
+
 @pytest.mark.parametrize('name', ['x.npy', 'x.pt'])
 def test_a_damaged_file_is_named(tmp_path, name):
     path = save_map(tmp_path / 'n01' / name, make_map())
     whole = path.read_bytes()
-    foreign = b'not an array', b'\x80\x04N.', b'\x93NUMPY\x01\x00\x10\x00{"descr": (((((', b'PK\x03\x04'
-    for content in [*foreign, *(whole[:length] for length in (*range(130), len(whole) // 2, len(whole) - 1))]:
+    for content in [b'not an array', *(whole[:length] for length in (0, 5, 9, 60, 129, len(whole) // 2))]:
         path.write_bytes(content)
         assert str(path) in refused(tmp_path)
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        data = bytearray(whole)
-        for place in rng.integers(0, min(len(data), 300), 2):
-            data[place] ^= 1 << rng.integers(0, 8)
-        path.write_bytes(data)
-        try:
-            LabelMaps(str(tmp_path), 10).read('n01/x.JPEG')
-        except UserError as error:
-            assert str(path) in str(error) and '\n' not in str(error)
 
 
 @pytest.mark.parametrize('name', ['x.npy', 'x.pt'])
@@ -119,12 +109,12 @@ NOT_FINITE = [((plane, 1, 2, 3), value, '') for plane in (0, 1) for value in (np
 NO_CLASS = [((1, 0, 0, 0), *case) for case in ((10, '--nb_classes'), (-1, '--nb_classes'), (0.5, 'whole'))]
 
 
-@pytest.mark.parametrize('place, value, says', NOT_FINITE + NO_CLASS)
-def test_values_that_are_not_finite_and_ids_that_are_no_classes_are_refused(tmp_path, place, value, says):
+@pytest.mark.parametrize('place, value, words', NOT_FINITE + NO_CLASS)
+def test_values_that_are_not_finite_and_ids_that_are_no_classes_are_refused(tmp_path, place, value, words):
     array = make_map()
     array[place] = value
     path = save_map(tmp_path / 'n01' / 'x.npy', array)
-    assert f'{path}: ' in refused(tmp_path) and says in refused(tmp_path)
+    assert f'{path}: ' in refused(tmp_path) and words in refused(tmp_path)
 
 
 def test_ids_that_float16_would_round_are_refused(tmp_path):
@@ -137,33 +127,26 @@ def test_ids_that_float16_would_round_are_refused(tmp_path):
     assert LabelMaps(str(tmp_path), 3000).read('n01/x.JPEG')[1].max() == 2049
 
 
-def test_files_that_hold_something_else_are_refused(tmp_path):
-    npy, pt = tmp_path / 'n01' / 'x.npy', tmp_path / 'n01' / 'x.pt'
-    save_map(npy, np.full((2, 3, 4, 4), 'a'))
-    assert str(npy) in refused(tmp_path)
-    with open(npy, 'wb') as f:
-        np.savez(f, make_map())
-    assert f'{npy}: not a readable .npy array' in refused(tmp_path)
-    npy.unlink()
-    for content in ([np.zeros(3)], {'map': np.zeros(3)}, 'text', None):
-        save_map(pt, content)
-        assert f'{pt}: a label map is one tensor, this file holds a {type(content).__name__}' in refused(tmp_path)
-
-
-def test_files_that_ask_for_code_are_refused_and_get_none(tmp_path):
+def test_files_that_hold_something_else_are_refused_and_no_code_in_them_runs(tmp_path):
     trace = tmp_path / 'trace'
 
     class Trap:
         def __reduce__(self):
             return open, (str(trace), 'w')
 
-    path = tmp_path / 'n01' / 'x.npy'
-    path.parent.mkdir()
-    np.save(path, np.array([Trap()], dtype=object), allow_pickle=True)
-    assert str(path) in refused(tmp_path)
-    path.unlink()
-    path.with_suffix('.pt').write_bytes(pickle.dumps(Trap(), 2))
-    assert str(path.with_suffix('.pt')) in refused(tmp_path) and not trace.exists()
+    npy, pt = tmp_path / 'n01' / 'x.npy', tmp_path / 'n01' / 'x.pt'
+    for content in (np.full((2, 3, 4, 4), 'a'), np.array([Trap()], dtype=object)):
+        save_map(npy, content)
+        assert str(npy) in refused(tmp_path)
+    with open(npy, 'wb') as f:
+        np.savez(f, make_map())
+    assert f'{npy}: not a readable .npy array' in refused(tmp_path)
+    npy.unlink()
+    save_map(pt, {'map': np.zeros(3)})
+    assert f'{pt}: a label map is one tensor' in refused(tmp_path)
+    pt.write_bytes(pickle.dumps(Trap(), 2))
+    trace.unlink(missing_ok=True)  # saving the trap above made it
+    assert str(pt) in refused(tmp_path) and not trace.exists()
 
 
 # ---- packed
@@ -174,19 +157,19 @@ def test_an_array_and_names_that_disagree_are_refused(tmp_path):
     names = (tmp_path / NAMES).read_bytes()
     lines = names.splitlines(keepends=True)
     cases = [(names[:-1], 'names 3 maps'), (names + b'n11/a\n', 'names 5 maps'), (b'', 'names 0 maps')]
-    cases += [(b''.join(lines[::-1]), 'not sorted'), (lines[0] * 2 + lines[2] + lines[3], 'not sorted')]
-    for wrong, says in cases:
+    cases += [(b''.join(lines[::-1]), 'not sorted'), (lines[0] * 2 + lines[2] + lines[3], 'repeats a name')]
+    for wrong, words in cases:
         (tmp_path / NAMES).write_bytes(wrong)
-        assert f'{tmp_path / NAMES}: {says}' in refused(tmp_path)
+        assert f'{tmp_path / NAMES}: ' in refused(tmp_path) and words in refused(tmp_path)
     (tmp_path / NAMES).unlink()
     assert str(tmp_path / NAMES) in refused(tmp_path)
 
 
-def test_a_packed_array_that_is_none_is_refused(tmp_path):
+def test_a_packed_file_that_is_damaged_or_holds_other_arrays_is_refused(tmp_path):
     save_packed(tmp_path, make_set())
     path = tmp_path / ARRAY
     whole = path.read_bytes()
-    for content in (b'', whole[:50], whole[:-1], b'text', pickle.dumps(np.zeros(3))):
+    for content in (b'', whole[:50], whole[:-1], b'text'):
         path.write_bytes(content)
         assert str(path) in refused(tmp_path)
     for shape in ((4, 2, 3, 4), (4, 3, 3, 4, 4), (4, 2, 3, 4, 5), (4, 2, 0, 4, 4)):
@@ -212,7 +195,7 @@ def test_a_set_whose_packing_was_not_finished_is_refused(tmp_path):
 
 @pytest.mark.parametrize('source, centre', [((500, 375), (62.5, 0, 375, 375)), ((300, 401), (0, 50.5, 300, 300))])
 def test_a_map_covers_the_centre_square_or_the_full_image(tmp_path, source, centre):
-    assert LabelMaps(str(tmp_path), 10, 'center').covered(*source) == centre
+    assert LabelMaps(str(tmp_path), 10).covered(*source) == centre
     assert LabelMaps(str(tmp_path), 10, 'full').covered(*source) == (0, 0, *source)
 
 
@@ -229,34 +212,30 @@ def test_coverage_in_meta_json_wins_over_the_flag_and_reference_geometry_over_bo
 
 
 @KINDS
-def test_a_meta_json_that_contradicts_the_maps_is_refused_with_the_map_and_one_that_agrees_is_fine(tmp_path, save_set):
+def test_a_meta_json_that_contradicts_the_maps_is_refused_and_one_that_agrees_is_fine(tmp_path, save_set):
     save_set(tmp_path, make_set())
     good = {'K': 3, 'label_size': 4, 'shape': [2, 3, 4, 4], 'num_classes': 10, 'coverage': 'full', 'annotator': 'us'}
     (tmp_path / META).write_text(json.dumps(good))
     LabelMaps(str(tmp_path), 10).read(IMAGES[0])
-    for wrong in ({'K': 5}, {'K': '3'}, {'shape': [2, 5, 4, 4]}, {'shape': 3}, {'label_size': 18}):
+    for wrong in ({'K': 5}, {'shape': [2, 5, 4, 4]}, {'label_size': 18}):
         (tmp_path / META).write_text(json.dumps({**good, **wrong}))
         message = refused(tmp_path, 'n01/z')
         assert message.startswith(str(tmp_path / META)) and next(iter(wrong)) in message
         assert str(tmp_path / ARRAY) in message or str(tmp_path / 'n01' / 'z.') in message
 
 
-UNUSABLE = '{', '[1]', '{"coverage": "half"}', '{"coverage": []}', '\x00', '{"num_classes": null}', '\udcff'
-
-
-@pytest.mark.parametrize('text', [*UNUSABLE, '{"num_classes": 1000}'])
-def test_an_unusable_meta_json_is_refused_by_name(tmp_path, text):
-    (tmp_path / META).write_bytes(text.encode('utf-8', 'surrogateescape'))
-    message = refused(tmp_path)
-    assert str(tmp_path / META) in message
-    assert 'maps of 1000 classes, but --nb_classes is 10' in message or text in UNUSABLE
-
-
-def test_a_missing_folder_is_refused_by_its_flag(tmp_path):
+@pytest.mark.parametrize('text', ['{', '[1]', '{"coverage": "half"}', '{"num_classes": null}', '{"num_classes": 11}'])
+def test_an_unusable_meta_json_and_a_missing_folder_are_refused_by_name(tmp_path, text):
+    (tmp_path / META).write_text(text)
+    assert str(tmp_path / META) in refused(tmp_path)
     assert f'--token_label_data {tmp_path}/nowhere: no such folder' in refused(tmp_path / 'nowhere')
 
 
-def test_the_map_of_an_image_has_its_class_folder_and_its_stem(tmp_path):
-    maps = LabelMaps(str(tmp_path), 10)
-    assert maps.path('/data/train/n01440764/ILSVRC_7.JPEG') == str(tmp_path / 'n01440764' / 'ILSVRC_7.npy')
-    assert maps.path('n01440764/a.b.c.png') == str(tmp_path / 'n01440764' / 'a.b.c.npy')
+def test_a_forked_process_reads_the_packed_maps(tmp_path):
+    save_packed(tmp_path, make_set())
+    label_maps = LabelMaps(str(tmp_path), 10)
+    expected = label_maps.read(IMAGES[0])
+    child = os.fork()
+    if not child:
+        os._exit(0 if all(np.array_equal(a, b) for a, b in zip(label_maps.read(IMAGES[0]), expected)) else 1)
+    assert os.waitpid(child, 0)[1] == 0
