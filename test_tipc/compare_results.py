@@ -1,16 +1,16 @@
-"""TIPC's precision check: hold the predictions in logs of infer.py or predict.py against others of the same weights.
+"""TIPC's precision check: compare the predictions in logs of infer.py or predict.py with others of the same weights.
 
     python test_tipc/compare_results.py --gt_file test_tipc/results/python_lvvit_t_results_fp32.txt \\
         --log_file 'test_tipc/output/TokenLabeling/lvvit_t/whole_infer/lvvit_t/python_infer_*.log'
 
-What counts as right, one of the two or both:
+The reference is one of these, or both:
 
 --gt_file    a log of predict.py, or a file of lines `image<TAB>{"class_ids": [...], "scores": [...]}`. May be a glob
-             pattern (in quotes), as --log_file may: a log is compared with the reference of its precision, which both
-             carry in their names (fp32, fp16, bf16, int8; fp32 if they carry none).
---acc1       the accuracy that eval.py found, in percent, over the images of --cls_label_path
+             pattern (in quotes), like --log_file. A log is compared with the reference of its precision, which both have
+             in their names (fp32, fp16, bf16, int8; fp32 if they have none).
+--acc1       the accuracy of eval.py in percent for the images of --cls_label_path
 
-Images are told apart by their paths below --folder. Needs no Paddle.
+An image is identified by its path below --folder.
 """
 
 import ast
@@ -35,7 +35,7 @@ def parser():
     parser.add_argument('--acc1', type=float, metavar='PERCENT', help='accuracy that the predictions must have')
     parser.add_argument('--cls_label_path', metavar='FILE', help='for --acc1: lines "val/class/image.JPEG 7"')
     parser.add_argument('--log_file', required=True, metavar='FILES', help='logs to check, may be a glob pattern')
-    parser.add_argument('--folder', metavar='DIR', help='folder of the images (default: that which all of a log share)')
+    parser.add_argument('--folder', metavar='DIR', help='folder of the images (default: the common one of a log)')
     parser.add_argument('--atol', type=float, default=1e-3, help='absolute tolerance of a score (1e-3)')
     parser.add_argument('--rtol', type=float, default=1e-3, help='relative tolerance of a score (1e-3)')
     parser.add_argument('--store', action='store_true', help='write the predictions of the log to --gt_file instead')
@@ -84,7 +84,7 @@ def read(path, folder=None):
 
 
 def below(named, folder):
-    """The dict with its keys, paths, taken below a folder (default: the one that all share), where they lie in it."""
+    """The same dict; its keys, which are paths, become relative to a folder (default: the common one)."""
     if folder is None:
         parents = [os.path.dirname(name) for name in named]
         absolute = {os.path.isabs(name) for name in named}
@@ -94,7 +94,7 @@ def below(named, folder):
 
 
 def read_labels(path, folder):
-    """{image's path: class id} of a list file, whose images lie beside it, or below --folder."""
+    """{image's path: class id} of a list file; paths are relative to the file's folder."""
     labels = {}
     try:
         with open(path, encoding='utf-8') as f:
@@ -110,11 +110,11 @@ def read_labels(path, folder):
 
 
 def differences(reference, predictions, atol, rtol):
-    """[str], a line for each image that is missing or differs, and the largest difference of two scores.
+    """A line for each image that is missing or differs ([str]), and the largest difference of two scores.
 
-    The k-th score must be within atol + rtol · reference. The k-th classes must be the same, unless the two are as
-    good as tied: then the reference has the class that was printed, with a score within the tolerance, or its last
-    score is that close, so that a class beyond the list may have taken its place.
+    The k-th score must be within atol + rtol · reference. The k-th class must be the same, unless it is tied with the
+    reference's k-th class: the reference's score for it is within the tolerance. A class that the reference does not
+    list counts with the reference's last score.
     """
     problems, largest = [], 0.0
     for image, (ids, scores) in reference.items():
@@ -141,9 +141,9 @@ def differences(reference, predictions, atol, rtol):
 
 
 def wrong_accuracy(labels, predictions, acc1, atol, rtol):
-    """[str], empty if the share of images whose best class is their label is acc1 percent, to its third decimal.
+    """[] if the best class is the label for acc1 percent of the images, to its third decimal; else a line ([str]).
 
-    Where the two best classes are tied within the tolerance, either may have been eval.py's.
+    If classes are tied with the best one within the tolerance, each of them may be the best class of eval.py.
     """
     if labels.keys() != predictions.keys():
         different = sorted(labels.keys() ^ predictions.keys())
@@ -174,12 +174,12 @@ def main(args):
     logs = find('--log_file', args.log_file)
     if args.store:
         if len(logs) > 1 or not args.gt_file:
-            raise UserError(f'--store takes one log and a --gt_file; {args.log_file} names {len(logs)}')
+            raise UserError(f'--store needs one log and a --gt_file; {args.log_file} names {len(logs)}')
         return store(args.gt_file, read(logs[0], args.folder))
     if not args.gt_file and args.acc1 is None:
         raise UserError('nothing to compare with: give --gt_file, or --acc1 with --cls_label_path')
     if args.acc1 is not None and not args.cls_label_path:
-        raise UserError('--acc1 takes --cls_label_path, the images and their classes')
+        raise UserError('--acc1 needs --cls_label_path, the images and their classes')
     files = find('--gt_file', args.gt_file) if args.gt_file else []
     references = {precision_of(path): path for path in files}
     labels = read_labels(args.cls_label_path, args.folder) if args.acc1 is not None else {}

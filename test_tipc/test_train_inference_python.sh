@@ -162,15 +162,15 @@ images_evaluated() {  # how many images the evaluation in command[] asks for
 
 gpu_cannot() {  # gpu_cannot PRECISION: why this combination cannot run here, nothing if it can
     if [ -n "$on_cpu" ]; then echo 'there is no GPU here'; return; fi
-    [[ $1 != int8 || $(value 38) == True ]] || echo 'int8 takes a quantised model (line 39)'
+    [[ $1 != int8 || $(value 38) == True ]] || echo 'int8 needs a quantised model (line 39)'
 }
 
 cpu_cannot() {  # cpu_cannot PRECISION MKLDNN: the same for a CPU
     case $1 in
         fp32) ;;
-        fp16) echo 'fp16 takes a GPU' ;;
-        int8) [ "$(value 38)" = True ] || echo 'int8 takes a quantised model (line 39)' ;;
-        *) [ "$2" = True ] || echo "$1 on a CPU takes oneDNN" ;;
+        fp16) echo 'fp16 needs a GPU' ;;
+        int8) [ "$(value 38)" = True ] || echo 'int8 needs a quantised model (line 39)' ;;
+        *) [ "$2" = True ] || echo "$1 on a CPU needs oneDNN" ;;
     esac
 }
 

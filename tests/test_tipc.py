@@ -285,10 +285,10 @@ def test_every_config_runs_all_of_its_steps(chain, path):
 def test_what_cannot_run_here_is_named_and_a_chain_in_which_nothing_ran_fails(chain):
     code, out, status = chain(lines={46: '--precision:fp32|fp16'})
     assert code == 0 and count(status) == (STEPS - 2, 0, 2 * 2 + 8)
-    assert sum(line.startswith('Not run: fp16 takes a GPU - lvvit_t - infer ') for line in status) == 8
+    assert sum(line.startswith('Not run: fp16 needs a GPU - lvvit_t - infer ') for line in status) == 8
     code, out, status = chain(lines={46: '--precision:bf16|int8'})
-    assert code == 0 and sum(line.startswith('Not run: bf16 on a CPU takes oneDNN') for line in status) == 4
-    assert sum(line.startswith('Not run: int8 takes a quantised model (line 39)') for line in status) == 8
+    assert code == 0 and sum(line.startswith('Not run: bf16 on a CPU needs oneDNN') for line in status) == 4
+    assert sum(line.startswith('Not run: int8 needs a quantised model (line 39)') for line in status) == 8
     assert status[-1].startswith('Not run: no inference in fp32')
     code, out, status = chain(lines={41: '--use_gpu:True'})
     assert code == 1 and 'no inference of lines 41 to 46 can run here' in out and 'Run failed' not in out
