@@ -6,8 +6,8 @@
 The reference is one of these, or both:
 
 --gt_file    a log of predict.py, or a file of lines `image<TAB>{"class_ids": [...], "scores": [...]}`. May be a glob
-             pattern (in quotes), like --log_file. A log is compared with the reference of its precision, which both have
-             in their names (fp32, fp16, bf16, int8; fp32 if they have none).
+             pattern (in quotes), as --log_file. A log is compared with the reference of its precision; both have it in
+             their names (fp32, fp16, bf16, int8; fp32 if they have none).
 --acc1       the accuracy of eval.py in percent for the images of --cls_label_path
 
 An image is identified by its path below --folder.
