@@ -44,8 +44,10 @@ def parser():
     add_normalisation(parser)
     add_amp(parser)
     add_protocols(parser)
-    parser.add_argument('--batch_size', default=64, type=count, help='images per process and batch (default: 64)')
-    parser.add_argument('--dist_eval', action='store_true', help='accepted for old commands; processes always share')
+    parser.add_argument(
+        '--batch_size', default=64, type=count, metavar='N', help='images per batch and process (default: 64)'
+    )
+    parser.add_argument('--dist_eval', action='store_true', help='no effect: the processes always share the evaluation')
     parser.add_config()
     return parser
 

@@ -10,7 +10,7 @@ import yaml
 
 from util import files
 from util.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from util.errors import UserError
+from util.errors import UserError, one_line
 
 
 class Parser(argparse.ArgumentParser):
@@ -57,7 +57,7 @@ def read_config(parser, path):
         try:
             flags[action.dest] = _converted(action, value)
         except (ValueError, argparse.ArgumentTypeError) as error:
-            raise UserError(f'-c {path}: {key} cannot be {value!r} ({error})')
+            raise UserError(f'-c {path}: {key} cannot be {one_line(repr(value))} ({error})')
     return flags
 
 
@@ -307,7 +307,7 @@ def _add_run(parser):
     add('--model_ema_decay', default=0.9999, type=float, metavar='DECAY', help=help)
     switch(add, 'model_ema_eval', 'evaluate the averaged weights after every epoch too')
     help = 'seed of the initial weights, the order of the images and all augmentation (default: 0)'
-    add('--seed', default=0, type=natural, help=help)
+    add('--seed', default=0, type=natural, metavar='N', help=help)
     help = 'training images per process that may fail to decode before the run stops (default: 100)'
     add('--max_bad_images', default=100, type=int, metavar='N', help=help)
     add('--finetune', default='', metavar='FILE', help='start from the weights in this file')
@@ -327,9 +327,9 @@ def _add_optimizer(parser):
     add('--opt', default='adamw', metavar='NAME', help='adamw (default) or momentum')
     add('--opt_eps', default=1e-8, type=float, metavar='EPS', help='epsilon of AdamW (default: 1e-8)')
     add('--opt_betas', type=float, nargs=2, metavar='BETA', help='betas of AdamW (default: 0.9 0.999)')
-    add('--momentum', default=0.9, type=float, help='momentum of --opt momentum (default: 0.9)')
+    add('--momentum', default=0.9, type=float, metavar='M', help='momentum of --opt momentum (default: 0.9)')
     add('--clip_grad', type=float, metavar='NORM', help='clip the global gradient norm (default: no clipping)')
-    add('--weight_decay', default=0.05, type=float, help='weight decay (default: 0.05)')
+    add('--weight_decay', default=0.05, type=float, metavar='W', help='weight decay (default: 0.05)')
     help = 'learning rate of a block divided by that of the next block (default: all blocks learn alike)'
     add('--layer_decay', type=float, metavar='FACTOR', help=help)
 
@@ -359,9 +359,7 @@ def _add_augmentation(parser):
     add('--train_scale', default=[0.08, 1.0], type=float, nargs=2, metavar=('MIN', 'MAX'), help=help)
     add('--hflip', default=0.5, type=float, metavar='P', help='probability of the horizontal flip (default: 0.5)')
     add('--reprob', default=0.25, type=float, metavar='P', help='probability of random erasing (default: 0.25)')
-    help = (
-        'what fills an erased box. pixel (default): a random colour for each pixel; rand: one for the box; const: zero'
-    )
+    help = 'fill of an erased box. pixel (default): a random colour per pixel; rand: one for the box; const: the mean'
     add('--remode', default='pixel', metavar='MODE', help=help)
     add('--recount', default=1, type=int, metavar='N', help='largest number of erased boxes (default: 1)')
 
