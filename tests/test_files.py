@@ -7,8 +7,6 @@ import pytest
 from util import files
 from util.errors import UserError, one_line
 
-pytestmark = pytest.mark.cross_version
-
 
 @pytest.fixture
 def path(tmp_path):

@@ -8,8 +8,6 @@ from test_metrics import PREDICTIONS
 from util import real_labels
 from util.errors import UserError
 
-pytestmark = pytest.mark.cross_version
-
 
 @pytest.fixture
 def write(tmp_path):

@@ -17,7 +17,6 @@ from util.data.augment_ops import GEOMETRIC, PHOTOMETRIC, Op, rotate
 from util.data.render_pil import affine
 from util.errors import UserError
 
-pytestmark = pytest.mark.cross_version
 
 FILTERS = Image.NEAREST, Image.BILINEAR, Image.BICUBIC
 

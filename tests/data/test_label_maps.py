@@ -11,7 +11,6 @@ from map_files import make_map, save_folders, save_map, save_packed
 from util.data.label_maps import ARRAY, META, NAMES, PARTIAL, LabelMaps, npy_size
 from util.errors import UserError
 
-pytestmark = pytest.mark.cross_version
 
 IMAGES = [f'data/train/{name}.JPEG' for name in ('n02/b', 'n01/a.b', 'n01/z', 'n10/µ')]
 

@@ -16,7 +16,6 @@ import rendered
 from conftest import ROOT
 from util.data.transforms import EvalTransform, TrainTransform
 
-pytestmark = pytest.mark.cross_version
 
 PHOTO = Image.open(ROOT / 'demo' / 'chelsea.png').convert('RGB')
 DIGESTS = {

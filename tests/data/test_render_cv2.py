@@ -13,7 +13,6 @@ from util.data import images, render_cv2
 from util.data.augment import NAMES, Op
 from util.data.transforms import INTERPOLATIONS, EvalTransform, TrainTransform
 
-pytestmark = pytest.mark.cross_version
 
 PHOTO = Image.open(ROOT / 'demo' / 'chelsea.png').convert('RGB')  # 451 x 300
 BY_PILLOW, BY_OPENCV = TrainTransform(96, 'bicubic'), TrainTransform(96, 'bicubic', backend='cv2')

@@ -10,7 +10,6 @@ from util.data.augment import NAMES
 from util.data.augment_ops import GEOMETRIC, PHOTOMETRIC, Op
 from util.data.transforms import INTERPOLATIONS, TrainTransform, flip_matrix
 
-pytestmark = pytest.mark.cross_version
 
 FILL = (124, 116, 104)
 

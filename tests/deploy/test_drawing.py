@@ -7,8 +7,6 @@ from PIL import Image
 from util.deploy import drawing
 from util.errors import UserError
 
-pytestmark = pytest.mark.cross_version
-
 
 def grey(side=64, width=None):
     return Image.new('RGB', (width or side, side), (128, 128, 128))

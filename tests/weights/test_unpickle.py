@@ -11,7 +11,6 @@ import pytest
 from util.errors import UserError
 from util.weights import unpickle
 
-pytestmark = pytest.mark.cross_version
 
 ARRAYS = {
     'matrix': np.arange(6, dtype='float32').reshape(2, 3),
