@@ -1,8 +1,8 @@
-"""The LV-ViT family (All Tokens Matter, arXiv 2104.10858): models and nothing about training.
+"""The LV-ViT family (All Tokens Matter, arXiv 2104.10858) and its registry.
 
     image [B, 3, S, S] -> convolutional stem -> MixToken -> [cls | tokens] + pos_embed -> blocks -> head, aux_head
 
-Parameters carry the names of the original implementation (zihangJiang/TokenLabeling), so its checkpoints load by
+Parameters have the names of the original implementation (zihangJiang/TokenLabeling), so that its checkpoints load by
 name; Linear weights are [in, out] here and [out, in] there.
 """
 
@@ -25,6 +25,7 @@ ZEROS = nn.initializer.Constant(0.0)
 
 
 def linear(in_features, out_features, bias=True):
+    """A linear layer with the original's initial weights: N(0, 0.02), bias 0."""
     return nn.Linear(
         in_features,
         out_features,
@@ -43,10 +44,10 @@ def conv(in_channels, out_channels, kernel, stride, padding=0, bias=False):
 
 
 def gelu(x):
-    """Exact GELU."""
+    """GELU by the error function, not by its tanh approximation."""
     if paddle.framework.in_dynamic_or_pir_mode():
         return F.gelu(x)
-    # a .pdmodel: Paddle 3's F.gelu cannot write it, and written out with erf OpenVINO could not read it
+    # F.gelu of Paddle 3 cannot be saved into a .pdmodel, and OpenVINO cannot read a GELU that is written out with erf.
     helper = LayerHelper('gelu')
     out = helper.create_variable_for_type_inference(x.dtype)
     helper.append_op(type='gelu', inputs={'X': x}, outputs={'Out': out}, attrs={'approximate': False})
@@ -54,7 +55,7 @@ def gelu(x):
 
 
 class PatchEmbedNaive(nn.Layer):
-    """ViT's own stem: one convolution of patch size. [B, 3, S, S] -> [B, D, S/P, S/P]."""
+    """ViT's stem: one convolution of the size P of a patch. [B, 3, S, S] -> [B, D, S/P, S/P]."""
 
     def __init__(self, patch_size, in_chans, embed_dim):
         super().__init__()
@@ -85,7 +86,7 @@ class PatchEmbed4_2(nn.Layer):
 
 
 class DropPath(nn.Layer):
-    """Stochastic depth: in training a sample's residual branch is dropped with probability `rate`, else scaled up."""
+    """Stochastic depth: in training a sample's branch is dropped with probability `rate`, else divided by 1 - rate."""
 
     def __init__(self, rate):
         super().__init__()
@@ -111,18 +112,18 @@ class Attention(nn.Layer):
 
     def forward(self, x):
         tokens, dim = x.shape[1:]
-        # split, not indexing: the gradient of each `qkv[i]` would be a zero-filled tensor of the full size; and not
-        # unbind, which OpenVINO does not read
+        # split, because the gradient of an index `qkv[i]` is a zero-filled tensor of the full size, and OpenVINO does
+        # not read unbind
         heads = [-1, tokens, self.num_heads, self.head_dim]
         q, k, v = (part.reshape(heads) for part in self.qkv(x).split(3, axis=-1))
         q, k, v = q.transpose([0, 2, 1, 3]), k.transpose([0, 2, 3, 1]), v.transpose([0, 2, 1, 3])
-        attention = F.softmax((q * self.head_dim**-0.5) @ k, axis=-1)  # `@`: paddle.matmul cannot go into a .pdmodel
+        attention = F.softmax((q * self.head_dim**-0.5) @ k, axis=-1)  # paddle.matmul cannot be saved as .pdmodel
         x = (attention @ v).transpose([0, 2, 1, 3]).reshape([-1, tokens, dim])
         return self.proj_drop(self.proj(x))
 
 
 class Mlp(nn.Layer):
-    """Two linear layers with GELU between, token by token, [B, T, D] -> [B, T, D]."""
+    """Two linear layers with GELU between them, for each token: [B, T, D] -> [B, T, D]."""
 
     def __init__(self, dim, hidden, drop=0.0):
         super().__init__()
@@ -135,7 +136,7 @@ class Mlp(nn.Layer):
 
 
 class Block(nn.Layer):
-    """Pre-norm transformer block; each residual branch is divided by `skip_lam` (the paper's residual scaling)."""
+    """Pre-norm transformer block, [B, T, D] -> [B, T, D]; both residual branches are divided by `skip_lam`."""
 
     def __init__(self, dim, num_heads, mlp_ratio=3.0, qkv_bias=False, drop=0.0, drop_path=0.0, skip_lam=1.0):
         super().__init__()
@@ -154,11 +155,12 @@ class Block(nn.Layer):
 class LV_ViT(nn.Layer):
     """Vision transformer with a convolutional stem and a classifier on every token.
 
-    img_size: side of the input, in pixels. stem: '4_2' (four convolutions, 64 channels), '4_2_128', or 'naive'.
-    drop_path_rate: stochastic depth of the last block; it grows linearly from 0 over the blocks. skip_lam: divides
-    each residual branch. return_dense: add `aux_head`, the classifier of the patch tokens. mix_token: draw a MixToken
-    box in training when the caller passes none. `grid` is the number of tokens a side.
-    Raises ValueError when patch_size does not divide img_size or num_heads does not divide embed_dim.
+    img_size: side of the input in pixels; patch_size: side of a patch. stem: '4_2' (four convolutions, 64 channels),
+    '4_2_128' (128 channels) or 'naive' (one convolution). drop_rate: dropout. drop_path_rate: stochastic depth of the
+    last block; it grows linearly from 0 over the blocks. skip_lam: divides each residual branch (the paper's residual
+    scaling). return_dense: add `aux_head`, the classifier of the patch tokens. mix_token: in training draw a MixToken
+    box when the caller passes none.
+    Attribute `grid`: patch tokens a side. Raises ValueError unless patch_size divides img_size and num_heads embed_dim.
     """
 
     def __init__(
@@ -214,27 +216,36 @@ class LV_ViT(nn.Layer):
         if return_dense:
             self.aux_head = linear(embed_dim, num_classes)
 
+    def no_weight_decay(self):
+        """Names of the parameters without weight decay, besides biases and norms."""
+        return {'pos_embed', 'cls_token'}
+
     def disable_aux_head(self):
-        """For training without token targets: zeros that are not trained, so that they add nothing in evaluation."""
+        """For training without token targets: freeze `aux_head` at zero, so that it adds nothing in evaluation."""
         if self.return_dense:
             for p in self.aux_head.parameters():
                 p.set_value(paddle.zeros_like(p))
                 p.stop_gradient = True
 
-    def forward_tokens(self, x, inside=None):
-        """[B, 3, S, S] -> normalised features of the class token and the N patch tokens, [B, 1+N, D]."""
-        x = self.patch_embed(x)
-        x = mixtoken.swap(x, inside)
-        x = x.flatten(2).transpose([0, 2, 1])
+    def forward_embeddings(self, x):
+        """Images [B, 3, S, S] -> patch embeddings on the token grid, [B, D, grid, grid]."""
+        return self.patch_embed(x)
+
+    def forward_tokens(self, x):
+        """Patch embeddings [B, N, D] -> normalised features of the class token and the patch tokens, [B, 1+N, D]."""
         cls = self.cls_token.expand([x.shape[0], 1, self.embed_dim])
         x = self.pos_drop(paddle.concat([cls, x], axis=1) + self.pos_embed)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
 
+    def forward_features(self, x):
+        """Images [B, 3, S, S] -> normalised features of the class token and the patch tokens, [B, 1+N, D]."""
+        return self.forward_tokens(as_sequence(self.forward_embeddings(x)))
+
     def forward_dense(self, x):
         """Class scores of the image and of every token, unmixed: ([B, C], [B, N, C])."""
-        x = self.forward_tokens(x)
+        x = self.forward_features(x)
         return self.head(x[:, 0]), self.aux_head(x[:, 1:])
 
     def forward(self, x, box=None):
@@ -243,33 +254,36 @@ class LV_ViT(nn.Layer):
         Evaluation: logits [B, C], `cls + 0.5 * max over tokens of aux`. Training: (cls [B, C], aux [B, N, C], box),
         aux already unmixed so that aux[i] belongs to image i everywhere. Without `aux_head`: (cls, None, empty box).
         """
+        if not self.return_dense:
+            cls = self.head(self.forward_features(x)[:, 0])
+            return (cls, None, mixtoken.EMPTY_BOX) if self.training else cls
         if not self.training:
-            if not self.return_dense:
-                return self.head(self.forward_tokens(x)[:, 0])
             cls, aux = self.forward_dense(x)
             return cls + 0.5 * aux.max(axis=1)
-        if not self.return_dense:
-            return self.head(self.forward_tokens(x)[:, 0]), None, mixtoken.EMPTY_BOX
-
-        if box is None and self.mix_token:
-            box = mixtoken.rand_box(self.grid, self.grid, np.random.default_rng(np.random.randint(2**31)))
-        elif box is None:
+        if box is None:
             box = mixtoken.EMPTY_BOX
+            if self.mix_token:
+                box = mixtoken.rand_box(self.grid, self.grid, np.random.default_rng(np.random.randint(2**31)))
         cls, aux = self.forward_mixed(x, mixtoken.mask(box, self.grid))
         return cls, aux, box
 
     def forward_mixed(self, x, inside):
-        """(cls [B, C], aux [B, N, C]), mixed where `inside` (bool [grid, grid] or None) holds, aux unmixed again."""
-        x = self.forward_tokens(x, inside)
+        """(cls [B, C], aux [B, N, C]), mixed where `inside` (bool [grid, grid], or None) is True, aux unmixed again."""
+        x = self.forward_tokens(as_sequence(mixtoken.swap(self.forward_embeddings(x), inside)))
         aux = self.aux_head(x[:, 1:])
         if inside is not None:
             aux = aux.transpose([0, 2, 1]).reshape([0, 0, self.grid, self.grid])
-            aux = mixtoken.swap(aux, inside).flatten(2).transpose([0, 2, 1])
+            aux = as_sequence(mixtoken.swap(aux, inside))
         return self.head(x[:, 0]), aux
 
     def to_static(self):
-        """Train through a static graph. The box goes in as a mask, a tensor: four numbers would be frozen into it."""
+        """Train through a static graph. The box goes in as a mask: four numbers would become constants in it."""
         self.forward_mixed = paddle.jit.to_static(self.forward_mixed, full_graph=True)
+
+
+def as_sequence(x):
+    """A map on the token grid, [B, D, grid, grid] -> its tokens row by row, [B, N, D]."""
+    return x.flatten(2).transpose([0, 2, 1])
 
 
 class Entry(NamedTuple):
@@ -317,7 +331,7 @@ FAMILY = {
 
 
 def build_model(name, **kwargs):
-    """The model `name` of FAMILY; keyword arguments override LV_ViT's. Raises UserError for what cannot be."""
+    """The model `name` of FAMILY. kwargs: arguments of LV_ViT. Raises UserError for an unknown name or a wrong size."""
     if name not in FAMILY:
         raise UserError(f'--model {name}: unknown; use {", ".join(FAMILY)}')
     try:
@@ -330,8 +344,8 @@ def create(name, pretrained=False, ema=False, **kwargs):
     """The model `name` of FAMILY, for the functions below, which paddle.hub offers too.
 
     pretrained: False (as initialised), True (the published weights, fetched once) or a file (.pd, .pdparams, .pth,
-    .safetensors). ema: a checkpoint's averaged weights. kwargs: arguments of LV_ViT, such as img_size (default: that of
-    the published evaluation) and num_classes.
+    .safetensors). ema: a checkpoint's averaged weights. kwargs: arguments of LV_ViT, such as num_classes and
+    img_size (default: that of the published evaluation).
     Raises UserError for an unknown name, and for weights that cannot be fetched, cannot be read or do not fit.
     """
     if name in FAMILY:  # build_model refuses other names

@@ -1,5 +1,5 @@
-"""models.py: the forward pass against a written-out one, MixToken, dropout. Sizes: test_model_info.py; initial values,
-drop path and the names of parameters: tests/parity/."""
+"""models.py: the forward pass against one that is written out, MixToken, dropout. Sizes: test_model_info.py; initial
+values, drop path and the names of parameters: tests/parity/."""
 
 import math
 
@@ -97,7 +97,7 @@ def stem(x, w, naive=False, patch=16, statistics_of_batch=False):
 
 
 def reference(model, x, depth=2, heads=2, skip_lam=2.0, **of_stem):
-    """(class scores, token scores) in float64."""
+    """(class scores, token scores, features of all tokens) in float64."""
     w = {name: tensor.numpy().astype('float64') for name, tensor in model.state_dict().items()}
     x = stem(x.astype('float64'), w, **of_stem)
     x = x.reshape(x.shape[0], x.shape[1], -1).transpose(0, 2, 1)
@@ -108,7 +108,7 @@ def reference(model, x, depth=2, heads=2, skip_lam=2.0, **of_stem):
         hidden = hidden * 0.5 * (1.0 + ERF(hidden / math.sqrt(2.0)))
         x = x + dense(hidden, w, f'blocks.{i}.mlp.fc2') / skip_lam
     x = layer_norm(x, w, 'norm')
-    return dense(x[:, 0], w, 'head'), dense(x[:, 1:], w, 'aux_head') if 'aux_head.weight' in w else None
+    return dense(x[:, 0], w, 'head'), dense(x[:, 1:], w, 'aux_head') if 'aux_head.weight' in w else None, x
 
 
 STEMS = [dict(stem=stem) for stem in ('4_2', '4_2_128', 'naive')]
@@ -120,10 +120,23 @@ def test_the_forward_pass_equals_the_one_written_out_in_float64(how):
     model, x = randomise(tiny(**how)), images(2, how.get('img_size', 32))
     model.eval()
     numbers = dict(heads=how.get('num_heads', 2), skip_lam=how.get('skip_lam', 2.0))
-    cls, aux = reference(model, x, naive=how.get('stem') == 'naive', patch=how.get('patch_size', 16), **numbers)
+    cls, aux, features = reference(
+        model, x, naive=how.get('stem') == 'naive', patch=how.get('patch_size', 16), **numbers
+    )
+    assert close(model.forward_features(paddle.to_tensor(x)).numpy(), features)
     own_cls, own_aux = model.forward_dense(paddle.to_tensor(x))
     assert close(own_cls.numpy(), cls) and close(own_aux.numpy(), aux)
     assert close(model(paddle.to_tensor(x)).numpy(), cls + 0.5 * aux.max(axis=1))
+
+
+def test_features_are_made_from_embeddings_by_the_steps_that_the_port_has():
+    model, x = randomise(tiny(img_size=48)), paddle.to_tensor(images(2, 48))
+    model.eval()
+    embeddings = model.forward_embeddings(x)
+    assert embeddings.shape == [2, 16, 3, 3]
+    features = model.forward_tokens(embeddings.flatten(2).transpose([0, 2, 1]))
+    assert features.shape == [2, 10, 16] and np.array_equal(features.numpy(), model.forward_features(x).numpy())
+    assert model.no_weight_decay() == {'pos_embed', 'cls_token'}
 
 
 def test_without_an_aux_head_or_with_a_disabled_one_the_output_is_that_of_the_class_token_alone():

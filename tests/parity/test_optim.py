@@ -83,7 +83,7 @@ def test_weight_decay_applies_to_the_same_tensors(name, original, fidelity):
     groups = original.timm.optim.optim_factory.add_weight_decay(theirs, 0.05, theirs.no_weight_decay())
     of_theirs = {id(p) for group in groups if group['weight_decay'] for p in group['params']}
     wanted = {key for key, p in theirs.named_parameters() if id(p) in of_theirs}
-    got = {key for key, p in ours.named_parameters() if not p.stop_gradient and decays(key, p)}
+    got = {key for key, p in ours.named_parameters() if not p.stop_gradient and decays(key, p, ours.no_weight_decay())}
     what, kind = 'tensors that decay, of lvvit_t, lvvit_l and vit', 'tensors that differ'
     fidelity('Optimizers', what, len(got ^ wanted), 0, kind)
 

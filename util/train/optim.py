@@ -8,14 +8,13 @@ from paddle import nn
 
 from util.errors import UserError
 
-NO_DECAY = {'pos_embed', 'cls_token'}
 # a key of the state_dict of a Paddle optimizer, such as linear_3.w_0_moment1_0
 AUTOMATIC = re.compile(r'(?P<auto>[^/]+)_(?P<slot>(moment1|moment2|beta1_pow_acc|beta2_pow_acc|velocity)_0)')
 
 
-def decays(name, param):
-    """Whether weight decay applies: not to biases, one-dimensional parameters, position embedding and class token."""
-    return param.ndim > 1 and not name.endswith('.bias') and name not in NO_DECAY
+def decays(name, param, no_decay):
+    """Whether weight decay applies: not to biases, one-dimensional parameters, and the names in `no_decay`."""
+    return param.ndim > 1 and not name.endswith('.bias') and name not in no_decay
 
 
 def lr_scales(names, layer_decay=None):
@@ -30,7 +29,7 @@ def lr_scales(names, layer_decay=None):
         part = name.split('.')[0]
         if part == 'blocks':
             layer = int(name.split('.')[1]) + 1
-        elif part == 'patch_embed' or part in NO_DECAY:
+        elif part in ('patch_embed', 'cls_token', 'pos_embed'):
             layer = 0
         else:
             layer = last
@@ -54,9 +53,10 @@ def build_optimizer(
     scales = lr_scales([name for name, _ in named], layer_decay)
     for name, p in named:
         p.optimize_attr = {**p.optimize_attr, 'learning_rate': scales[name]}
+    no_decay = model.no_weight_decay()
     clip = nn.ClipGradByGlobalNorm(clip_grad) if clip_grad is not None else None
     if opt == 'adamw':
-        decayed = {p.name for name, p in named if decays(name, p)}
+        decayed = {p.name for name, p in named if decays(name, p, no_decay)}
         beta1, beta2 = betas or (0.9, 0.999)
         return paddle.optimizer.AdamW(
             learning_rate=lr,
@@ -70,7 +70,7 @@ def build_optimizer(
         )
     if opt == 'momentum':
         for name, p in named:
-            p.regularizer = paddle.regularizer.L2Decay(weight_decay if decays(name, p) else 0.0)
+            p.regularizer = paddle.regularizer.L2Decay(weight_decay if decays(name, p, no_decay) else 0.0)
         return paddle.optimizer.Momentum(learning_rate=lr, momentum=momentum, parameters=params, grad_clip=clip)
     raise UserError(f'--opt {opt}: use adamw or momentum')
 
