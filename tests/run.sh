@@ -17,7 +17,7 @@ cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS=1  # two processes of one thread are faster on two cores than one of two threads
 
 bash tools/venv.sh .venv -r requirements-cpu.txt -r demo/requirements.txt  # as demo/run.sh makes it
-.venv/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -r tests/requirements.txt
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r seg/requirements-nodeps.txt
 if [ $# -gt 0 ]; then
     exec .venv/bin/python -m pytest "$@"

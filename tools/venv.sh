@@ -20,5 +20,5 @@ if ! "$python" -m venv "$dir" >/dev/null 2>&1; then  # Debian's python3 comes wi
     "$python" -m pip install --quiet --target "$borrowed" virtualenv
     PYTHONPATH="$borrowed" "$python" -m virtualenv --quiet "$dir"
 fi
-"$dir/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
+"$dir/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile "$@"  # half the time; Python compiles on import
 printf '%s' "$wanted" > "$dir/installed"
