@@ -28,7 +28,7 @@ def write(tmp_path):
 
 
 class Scores:
-    """An annotator that says what it is given: scores [N, C]."""
+    """An annotator that returns fixed scores [N, C]."""
 
     def __init__(self, scores):
         self.scores = paddle.to_tensor(scores)
@@ -38,7 +38,7 @@ class Scores:
         return self.scores.unsqueeze(0)
 
 
-# ---- what it says
+# ---- what it holds
 
 
 def test_a_class_map_is_read(write):
@@ -101,7 +101,7 @@ def test_maps_of_the_users_classes_are_those_of_the_annotator_combined(run, scen
             (tmp_path / folder).rename(tmp_path / f'{folder}-{flags[1].split("/")[-1]}')
 
 
-def test_meta_json_says_whose_classes_and_by_which_map(run, scenes, write, tmp_path):
+def test_meta_json_identifies_the_class_map(run, scenes, write, tmp_path):
     network = onnx_files.save(tmp_path / 'patches.onnx', *onnx_files.patches(classes=12))
     command = [generate_label, scenes, tmp_path / 'maps', '--model', network, '--img_size', 32, '--num_workers', 0]
     ten = ''.join(f'{i} {i}\n' for i in range(10))
@@ -123,18 +123,15 @@ def test_meta_json_says_whose_classes_and_by_which_map(run, scenes, write, tmp_p
     'text, words',
     [
         ('0 0\n1 2\n', ['no class of the annotator maps to class 1', 'to class 2']),
-        ('0 1\n', ['maps to class 0']),
         ('0 0\n1 999999999\n', ['maps to class 1,']),  # no list of a billion classes is made
         ('0 0\n12 1\n', ['line 2', 'no class 12', '0 to 11']),
         ('3 0\n\n3 1\n', ['line 3', 'class 3', 'line 1 already']),
-        ('0 0\n1\n', ['line 2', "expected 'annotator_class_id user_class_id', found '1'"]),
         ('0 0 cat\n', ['line 1', "found '0 0 cat'"]),
         ('0 -1\n', ['line 1', "found '0 -1'"]),
-        ('cat 0\n', ['line 1', "found 'cat 0'"]),
         ('\n\n', ['lists no classes']),
     ],
 )
-def test_a_map_that_cannot_be_used_is_refused_with_its_line(write, text, words):
+def test_a_wrong_class_map_is_refused_with_its_line(write, text, words):
     path = write(text)
     with pytest.raises(UserError) as error:
         read_class_map(path, num_classes=12)
@@ -144,12 +141,9 @@ def test_a_map_that_cannot_be_used_is_refused_with_its_line(write, text, words):
 def test_the_script_refuses_it_in_one_line_and_writes_nothing(refused, scenes, write, tmp_path):
     network = onnx_files.save(tmp_path / 'patches.onnx', *onnx_files.patches(classes=12))
     command = [generate_label, scenes, tmp_path / 'maps', '--model', network, '--img_size', 32, '--num_workers', 0]
-    (tmp_path / 'binary.txt').write_bytes(b'\xff\xfe0 0')
     for path, words in (
         (write('0 0\n5 2\n'), 'maps to class 1'),
         (tmp_path / 'nowhere.txt', 'not a readable text file'),
-        (tmp_path / 'binary.txt', 'not a readable text file'),
-        (tmp_path, 'not a readable text file'),
     ):
         line = refused(*command, '--class_map', path)
         assert str(path) in line and words in line and not (tmp_path / 'maps').exists()

@@ -1,4 +1,4 @@
-"""loader.py: batches are the same whichever way they come from the loader processes, and find room on the way."""
+"""loader.py: which images make a batch; batches are the same whichever way they come from the loader processes."""
 
 import gc
 import multiprocessing
@@ -15,20 +15,69 @@ import pytest
 import main
 from util import paddle_fixes
 from util.args import complete_training
-from util.data.loader import collate
+from util.data.loader import EvalSampler, TrainSampler, collate
+from util.errors import UserError
 
 pytestmark = pytest.mark.cross_version
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def arguments(scenes, flags):
+# ---- samplers
+
+
+@pytest.mark.parametrize('world', [1, 2, 3])
+def test_processes_share_the_total_batches_of_a_single_one(world):
+    together = TrainSampler(50, 4 * world, seed=5)
+    parts = [TrainSampler(50, 4, rank, world, seed=5) for rank in range(world)]
+    for epoch in range(2):
+        for sampler in (together, *parts):
+            sampler.set_epoch(epoch)
+        assert [sum(step, []) for step in zip(*parts)] == list(together)
+
+
+def test_an_epoch_is_a_shuffle_without_repeats_of_full_batches():
+    sampler = TrainSampler(50, 8)
+    first = list(sampler)
+    assert len(first) == len(sampler) == 6 and all(len(batch) == 8 for batch in first)
+    flat = sum(first, [])
+    assert len(set(flat)) == 48 and set(flat) < set(range(50)) and flat != sorted(flat)
+    assert list(sampler) == first, 'a function of seed and epoch'
+    sampler.set_epoch(0, first=4)
+    assert list(sampler) == first[4:]
+    sampler.set_epoch(1)
+    assert list(sampler) != first and list(TrainSampler(50, 8, seed=1)) != first
+
+
+def test_a_batch_larger_than_the_set_is_refused_and_accumulated_batches_are_whole():
+    with pytest.raises(UserError, match='--batch_size 8'):
+        TrainSampler(15, 8, 0, 2)
+    assert len(TrainSampler(16, 8, 0, 2)) == 1
+    assert len(TrainSampler(50, 4, 0, 2, accum_iter=4)) == 4, '50 // 32 optimizer steps of 4 batches'
+
+
+@pytest.mark.parametrize('world', [1, 2, 3])
+def test_evaluation_sees_every_image_exactly_once(world):
+    for length, size in [(length, size) for length in (1, 2, 20, 21) for size in (1, 3, 7, 64)]:
+        seen = []
+        for rank in range(world):
+            sampler = EvalSampler(length, size, rank, world)
+            batches = list(sampler)
+            assert len(batches) == len(sampler) and all(0 < len(batch) <= size for batch in batches)
+            seen += sum(batches, [])
+        assert sorted(seen) == list(range(length))
+
+
+# ---- loader processes
+
+
+def train_loader(scenes, flags):
     """Of a training with label maps, erasing and augmentation on the 40 scenes."""
-    line = f'--data_path {scenes} --cls_label_path_train {scenes}/train_list.txt --cls_label_path_val '
-    line += f'{scenes}/val_list.txt --token_label --token_label_data {scenes}/label_maps --input_size 32 '
+    line = f'--data_path {scenes} --cls_label_path_train {scenes}/train_list.txt '
+    line += f'--token_label --token_label_data {scenes}/label_maps --input_size 32 '
     line += '--nb_classes 10 --batch_size 8 --reprob 0.8 --mixup 0 --cutmix 0'
     args = main.parser().parse_args([*line.split(), *flags.split()])
     complete_training(args, grid=2)
-    return args
+    return main.new_train_loader(args)
 
 
 def epochs(batches, count=3):
@@ -42,32 +91,33 @@ def epochs(batches, count=3):
 
 
 def leave(batches):
-    """Begin an epoch and leave it, which ends processes that would stay."""
+    """Begin an epoch and leave it, which ends persistent loader processes."""
     for _ in batches:
         break
 
 
 @pytest.fixture
-def plain(scenes):
+def expected(scenes):
     """The batches of three epochs, made in this process."""
-    return epochs(main.new_train_loader(arguments(scenes, '--num_workers 0')))
+    return epochs(train_loader(scenes, '--num_workers 0'))
 
 
 @pytest.fixture
-def no_room(monkeypatch):
+def little_memory(monkeypatch):
     monkeypatch.setattr(paddle_fixes, 'free_shared_memory', lambda: 1 << 20)
 
 
-def test_batches_are_the_same_from_processes_that_end_with_each_epoch_and_from_those_that_stay(scenes, plain):
-    assert len(set(plain)) == 15
-    assert epochs(main.new_train_loader(arguments(scenes, '--num_workers 2'))) == plain
-    staying = main.new_train_loader(arguments(scenes, '--num_workers 2 --persistent_workers --prefetch_factor 1'))
-    assert epochs(staying) == plain
-    leave(staying)
+def test_batches_are_the_same_from_one_or_two_processes_persistent_or_not(scenes, expected):
+    assert len(set(expected)) == 15
+    assert epochs(train_loader(scenes, '--num_workers 1')) == expected
+    assert epochs(train_loader(scenes, '--num_workers 2')) == expected
+    persistent = train_loader(scenes, '--num_workers 2 --persistent_workers --prefetch_factor 1')
+    assert epochs(persistent) == expected
+    leave(persistent)
 
 
 def test_the_same_processes_serve_all_epochs_with_persistent_workers(scenes):
-    batches, seen = main.new_train_loader(arguments(scenes, '--num_workers 2 --persistent_workers')), []
+    batches, seen = train_loader(scenes, '--num_workers 2 --persistent_workers'), []
     for _ in range(2):
         list(batches)
         seen.append({child.pid for child in multiprocessing.active_children()})
@@ -76,40 +126,40 @@ def test_the_same_processes_serve_all_epochs_with_persistent_workers(scenes):
     assert not multiprocessing.active_children()
 
 
-def test_an_epoch_that_is_left_early_leaves_nothing_to_the_next(scenes, plain):
-    batches = main.new_train_loader(arguments(scenes, '--num_workers 2 --persistent_workers'))
+def test_an_epoch_that_is_left_early_changes_nothing_in_the_next_and_leaves_no_process(scenes, expected):
+    batches = train_loader(scenes, '--num_workers 2 --persistent_workers')
     batches.set_epoch(7)
     leave(batches)
     assert not multiprocessing.active_children()
-    assert epochs(batches) == plain
+    assert epochs(batches) == expected
     leave(batches)
+    before = threading.active_count()
+    leave(train_loader(scenes, '--num_workers 0'))
+    assert threading.active_count() == before
 
 
-def test_what_does_not_fit_into_shared_memory_goes_through_pipes_and_one_line_says_so(scenes, plain, no_room, capfd):
-    batches = main.new_train_loader(arguments(scenes, '--num_workers 2 --prefetch_factor 50'))
-    assert batches.settings['use_shared_memory'] is False and epochs(batches) == plain
+def test_batches_that_do_not_fit_into_shared_memory_go_through_pipes_with_a_warning(
+    scenes, expected, little_memory, capfd
+):
+    batches = train_loader(scenes, '--num_workers 2 --prefetch_factor 50')
+    assert batches.settings['use_shared_memory'] is False and epochs(batches) == expected
     (line,) = [line for line in capfd.readouterr().err.splitlines() if 'warning: ' in line]
     assert '/dev/shm has 1 MB free' in line and '--shm-size=1g' in line and '--prefetch_factor' in line
-
-
-def test_what_fits_does_not(scenes, no_room, capfd):
-    for flags in ('--num_workers 2', '--num_workers 0 --prefetch_factor 999'):
-        main.new_train_loader(arguments(scenes, flags))
-    assert main.new_eval_loader(arguments(scenes, '--num_workers 2 --crop_pct 1')).settings['use_shared_memory'] is True
+    assert train_loader(scenes, '--num_workers 2').settings['use_shared_memory'] is True
+    train_loader(scenes, '--num_workers 0 --prefetch_factor 999')
     assert not capfd.readouterr().err
 
 
-def test_a_batch_takes_no_more_than_was_reckoned_with(scenes):
-    dataset = main.new_train_loader(arguments(scenes, '--num_workers 0')).dataset
-    samples = [dataset[i] for i in range(40)]
-    batch = collate(samples)
+def test_a_batch_takes_no_more_memory_than_was_estimated(scenes):
+    dataset = train_loader(scenes, '--num_workers 0').dataset
+    batch = collate([dataset[i] for i in range(40)])
     taken = sum(value.nbytes for value in batch.values() if isinstance(value, np.ndarray))
     assert batch['image'].dtype == np.uint8 and batch['image'].shape == (40, 32, 32, 3)
     assert 0.4 * 40 * dataset.sample_bytes() < taken < 40 * dataset.sample_bytes()
 
 
 def on_a_small_tmpfs(megabytes, *command):
-    """Runs a command that sees a /dev/shm of its own, or None where mounting is not allowed."""
+    """Run a command that sees a /dev/shm of its own; None if mounting is not allowed."""
     mount = f'mount -t tmpfs -o size={megabytes}m none /dev/shm'
     shell = ['unshare', '-m', 'sh', '-c']
     if not shutil.which('unshare') or subprocess.run([*shell, mount], capture_output=True).returncode:
@@ -119,7 +169,7 @@ def on_a_small_tmpfs(megabytes, *command):
 
 
 def test_a_training_in_a_container_with_little_shared_memory_runs(scenes, tmp_path):
-    """Batches of 5 MB where 4 MB are free; with Paddle's default it dies of a bus error."""
+    """Batches of 5 MB where 4 MB are free: with Paddle's default it dies of a bus error."""
     line = '--model lvvit_nano --input_size 224 --batch_size 32 --nb_classes 10 --epochs 1 --warmup_epochs 0 '
     line += f'--cooldown_epochs 0 --num_workers 2 --data_path {scenes} --cls_label_path_train {scenes}/train_list.txt '
     line += f'--cls_label_path_val {scenes}/val_list.txt --output_dir {tmp_path}'
@@ -131,16 +181,8 @@ def test_a_training_in_a_container_with_little_shared_memory_runs(scenes, tmp_pa
     assert os.path.exists(tmp_path / 'checkpoint-latest.pd')
 
 
-def test_nothing_that_works_outlasts_an_epoch_that_is_left_early(scenes):
-    before = threading.active_count()
-    leave(main.new_train_loader(arguments(scenes, '--num_workers 0')))
-    assert threading.active_count() == before
-    leave(main.new_train_loader(arguments(scenes, '--num_workers 2')))
-    assert not multiprocessing.active_children()
-
-
 class Garbage:
-    """In a cycle, so that only a collection frees it; notes which process did."""
+    """In a cycle, so that only a collection frees it; it writes down which process did."""
 
     def __init__(self, freed_by):
         self.itself, self.freed_by = self, freed_by
@@ -150,9 +192,9 @@ class Garbage:
             f.write(f'{os.getpid()}\n')
 
 
-def test_loader_processes_do_not_free_what_is_garbage_in_the_main_process(scenes, tmp_path, monkeypatch):
-    """Of a failed epoch they could not: what waits for its batches is a thread of the main process."""
-    batches, freed_by = main.new_train_loader(arguments(scenes, '--num_workers 2')), tmp_path / 'freed'
+def test_loader_processes_do_not_free_the_garbage_of_the_main_process(scenes, tmp_path, monkeypatch):
+    """Garbage of a failed epoch holds a thread that exists only in the main process."""
+    batches, freed_by = train_loader(scenes, '--num_workers 2'), tmp_path / 'freed'
     sample = batches.dataset.sample
 
     def collecting(index):
@@ -164,3 +206,16 @@ def test_loader_processes_do_not_free_what_is_garbage_in_the_main_process(scenes
     assert len(list(batches)) == 5
     gc.collect()
     assert freed_by.read_text() == f'{os.getpid()}\n'
+
+
+def test_shared_memory_of_killed_loaders_is_removed_and_no_other(tmp_path):
+    gone = subprocess.Popen(['true'])
+    gone.wait()
+    old, young, running = f'paddle_{gone.pid}_1_2', f'paddle_{gone.pid}_2_9', f'paddle_{os.getpid()}_1_2'
+    others = [young, running, 'paddle_x_1', f'other_{gone.pid}_1']
+    for name in (old, *others):
+        (tmp_path / name).write_bytes(b'batch')
+        os.utime(tmp_path / name, (0, 0))
+    os.utime(tmp_path / young)
+    paddle_fixes.sweep_shared_memory(str(tmp_path))
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(others)

@@ -1,4 +1,4 @@
-"""onnx_annotator.py and generate_label.py --model FILE.onnx: maps of any dense network, and what is refused."""
+"""onnx_annotator.py and generate_label.py --model FILE.onnx: maps of any dense network; refusals."""
 
 import json
 import sys
@@ -38,7 +38,7 @@ def generate(run, scenes, tmp_path):
 
 @pytest.fixture
 def refuse(refused, scenes, tmp_path):
-    """refuse(model, *flags) -> the one line with which the same command is turned down, before anything is written."""
+    """refuse(model, *flags) -> the one line with which the same command is refused, before anything is written."""
 
     def call(model, *flags):
         line = refused(generate_label, scenes, tmp_path / 'maps', '--model', model, '--num_workers', 0, *flags)
@@ -49,7 +49,7 @@ def refuse(refused, scenes, tmp_path):
 
 
 def scores(images, patch=16):
-    """[B, N, C] that the network says of images, by Paddle's convolution."""
+    """The network's output [B, N, C] for images, by Paddle's convolution."""
     dense = F.conv2d(paddle.to_tensor(images), paddle.to_tensor(WEIGHT), paddle.to_tensor(BIAS), stride=patch)
     return dense.flatten(2).transpose([0, 2, 1]).numpy()
 
@@ -68,12 +68,12 @@ def assert_map_is(array, expected):
     np.testing.assert_allclose(array[0].reshape(k, side * side).T, values, rtol=1e-3, atol=1e-4)
 
 
-# ---- what a map says
+# ---- what a map holds
 
 
 @pytest.mark.cross_version
 @pytest.mark.parametrize('output', ['BCHW', 'BNC', 'B1NC'])
-@pytest.mark.parametrize('batch, size', [('batch', 'S'), (1, 48), (3, 48)])
+@pytest.mark.parametrize('batch, size', [('batch', 'S'), (3, 48)])
 def test_every_dense_layout_and_batch_gives_the_scores_of_the_cells_row_by_row(network, output, batch, size):
     images = np.random.default_rng(0).normal(size=(4, 3, 48, 48)).astype('float32')
     annotate = OnnxHead(OnnxNetwork(network(output=output, batch=batch, size=size)), 48)
@@ -103,7 +103,7 @@ def test_maps_and_meta_json_of_an_onnx_file(network, generate, scenes, tmp_path)
     assert 'mean' not in meta and str(tmp_path) not in str(meta)
 
 
-def test_what_the_file_says_of_its_input_holds_and_flags_win(network, generate, scenes, tmp_path):
+def test_metadata_describes_the_input_and_flags_override_it(network, generate, scenes, tmp_path):
     says = {'img_size': '32', 'mean': '0.5, 0.5, 0.5', 'std': '[0.25 0.5 0.5]', 'interpolation': 'nearest'}
     path = network(metadata=says)
     assert generate(path).code == 0
@@ -147,7 +147,6 @@ def test_a_set_is_not_continued_with_another_file_of_the_same_name(network, gene
     'shape, num_classes, expected',
     [
         ((2, 1000, 18, 18), None, (False, 18, 1000)),
-        ((2, 1000, 18, 18), 1000, (False, 18, 1000)),
         ((2, 196, 1000), None, (False, 14, 1000)),
         ((2, 197, 1000), None, (True, 14, 1000)),
         ((2, 1, 7), None, (False, 1, 7)),  # one cell, not none behind a class token
@@ -155,7 +154,7 @@ def test_a_set_is_not_continued_with_another_file_of_the_same_name(network, gene
         ((2, 196, 100), 100, (False, 14, 100)),
     ],
 )
-def test_a_shape_without_doubt(shape, num_classes, expected):
+def test_an_unambiguous_shape(shape, num_classes, expected):
     assert read_shape(shape, num_classes, 'm.onnx') == expected
 
 
@@ -164,15 +163,13 @@ def test_a_shape_without_doubt(shape, num_classes, expected):
     [
         ((2, 1000), None, ['[B, 1000], the scores of whole images', 'must be dense', 'docs/token_labels.md']),
         ((2, 18, 18, 1000), None, ['[B, 18, 18, 1000]', 'must be dense']),
-        ((2, 1000, 18, 14), None, ['must be dense']),
         ((2, 1000, 196), None, ['must be dense']),
-        ((2, 198, 1000), None, ['must be dense']),
         ((2, 196, 100), None, ['as [B, N, C] it has 100 classes, as [B, C, N] 196', '--nb_classes 100']),
         ((2, 100, 196), 100, ['has 196 classes, not --nb_classes 100', 'export it transposed']),
         ((2, 1000, 18, 18), 10, ['has 1000 classes, not --nb_classes 10']),
     ],
 )
-def test_a_shape_that_cannot_be_or_is_in_doubt_is_refused(shape, num_classes, words):
+def test_a_shape_that_is_wrong_or_ambiguous_is_refused(shape, num_classes, words):
     with pytest.raises(UserError) as error:
         read_shape(shape, num_classes, 'm.onnx')
     assert str(error.value).startswith('m.onnx: ') and all(word in str(error.value) for word in words)
@@ -187,15 +184,12 @@ def test_a_shape_that_cannot_be_or_is_in_doubt_is_refused(shape, num_classes, wo
         (dict(output='BC'), [], 'the scores of whole images'),
         (dict(output='softmax'), [], 'probabilities'),
         (dict(output='ids'), [], 'must be scores'),
-        (dict(output='BHWC'), [], 'must be dense'),
         (dict(), ['--nb_classes', 10], 'not --nb_classes 10'),
         (dict(), ['--img_size', 40], 'do not tile'),
         (dict(), ['--img_size', 8], 'fails on images [2, 3, 8, 8]'),
         (dict(channels=1), [], 'must have one input of floats [B, 3, S, S], has image [batch, 1, S, S]'),
         (dict(), ['--resume', 'x'], '--resume'),
         (dict(), ['--ema'], '--ema'),
-        (dict(), ['--std', 1, 1, 0], '--std'),
-        (dict(), ['--interpolation', 'best'], '--interpolation best'),
         (dict(metadata={'mean': '0.5'}), [], "'mean' is '0.5'"),
         (dict(metadata={'img_size': 'big'}), [], "'img_size' is 'big'"),
         (dict(size=48, metadata={'img_size': '32'}), [], 'takes images of 48 pixels'),
@@ -206,7 +200,7 @@ def test_another_network_or_flags_that_do_not_fit_are_refused_in_one_line(networ
     assert word in refuse(network(**file), *size, *flags)
 
 
-def test_what_is_no_onnx_file_is_refused_in_one_line(refuse, network, tmp_path):
+def test_a_file_that_is_not_onnx_is_refused_in_one_line(refuse, network, tmp_path):
     whole = open(network(), 'rb').read()
     for name, content in (('text.onnx', b'hello'), ('empty.onnx', b''), ('cut.onnx', whole[: len(whole) // 2])):
         (tmp_path / name).write_bytes(content)

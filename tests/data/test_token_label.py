@@ -1,4 +1,4 @@
-"""util/data/token_label.py: what a token's target reads from a label map, the targets, and the files."""
+"""token_label.py: the sampling matrix, the targets, and that a token's target is read where its pixels come from."""
 
 import math
 
