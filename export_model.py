@@ -31,7 +31,7 @@ def parser():
         choices=('pdmodel', 'json', 'both'),
         help='pdmodel loads in Paddle 2.6 and 3 (default); json is the format of Paddle 3',
     )
-    parser.add_argument('--fuse_softmax', action='store_true', help='let the network end in a softmax')
+    parser.add_argument('--fuse_softmax', action='store_true', help='end the network with a softmax')
     parser.add_argument(
         '--precision', default='fp32', choices=('fp32', 'fp16'), help='of the weights; fp16 is for GPUs'
     )
@@ -41,10 +41,9 @@ def parser():
 
 
 def main(args):
-    export.check_flags(args)
+    export.check_flags(args.format, args.precision, args.output_dir)
     files.check_folder(args.output_dir, f'--output_dir {args.output_dir}')
     complete_model(args, FAMILY[args.model])
-    # refuse what infer.py could not use
     EvalTransform(args.input_size, args.crop_pct, args.interpolation, mean=args.mean, std=args.std)
     names = records.class_names(args.label_list, args.nb_classes)
     model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
@@ -52,7 +51,19 @@ def main(args):
     if args.fuse_softmax:
         model = export.WithSoftmax(model)
     model.eval()
-    export.write_export(model, args, names)
+    settings = {
+        'model': args.model,
+        'input_size': args.input_size,
+        'nb_classes': args.nb_classes,
+        'crop_pct': args.crop_pct,
+        'interpolation': args.interpolation,
+        'mean': list(args.mean),
+        'std': list(args.std),
+        'output': 'scores' if args.fuse_softmax else 'logits',
+        'precision': args.precision,
+        'label_names': names,
+    }
+    export.write_export(model, args.output_dir, settings, args.format)
 
 
 if __name__ == '__main__':

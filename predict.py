@@ -67,7 +67,7 @@ def main(args):
         title='predict',
     )
     records.print_and_save(result, args.save_json)
-    records.refuse_undecoded(len(files), len(result), args.skip_bad)
+    records.check_undecoded(len(files), len(result), args.skip_bad)
 
 
 if __name__ == '__main__':

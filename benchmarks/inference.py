@@ -1,17 +1,15 @@
-"""Engines of Paddle Inference against ONNX Runtime on the same weights, side by side in one run.
+"""Engines of Paddle Inference and ONNX Runtime on the same weights, measured in turns.
 
     python benchmarks/inference.py [--model lvvit_t] [--batch_size 1 8] [--threads 1 2] [--rounds 9] [--repeat 3]
 
-Exports weights of a fixed seed with export_model.py (.pdmodel) and tools/export_onnx.py, starts one process per engine
-and number of threads, and lets them run one after another, `rounds` times, `repeat` runs each time (before them one
-that does not count). Prints the median time per image over all counted runs, the quartiles, and the ratio to ONNX
-Runtime (below 1 is faster), and which --engine of infer.py is the fastest. Nothing else should run on the machine.
+Exports weights of a fixed seed to model.pdmodel and to ONNX. Each engine runs in a process of its own; in each of
+`--rounds` rounds every engine makes one untimed run and `--repeat` timed ones. Prints the median time per image over
+all timed runs, quartiles, and the ratio to ONNX Runtime (below 1 is faster). Nothing else should run on the machine.
 Needs `pip install paddle2onnx==2.1.0 onnx onnxruntime`.
 """
 
 import argparse
 import importlib
-import json
 import multiprocessing
 import os
 import subprocess
@@ -25,14 +23,14 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
 ENGINES = ('paddle', 'onednn', 'openvino', 'onednn bf16', 'openvino bf16')
-RIVAL = 'onnxruntime'
-PAUSE = 0.3  # seconds: threads of the process before stop waiting actively
+BASELINE = 'onnxruntime'
+PAUSE = 0.3  # seconds before each turn: threads of the process before it go on spinning for a while
 
 
-def make(engine, folder, threads):
-    """A function from images to outputs."""
-    importlib.import_module('util.runtime')  # sets the environment, before anything imports paddle
-    if engine == RIVAL:
+def build(engine, folder, threads):
+    """The exported model in an engine, as a function from images to outputs."""
+    importlib.import_module('util.runtime')  # sets the environment, so it comes before everything that imports paddle
+    if engine == BASELINE:
         from tools import export_onnx
 
         return export_onnx.session(export_onnx.libraries()[2], os.path.join(folder, 'model.onnx'), threads)
@@ -44,74 +42,70 @@ def make(engine, folder, threads):
 
 
 def serve(engine, folder, threads, side, connection):
-    """The process of one engine: answers (batch, runs) with the seconds of each run, and (batch, 0) with outputs."""
+    """The process of an engine. Receives (batch size, runs); sends (outputs, seconds of each run), or an error text."""
     os.environ['OMP_NUM_THREADS'] = str(threads)
-    images = {}
     try:
-        run = make(engine, folder, threads)
-        connection.send(None)
+        network = build(engine, folder, threads)
+        connection.send('')
         while True:
             batch, runs = connection.recv()
-            if batch not in images:
-                images[batch] = np.random.default_rng(batch).standard_normal((batch, 3, side, side), dtype='float32')
-            outputs = run(images[batch])
-            times = []
+            images = np.random.default_rng(batch).standard_normal((batch, 3, side, side), dtype='float32')
+            outputs, seconds = network(images), []
             for _ in range(runs):
                 start = time.perf_counter()
-                run(images[batch])
-                times.append(time.perf_counter() - start)
-            connection.send(times if runs else outputs)
+                network(images)
+                seconds.append(time.perf_counter() - start)
+            connection.send((outputs, seconds))
     except EOFError:
         pass
     except Exception as error:  # an engine that this wheel or processor does not have
         connection.send(f'{type(error).__name__}: {error}')
 
 
-def export(args, folder):
-    """Weights of a fixed seed as model.pdmodel and model.onnx in a folder."""
+def start(engines, folder, threads, side):
+    """{engine: connection} of the engines that run here; prints the others."""
+    context, found = multiprocessing.get_context('spawn'), {}
+    for engine in (BASELINE, *engines):
+        here, there = context.Pipe()
+        context.Process(target=serve, args=(engine, folder, threads, side, there), daemon=True).start()
+        there.close()
+        error = here.recv()
+        if not error:
+            found[engine] = here
+        elif engine == BASELINE:
+            sys.exit(f'{BASELINE}: {error}')
+        else:
+            print(f'{engine}: left out, {error}')
+    return found
+
+
+def export(model, input_size, folder):
+    """Write weights of a fixed seed as model.pdmodel and model.onnx into a folder."""
     weights, onnx = os.path.join(folder, 'weights.pdparams'), os.path.join(folder, 'model.onnx')
-    model = ['--model', args.model, '--input_size', str(args.input_size)]
-    for script, *flags in (
+    for command in (
         ['test_tipc/seed_weights.py', '--output', weights],
         ['export_model.py', '--resume', weights, '--output_dir', folder],
         ['tools/export_onnx.py', '--resume', weights, '--output', onnx],
     ):
-        command = [sys.executable, os.path.join(ROOT, script), *model, *flags]
-        done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        command = [sys.executable, *command, '--model', model, '--input_size', str(input_size)]
+        done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if done.returncode:
             sys.exit(done.stdout.strip().splitlines()[-1])
 
 
-def start(args, folder):
-    """{(engine, threads): connection} of the engines that run here; the others are named."""
-    context, found = multiprocessing.get_context('spawn'), {}
-    for threads in args.threads:
-        for engine in (RIVAL, *args.engines):
-            ours, theirs = context.Pipe()
-            context.Process(target=serve, args=(engine, folder, threads, args.input_size, theirs), daemon=True).start()
-            theirs.close()
-            problem = ours.recv()
-            if problem is None:
-                found[engine, threads] = ours
-            elif engine == RIVAL:
-                sys.exit(f'{RIVAL}: {problem}')
-            elif threads == args.threads[0]:
-                print(f'{engine}: left out, {problem}')
-    return found
-
-
-def ask(connections, key, batch, runs):
-    connections[key].send((batch, runs))
-    answer = connections[key].recv()
-    if isinstance(answer, str):
-        sys.exit(f'{key[0]}: {answer}')
-    return answer
-
-
-def processor():
-    from util.runtime import cpu_fields
-
-    return f'{cpu_fields().get("model name", "unknown processor")}, {os.cpu_count()} cores'
+def measure(connections, batch, rounds, repeat):
+    """{engine: (outputs, seconds of each timed run)}"""
+    outputs, seconds = {}, {engine: [] for engine in connections}
+    for _ in range(rounds):
+        for engine, connection in connections.items():
+            time.sleep(PAUSE)
+            connection.send((batch, repeat))
+            answer = connection.recv()
+            if isinstance(answer, str):
+                sys.exit(f'{engine}: {answer}')
+            outputs[engine] = answer[0]
+            seconds[engine] += answer[1]
+    return {engine: (outputs[engine], seconds[engine]) for engine in connections}
 
 
 def main():
@@ -124,68 +118,28 @@ def main():
         '--engines', default=ENGINES, nargs='+', choices=ENGINES, help='engines to measure (default: all)'
     )
     parser.add_argument('--rounds', default=9, type=int, help='rounds of the measurement (default: 9)')
-    parser.add_argument('--repeat', default=3, type=int, help='runs of an engine in a row, after one not counted')
-    parser.add_argument('--json', default='', metavar='FILE', help='write the medians to a file as well')
+    parser.add_argument('--repeat', default=3, type=int, help='timed runs of an engine in each round (default: 3)')
     args = parser.parse_args()
+    print(f'{args.model} at {args.input_size} px, n = {args.rounds * args.repeat}\n')
+    print('| threads | batch | engine | ms per image: median (quartiles) | ratio to ONNX Runtime | difference |')
+    print('|---|---|---|---|---|---|')
     with tempfile.TemporaryDirectory() as folder:
-        export(args, folder)
-        connections = start(args, folder)
-        print(f'{args.model} at {args.input_size}, {processor()}, n = {args.rounds * args.repeat}\n')
-        print('| threads | batch | engine | ms per image: median (quartiles) | ratio to ONNX Runtime | difference |')
-        print('|---|---|---|---|---|---|')
-        medians = []
+        export(args.model, args.input_size, folder)
         for threads in args.threads:
+            connections = start(args.engines, folder, threads, args.input_size)
             for batch in args.batch_size:
-                keys = [key for key in connections if key[1] == threads]
-                outputs = {key: ask(connections, key, batch, 0) for key in keys}
-                times = {key: [] for key in keys}
-                for _ in range(args.rounds):
-                    for key in keys:
-                        time.sleep(PAUSE)
-                        times[key] += ask(connections, key, batch, args.repeat)
-                medians += report(threads, batch, times, outputs)
-        for connection in connections.values():
-            connection.close()
-        for process in multiprocessing.active_children():
-            process.join(5)
-    print()
-    for threads in args.threads:
-        for batch in args.batch_size:
-            exact = [m for m in medians if m['exact'] and (m['threads'], m['batch']) == (threads, batch)]
-            if exact:
-                best = min(exact, key=lambda figures: figures['ms'])
-                print(
-                    f'Fastest without loss of accuracy, {threads} thread(s), batch {batch}: '
-                    f'--engine {best["engine"]}, {best["ms"]:.1f} ms an image'
-                )
-    if args.json:
-        with open(args.json, 'w', encoding='utf-8') as f:
-            json.dump(medians, f, indent=1)
-
-
-def report(threads, batch, times, outputs):
-    """Print the lines of one situation; returns their figures without the rival's."""
-    rival, figures = (RIVAL, threads), []
-    base = np.median(times[rival])
-    for key, seconds in times.items():
-        low, median, high = 1000 / batch * np.percentile(seconds, [25, 50, 75])
-        ratio = np.median(seconds) / base
-        difference = np.abs(outputs[key] - outputs[rival]).max() / np.abs(outputs[rival]).max()
-        print(
-            f'| {threads} | {batch} | {key[0]} | {median:.1f} ({low:.1f}–{high:.1f}) | {ratio:.2f} | {difference:.1e} |'
-        )
-        if key != rival:
-            figures.append(
-                {
-                    'threads': threads,
-                    'batch': batch,
-                    'engine': key[0],
-                    'ms': round(float(median), 2),
-                    'ratio': round(float(ratio), 3),
-                    'exact': 'bf16' not in key[0],
-                }
-            )
-    return figures
+                results = measure(connections, batch, args.rounds, args.repeat)
+                expected, base = results[BASELINE]
+                for engine, (outputs, seconds) in results.items():
+                    low, median, high = 1000 / batch * np.percentile(seconds, [25, 50, 75])
+                    ratio = np.median(seconds) / np.median(base)
+                    difference = np.abs(outputs - expected).max() / np.abs(expected).max()
+                    times = f'{median:.1f} ({low:.1f}–{high:.1f})'
+                    print(f'| {threads} | {batch} | {engine} | {times} | {ratio:.2f} | {difference:.1e} |')
+            for connection in connections.values():
+                connection.close()
+            for process in multiprocessing.active_children():
+                process.join(5)
 
 
 if __name__ == '__main__':

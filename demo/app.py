@@ -1,4 +1,4 @@
-"""A page in the browser: drop a photo, see its five best classes, and over the photo what every token says.
+"""A page in the browser: drop a photo, see its five best classes, and over the photo the prediction of every token.
 
 demo/app.py --model lvvit_nano --input_size 48 --nb_classes 10 --resume demo/output/train/checkpoint-best.pd
 demo/app.py --model_file output/export/model.pdmodel              an exported model gives classes only
@@ -15,8 +15,8 @@ import threading
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from util import runtime
 
-from answers import ask, load, picture, summary
 from models import FAMILY
+from predictions import load, picture, predict, summary
 from util.args import Parser, add_eval_transform, add_model, add_weights
 from util.data.images import BadImage, find_images
 from util.errors import UserError
@@ -24,8 +24,8 @@ from util.logger import log
 
 DEMO = os.path.dirname(os.path.abspath(__file__))
 EXPLANATION = (
-    'A token is a square of the picture: its colour is that of the class that it prefers, the stronger the surer. '
-    'What the model does not see is pale.'
+    'A token is a square of the picture. Its colour shows its best class: the stronger, the higher the probability. '
+    'The model does not see the pale border.'
 )
 MAX_BYTES = 64 << 20  # of a file
 
@@ -43,7 +43,7 @@ def parser():
     add_model(parser, FAMILY)
     add_weights(parser)
     add_eval_transform(parser, FAMILY)
-    parser.set_defaults(interpolation=None)  # bicubic, or as exported
+    parser.set_defaults(interpolation=None)  # None: bicubic, or as exported
     title = 'exported model, instead of the weights (input size, crop and names: as exported)'
     add = parser.add_argument_group(title).add_argument
     add('--model_file', metavar='FILE', help='model.pdmodel or model.json')
@@ -52,13 +52,17 @@ def parser():
     add = parser.add_argument_group('page').add_argument
     add('--label_list', metavar='FILE', help="names of the classes, lines 'id name'")
     add('--examples', nargs='+', metavar='IMG', help="photos to click on (default: the demo's)")
-    add('--host', default='127.0.0.1', help='address to listen on; 0.0.0.0: all of this machine, for others to see')
+    add(
+        '--host',
+        default='127.0.0.1',
+        help='address to listen on (default: 127.0.0.1); 0.0.0.0: reachable from other machines',
+    )
     add('--port', default=7860, type=port, help='port to listen on (default: 7860)')
     return parser
 
 
 def examples(args):
-    """Files to click on: those of --examples, else the demo's photo and, once demo/run.sh has run, scenes of it."""
+    """Files to click on: those of --examples, else the demo's photo and, after demo/run.sh, some of its scenes."""
     if args.examples:
         return find_images(args.examples)[:24]
     scenes = os.path.join(DEMO, 'output', 'digits', 'val')
@@ -69,7 +73,7 @@ def examples(args):
 
 
 def import_gradio():
-    """Gradio, told to call nobody. Raises UserError where it is missing or too old."""
+    """Gradio without its calls to other servers. Raises UserError if it is missing or too old."""
     os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
     os.environ['HF_HUB_OFFLINE'] = '1'
     try:
@@ -82,7 +86,7 @@ def import_gradio():
 
 
 def check_address(host, port):
-    """Raises UserError where nobody can listen."""
+    """Raise UserError if the server could not listen there."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         socket.create_server(address, family=family).close()
@@ -92,11 +96,11 @@ def check_address(host, port):
 
 def build(gradio, network, files):
     """The page, as gradio.Blocks. files: the examples."""
-    welcome = network.silent or 'No photo yet.'
-    # what visitors upload is deleted after an hour, and when the server ends
+    welcome = network.why_no_tokens or 'No photo yet.'
+    # uploads are deleted after an hour, and when the server ends
     options = dict(title='Token labeling', analytics_enabled=False, delete_cache=(600, 3600), fill_width=True)
     with gradio.Blocks(**options) as page:
-        answer = gradio.State(time_to_live=3600)  # seconds
+        prediction = gradio.State(time_to_live=3600)  # seconds
         gradio.Markdown(f'# What does every token say?\n{network.title}. {EXPLANATION}')
         with gradio.Row():
             with gradio.Column(scale=2, min_width=280):
@@ -115,7 +119,10 @@ def build(gradio, network, files):
                     elem_id='block',
                 )
                 written = gradio.Checkbox(
-                    True, label='write into the tokens what they say', visible=network.blocks > 1, elem_id='written'
+                    True,
+                    label='write class and probability into the tokens',
+                    visible=network.blocks > 1,
+                    elem_id='written',
                 )
         gradio.Markdown('Examples:')
         gallery = gradio.Gallery(
@@ -124,7 +131,7 @@ def build(gradio, network, files):
 
         def show(path, block, written):
             try:
-                result = ask(network, path)
+                result = predict(network, path)
             except BadImage as error:
                 gradio.Warning(str(error))
                 return None, None, None, str(error), None
@@ -136,16 +143,18 @@ def build(gradio, network, files):
         def redraw(result, block, written):
             if result is None:
                 return None, welcome
-            text = summary(result, block, network.names) if result.tokens else network.silent
+            text = summary(result, block, network.names) if result.tokens else network.why_no_tokens
             return picture(result, block, network.names, written), text
 
-        shown = [answer, classes, seen, note, upload]
+        shown = [prediction, classes, seen, note, upload]
         one_at_a_time = dict(concurrency_id='network', concurrency_limit=1)
-        how = [slider, written]
-        upload.upload(show, [upload, *how], shown, **one_at_a_time)
-        gallery.select(show_example, how, shown, **one_at_a_time)
-        for control in how:
-            control.change(redraw, [answer, *how], [seen, note], trigger_mode='always_last', show_progress='hidden')
+        controls = [slider, written]
+        upload.upload(show, [upload, *controls], shown, **one_at_a_time)
+        gallery.select(show_example, controls, shown, **one_at_a_time)
+        for control in controls:
+            control.change(
+                redraw, [prediction, *controls], [seen, note], trigger_mode='always_last', show_progress='hidden'
+            )
     return page
 
 
@@ -160,7 +169,7 @@ def main(args):
         quiet=True,
         max_file_size=MAX_BYTES,
         footer_links=[],
-        theme=gradio.themes.Default(font=['system-ui', 'sans-serif'], font_mono=['monospace']),  # none from elsewhere
+        theme=gradio.themes.Default(font=['system-ui', 'sans-serif'], font_mono=['monospace']),  # no web fonts
         prevent_thread_lock=True,
     )
     log(f'the page: http://{args.host}:{args.port} (Ctrl-C ends it)')

@@ -3,17 +3,17 @@
     python demo/digits.py data/digits                          # 2560 + 400 scenes of 64 px, ids 0-9
     python demo/digits.py data/hard --hard --size 224          # smaller main digits, more clutter
 
-What a scene is, and what its label map and its mask say of it: demo/scenes.py.
+demo/scenes.py draws the scenes, their label maps and their masks.
 
     OUT/train/digit3/train_00013.JPEG      OUT/val/digit3/val_00013.JPEG
     OUT/train_list.txt, OUT/val_list.txt   "train/digit3/train_00013.JPEG 3"
     OUT/label_list.txt                     "3 three"
     OUT/label_maps/digit3/train_00013.npy  float16 [2, 5, 18, 18], see scenes.label_map()
-    OUT/label_maps/meta.json, OUT/digits.json (the options; its presence marks a folder as ours)
+    OUT/label_maps/meta.json, OUT/digits.json (the options; only a folder with this file is ever replaced)
 
 and with --masks, for segmentation:
 
-    OUT/masks/train/digit3/train_00013.png … 8-bit: 0 for the ground, 1 + its class for each pixel of a digit's ink
+    OUT/masks/train/digit3/train_00013.png … 8-bit: 0 for the background, 1 + class for a digit's ink
     OUT/masks_train.txt, OUT/masks_val.txt   "train/digit3/train_00013.JPEG masks/train/digit3/train_00013.png"
 """
 
@@ -76,16 +76,16 @@ def build(out, options):
 
 
 def show_progress(done, total):
-    """Now and then, on a terminal alone."""
+    """Print the percentage at every 50th scene, on a terminal only."""
     if sys.stderr.isatty() and (done % 50 == 0 or done == total):
         print(f'\r{100 * done // total:3d} %', end='\r', file=sys.stderr, flush=True)
 
 
-def ours(folder):
-    """Whether this script made `folder`. A foreign one ends the run, so that it can never be deleted."""
+def made_by_this_script(folder):
+    """True for a folder of this script, False for a missing or empty one. Any other folder ends the run unchanged."""
     if (folder / 'digits.json').is_file():
         return True
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):  # nothing there to lose
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     fail(f'{folder} exists and was not made by this script, pass another folder')
 
@@ -105,7 +105,7 @@ def parse(argv):
     add('--label_size', type=int, default=18, help='cells along a side of a label map (18)')
     ids = 'ids to write for the digits 0-9, ascending (0 1 ... 9)'
     add('--class_ids', type=int, nargs=10, default=list(range(10)), metavar='ID', help=ids)
-    add('--masks', action='store_true', help='write masks for segmentation too: what each pixel shows')
+    add('--masks', action='store_true', help='also write masks for segmentation: the class of each pixel')
     add('--fresh', action='store_true', help='rebuild OUT if this script made it')
     args = parser.parse_args(argv)
     check(args)
@@ -113,7 +113,7 @@ def parse(argv):
 
 
 def check(args):
-    """End the run with a line about a flag that cannot be."""
+    """End the run with one line about a wrong flag."""
     ids = args.class_ids
     if args.train < 10 or args.val < 10:
         fail('--train and --val must be at least 10, one scene for each class')
@@ -132,27 +132,27 @@ def check(args):
 def main(argv=None):
     options = vars(parse(argv))
     out, fresh = options.pop('out').resolve(), options.pop('fresh')
-    if not options['masks']:  # sets without masks are described as they were before there were any
+    if not options['masks']:  # older digits.json have no such key
         del options['masks']
     partial = out.with_name(out.name + '.partial')
     text = json.dumps({**options, 'version': VERSION}) + '\n'
     start = time.time()
     try:
-        if ours(out) and not fresh:
+        if made_by_this_script(out) and not fresh:
             if (out / 'digits.json').read_text() != text:
                 fail(f'{out} was made with other options, pass another folder or --fresh')
             print(f'{out} is complete, reusing it')
             return
-        if ours(partial):  # left by an interrupted run
+        if made_by_this_script(partial):  # left by an interrupted run
             shutil.rmtree(partial)
         partial.mkdir(parents=True, exist_ok=True)
         (partial / 'digits.json').write_text(text)
         build(partial, options)
-        if ours(out):  # only now that its successor is complete
+        if made_by_this_script(out):  # only now that the new one is complete
             shutil.rmtree(out)
         os.replace(partial, out)
     except ImportError as error:
-        fail(f'needs scikit-learn, where the handwritten digits come from: pip install scikit-learn ({error})')
+        fail(f'the handwritten digits are part of scikit-learn: pip install scikit-learn ({error})')
     except OSError as error:
         fail(f'cannot write {out}: {error}')
     except KeyboardInterrupt:

@@ -9,9 +9,9 @@ import sys
 
 
 def disagreement(predicted, inferred):
-    """Largest difference of two record lists in any score; inf if images or the order of classes differ.
+    """Largest score difference of two lists of records; inf if the images or the order of classes differ.
 
-    Classes may change places only where their scores differ by less than 1.5e-5: records have five decimals.
+    Two classes may be exchanged only if their scores differ by less than 1.5e-5, since records have five decimals.
     """
     if [record['file_name'] for record in predicted] != [record['file_name'] for record in inferred]:
         return float('inf')
@@ -38,13 +38,13 @@ def main(out, seconds):
     worst = disagreement(predicted, inferred)
     times = ', '.join(f'{name} {value} s' for name, value in map(str.split, read(out, 'times.txt').splitlines()))
     rows = [
-        ('top-1 on digits no training image holds', f'{best["test_acc1"]:.2f} % (epoch {best["epoch"]})'),
+        ('top-1 on unseen digits', f'{best["test_acc1"]:.2f} % (epoch {best["epoch"]})'),
         ('predict.py against infer.py', f'{len(predicted)} images, scores differ by at most {worst:.1e}'),
         ('time', f'{seconds} s: {times}'),
         ('data', f'{out}/digits'),
         ('checkpoints and log.txt', f'{out}/train'),
         ('exported model', f'{out}/export'),
-        ('what every token says', f'{out}/tokens.png'),
+        ('token predictions', f'{out}/tokens.png'),
     ]
     width = max(len(name) for name, _ in rows)
     print('\n' + '\n'.join(f'{name:<{width}}  {value}' for name, value in rows))

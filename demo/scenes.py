@@ -1,6 +1,6 @@
-"""A scene of the demo: one large handwritten digit (its class) among small ones of other classes on a coloured ground.
+"""Scenes of the demo: one large handwritten digit (its class) and small ones of other classes on a coloured background.
 
-Since the layout is known, so is what each part of the picture shows: label map and mask need no annotator network.
+The layout is known, so label maps and masks need no annotator network.
 """
 
 from functools import lru_cache
@@ -14,11 +14,11 @@ TOP_K = 5  # classes kept per cell of a label map
 PEAK = 10.0  # logit of a fully covered cell: 96 % after a softmax over even 1000 classes
 FEATHER = 0.05  # width of a label's soft edge, as a share of the canvas (about one cell of 18)
 
-# Digit heights are in px of a 64 px canvas; ground, contrast and noise (standard deviation) in grey levels of 255.
-# Ink is lighter than a dark ground and darker than a light one: the easy scenes have dark grounds only.
-# others: how many small digits there may be.
-EASY = dict(main=(48, 62), small=(10, 16), others=[1], ground=(40, 110), contrast=(80, 115), noise=6)
-HARD = dict(main=(32, 46), small=(14, 20), others=[1, 2], ground=(50, 205), contrast=(45, 70), noise=20)
+# main, small: range of digit heights in px of a 64 px canvas. others: possible numbers of small digits.
+# background, contrast, noise (standard deviation): in grey levels of 255. Ink is lighter than a dark background and
+# darker than a light one; the easy scenes have dark backgrounds only.
+EASY = dict(main=(48, 62), small=(10, 16), others=[1], background=(40, 110), contrast=(80, 115), noise=6)
+HARD = dict(main=(32, 46), small=(14, 20), others=[1, 2], background=(50, 205), contrast=(45, 70), noise=20)
 
 
 @lru_cache(maxsize=None)
@@ -42,9 +42,9 @@ def sources(split):
 @lru_cache(maxsize=None)
 def glyph(row):
     """One digit as an alpha mask, 8-bit, cropped to its ink, up to 160 px a side."""
-    ink = np.pad(handwriting()[0][row] / 16, 1).astype(np.float32)  # a margin, so no stroke is cut off
+    ink = np.pad(handwriting()[0][row] / 16, 1).astype(np.float32)  # a margin, so that no stroke is cut off
     smooth = np.asarray(Image.fromarray(ink).resize((160, 160), Image.BICUBIC))
-    crisp = np.clip((smooth - 0.35) * 4, 0, 1)  # turns the upscaling blur into pen strokes
+    crisp = np.clip((smooth - 0.35) * 4, 0, 1)  # sharp strokes instead of blurred ones
     mask = Image.fromarray((crisp * 255).astype(np.uint8))
     return mask.crop(mask.getbbox())
 
@@ -56,7 +56,7 @@ def colour(rng, level):
 
 
 def overlap(a, b):
-    """Area two boxes (x0, y0, x1, y1) share, px."""
+    """Area that two boxes (x0, y0, x1, y1) share, in square px."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     return max(width, 0) * max(height, 0)
@@ -69,7 +69,7 @@ def extent(row, side):
     return max(round(side * width / longer), 1), max(round(side * height / longer), 1)
 
 
-def ground(rng, level, size):
+def background(rng, level, size):
     """RGB image of `size` (width, height): a gradient between a few colours of mean brightness `level`."""
     knots = colour(rng, level) + rng.normal(0, 14, (3, 3, 3))
     return Image.fromarray(np.clip(knots, 0, 255).astype(np.uint8)).resize(size, Image.BICUBIC)
@@ -83,9 +83,9 @@ def paint(image, rng, row, box, level):
 
 
 def layout(rng, index, split, size, look):
-    """Which digits a scene has and where: [(class, box, row)] from the bottom to the top of the pile, see scene().
+    """The digits of a scene and their places: [(class, box, row)] from the bottom to the top of the pile, see scene().
 
-    The main digit takes its place first; each small one tries a few places and keeps the emptiest.
+    The main digit is placed first. Each small one tries a few places and keeps the one with the least overlap.
     """
     main = index % 10
     others = rng.permutation([c for c in range(10) if c != main]).tolist()
@@ -105,28 +105,28 @@ def layout(rng, index, split, size, look):
 def scene(index, split, size=64, seed=0, hard=False):
     """Scene number `index` of `split` ("train" or "val"): (image, digits).
 
-    image is an RGB PIL image of size x size px. digits lists (class, box, row) from the bottom to the
-    top of the pile, so the main digit, of class index % 10, is the last; box = (x0, y0, x1, y1) in px
-    bounds its ink, row is its place in handwriting().
+    image is an RGB PIL image of size x size px. digits lists (class, box, row) from the bottom to the top of the pile;
+    the last is the main digit, of class index % 10. box = (x0, y0, x1, y1) in px bounds its ink, row is its row in
+    handwriting().
     """
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     look = HARD if hard else EASY
     digits = layout(rng, index, split, size=size, look=look)
-    level = rng.uniform(*look['ground'])
-    image = ground(rng, level, (size, size))
+    level = rng.uniform(*look['background'])
+    image = background(rng, level, (size, size))
     for _, box, row in digits:
         contrast = rng.uniform(*look['contrast'])
         paint(image, rng, row, box, level=level + contrast if level < 128 else level - contrast)
-    # The grain scales with the canvas like everything else, so a scene is equally hard at any size.
-    grain = np.clip(128 + rng.normal(0, look['noise'], (64, 64, 3)), 0, 255).astype(np.uint8)
-    grain = np.asarray(Image.fromarray(grain).resize((size, size), Image.BICUBIC), np.int16) - 128
-    return Image.fromarray(np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8)), digits
+    # The noise scales with the canvas like everything else, so a scene is equally hard at any size.
+    noise = np.clip(128 + rng.normal(0, look['noise'], (64, 64, 3)), 0, 255).astype(np.uint8)
+    noise = np.asarray(Image.fromarray(noise).resize((size, size), Image.BICUBIC), np.int16) - 128
+    return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8)), digits
 
 
 def cover(start, stop, cells):
-    """Share of each of `cells` equal cells of [0, 1] under a soft-edged bar from start to stop: [cells].
+    """How much of each of `cells` equal cells of [0, 1] a soft-edged bar from start to stop covers: [cells].
 
-    The bar is one ramp, FEATHER wide, minus another; a ramp's integral is known, so the shares are exact.
+    The bar is the difference of two ramps, each FEATHER wide. Their integrals are known, so the result is exact.
     """
 
     def integral(edge):
@@ -139,12 +139,12 @@ def cover(start, stop, cells):
 def label_map(digits, size, label_size=18, class_ids=range(10)):
     """Label map of a scene's `digits` on a canvas of `size` px: float16 [2, 5, label_size, label_size].
 
-    [0] holds the 5 highest logits of each cell (row = y, column = x), best first, [1] their class ids.
-    A class's logit is PEAK times the share of the cell inside the soft box of that class's digit; a
-    digit hides what lies below it. All other classes, and all of them on bare ground, have logit 0.
+    [0] holds the 5 highest logits of each cell (row = y, column = x), the best first, [1] their class ids. A class's
+    logit is PEAK times the share of the cell inside the soft box of that class's digit; a digit hides those below it.
+    Classes without a digit in the cell have logit 0.
     """
     logits, free = np.zeros((10, label_size, label_size)), 1.0
-    for c, box, _ in reversed(digits):  # from the top of the pile down
+    for c, box, _ in reversed(digits):  # from the top of the pile
         x0, y0, x1, y1 = (v / size for v in box)
         share = np.outer(cover(y0, y1, label_size), cover(x0, x1, label_size))
         logits[c] += PEAK * share * free
@@ -160,7 +160,7 @@ def strongest(logits, class_ids=range(10)):
 
 
 def mask(digits, size):
-    """What each pixel of a scene shows, an 8-bit PIL image: 0 is the ground, 1 + class a digit's ink.
+    """The class of each pixel of a scene, an 8-bit PIL image: 0 is the background, 1 + class a digit's ink.
 
     A pixel belongs to the uppermost digit whose ink covers at least half of it.
     """

@@ -16,13 +16,13 @@ from PIL import Image
 import predict
 from conftest import ROOT
 from util.data.images import BadImage
+from tools import drawing
 from util.data.transforms import to_input
-from util.deploy import drawing
 from util.errors import UserError
 from util.weights import checkpoint
 
 sys.path.insert(0, str(ROOT / 'demo'))
-import answers
+import predictions
 import app
 
 pytest_plugins = 'inference_fixtures'
@@ -32,7 +32,7 @@ CHELSEA = str(ROOT / 'demo' / 'chelsea.png')
 
 
 def network(*flags):
-    return answers.load(app.parser().parse_args([str(flag) for flag in flags]))
+    return predictions.load(app.parser().parse_args([str(flag) for flag in flags]))
 
 
 @pytest.fixture(scope='module')
@@ -46,13 +46,13 @@ def model(ckpt, label_list):
 def test_the_classes_are_those_of_predict_py(run, model, ckpt, label_list):
     flags = [*MODEL, *AS_EXPORTED, '--resume', ckpt, '--label_list', label_list]
     (record,) = records(run(predict, *flags, '--infer_imgs', CHELSEA))
-    best = answers.ask(model, CHELSEA).best
+    best = predictions.predict(model, CHELSEA).best
     assert list(best) == record['label_names'] and set(best) < set(WORDS)
     np.testing.assert_allclose(list(best.values()), record['scores'], atol=2e-5)
 
 
 def test_the_tokens_are_those_of_each_block_and_at_last_the_model_s_own(model):
-    tokens = answers.ask(model, CHELSEA).tokens
+    tokens = predictions.predict(model, CHELSEA).tokens
     assert len(tokens) == model.blocks == 6
     image = paddle.to_tensor(to_input(model.transform.crop(Image.open(CHELSEA).convert('RGB')))[None])
     own = paddle.nn.functional.softmax(model.model.forward_dense(image)[1])[0].numpy()
@@ -62,13 +62,13 @@ def test_the_tokens_are_those_of_each_block_and_at_last_the_model_s_own(model):
 
 
 def test_tokens_are_drawn_over_the_square_that_the_model_sees_and_the_rest_is_pale(model):
-    answer = answers.ask(model, CHELSEA)  # 451 x 300 pixels, cropped to 0.8 of the short side
-    picture = np.asarray(answers.picture(answer, model.blocks, model.names)).astype(int)
+    answer = predictions.predict(model, CHELSEA)  # 451 x 300 pixels, cropped to 0.8 of the short side
+    picture = np.asarray(predictions.picture(answer, model.blocks, model.names)).astype(int)
     x, y = answer.corner
-    washed, square = picture[y : y + answers.SIDE, x : x + answers.SIDE], np.asarray(answer.square).astype(int)
+    washed, square = picture[y : y + predictions.SIDE, x : x + predictions.SIDE], np.asarray(answer.square).astype(int)
     assert (np.abs(washed - square).max(axis=-1) > 10).mean() > 0.5
     beside = np.ones(picture.shape[:2], bool)
-    beside[y : y + answers.SIDE, x : x + answers.SIDE] = False
+    beside[y : y + predictions.SIDE, x : x + predictions.SIDE] = False
     assert picture[beside].min() >= 0.6 * 255 - 1 and beside.mean() > 0.3
     seen = model.transform.crop(Image.open(CHELSEA).convert('RGB'))
     small = answer.square.resize(seen.size, Image.BICUBIC)
@@ -76,12 +76,12 @@ def test_tokens_are_drawn_over_the_square_that_the_model_sees_and_the_rest_is_pa
 
 
 def test_the_blocks_of_the_slider_count_from_1(model):
-    answer = answers.ask(model, CHELSEA)
+    answer = predictions.predict(model, CHELSEA)
     expected = answer.faded.copy()
     expected.paste(drawing.overlay(answer.square, answer.tokens[0], model.names), answer.corner)
-    assert answers.picture(answer, 1, model.names) == expected != answers.picture(answer, 6, model.names)
-    assert answers.summary(answer, 1, model.names).startswith('After block 1 of 6, ')
-    assert 'of 4 tokens prefer a class' in answers.summary(answer, 6, model.names)
+    assert predictions.picture(answer, 1, model.names) == expected != predictions.picture(answer, 6, model.names)
+    assert predictions.summary(answer, 1, model.names).startswith('After block 1 of 6, ')
+    assert 'of 4 tokens prefer a class' in predictions.summary(answer, 6, model.names)
 
 
 def test_a_model_trained_without_token_labels_gives_classes_and_says_so(tmp_path):
@@ -90,19 +90,19 @@ def test_a_model_trained_without_token_labels_gives_classes_and_says_so(tmp_path
         weights[name] = np.zeros_like(weights[name])
     checkpoint.save(weights, str(tmp_path / 'labels.pdparams'))
     silent = network(*MODEL, '--resume', tmp_path / 'labels.pdparams')
-    answer = answers.ask(silent, CHELSEA)
+    answer = predictions.predict(silent, CHELSEA)
     assert len(answer.best) == 5 and answer.tokens is None and silent.blocks == 0
-    assert 'trained without token labels' in silent.silent
-    assert answers.picture(answer, 1, silent.names).size == answer.faded.size
+    assert 'without token labels' in silent.why_no_tokens
+    assert predictions.picture(answer, 1, silent.names).size == answer.faded.size
 
 
 @pytest.mark.parametrize('kind', FORMATS)
 def test_an_exported_model_gives_the_same_classes_and_says_that_it_has_no_tokens(model, exported, kind):
     other = network('--model_file', exported / f'model.{kind}')
-    ours, theirs = answers.ask(model, CHELSEA), answers.ask(other, CHELSEA)
+    ours, theirs = predictions.predict(model, CHELSEA), predictions.predict(other, CHELSEA)
     assert list(ours.best) == list(theirs.best) and theirs.tokens is None
     np.testing.assert_allclose(list(ours.best.values()), list(theirs.best.values()), atol=1e-4)
-    assert ours.corner == theirs.corner and 'classes only' in other.silent
+    assert ours.corner == theirs.corner and 'classes only' in other.why_no_tokens
 
 
 def test_an_export_without_inference_yml_takes_the_flags(exported, label_list, tmp_path):
@@ -113,14 +113,14 @@ def test_an_export_without_inference_yml_takes_the_flags(exported, label_list, t
         network('--model_file', tmp_path / 'model.pdmodel', *flags),
         network('--model_file', exported / 'model.pdmodel'),
     )
-    assert answers.ask(bare, CHELSEA).best == answers.ask(whole, CHELSEA).best
+    assert predictions.predict(bare, CHELSEA).best == predictions.predict(whole, CHELSEA).best
 
 
 def test_two_classes_of_one_name_are_both_listed(model):
     names = dict(model.names)
     model.names = {i: 'crane' for i in range(10)}
     try:
-        best = answers.ask(model, CHELSEA).best
+        best = predictions.predict(model, CHELSEA).best
     finally:
         model.names = names
     assert len(best) == 5 and all(name.startswith('crane') for name in best)
@@ -131,7 +131,7 @@ def test_two_classes_of_one_name_are_both_listed(model):
 
 def refusal(path):
     with pytest.raises(BadImage) as error:
-        answers.read_photo(str(path))
+        predictions.read_photo(str(path))
     text = str(error.value)
     assert '\n' not in text and str(path.parent) not in text and text.startswith(path.name)
     return text
@@ -156,8 +156,8 @@ def test_a_photo_that_is_cut_off_is_refused(tmp_path, ending):
 
 
 def test_a_photo_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
-    monkeypatch.setattr(answers, 'MAX_PIXELS', 451 * 300 - 1)
-    monkeypatch.setattr(answers, 'open_rgb', lambda path: pytest.fail('decoded'))
+    monkeypatch.setattr(predictions, 'MAX_PIXELS', 451 * 300 - 1)
+    monkeypatch.setattr(predictions, 'open_rgb', lambda path: pytest.fail('decoded'))
     path = tmp_path / 'large.png'
     path.write_bytes((ROOT / 'demo' / 'chelsea.png').read_bytes())
     assert '451 x 300 pixels' in refusal(path)
@@ -167,7 +167,7 @@ def test_an_exif_orientation_is_ignored_as_everywhere_else(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     Image.open(CHELSEA).save(tmp_path / 'turned.png', exif=exif)
-    assert answers.read_photo(str(tmp_path / 'turned.png')).tobytes() == answers.read_photo(CHELSEA).tobytes()
+    assert predictions.read_photo(str(tmp_path / 'turned.png')).tobytes() == predictions.read_photo(CHELSEA).tobytes()
 
 
 # ---- flags

@@ -18,7 +18,7 @@ from browser import Missing, Page, Server, start, wait
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / 'demo'))
-import answers
+import predictions
 import app
 
 pytest_plugins = 'inference_fixtures'
@@ -58,8 +58,10 @@ def page(driver, server):
 
 def expected(flags, block, written=True):
     """The picture that the page should show of the sample photo."""
-    network = answers.load(app.parser().parse_args([str(flag) for flag in flags]))
-    return np.asarray(answers.picture(answers.ask(network, CHELSEA), block, network.names, written)).astype(int)
+    network = predictions.load(app.parser().parse_args([str(flag) for flag in flags]))
+    return np.asarray(predictions.picture(predictions.predict(network, CHELSEA), block, network.names, written)).astype(
+        int
+    )
 
 
 def looks_like(picture, other):

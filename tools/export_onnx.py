@@ -3,7 +3,7 @@
     python tools/export_onnx.py --model lvvit_t --resume CKPT --output lvvit_t.onnx
 
 Needs Paddle 3 and `pip install paddle2onnx==2.1.0 onnx onnxruntime`. The file's input is `image` [batch, 3, S, S],
-normalised as util/data/transforms.py does, its output `logits` (or `scores`) [batch, C].
+normalised by mean and standard deviation; its output is `logits` (or `scores`) [batch, C].
 """
 
 import contextlib
@@ -38,14 +38,14 @@ def parser():
         type=int,
         choices=range(13, 20),
         metavar='N',
-        help='operator set, 13 to 19 (default: 17); paddle2onnx crashes on others',
+        help='operator set, 13 to 19 (default: 17); paddle2onnx crashes for others',
     )
-    parser.add_argument('--fuse_softmax', action='store_true', help='let the network end in a softmax')
+    parser.add_argument('--fuse_softmax', action='store_true', help='end the network with a softmax')
     return parser
 
 
 def libraries():
-    """The modules paddle2onnx, onnx and onnxruntime. Raises UserError that says what to install."""
+    """The modules (paddle2onnx, onnx, onnxruntime). Raises UserError with the pip command if one is missing."""
     if not export.PADDLE_3:
         raise UserError(f'ONNX export needs Paddle 3, this is {paddle.__version__}: paddle2onnx crashes on .pdmodel')
     try:
@@ -60,8 +60,7 @@ def libraries():
 
 @contextlib.contextmanager
 def captured():
-    """Keep what is written to file descriptors 1 and 2, also by C++, from the console; yields a function that gives
-    it as text."""
+    """Capture file descriptors 1 and 2, to which C++ writes too. Yields a function that returns the text."""
     sys.stdout.flush()
     sys.stderr.flush()
     with tempfile.TemporaryFile() as file:
@@ -85,7 +84,7 @@ def captured():
 
 
 def convert(paddle2onnx, prefix, path, opset):
-    """Write path from <prefix>.json. Raises UserError with paddle2onnx's last line if it cannot."""
+    """Write the ONNX file `path` from <prefix>.json. Raises UserError with paddle2onnx's last line if it fails."""
     with captured() as text:
         try:
             paddle2onnx.export(
@@ -98,15 +97,15 @@ def convert(paddle2onnx, prefix, path, opset):
                 optimize_tool='None',
             )
             error = None
-        except Exception as exception:  # of its C++ part: RuntimeError and others
+        except Exception as exception:  # its C++ code raises RuntimeError and others
             error = exception
-        said = text().strip().splitlines()
+        lines = text().strip().splitlines()
     if error or not os.path.isfile(path):
-        raise UserError(f'--opset {opset}: paddle2onnx cannot convert the model ({error or said[-1:]})')
+        raise UserError(f'--opset {opset}: paddle2onnx cannot convert the model ({error or lines[-1:]})')
 
 
 def tidy(onnx, path, output):
-    """Give the batch dimension and the output names that say what they are, and drop constants that nothing uses."""
+    """Name the batch dimension and the output, and drop unused constants."""
     model = onnx.load(path)
     graph = model.graph
     old = graph.output[0].name
@@ -125,10 +124,10 @@ def tidy(onnx, path, output):
 
 
 def session(onnxruntime, path, threads):
-    """path in ONNX Runtime on the CPU: a function from images [B, 3, S, S] to [B, C]."""
+    """The file in ONNX Runtime on the CPU, as a function from images [B, 3, S, S] to [B, C]."""
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
-    settings.log_severity_level = 3  # errors only, not what it tidies up in the graph
+    settings.log_severity_level = 3  # errors only
     session = onnxruntime.InferenceSession(path, settings, providers=['CPUExecutionProvider'])
     name = session.get_inputs()[0].name
     return lambda images: session.run(None, {name: images})[0]

@@ -1,18 +1,17 @@
-"""From a folder of photos to a model trained with token labels of its own making, without any other network.
+"""Train a model on a folder of photos with token labels that another model of the family makes from them.
 
     python tools/self_label.py PHOTOS OUT --model lvvit_s --epochs 100 --batch_size 64 [any other flag of main.py]
     python tools/self_label.py --launch '--gpus 0,1' --map_size 384 PHOTOS OUT …       flags of this tool come first
 
-Self-emerging token labeling (arXiv 2401.03844), in three steps that each go on where they were when the command is
-given again:
+Self-emerging token labeling (arXiv 2401.03844) in three steps. The same command, given again, resumes each of them:
 
-    1. OUT/labeler   a model learns the labels of the photos by its class token and by the mean of its other tokens
-    2. OUT/maps      it says what is where on every training photo
+    1. OUT/labeler   a model learns the photos' labels from its class token and from the mean of its patch tokens
+    2. OUT/maps      it writes a label map for each training photo
     3. OUT/student   a new model learns from the labels and these maps
 
-PHOTOS holds a folder a class, or train/ and val/ with a folder a class each; without val/ a part of each class is held
-out. OUT/train_list.txt and val_list.txt say which photo is where, label_list.txt names the classes, and
-OUT/self_label.log has the output of all steps.
+PHOTOS has one folder per class, or train/ and val/ with one folder per class each; without val/ a share of each class
+is held out. The tool writes OUT/train_list.txt, val_list.txt and label_list.txt; OUT/self_label.log has the output of
+all steps.
 """
 
 import argparse
@@ -36,24 +35,36 @@ from util.errors import UserError
 from util.logger import log
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-OURS = ['--data_path', '--cls_label_path_train', '--cls_label_path_val', '--output_dir', '--resume', '--nb_classes']
+SET_HERE = ['--data_path', '--cls_label_path_train', '--cls_label_path_val', '--output_dir', '--resume', '--nb_classes']
 
 
 def parser():
     parser = Parser('tools/self_label.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--val_share', default=0.1, type=float, help='of each class to hold out where there is no val/')
-    parser.add_argument('--map_size', type=int, metavar='PX', help='input of the labeler for the maps (default: twice)')
-    parser.add_argument('--labeler_flags', default='', metavar='FLAGS', help='of main.py, for the labeler alone')
+    parser.add_argument(
+        '--val_share',
+        default=0.1,
+        type=float,
+        help='share of each class to hold out if there is no val/ (default: 0.1)',
+    )
+    parser.add_argument(
+        '--map_size',
+        type=int,
+        metavar='PX',
+        help='input size of the labeler for the maps (default: twice --input_size)',
+    )
+    parser.add_argument('--labeler_flags', default='', metavar='FLAGS', help='flags of main.py for the labeler alone')
     parser.add_argument(
         '--student_flags',
         default='--ground_truth only --token_label_gumbel',
         metavar='FLAGS',
-        help="the same for the student; default, the paper's choice: %(default)s",
+        help="flags of main.py for the student alone (default, as in the paper: '%(default)s')",
     )
-    parser.add_argument('--launch', default='', metavar='FLAGS', help="of Paddle's launcher, such as '--gpus 0,1'")
-    parser.add_argument('photos', metavar='PHOTOS', help='folder of class folders, in train/ if there is one')
-    parser.add_argument('out', metavar='OUT', help='folder for lists, label maps and both trainings')
-    parser.add_argument('flags', nargs=argparse.REMAINDER, metavar='FLAGS', help='of main.py, for both trainings')
+    parser.add_argument(
+        '--launch', default='', metavar='FLAGS', help="flags of Paddle's launcher, such as '--gpus 0,1'"
+    )
+    parser.add_argument('photos', metavar='PHOTOS', help='folder of the photos')
+    parser.add_argument('out', metavar='OUT', help='folder for all results')
+    parser.add_argument('flags', nargs=argparse.REMAINDER, metavar='FLAGS', help='flags of main.py for both trainings')
     return parser
 
 
@@ -67,7 +78,7 @@ def write_lists(photos, out, val_share):
     samples = listing.read_folder(root, sys.maxsize)
     names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
     if len(names) < 2:
-        raise UserError(f'{root}: photos of one class only ({names[0]}); there must be a folder for each of several')
+        raise UserError(f'{root}: photos of one class only ({names[0]}); it needs one folder per class')
     val = os.path.join(photos, 'val')
     if os.path.isdir(val):
         held_out = listing.read_folder(val, len(names))
@@ -79,12 +90,12 @@ def write_lists(photos, out, val_share):
     files.write(
         os.path.join(out, 'label_list.txt'), os.fsencode(''.join(f'{i} {name}\n' for i, name in enumerate(names)))
     )
-    log(f'{photos}: {len(names)} classes, {len(samples)} photos to learn from, {len(held_out)} to judge by')
+    log(f'{photos}: {len(names)} classes, {len(samples)} training photos, {len(held_out)} validation photos')
     return len(names)
 
 
 def hold_out(samples, names, share):
-    """(samples to train on, samples to judge by): of each class the same share, always the same ones."""
+    """(training samples, validation samples): the same share of each class, the same photos every time."""
     if not 0 < share < 1:
         raise UserError(f'--val_share {share}: must be above 0 and below 1')
     chosen, of_class = set(), [[] for _ in names]
@@ -93,7 +104,7 @@ def hold_out(samples, names, share):
     for label, (name, members) in enumerate(zip(names, of_class)):
         count = max(1, round(share * len(members)))
         if count >= len(members):
-            raise UserError(f'class folder {name} has {len(members)} photo(s): too few to learn from and to judge by')
+            raise UserError(f'class folder {name} has {len(members)} photo(s): too few for training and validation')
         chosen.update(np.random.default_rng(label).permutation(members)[:count].tolist())
     return [s for i, s in enumerate(samples) if i not in chosen], [s for i, s in enumerate(samples) if i in chosen]
 
@@ -102,7 +113,7 @@ def hold_out(samples, names, share):
 
 
 class Steps:
-    """Runs the project's scripts one after the other. Raises UserError when one fails."""
+    """Runs the project's scripts in turn. Raises UserError when one fails."""
 
     def __init__(self, out, launch):
         self.log_path = os.path.join(out, 'self_label.log')
@@ -112,7 +123,7 @@ class Steps:
             self.start += shlex.split(launch)
 
     def run(self, title, words):
-        """Run a script; what it prints goes to the console and to the log."""
+        """Run a script; its output goes to the console and to the log."""
         log(f'== {title}: {shlex.join(words)}')
         with open(self.log_path, 'a', encoding='utf-8') as copy:
             copy.write(f'== {title}: {shlex.join(words)}\n')
@@ -125,25 +136,25 @@ class Steps:
         if process.returncode:
             raise UserError(
                 f'{title}: stopped with exit code {process.returncode}, see above and {self.log_path}; '
-                'the same command goes on from there'
+                'the same command resumes there'
             )
 
 
 def accuracy(folder):
-    """Top-1 of the last epoch of a run in percent, and the best."""
+    """(top-1 of the last epoch, best top-1) of a run, in percent."""
     with open(os.path.join(folder, 'log.txt'), encoding='utf-8') as f:
         last = json.loads(f.readlines()[-1])
     return last['test_acc1'], last['best_acc1']
 
 
 def check_flags(words):
-    """Raise UserError for flags of main.py that this tool sets itself, and for its own behind PHOTOS OUT."""
+    """Raise UserError for flags of main.py that this tool sets, and for the tool's own flags behind PHOTOS OUT."""
     for word in words:
         flag = word.split('=')[0]
-        if flag in OURS:
-            raise UserError(f'{flag}: this tool sets it itself')
+        if flag in SET_HERE:
+            raise UserError(f'{flag}: tools/self_label.py sets it; leave it out')
         if flag in ('--val_share', '--map_size', '--labeler_flags', '--student_flags', '--launch'):
-            raise UserError(f'{flag}: must stand before PHOTOS; behind OUT there are flags of main.py')
+            raise UserError(f'{flag}: must come before PHOTOS; flags behind OUT are those of main.py')
 
 
 def main(args):
@@ -158,7 +169,7 @@ def main(args):
     first = [*common, '--token_pool_weight', '1', *shlex.split(args.labeler_flags), *data, '--output_dir', labeler]
     second = [*common, '--token_label', '--token_label_data', maps, *shlex.split(args.student_flags), *data]
     second += ['--output_dir', student]
-    flags = trainer.parser().parse_args(first)  # what is wrong is said before the first step
+    flags = trainer.parser().parse_args(first)  # wrong flags are an error before the first step
     trainer.parser().parse_args(second)
     complete_model(flags, FAMILY[flags.model])
 

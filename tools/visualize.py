@@ -1,4 +1,4 @@
-"""A PNG of what tokens say: a model's classes for every token, label maps, and the targets made from them.
+"""Draw a PNG of token predictions, attention rollout, label maps, and the token targets made from them.
 
 tools/visualize.py --resume CKPT --input IMG …                            predictions, token by token
 tools/visualize.py --resume CKPT --rollout --input IMG …                  and what the class token attends to
@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from models import FAMILY, build_model, published_weights, token_grid
-
+from tools import insight
+from tools.drawing import GAP, MARGIN, PAPER, SIDE, Tokens, arrange, heat, save, short_name, tile
 from util.args import (
     Parser,
     add_eval_transform,
@@ -30,11 +31,9 @@ from util.args import (
 )
 from util.data.images import BadImage, find_images, open_rgb
 from util.data.label_maps import LabelMaps
-from util.data.transforms import to_input
 from util.data.token_label import sparse_target, token_target
-from util.data.transforms import EvalTransform, TrainTransform
-from util.deploy import insight, records
-from util.deploy.drawing import GAP, MARGIN, PAPER, SIDE, Tokens, arrange, heat, save, short_name, tile
+from util.data.transforms import EvalTransform, TrainTransform, to_input
+from util.deploy import records
 from util.errors import UserError
 from util.logger import log
 from util.weights.load import load
@@ -60,11 +59,11 @@ def parser():
         '--columns', type=count, help='images per row (default: 3 when predictions of one model alone are shown)'
     )
     parser.add_argument(
-        '--rollout', action='store_true', help='a tile with what the class token attends to (attention rollout)'
+        '--rollout', action='store_true', help='add a tile with the attention rollout of the class token'
     )
     group = add_label_maps(parser)
     group.add_argument('--aa', default='rand-m9-mstd0.5-inc1', help="RandAugment of the draws, '' for none")
-    group.add_argument('--draws', default=4, type=int, help='draws of the train transform per image')
+    group.add_argument('--draws', default=4, type=int, help='draws of the train transform per image (default: 4)')
     group.add_argument('--seed', default=0, type=int, help='seed of the draws (default: 0)')
     parser.add_argument('--output', required=True, metavar='PNG', help='picture to write')
     return parser
@@ -74,7 +73,7 @@ def parser():
 
 
 def map_tiles(path, maps, args, names):
-    """The source, its label map where it lies, and draws of the train transform with the targets of their tokens."""
+    """Tiles: the source, the label map over the part it covers, draws of the train transform with token targets."""
     source = open_rgb(path)
     scores, ids = maps.read(path)
     covered = maps.covered(*source.size)
@@ -100,14 +99,14 @@ def map_tiles(path, maps, args, names):
 
 
 def dense(target, num_classes):
-    """SparseTarget to probabilities [1+N, C]."""
+    """The probabilities [1+N, C] of a SparseTarget."""
     result = np.repeat(target.floor[:, None], num_classes, axis=1)
     result[:, target.ids] = target.listed.T
     return result
 
 
 def on_white(image):
-    """The image on a white square, so that a tile does not distort it."""
+    """The image centred on a white square."""
     side = max(image.size)
     canvas = Image.new('RGB', (side, side), PAPER)
     canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
@@ -115,9 +114,9 @@ def on_white(image):
 
 
 def prediction_tiles(path, columns, transform, names, with_rollout):
-    """The network's view of the image, and for each model what every token says, and what its class token attends to.
+    """Tiles: the cropped image, and for each model its prediction, its token predictions, and the rollout if wanted.
 
-    columns: [(caption, model)]. With one model its prediction stands below the image, with several below their tokens.
+    columns: [(caption, model)]. With one model the prediction stands below the image, with several below the tokens.
     """
     image = transform.crop(open_rgb(path))
     array = to_input(image, transform.mean, transform.std)
@@ -133,9 +132,8 @@ def prediction_tiles(path, columns, transform, names, with_rollout):
             tiles.append(tile(image, f'{caption}\n{answer}', tokens, names))
         else:
             tiles.append(tile(image, answer))
-            tiles.append(
-                tile(image, 'the model, token by token' if tokens else 'its tokens say nothing', tokens, names)
-            )
+            tokens_title = 'the model, token by token' if tokens else 'no trained token classifier'
+            tiles.append(tile(image, tokens_title, tokens, names))
         if with_rollout:
             values = insight.class_rollout(model, array)
             spread = f'rollout: {values.min():.2f} to {values.max():.2f} x the mean'
@@ -148,8 +146,7 @@ def file_name(path):
 
 
 def captions(paths):
-    """What tells files apart: their paths without the folders that all of them lie in, and without a file name that all
-    of them have; at most 30 characters of it."""
+    """Short names of files: paths without the folders and the file name that all share, the last 30 characters."""
     if not paths:
         return []
     paths = [os.path.abspath(path) for path in paths]
@@ -160,7 +157,7 @@ def captions(paths):
 
 
 def load_models(args):
-    """[(caption, model)]: of --resume or --pretrained, then of --compare. Raises UserError for what cannot be shown."""
+    """[(caption, model)]: of --resume or --pretrained, then of --compare. Raises UserError if nothing can be shown."""
     names, files = captions(([args.resume] if args.resume else []) + args.compare), list(args.compare)
     if args.pretrained and not args.resume:
         names = ['published weights', *names]
@@ -170,7 +167,7 @@ def load_models(args):
     for name, file in zip(names, files):
         model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
         if not (model.return_dense or args.rollout):
-            raise UserError(f'--model {args.model}: has no classifier of tokens to show; --rollout shows its attention')
+            raise UserError(f'--model {args.model}: has no token classifier; --rollout shows its attention')
         load(model, file, args.ema)
         model.eval()
         columns.append((name, model))
@@ -181,7 +178,7 @@ def main(args):
     complete_model(args, FAMILY[args.model])
     if (args.compare or args.rollout) and not (args.resume or args.pretrained):
         flag = '--compare' if args.compare else '--rollout'
-        raise UserError(f'{flag}: needs a model; give --resume (a checkpoint) or --pretrained besides')
+        raise UserError(f'{flag}: needs a model; add --resume (a checkpoint) or --pretrained')
     if not (args.resume or args.pretrained or args.token_label_data):
         raise UserError(
             'nothing to show: give --resume (a checkpoint) or --pretrained, --token_label_data (label maps), or both'

@@ -16,7 +16,6 @@ import export_model
 import infer
 import predict
 from util.data.loader import build_predict_loader
-from util.data.transforms import to_input
 from util.data.transforms import EvalTransform
 from util.weights import checkpoint
 
@@ -39,7 +38,8 @@ def test_a_record_is_the_softmax_of_the_logits(predicted, images, label_list):
     assert record['class_ids'] == order.tolist() and record['file_name'] == str(images / 'a.jpg')
     assert record['label_names'] == [WORDS[i] for i in order]
     np.testing.assert_allclose(record['scores'], scores[order], atol=1e-5)
-    assert sum(record['scores']) == pytest.approx(1, abs=1e-4) and record['scores'][0] > record['scores'][-1] + 0.05
+    assert record['scores'] == [round(score, 5) for score in record['scores']]
+    assert record['scores'][0] > record['scores'][-1] + 0.05
 
 
 def test_folders_globs_and_files_in_the_order_given_whatever_the_case_of_the_extension(predicted, images):
@@ -50,6 +50,7 @@ def test_folders_globs_and_files_in_the_order_given_whatever_the_case_of_the_ext
 
 
 def test_topk_and_without_a_list_an_id_is_its_own_name(predicted, images):
+    assert len(predicted(images / 'a.jpg')[0]['class_ids']) == 5, 'the default'
     for topk, given in ((1, 1), (50, 10)):
         (record,) = predicted(images / 'a.jpg', '--topk', topk)
         assert [len(record[k]) for k in ('class_ids', 'scores', 'label_names')] == [given] * 3
@@ -62,11 +63,10 @@ def test_1000_classes_are_imagenets_unless_named(run, images, tmp_path):
     checkpoint.save(weights, str(tmp_path / 'w.pdparams'))
     flags = ['--resume', tmp_path / 'w.pdparams', '--infer_imgs', images / 'a.jpg', '--topk', 2]
     (record,) = records(run(predict, '--model', 'lvvit_nano', '--input_size', 32, *flags))
-    assert record['class_ids'] == [171, 0] and record['label_names'][0] == 'Italian greyhound'
-    assert record['label_names'][1].startswith('tench')
+    assert record['class_ids'] == [171, 0] and record['label_names'] == ['Italian greyhound', 'tench, Tinca tinca']
 
 
-# ---- batches, and images that do not decode
+# ---- batches, and images that cannot be decoded
 
 
 @pytest.fixture
@@ -86,37 +86,34 @@ def either(request, ckpt, exported):
 
 
 @pytest.mark.parametrize('batch_size', [1, 2, 8])
-def test_bad_images_are_left_out_named_and_an_error_at_the_end(run, images, either, some_bad, tmp_path, batch_size):
+def test_bad_images_are_left_out_and_named_and_an_error_at_the_end(run, images, either, some_bad, tmp_path, batch_size):
     script, flags = either
     flags = [*flags, '--infer_imgs', some_bad, images / 'sub' / 'b.PNG', '-b', batch_size]
     result = run(script, *flags, '--save_json', tmp_path / 'r.json')
-    assert result.code == 1
     *named, line = result.err.splitlines()
-    assert '2 of 4 images could not be decoded' in line and '--skip_bad' in line
-    assert len(named) == 2
-    for name, said in zip(('b.jpg', 'c.png'), named):
-        assert f'{some_bad / name}: cannot be decoded' in said
+    assert result.code == 1 and '2 of 4 images' in line and '--skip_bad' in line
+    assert len(named) == 2 and str(some_bad / 'b.jpg') in named[0] and str(some_bad / 'c.png') in named[1]
     skipped = records(run(script, *flags, '--skip_bad'))
     assert [r['file_name'] for r in skipped] == [str(some_bad / 'a.jpg'), str(images / 'sub' / 'b.PNG')]
     assert json.loads((tmp_path / 'r.json').read_text()) == skipped, 'results come before the error'
     assert multiprocessing.active_children() == []
 
 
-def test_no_image_that_decodes_is_an_error_even_with_skip_bad(run, either, some_bad):
+def test_no_image_that_can_be_decoded_is_an_error_even_with_skip_bad(run, either, some_bad):
     script, flags = either
     result = run(script, *flags, '--infer_imgs', some_bad / 'b.jpg', some_bad / 'c.png', '--skip_bad')
-    assert result.code == 1 and '2 of 2 images could not be decoded' in result.err.splitlines()[-1]
+    assert result.code == 1 and '2 of 2 images' in result.err.splitlines()[-1]
 
 
 @pytest.mark.parametrize('batch_size, ahead, processes', [(1, True, 1), (2, True, 1), (2, False, 0), (8, True, 0)])
-def test_batches_keep_the_order_and_mark_what_is_damaged(images, some_bad, batch_size, ahead, processes):
+def test_batches_keep_the_order_and_mark_damaged_files(images, some_bad, batch_size, ahead, processes):
     files = [str(images / 'sub' / 'b.PNG'), *map(str, sorted(some_bad.iterdir()))]
     transform, labels, arrays = EvalTransform(32, 1.0), [], []
     for batch in build_predict_loader(files, transform, batch_size, ahead):
         assert len(multiprocessing.active_children()) <= processes
         labels += np.asarray(batch['label']).tolist()
         arrays += list(np.asarray(batch['image']))
-    black = to_input(np.zeros((32, 32, 3), 'uint8'))
+    black = transform(Image.new('RGB', (32, 32)))
     assert labels == [0, 0, -1, -1] and all(np.array_equal(array, black) for array in arrays[2:])
     for path, array in zip(files[:2], arrays):
         np.testing.assert_array_equal(array, transform(Image.open(path)))
@@ -126,7 +123,7 @@ def test_an_image_that_is_gone_is_one_line(refused, either, images, monkeypatch)
     script, flags = either
     monkeypatch.setattr(script, 'find_images', lambda inputs: [str(images / 'a.jpg'), '/nowhere/z.jpg'])
     for batch_size in (1, 2):
-        assert '/nowhere/z.jpg: cannot be read' in refused(script, *flags, '--infer_imgs', 'x', '-b', batch_size)
+        assert '/nowhere/z.jpg' in refused(script, *flags, '--infer_imgs', 'x', '-b', batch_size)
 
 
 def test_a_decoding_process_that_dies_is_one_line(refused, either, images, monkeypatch):
@@ -135,21 +132,22 @@ def test_a_decoding_process_that_dies_is_one_line(refused, either, images, monke
     assert 'a loader process has died' in refused(script, *flags, '--infer_imgs', images, '-b', 1)
 
 
+# ---- refusals
+
+
 def test_inputs_that_are_no_images_are_named(predict_with, infer_with, images, tmp_path):
     (tmp_path / 'empty').mkdir()
-    for given in ('empty', 'none.jpg', '*.png'):
-        for script, flag in ((predict_with, '--infer_imgs'), (infer_with, '--input_file')):
-            assert f'{tmp_path / given}: no such file, or no images there' in script(flag, images, tmp_path / given)
-
-
-# ---- what cannot be
+    for name in ('empty', 'none.jpg', '*.png'):
+        assert str(tmp_path / name) in predict_with('--infer_imgs', images, tmp_path / name)
+        assert str(tmp_path / name) in infer_with('--input_file', images, tmp_path / name)
 
 
 LABEL_LISTS = {
-    b'0 zero\n1 one\n': 'has no name for class 2 of 10',
+    b'0 zero\n1 one\n': 'no name for class 2 of 10',
     b'0 zero\n\none 1\n': 'line 3',
-    b'0 zero\n1\n': "line 2: expected 'id name', found '1'",
-    b''.join(b'%d class\n' % i for i in range(11)): 'names 11 classes, but the model has 10',
+    b'0 zero\n1\n': 'line 2',
+    b'0 zero\n1 one\n0 nought\n': 'line 3',
+    b''.join(b'%d class\n' % i for i in range(11)): 'names 11 classes',
     b'0 \xff\xfe\n': 'not a readable text file',
 }
 
@@ -162,33 +160,34 @@ def test_label_lists_that_do_not_fit_are_named(predict_with, infer_with, export_
         assert str(path) in line and says in line
     for script in (predict_with, infer_with, export_with):
         assert str(path) in script('--label_list', path)
-        assert '/nowhere/names.txt' in script('--label_list', '/nowhere/names.txt')
 
 
-def test_settings_that_cannot_be_are_refused_by_every_script(predict_with, infer_with, export_with):
+@pytest.mark.parametrize(
+    'flags', ['--crop_pct 0', '--crop_pct 1.1', '--interpolation cubic', '--std 1 0 1', '--label_list /nowhere.txt']
+)
+def test_settings_are_checked_by_every_script(predict_with, infer_with, export_with, flags):
     for script in (predict_with, infer_with, export_with):
-        for flags in ('--crop_pct 0', '--crop_pct 1.1', '--interpolation cubic'):
-            assert flags in script(*words(flags))
+        assert flags.split()[0] in script(*words(flags)) or '/nowhere.txt' in script(*words(flags))
 
 
-UNFIT = {
-    '--model resnet50': "argument --model: invalid choice: 'resnet50'",
-    '--input_size 40': 'img_size 40',
-    '--resume ""': '--resume is missing',
-    '--resume /nowhere/x.pd': '/nowhere/x.pd: cannot be read',
-    '--nb_classes 12': 'head.weight is [128, 10]',
-    '--input_size 64': 'pos_embed',
-}
-
-
-@pytest.mark.parametrize('flags', UNFIT)
-def test_models_and_weights_that_do_not_fit_are_refused(predict_with, export_with, flags):
+@pytest.mark.parametrize(
+    'flags, says',
+    [
+        ('--model resnet50', '--model resnet50'),
+        ('--input_size 40', 'img_size 40'),
+        ('--resume ""', '--resume is missing'),
+        ('--resume /nowhere/x.pd', '/nowhere/x.pd'),
+        ('--nb_classes 12', 'head.weight is [128, 10]'),
+        ('--input_size 64', 'pos_embed'),
+    ],
+)
+def test_models_and_weights_that_do_not_fit_are_refused(predict_with, export_with, flags, says):
     for script in (predict_with, export_with):
-        assert UNFIT[flags] in script(*words(flags))
+        assert says in script(*words(flags))
 
 
 def test_an_output_that_cannot_be_written_is_named(predict_with, export_with, refused, ckpt, tmp_path):
     (tmp_path / 'file').touch()
     assert '--save_json' in predict_with('--save_json', tmp_path / 'file' / 'r.json')
     assert '--output_dir' in export_with('--output_dir', tmp_path / 'file' / 'out')
-    assert '--output_dir is missing' in refused(export_model, *MODEL, '--resume', ckpt)
+    assert '--output_dir' in refused(export_model, *MODEL, '--resume', ckpt)

@@ -1,8 +1,4 @@
-"""The timing report of --enable_benchmark: AutoLog's (github.com/LDOUBLEV/AutoLog) if it is installed, else our own.
-
-timer.start()  per batch; then timer.stamp() after each stage but the last, timer.end() after the last
-timer.report()
-"""
+"""infer.py --enable_benchmark: the time of each stage, by AutoLog (github.com/LDOUBLEV/AutoLog) if it is installed."""
 
 import os
 import resource
@@ -12,14 +8,15 @@ import time
 import numpy as np
 import paddle
 
+from util.deploy.records import best_classes, decoded
 from util.logger import log
 
 STAGES = ('preprocess_time', 'inference_time', 'postprocess_time')
-WARM_UP = 3  # runs of each batch size that come before and do not count
+WARM_UP = 3  # runs of each batch size before the first timed one
 
 
 class Timer:
-    """Takes the time of the stages of each batch. facts: {name: value} to report along with them."""
+    """Times the stages of each batch and logs their means. facts: {name: value} to report as well."""
 
     def __init__(self, facts=None):
         self.facts, self.batches, self.stamps = facts or {}, [], []
@@ -35,7 +32,7 @@ class Timer:
         self.batches.append(np.diff(self.stamps))
 
     def report(self):
-        """Log a table, and in its last line the mean time of each stage in ms per batch."""
+        """Log a table; its last line is the mean time of each stage in ms per batch."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == 'darwin' else 2**10)
         rows = {**self.facts, 'cpu_rss(MB)': f'{peak:.1f}', 'total time spent(s)': f'{np.sum(self.batches):.4f}'}
         log('Inference benchmark')
@@ -46,7 +43,7 @@ class Timer:
 
 
 class AutoLogTimer:
-    """The same calls for an auto_log.AutoLogger, which also watches the memory by a process of its own."""
+    """The same methods for an auto_log.AutoLogger, which also records the memory."""
 
     def __init__(self, logger):
         self.logger = logger
@@ -63,38 +60,34 @@ class AutoLogTimer:
     def report(self):
         try:
             self.logger.report()
-        except SystemExit:  # some versions end the program here, with exit code 0 whatever happened before
+        except SystemExit:  # some versions end the program here, with exit code 0 even after an error
             pass
         sys.stdout.flush()
 
 
-def create(args, settings, network, num_images):
-    """A timer for infer.py's flags and a Predictor, after runs that do not count."""
+def create(network, settings, precision, batch_size, num_images):
+    """A timer for a Predictor, after its warm-up. settings: of inference_yml.find_settings."""
     size = settings['input_size']
-    for batch_size in {min(args.batch_size, num_images), num_images % args.batch_size} - {0}:
+    for batch in {min(batch_size, num_images), num_images % batch_size} - {0}:
         for _ in range(WARM_UP):
-            network(np.zeros([batch_size, 3, size, size], 'float32'))
+            network(np.zeros([batch, 3, size, size], 'float32'))
     config = network.config
     facts = {
         'model_name': settings['model'],
-        'model_precision': args.precision,
-        'batch_size': args.batch_size,
+        'model_precision': precision,
+        'batch_size': batch_size,
         'data_shape': f'3,{size},{size}',
     }
     try:
         import auto_log
     except ImportError as error:
-        if error.name != 'auto_log':  # installed, but something that it imports is missing
+        if error.name != 'auto_log':  # it is installed, but a package that it imports is not
             log(f'auto_log cannot be imported ({error}): the report is the built-in one')
-        return Timer(
-            {
-                **facts,
-                'data_num': num_images,
-                'engine': network.engine,
-                'cpu_threads': config.cpu_math_library_num_threads(),
-                'paddle_version': paddle.__version__,
-            }
-        )
+        facts['data_num'] = num_images
+        facts['engine'] = network.engine
+        facts['cpu_threads'] = config.cpu_math_library_num_threads()
+        facts['paddle_version'] = paddle.__version__
+        return Timer(facts)
     logger = auto_log.AutoLogger(
         **facts,
         save_path=None,
@@ -106,3 +99,18 @@ def create(args, settings, network, num_images):
         warmup=0,
     )
     return AutoLogTimer(logger)
+
+
+def classify(files, loader, network, names, topk, timer, are_scores=False):
+    """records.classify with a timer: decoding, running and ranking of each batch are its three stages."""
+    records, batches = [], iter(loader)
+    for _ in range(len(loader)):
+        timer.start()
+        paths, images = decoded(files, next(batches))
+        if paths:
+            timer.stamp()
+            outputs = network(images)
+            timer.stamp()
+            records += best_classes(paths, outputs, names, topk, are_scores)
+            timer.end()
+    return records

@@ -1,4 +1,4 @@
-"""From a model to the files that Paddle Inference loads, and the check that they compute the same."""
+"""From a model to the files that Paddle Inference loads, each compared with the model before it is kept."""
 
 import os
 import tempfile
@@ -8,19 +8,18 @@ import paddle
 import paddle.nn.functional as F
 from paddle import inference, nn
 
-from util.deploy.engines import gpu_is_there, onednn_is_there
 from util.deploy.inference_yml import PADDLE_3, write_settings
-from util.deploy.predictor import Predictor
+from util.deploy.predictor import Predictor, gpu_is_there, onednn_is_there
 from util.errors import UserError
 from util.logger import log
 
-LIMIT = 5e-5  # largest difference to the model itself, of its largest output
+LIMIT = 5e-5  # largest difference to the model, as a share of the model's largest output
 LIMIT_FP16 = 2e-2
 CHECKED_BATCHES = (1, 2, 5)
 
 
 class WithSoftmax(nn.Layer):
-    """[B, 3, S, S] -> scores [B, C]: a classifier and its softmax."""
+    """A classifier and its softmax: [B, 3, S, S] -> scores [B, C]."""
 
     def __init__(self, model):
         super().__init__()
@@ -74,8 +73,7 @@ def to_float16(prefix):
 
 @paddle.no_grad()
 def random_outputs(model):
-    """[(images, outputs)]: random images, as normalised ones are, in batches of several sizes, and what the model
-    itself makes of them."""
+    """[(images, outputs of the model)] for batches of several sizes; the images are normally distributed noise."""
     rng = np.random.default_rng(0)
     pairs = []
     for batch_size in CHECKED_BATCHES:
@@ -84,97 +82,76 @@ def random_outputs(model):
     return pairs
 
 
-def compare(pairs, network, what, limit=LIMIT):
+def compare(pairs, network, name, limit=LIMIT):
     """The largest difference between network(images) and the outputs of `random_outputs`, over their largest value.
 
-    Raises UserError if it is above the limit, or no number. what: the file, for the message.
+    Raises UserError that names the file `name` if the difference is NaN or above the limit.
     """
     worst = 0.0
     for images, expected in pairs:
         got, batch_size = network(images), len(images)
         if got.shape != expected.shape:
             raise UserError(
-                f'{what}: gives {list(got.shape)} for a batch of {batch_size}, the model '
+                f'{name}: gives {list(got.shape)} for a batch of {batch_size}, the model '
                 f'{list(expected.shape)}; nothing is exported'
             )
         difference = float(np.abs(got - expected).max() / np.abs(expected).max())
-        if not difference <= limit:
+        if not difference <= limit:  # also for NaN
             raise UserError(
-                f'{what}: differs from the model by {difference:.1e} of the largest output at batch '
+                f'{name}: differs from the model by {difference:.1e} of the largest output at batch '
                 f'{batch_size}, more than {limit:.0e}; nothing is exported'
             )
         worst = max(worst, difference)
     return worst
 
 
-def compare_files(pairs, prefix, kind):
-    """`compare` for exported files, run by oneDNN, or by Paddle's own kernels where there is none."""
-    model_file = f'{prefix}.{kind}'
-    network = Predictor(
-        model_file,
-        f'{prefix}.pdiparams',
-        engine='onednn' if onednn_is_there() else 'paddle',
-        threads=int(os.environ['OMP_NUM_THREADS']),
-    )
-    return compare(pairs, network, f'model.{kind}')
-
-
 # -- export_model.py ---------------------------------------------------------------------------------------------------
 
 
-def check_flags(args):
-    """Raises UserError for what this Paddle cannot write."""
-    if args.format != 'pdmodel' and not PADDLE_3:
-        raise UserError(f'--format {args.format}: model.json needs Paddle 3, this is {paddle.__version__}')
-    if args.precision == 'fp16' and args.format != 'pdmodel':
-        raise UserError(f'--precision fp16: Paddle converts .pdmodel only; leave out --format {args.format}')
-    if args.precision == 'fp16' and not paddle.device.is_compiled_with_cuda():
+def check_flags(format, precision, output_dir):
+    """Raise UserError for flags of export_model.py that this Paddle cannot carry out."""
+    if format != 'pdmodel' and not PADDLE_3:
+        raise UserError(f'--format {format}: model.json needs Paddle 3, this is {paddle.__version__}')
+    if precision == 'fp16' and format != 'pdmodel':
+        raise UserError(f'--precision fp16: Paddle converts .pdmodel only; leave out --format {format}')
+    if precision == 'fp16' and not paddle.device.is_compiled_with_cuda():
         raise UserError('--precision fp16 needs a build of Paddle for GPUs, which alone can convert the weights')
-    if not args.output_dir:
+    if not output_dir:
         raise UserError('--output_dir is missing: the folder for the exported files')
 
 
-def write_checked(model, args, folder):
-    """Write model.* into a folder, each format compared with the model itself."""
+def write_checked(model, folder, kinds, precision):
+    """Write model.* into a folder, each of `kinds` (json, pdmodel) compared with the model itself."""
     prefix, pairs = os.path.join(folder, 'model'), random_outputs(model)
-    for kind in ('json', 'pdmodel') if args.format == 'both' else (args.format,):
+    params_file, threads = f'{prefix}.pdiparams', int(os.environ['OMP_NUM_THREADS'])
+    for kind in kinds:
         save_graph(model, prefix, as_json=kind == 'json')
-        worst = compare_files(pairs, prefix, kind)
+        engine = 'onednn' if onednn_is_there() else 'paddle'
+        worst = compare(pairs, Predictor(f'{prefix}.{kind}', params_file, engine, threads=threads), f'model.{kind}')
         log(
             f'model.{kind}: differs from the model by at most {worst:.1e} of the largest output '
             f'(batches of {", ".join(map(str, CHECKED_BATCHES))})'
         )
-    if args.precision == 'fp16':
+    if precision == 'fp16':
         to_float16(prefix)
         if gpu_is_there():
-            network = Predictor(f'{prefix}.pdmodel', f'{prefix}.pdiparams', 'gpu', 'fp16')
+            network = Predictor(f'{prefix}.pdmodel', params_file, 'gpu', 'fp16')
             worst = compare(pairs, network, 'model.pdmodel in float16', LIMIT_FP16)
             log(f'float16: differs by at most {worst:.1e}')
         else:
             log('float16: not run, there is no GPU here')
 
 
-def write_export(model, args, names):
-    """Write the files of a model in evaluation mode into --output_dir: all of them or, on UserError, none.
+def write_export(model, output_dir, settings, format):
+    """Write the files of a model in evaluation mode into a folder: all of them or, on UserError, none.
 
-    names: {class id: name}; args: of export_model.py.
+    settings: the content of inference.yml. format: pdmodel, json or both.
     """
-    settings = {
-        'model': args.model,
-        'input_size': args.input_size,
-        'nb_classes': args.nb_classes,
-        'crop_pct': args.crop_pct,
-        'interpolation': args.interpolation,
-        'mean': list(args.mean),
-        'std': list(args.std),
-        'output': 'scores' if args.fuse_softmax else 'logits',
-        'precision': args.precision,
-        'label_names': names,
-    }
-    with tempfile.TemporaryDirectory(prefix='.export-', dir=args.output_dir) as folder:
-        write_checked(model, args, folder)
+    kinds = ('json', 'pdmodel') if format == 'both' else (format,)
+    with tempfile.TemporaryDirectory(prefix='.export-', dir=output_dir) as folder:
+        write_checked(model, folder, kinds, settings['precision'])
         files = sorted(os.listdir(folder))
         write_settings(folder, settings, [name for name in files if not name.endswith('.info')])
         for name in (*files, 'inference.yml'):
-            os.replace(os.path.join(folder, name), os.path.join(args.output_dir, name))
-    log(f'Model is saved in {args.output_dir}.')
+            os.replace(os.path.join(folder, name), os.path.join(output_dir, name))
+    log(f'Model is saved in {output_dir}.')

@@ -1,4 +1,4 @@
-"""inference.yml, which export_model.py writes beside a model: what the network expects, and checksums of its files."""
+"""inference.yml, which export_model.py writes beside a model: what the network expects, and what its files are."""
 
 import hashlib
 import os
@@ -13,9 +13,9 @@ from util.logger import log
 from util.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 PADDLE_3 = int(paddle.__version__.split('.')[0]) >= 3
-OUTPUTS = ('logits', 'scores')  # what the network's last layer gives: scores with --fuse_softmax
-FLAGS = ('input_size', 'crop_pct', 'interpolation', 'mean', 'std')  # of infer.py, each a setting too
+OUTPUTS = ('logits', 'scores')  # of the network's last layer: scores with --fuse_softmax
 FIRST_BYTES = {'json': b'{', 'pdmodel': b'\n', 'pdiparams': bytes(4)}  # of every file that Paddle writes
+MEGABYTE = 1 << 20
 
 
 def is_json(path):
@@ -25,28 +25,19 @@ def is_json(path):
 # -- settings ----------------------------------------------------------------------------------------------------------
 
 
-def checksum(path):
-    """{'bytes': size, 'sha256': hex digest} of a file."""
-    digest = hashlib.sha256()
-    with open(path, 'rb') as f:
-        for chunk in iter(lambda: f.read(1 << 20), b''):
-            digest.update(chunk)
-    return {'bytes': os.path.getsize(path), 'sha256': digest.hexdigest()}
-
-
 def write_settings(folder, settings, files):
-    """Write inference.yml: the settings, the Paddle that exported the model, and a checksum of each file.
+    """Write inference.yml: the settings, the version of Paddle, and the identity of each file.
 
-    files: names in `folder`, such as model.pdmodel; each is known by its ending.
+    files: names in `folder`, such as model.pdmodel. Each is recorded under its extension.
     """
-    checksums = {name.rpartition('.')[2]: checksum(os.path.join(folder, name)) for name in files}
-    content = {**settings, 'paddle': paddle.__version__, 'files': checksums}
+    identities = {name.rpartition('.')[2]: identity(os.path.join(folder, name)) for name in files}
+    content = {**settings, 'paddle': paddle.__version__, 'files': identities}
     with open(os.path.join(folder, 'inference.yml'), 'w', encoding='utf-8') as f:
         yaml.safe_dump(content, f, sort_keys=False, allow_unicode=True)
 
 
 def read_settings(path):
-    """The content of inference.yml, checked, with defaults for what an older export did not write.
+    """The checked content of inference.yml, with defaults for keys that older exports lack.
 
     Raises UserError that names the file.
     """
@@ -75,17 +66,19 @@ def read_settings(path):
     return settings
 
 
-def find_settings(args):
-    """The settings of the model that infer.py's flags name, with the flags laid over them: those of --config or of the
-    inference.yml beside the model. Where there is none, those of the family; `complete` must then fill in the classes.
+def find_settings(model_file, config=None, label_list=None, **flags):
+    """The settings of an exported model: of `config` or the inference.yml beside the model, then of the flags.
+
+    flags: input_size, crop_pct, interpolation, mean, std; None where the command did not give one.
+    Without an inference.yml the settings are LV-ViT's, and 'nb_classes' is None: call `assume_classes` then.
     """
-    path = args.config or os.path.join(os.path.dirname(args.model_file), 'inference.yml')
-    if args.config or os.path.exists(path):
+    path = config or os.path.join(os.path.dirname(model_file), 'inference.yml')
+    if config or os.path.exists(path):
         settings = read_settings(path)
-        if args.input_size not in (None, settings['input_size']):
-            raise UserError(f'--input_size {args.input_size}: the model was exported for {settings["input_size"]}')
-        if args.label_list:
-            settings['label_names'] = class_names(args.label_list, settings['nb_classes'])
+        if flags['input_size'] not in (None, settings['input_size']):
+            raise UserError(f'--input_size {flags["input_size"]}: the model was exported for {settings["input_size"]}')
+        if label_list:
+            settings['label_names'] = class_names(label_list, settings['nb_classes'])
     else:
         settings = {
             'model': 'unknown',
@@ -98,17 +91,15 @@ def find_settings(args):
             'precision': 'fp32',
             'files': {},
         }
-    for flag in FLAGS:
-        if getattr(args, flag) is not None:
-            settings[flag] = getattr(args, flag)
+    settings.update({name: value for name, value in flags.items() if value is not None})
     return settings
 
 
-def complete(settings, outputs, label_list):
-    """Fill in what no inference.yml says, and log all that is assumed.
+def assume_classes(settings, outputs, label_list):
+    """For an export without inference.yml: set its classes and output, and log every assumption.
 
-    outputs: what the network gives for an image, [1, C]: logits, unless they are not negative and sum to 1.
-    label_list: file of the names of the classes, or None.
+    outputs: what the network gives for an image, [1, C]: scores if they are not negative and sum to 1, else logits.
+    label_list: file of the class names, or None.
     """
     num_classes = outputs.shape[1]
     sums_to_one = outputs.min() >= 0 and abs(outputs.sum() - 1) < 1e-3
@@ -121,22 +112,31 @@ def complete(settings, outputs, label_list):
         named = "ImageNet's"
     else:
         named = 'without names'
-    numbers = {flag: ' '.join(map(str, settings[flag])) for flag in ('mean', 'std')}
+    mean, std = (' '.join(map(str, settings[name])) for name in ('mean', 'std'))
     log(
         f'no inference.yml beside the model; assumed: --input_size {settings["input_size"]} '
-        f'--crop_pct {settings["crop_pct"]} --interpolation {settings["interpolation"]} --mean {numbers["mean"]} '
-        f'--std {numbers["std"]}; its output: {settings["output"]} of {num_classes} classes, {named}'
+        f'--crop_pct {settings["crop_pct"]} --interpolation {settings["interpolation"]} --mean {mean} --std {std}; '
+        f'its output: {settings["output"]} of {num_classes} classes, {named}'
     )
 
 
 # -- the files ---------------------------------------------------------------------------------------------------------
 
 
-def check_files(model_file, params_file, recorded):
-    """Raise UserError that names the flag and the file that is missing, swapped, damaged, or of another export.
+def identity(path):
+    """{'bytes': size, 'sha256_of_first_mb': hex digest}: tells the files of one export from those of another.
 
-    recorded: {ending: checksum} of inference.yml. Without a checksum only the first bytes are looked at; what else is
-    wrong is left to Paddle, which refuses some files, fills up others with zeros, and may crash.
+    Reading the first megabyte takes milliseconds for a model of any size.
+    """
+    with open(path, 'rb') as f:
+        digest = hashlib.sha256(f.read(MEGABYTE)).hexdigest()
+    return {'bytes': os.path.getsize(path), 'sha256_of_first_mb': digest}
+
+
+def check_files(model_file, params_file, recorded):
+    """Raise UserError that names the flag and the file that is missing, swapped, cut off, or of another export.
+
+    recorded: {extension: identity} of inference.yml. Exports of earlier versions recorded 'bytes' alone.
     """
     kind = 'json' if is_json(model_file) else 'pdmodel'
     files = [('--model_file', model_file, kind), ('--params_file', params_file, 'pdiparams')]
@@ -155,20 +155,11 @@ def check_files(model_file, params_file, recorded):
                     f'{flag} {path}: not a .{kind} file of Paddle (are --model_file and --params_file swapped?)'
                 )
     for flag, path, kind in files:
-        if kind in recorded:
-            check_recorded(flag, path, recorded[kind])
-
-
-def check_recorded(flag, path, recorded):
-    """Raise UserError if a file is not the one with the checksum `recorded`."""
-    size = os.path.getsize(path)
-    if size != recorded.get('bytes'):
-        raise UserError(
-            f'{flag} {path}: {size} bytes, but export_model.py wrote {recorded.get("bytes")}: '
-            'cut off, or of another export'
-        )
-    if checksum(path) != recorded:
-        raise UserError(
-            f'{flag} {path}: not the file that export_model.py wrote (its SHA-256 differs): damaged, or of another '
-            'export'
-        )
+        expected, found = recorded.get(kind, {}), identity(path)
+        if expected.get('bytes', found['bytes']) != found['bytes']:
+            raise UserError(
+                f'{flag} {path}: {found["bytes"]} bytes, but export_model.py wrote {expected["bytes"]}: '
+                'cut off, or of another export'
+            )
+        if expected.get('sha256_of_first_mb', found['sha256_of_first_mb']) != found['sha256_of_first_mb']:
+            raise UserError(f'{flag} {path}: not the file that export_model.py wrote: damaged, or of another export')

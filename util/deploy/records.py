@@ -1,11 +1,10 @@
-"""Images to records, one a file, with the best classes and their names: what predict.py and infer.py share."""
+"""The records that predict.py and infer.py print: one per image, with the best classes and their names."""
 
 import json
 import os
 
 import numpy as np
 
-from util.deploy.benchmark import Timer
 from util.errors import UserError, one_line
 from util.files import read_lines
 from util.logger import progress
@@ -17,7 +16,7 @@ IMAGENET_NAMES = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'image
 
 
 def read_label_list(path):
-    """{class id: name} from a file with lines `id name`; a name keeps its synonyms, joined with ', '."""
+    """{class id: name} from a file with lines `id name`. A name may hold several synonyms, joined with ', '."""
     names = {}
     for number, line in read_lines(path):
         key, _, name = line.partition(' ')
@@ -48,7 +47,7 @@ def class_names(path, num_classes):
 def best_classes(files, outputs, names, topk, are_scores=False):
     """One dict per image: class_ids and scores (softmax) of the topk classes, file_name, label_names.
 
-    outputs: [B, C], logits, or are_scores: their softmax; names: {class id: name}, may be empty.
+    outputs: float [B, C], logits, or with are_scores their softmax. names: {class id: name}, may be empty.
     """
     scores = np.asarray(outputs, 'float64')
     if not are_scores:
@@ -68,28 +67,24 @@ def best_classes(files, outputs, names, topk, are_scores=False):
     return records
 
 
-def classify(files, loader, network, names, topk, title, are_scores=False, timer=None):
+def classify(files, loader, network, names, topk, title, are_scores=False):
     """The records of those files that can be decoded, in their order.
 
-    loader: of build_predict_loader; network: float32 [B, 3, S, S] -> [B, C]; title: of the progress bar; timer: of
-    benchmark.py, for the time of each stage.
+    loader: of build_predict_loader. network: float32 [B, 3, S, S] -> [B, C]. title: of the progress bar.
     """
-    records, batches = [], iter(loader)
-    timer = timer or Timer()  # its times are not used
-    for _ in progress(range(len(loader)), title):
-        timer.start()
-        batch = next(batches)
-        decoded = np.asarray(batch['label']) >= 0
-        if not decoded.any():
-            continue
-        images = np.asarray(batch['image'])[decoded]
-        timer.stamp()
-        outputs = network(images)
-        timer.stamp()
-        decoded_files = [files[i] for i in np.asarray(batch['index'])[decoded]]
-        records += best_classes(decoded_files, outputs, names, topk=topk, are_scores=are_scores)
-        timer.end()
+    records = []
+    for batch in progress(loader, title):
+        paths, images = decoded(files, batch)
+        if paths:
+            records += best_classes(paths, network(images), names, topk, are_scores)
     return records
+
+
+def decoded(files, batch):
+    """(paths, images float32 [B, 3, S, S]) of a batch, without the files that could not be decoded."""
+    good = np.asarray(batch['label']) >= 0
+    paths = [files[i] for i in np.asarray(batch['index'])[good]]
+    return paths, np.asarray(batch['image'])[good]
 
 
 def print_and_save(records, path=''):
@@ -103,7 +98,7 @@ def print_and_save(records, path=''):
             raise UserError(f'--save_json {path}: cannot be written to ({error.strerror})')
 
 
-def refuse_undecoded(num_files, num_records, skip_bad):
+def check_undecoded(num_files, num_records, skip_bad):
     """Raise UserError, once the results are out, for files without a record; with skip_bad only if no file has one."""
     if num_records == 0:
         raise UserError(f'{num_files} of {num_files} images could not be decoded (named above)')

@@ -1,4 +1,7 @@
-"""What happens inside a model on its way to an answer, read by hooks: models.py knows nothing of it."""
+"""What a model computes on the way to its output: token predictions after each block, attention, attention rollout.
+
+Everything is read through forward hooks; models.py needs no code for it.
+"""
 
 import numpy as np
 import paddle
@@ -6,9 +9,9 @@ import paddle.nn.functional as F
 
 
 def outputs_of(layers, model, images):
-    """[what each of `layers` gives] in a forward pass of the model, and what the model gives."""
+    """([output of each of `layers`], output of the model) in a forward pass of the model."""
     found = []
-    hooks = [layer.register_forward_post_hook(lambda layer, given, output: found.append(output)) for layer in layers]
+    hooks = [layer.register_forward_post_hook(lambda layer, inputs, output: found.append(output)) for layer in layers]
     try:
         result = model(images)
     finally:
@@ -22,22 +25,21 @@ def outputs_of(layers, model, images):
 
 @paddle.no_grad()
 def scores_and_tokens(model, image):
-    """(class scores float32 [C], token scores float32 [blocks, N, C]), probabilities, of float32 [3, S, S].
+    """(class scores float32 [C], token scores float32 [blocks, N, C]), all probabilities, of float32 [3, S, S].
 
-    Of a block: the token classifier on what the tokens are after it, through the final norm that it was trained
-    with; that of the last block is what the model itself says. The token scores of a model without a token classifier,
-    or with one that was never trained (all zeros), are None.
+    Token scores of a block: final norm and token classifier applied to its output; for the last block these are the
+    model's own. None instead of token scores for a model without a trained token classifier.
     """
     features, logits = outputs_of(model.blocks, model, paddle.to_tensor(image[None]))
     scores = F.softmax(logits)[0].numpy()
-    if not says_something(model):
+    if not has_trained_token_classifier(model):
         return scores, None
     tokens = [F.softmax(model.aux_head(model.norm(x[:, 1:])))[0].numpy() for x in features]
     return scores, np.stack(tokens)
 
 
-def says_something(model):
-    """Whether a model has a token classifier that was trained."""
+def has_trained_token_classifier(model):
+    """False without a token classifier, and for one that training without token labels has left at zero."""
     return model.return_dense and any(p.numpy().any() for p in model.aux_head.parameters())
 
 
@@ -46,9 +48,9 @@ def says_something(model):
 
 @paddle.no_grad()
 def attention_maps(model, images):
-    """The attention of every block, float32 [B, heads, T, T]; T = 1 + N tokens, each row sums to 1.
+    """The attention of every block, [float32 [B, heads, T, T]]; T = 1 + N tokens, each row sums to 1.
 
-    images: float32 [B, 3, S, S]. Calculated once more from the queries and keys that the blocks had.
+    images: float32 [B, 3, S, S]. Computed again from the queries and keys of the blocks.
     """
     maps = []
     attentions = [block.attn for block in model.blocks]
@@ -62,19 +64,18 @@ def attention_maps(model, images):
 
 
 def rollout(maps, branch_scale=1.0):
-    """Attention rollout (Abnar and Zuidema 2020, arXiv 2005.00928): how much of each token's input is in each output.
+    """Attention rollout (Abnar and Zuidema 2020, arXiv 2005.00928): the share of each input token in each output token.
 
     maps: [float [B, heads, T, T]] from the first block to the last. Returns float64 [B, T, T], rows sum to 1.
 
         rollout = Â_L · … · Â_1,    Â = (I + s·A) / (1 + s),    A = mean over the heads
 
     The paper has Â = ½·I + ½·A, for a block that computes x + A·x. The blocks of LV-ViT compute x + s·f(x) with
-    s = branch_scale = 1 / skip_lam, so their identity weighs more: s = 1 (lvvit_t) is the paper's ½ and ½, s = ½
-    (lvvit_s, lvvit_m) gives ⅔ and ⅓, s = ⅓ (lvvit_l) ¾ and ¼. Like the paper's it takes no account of the values'
-    sizes, nor of norms and MLPs.
+    s = branch_scale = 1 / skip_lam, so the identity weighs more: s = 1 (lvvit_t) is the paper's ½ and ½, s = ½
+    (lvvit_s, lvvit_m) gives ⅔ and ⅓, s = ⅓ (lvvit_l) ¾ and ¼. As in the paper, the sizes of the values, norms and MLPs
+    are ignored.
     """
-    identity = np.eye(maps[0].shape[-1])
-    total = identity
+    total = identity = np.eye(maps[0].shape[-1])
     for attention in maps:
         mean = attention.astype('float64').mean(axis=1)
         step = (identity + branch_scale * mean) / (1 + branch_scale)
@@ -84,9 +85,9 @@ def rollout(maps, branch_scale=1.0):
 
 
 def class_rollout(model, image):
-    """What the class token has of each patch token, relative to an even share: float64 [N], mean 1.
+    """The share of each patch token in the class token's output, relative to an equal share: float64 [N], mean 1.
 
-    image: float32 [3, S, S]. The part that the class token has of itself is left out.
+    image: float32 [3, S, S]. The class token's share in itself is left out.
     """
     maps = attention_maps(model, paddle.to_tensor(image[None]))
     share = rollout(maps, model.blocks[0].skip_scale)[0, 0, 1:]

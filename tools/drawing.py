@@ -1,4 +1,4 @@
-"""Pictures of what a network says: a wash of colour over each token, heat maps, captions and legends."""
+"""Pictures of token predictions: a coloured overlay on each token, heat maps, captions and legends."""
 
 import colorsys
 from typing import NamedTuple
@@ -9,16 +9,16 @@ from PIL import Image, ImageDraw, ImageFont
 from util.errors import UserError
 
 SIDE, GAP, MARGIN = 224, 4, 12  # pixels: of a tile, between tiles, around panels
-LINE = 20  # pixels: of a line of text below a tile
+LINE = 20  # pixels: height of a line of text below a tile
 INK, PAPER = (30, 30, 30), (255, 255, 255)
-KNOWS = 1.1  # a token whose best class has less than this multiple of 1 / classes says nothing
+ABOVE_CHANCE = 1.1  # a token prefers its best class if it has at least this multiple of 1 / classes
 
 
 class Tokens(NamedTuple):
-    """The best class of each of N tokens, row by row, and what the picture needs to know of the others: how many."""
+    """The best class of each of N tokens, row by row, out of num_classes."""
 
     ids: np.ndarray  # int [N]
-    scores: np.ndarray  # float [N]: its probability
+    scores: np.ndarray  # float [N]: the probability of that class
     num_classes: int
 
     @classmethod
@@ -27,9 +27,9 @@ class Tokens(NamedTuple):
         return cls(probabilities.argmax(axis=1), probabilities.max(axis=1), probabilities.shape[1])
 
     @property
-    def know(self):
+    def decided(self):
         """bool [N]: whether a token prefers a class at all."""
-        return self.scores * self.num_classes > KNOWS
+        return self.scores * self.num_classes > ABOVE_CHANCE
 
 
 def font(size):
@@ -40,7 +40,7 @@ def font(size):
 
 
 def colour(class_id):
-    """A colour of its own for each class: steps of the golden ratio around the colour wheel."""
+    """RGB of a class: steps of the golden ratio around the colour wheel, so that neighbours differ."""
     red, green, blue = colorsys.hsv_to_rgb(class_id * 0.618034 % 1.0, 0.75, 0.95)
     return int(red * 255), int(green * 255), int(blue * 255)
 
@@ -54,45 +54,45 @@ def short_name(class_id, names):
 
 
 def overlay(image, tokens, names, written=True):
-    """The image with a wash over each token: its best class's colour, the stronger the surer; names where they fit.
+    """The image with each token tinted in the colour of its best class, more strongly for higher scores.
 
-    image: square PIL image; tokens: Tokens; names: {class id: name}; written: False for the wash alone.
+    image: square PIL image. tokens: Tokens. names: {class id: name}. written: also write name and score where they fit.
     """
     grid = round(len(tokens.ids) ** 0.5)
     cell = image.width / grid
-    wash = Image.new('RGBA', image.size)
-    draw = ImageDraw.Draw(wash)
+    tint = Image.new('RGBA', image.size)
+    draw = ImageDraw.Draw(tint)
     size = int(min(max(cell / 6, 12), 22))  # of the letters
-    for i in np.flatnonzero(tokens.know):
-        best, sure = tokens.ids[i], tokens.scores[i]
+    for i in np.flatnonzero(tokens.decided):
+        best, score = tokens.ids[i], tokens.scores[i]
         x, y = i % grid * cell, i // grid * cell
-        draw.rectangle((x, y, x + cell - 1, y + cell - 1), fill=(*colour(best), int(20 + 170 * sure)))
+        draw.rectangle((x, y, x + cell - 1, y + cell - 1), fill=(*colour(best), int(20 + 170 * score)))
         if written and cell >= 40:
-            text, middle = f'{short_name(best, names)[:7]}\n{sure:.0%}', (x + cell / 2, y + cell / 2)
+            text, middle = f'{short_name(best, names)[:7]}\n{score:.0%}', (x + cell / 2, y + cell / 2)
             outlined = dict(fill='white', stroke_fill=INK, stroke_width=2)
             draw.text(middle, text, font=font(size), anchor='mm', align='center', **outlined)
-    return Image.alpha_composite(image.convert('RGBA'), wash).convert('RGB')
+    return Image.alpha_composite(image.convert('RGBA'), tint).convert('RGB')
 
 
 def heat(image, values):
-    """The image in grey, and over each token a red that is the stronger the larger its value.
+    """The image in grey with each token in red, the stronger the larger its value.
 
-    image: square PIL image; values: float [N]; the smallest is left grey, the largest is drawn at full strength.
+    image: square PIL image. values: float [N]; the smallest is left grey, the largest is drawn at full strength.
     """
     grid = round(len(values) ** 0.5)
     span = values.max() - values.min()
     share = (values - values.min()) / span if span > 0 else np.zeros(len(values))
     alpha = Image.fromarray((200 * share.reshape(grid, grid)).round().astype('uint8'))
-    alpha = alpha.resize(image.size, Image.NEAREST)  # cells as they are: smoothing would feign a resolution
+    alpha = alpha.resize(image.size, Image.NEAREST)  # smoothing would suggest a finer resolution
     red = Image.new('RGB', image.size, (235, 30, 20))
     return Image.composite(red, image.convert('L').convert('RGB'), alpha)
 
 
 def in_context(photo, region, side):
-    """A square of a photo and its surroundings, up to half a side to each side: (surroundings, square, corner).
+    """A square of a photo and its surroundings, up to half a side in each direction: (surroundings, square, corner).
 
-    region: (left, top, right, bottom) of the square, in pixels of the photo; side: of the square returned, in pixels.
-    surroundings: faded PIL image, at the scale of the square; corner: (x, y) in it, where the square belongs.
+    region: (left, top, right, bottom) of the square in pixels of the photo. side: of the square returned, in pixels.
+    surroundings: faded PIL image at the scale of the square. corner: (x, y) of the square in it.
     """
     left, top, right, bottom = region
     margin = (right - left) / 2
@@ -111,7 +111,7 @@ def in_context(photo, region, side):
 
 
 def tile(image, title, tokens=None, names=None):
-    """A square picture with its title below, a line or several, and a line for the legend of the tokens, if any."""
+    """A square picture with its title below, one line or several, and a legend of the tokens' classes if given."""
     lines = title.split('\n')
     canvas = Image.new('RGB', (SIDE, SIDE + LINE * (len(lines) + 1) + GAP), PAPER)
     draw = ImageDraw.Draw(canvas)
@@ -126,13 +126,13 @@ def tile(image, title, tokens=None, names=None):
 
 
 def common_classes(tokens):
-    """Ids of the classes that tokens name, the commonest first; tokens that know nothing do not count."""
-    ids, counts = np.unique(tokens.ids[tokens.know], return_counts=True)
+    """Ids of the classes that tokens prefer, the most frequent first."""
+    ids, counts = np.unique(tokens.ids[tokens.decided], return_counts=True)
     return ids[np.argsort(-counts, kind='stable')]
 
 
 def draw_legend(draw, y, tokens, names):
-    """Chips with the names of the commonest classes, as many as fit."""
+    """Coloured squares with the names of the most frequent classes, as many as fit into a tile."""
     x = 0
     for class_id in common_classes(tokens):
         text = short_name(class_id, names)[:14]
@@ -145,7 +145,7 @@ def draw_legend(draw, y, tokens, names):
 
 
 def arrange(pictures, columns, gap, margin=0):
-    """Pictures on a white one, row by row, in cells of the size of the largest."""
+    """One white picture with all pictures row by row, in cells of the size of the largest."""
     columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)  # rounded up
     width = max(picture.width for picture in pictures) + gap
@@ -160,5 +160,5 @@ def save(picture, path):
     """Raises UserError, and leaves no file, if --output cannot be written."""
     try:
         picture.save(path)
-    except (OSError, ValueError) as error:  # ValueError: an ending that Pillow does not know
+    except (OSError, ValueError) as error:  # ValueError: an extension that Pillow does not know
         raise UserError(f'--output {path}: cannot be written ({getattr(error, "strerror", None) or error})')

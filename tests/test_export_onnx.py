@@ -1,0 +1,76 @@
+"""tools/export_onnx.py: the ONNX file computes what the model does, for batches of any size."""
+
+import importlib
+import os
+import subprocess
+import sys
+
+import numpy as np
+import paddle
+import pytest
+from conftest import ROOT
+from inference_helpers import MODEL, PADDLE_3, random_images, random_model
+
+from tools import export_onnx
+from util.deploy import export
+
+pytest_plugins = 'inference_fixtures'
+
+
+@pytest.fixture
+def libraries():
+    for name in ('paddle2onnx', 'onnx', 'onnxruntime'):
+        if os.environ.get('CI') == 'true':  # tests/requirements.txt names them
+            importlib.import_module(name)
+        pytest.importorskip(name)
+
+
+@pytest.mark.skipif(not PADDLE_3, reason='needs Paddle 3')
+def test_a_missing_library_and_an_unknown_operator_set_are_named(refused, ckpt, tmp_path, monkeypatch):
+    flags = [*MODEL, '--resume', ckpt, '--output', tmp_path / 'm.onnx']
+    assert '--opset' in refused(export_onnx, *flags, '--opset', 99)
+    monkeypatch.setitem(sys.modules, 'onnxruntime', None)
+    assert export_onnx.INSTALL in refused(export_onnx, *flags)
+
+
+@pytest.mark.cross_version
+@pytest.mark.skipif(PADDLE_3, reason='what Paddle 2 says')
+def test_paddle_2_is_refused(refused, ckpt, tmp_path):
+    assert 'needs Paddle 3' in refused(export_onnx, *MODEL, '--resume', ckpt, '--output', tmp_path / 'm')
+
+
+@pytest.mark.parametrize('flags, output', [(['--opset', 13], 'logits'), (['--fuse_softmax'], 'scores')])
+def test_the_onnx_file_is_the_model_for_batches_of_any_size(libraries, run, ckpt, tmp_path, flags, output):
+    import onnx
+    import onnxruntime
+
+    path = tmp_path / 'new' / 'm.onnx'
+    result = run(export_onnx, *MODEL, '--resume', ckpt, '--output', path, *flags)
+    assert result.code == 0 and os.listdir(path.parent) == ['m.onnx']
+    model = onnx.load(str(path))
+    assert model.opset_import[0].version == (13 if '--opset' in flags else 17)
+    for value, name in ((model.graph.input[0], 'image'), (model.graph.output[0], output)):
+        assert value.name == name and value.type.tensor_type.shape.dim[0].dim_param == 'batch'
+    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    for batch in (1, 4):
+        images = random_images(batch)
+        expected = random_model()(paddle.to_tensor(images))
+        expected = (paddle.nn.functional.softmax(expected) if output == 'scores' else expected).numpy()
+        (got,) = session.run(None, {'image': images})
+        assert np.abs(got - expected).max() <= 5e-5 * np.abs(expected).max()
+
+
+def test_what_differs_from_the_model_is_not_written(libraries, refused, ckpt, tmp_path, monkeypatch):
+    outputs = export.random_outputs
+    monkeypatch.setattr(export, 'random_outputs', lambda model: [(x, y * 1.001) for x, y in outputs(model)])
+    line = refused(export_onnx, *MODEL, '--resume', ckpt, '--output', tmp_path / 'out' / 'm.onnx')
+    assert 'm.onnx: differs from the model' in line and os.listdir(tmp_path / 'out') == []
+
+
+def test_the_benchmark_of_engines_runs(libraries):
+    flags = '--model lvvit_nano --input_size 32 --batch_size 2 --threads 1 --rounds 1 --repeat 2 --engines onednn'
+    command = [sys.executable, ROOT / 'benchmarks' / 'inference.py', *flags.split()]
+    done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+    rows = [line.split('|') for line in done.stdout.splitlines() if line.startswith('| 1 | 2 |')]
+    assert done.returncode == 0 and [row[3].strip() for row in rows] == ['onnxruntime', 'onednn'], done.stdout
+    assert float(rows[1][6]) < 1e-4, 'the same outputs'

@@ -1,0 +1,253 @@
+"""tools/visualize.py and tools/drawing.py: the pictures show what they should, and errors are one line."""
+
+import numpy as np
+import paddle
+import pytest
+from PIL import Image
+
+from models import build_model
+from tools import drawing, visualize
+from util.data.token_label import SparseTarget
+from util.errors import UserError
+from util.weights import checkpoint
+
+pytestmark = pytest.mark.cross_version
+
+MODEL = ['--model', 'lvvit_nano', '--input_size', 32, '--nb_classes', 3]
+
+
+def grey(side=64, width=None):
+    return Image.new('RGB', (width or side, side), (128, 128, 128))
+
+
+# ---- drawing
+
+
+def test_tokens_are_tinted_in_the_colour_of_their_class_and_undecided_ones_stay_as_they_are():
+    probabilities = np.array([[1, 0, 0], [0, 1, 0], [0.36, 0.32, 0.32], [0, 0, 1]])
+    tokens = drawing.Tokens.of(probabilities)
+    assert tokens.decided.tolist() == [True, True, False, True], '0.36 is less than 1.1 / 3'
+    image = np.asarray(drawing.overlay(grey(224), tokens, {0: 'zero'})).astype(int)
+    corner = {i: image[i // 2 * 112 + 4, i % 2 * 112 + 4] for i in range(4)}
+    assert (corner[2] == 128).all()
+    for token, c in ((0, 0), (1, 1), (3, 2)):
+        toward = np.array(drawing.colour(c)) - 128
+        assert (np.sign(corner[token] - 128) == np.sign(toward)).all() and np.abs(corner[token] - 128).max() > 50
+
+
+def test_the_most_frequent_class_of_the_decided_tokens_comes_first():
+    tokens = drawing.Tokens.of(np.array([[0.5, 0.5], [0.1, 0.9], [0.2, 0.8], [0.9, 0.1]]))
+    assert drawing.common_classes(tokens).tolist() == [1, 0]
+
+
+def test_heat_reddens_the_largest_value_and_leaves_the_smallest_grey():
+    image = np.asarray(drawing.heat(grey(), np.array([0.5, 1.0, 1.5, 2.5])))
+    quarter = {i: image[i // 2 * 32 + 16, i % 2 * 32 + 16].astype(int) for i in range(4)}
+    redness = [int(quarter[i][0] - quarter[i][1]) for i in range(4)]
+    assert redness == sorted(redness) and redness[1] > 30 and redness[3] > 150
+    assert (image[:32, :32] == 128).all(), 'cells are not smoothed into each other'
+    assert (np.asarray(drawing.heat(grey(), np.ones(4))) == 128).all(), 'equal values'
+
+
+@pytest.mark.parametrize(
+    'size, region', [((90, 40), (25, 0, 65, 40)), ((40, 90), (0, 25, 40, 65)), ((60, 60), (5, 5, 55, 55))]
+)
+def test_a_square_of_a_photo_lies_at_its_place_in_the_faded_surroundings(size, region):
+    """The square is black and the rest is grey: pasted at its corner it covers exactly the dark part."""
+    photo = Image.new('RGB', size, (128, 128, 128))
+    photo.paste((0, 0, 0), region)
+    faded, square, (x, y) = drawing.in_context(photo, region, side=200)
+    assert np.asarray(square)[12:-12, 12:-12].max() == 0 and square.size == (200, 200)
+    seen = np.asarray(faded.convert('L')).astype(int)
+    pale_black, pale_grey = round(0.6 * 255), round(0.6 * 255 + 0.4 * 128)
+    assert abs(seen[y + 12 : y + 188, x + 12 : x + 188] - pale_black).max() <= 1
+    outside = seen.copy()
+    outside[max(0, y - 12) : y + 212, max(0, x - 12) : x + 212] = pale_grey
+    assert abs(outside - pale_grey).max() <= 1 and (seen > pale_black + 10).any()
+
+
+def test_a_panorama_is_shown_up_to_half_a_side_beyond_the_square():
+    faded, _, corner = drawing.in_context(grey(40, width=4000), (1980, 0, 2020, 40), side=100)
+    assert faded.size == (200, 100) and corner == (50, 0)
+
+
+def test_pictures_of_different_sizes_get_cells_of_the_largest():
+    picture = drawing.arrange([grey(10), grey(30), grey(20)], columns=2, gap=2)
+    assert picture.size == (30 + 2 + 30, 30 + 2 + 30)
+    assert picture.getpixel((32, 0)) == (128, 128, 128) and picture.getpixel((0, 32)) == (128, 128, 128)
+
+
+@pytest.mark.parametrize('name', ['nowhere/x.png', 'x.what'])
+def test_a_picture_that_cannot_be_written_leaves_no_file(tmp_path, name):
+    with pytest.raises(UserError, match=f'--output .*{name}'):
+        drawing.save(grey(), str(tmp_path / name))
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- the tool
+
+
+@pytest.fixture
+def photo(tmp_path):
+    folder = tmp_path / 'train' / 'a'
+    folder.mkdir(parents=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype('uint8')).save(folder / 'x.png')
+    return folder / 'x.png'
+
+
+@pytest.fixture
+def maps(tmp_path):
+    """The left half is class 0, the right half class 1."""
+    folder = tmp_path / 'maps' / 'a'
+    folder.mkdir(parents=True)
+    ids = np.zeros((1, 4, 4))
+    ids[:, :, 2:] = 1
+    np.save(folder / 'x.npy', np.stack([np.full((1, 4, 4), 10), ids]).astype('float16'))
+    return folder.parent
+
+
+@pytest.fixture
+def weights(tmp_path):
+    paddle.seed(0)
+    path = str(tmp_path / 'weights.pdparams')
+    checkpoint.save(build_model('lvvit_nano', img_size=32, num_classes=3).state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def drawn(run, photo, tmp_path):
+    """drawn(flag, …) -> the tiles of the photo's picture, side by side: RGB float64 [SIDE, SIDE, 3] each."""
+
+    def call(*flags, model=MODEL):
+        out = tmp_path / 'out.png'
+        done = run(visualize, *model, *flags, '--input', photo, '--output', out)
+        assert done.code == 0, done.err
+        image, step = np.asarray(Image.open(out)).astype('float64'), drawing.SIDE + drawing.GAP
+        top, columns = drawing.MARGIN, (image.shape[1] - 2 * drawing.MARGIN + drawing.GAP) / step
+        assert columns == int(columns)
+        lefts = [drawing.MARGIN + i * step for i in range(int(columns))]
+        return [image[top : top + drawing.SIDE, x : x + drawing.SIDE] for x in lefts]
+
+    return call
+
+
+def test_a_sparse_target_as_probabilities():
+    listed = np.array([[0.5, 0.25], [0.25, 0.25]], 'float32')
+    target = SparseTarget(np.array([2, 0]), listed, np.array([0.25, 0.5], 'float32'))
+    assert np.allclose(visualize.dense(target, 3), [[0.25, 0.25, 0.5], [0.25, 0.5, 0.25]])
+
+
+def test_the_map_is_drawn_where_it_lies(drawn, maps):
+    tile = drawn('--token_label_data', maps, '--draws', 1)[1]
+    for half, c in ((tile[:, : drawing.SIDE // 2], 0), (tile[:, drawing.SIDE // 2 :], 1)):
+        toward = np.array(drawing.colour(c), float) - 128
+        assert np.dot(half.mean(axis=(0, 1)) - 128, toward) > 0.5 * np.dot(toward, toward)
+
+
+def test_the_model_sees_what_mean_and_std_make_of_the_pixels(drawn, weights, monkeypatch):
+    seen, scores_and_tokens = [], visualize.insight.scores_and_tokens
+
+    def noted(model, array):
+        seen.append(np.asarray(array, 'float64').reshape(3, -1))
+        return scores_and_tokens(model, array)
+
+    monkeypatch.setattr(visualize.insight, 'scores_and_tokens', noted)
+    drawn('--resume', weights)
+    drawn('--resume', weights, '--mean', 0, 0, 0, '--std', 1, 1, 1)
+    imagenet, pixels = seen
+    assert pixels.min() >= 0 and 0.9 < pixels.max() <= 1
+    mean, std = np.array([[0.485], [0.456], [0.406]]), np.array([[0.229], [0.224], [0.225]])
+    np.testing.assert_allclose(imagenet, (pixels - mean) / std, atol=1e-5)
+
+
+def test_predictions_and_maps_go_into_one_picture(drawn, maps, weights):
+    assert len(drawn('--resume', weights)) == 2
+    assert len(drawn('--token_label_data', maps, '--draws', 2)) == 4
+    assert len(drawn('--resume', weights, '--token_label_data', maps, '--draws', 2)) == 6
+
+
+@pytest.fixture
+def constant(tmp_path):
+    """constant(c, folder): path of a checkpoint whose tokens all predict class c; without tokens if c is None."""
+
+    def save(c, folder):
+        model = build_model('lvvit_nano', img_size=32, num_classes=3)
+        model.disable_aux_head()
+        if c is not None:
+            bias = np.zeros(3, 'float32')
+            bias[c] = 5
+            model.aux_head.bias.set_value(bias)
+        (tmp_path / folder).mkdir()
+        checkpoint.save({'model': model.state_dict()}, str(tmp_path / folder / 'checkpoint-best.pd'))
+        return tmp_path / folder / 'checkpoint-best.pd'
+
+    return save
+
+
+def test_checkpoints_are_compared_side_by_side_also_one_without_token_labels(drawn, constant):
+    first, *others = [constant(c, name) for c, name in ((2, 'a'), (0, 'b'), (None, 'c'), (1, 'd'))]
+    plain, *tiles = drawn('--resume', first, '--compare', *others)
+    assert len(tiles) == 4 and (tiles[2] == plain).all()
+    for tile, c in ((tiles[0], 2), (tiles[1], 0), (tiles[3], 1)):
+        change = (tile - plain).mean(axis=(0, 1))
+        toward = [np.dot(change, np.array(drawing.colour(k)) - plain.mean(axis=(0, 1))) for k in range(3)]
+        assert np.argmax(toward) == c
+
+
+def test_captions_tell_checkpoints_apart():
+    assert visualize.captions(['out/a/best.pd', 'out/b/c/best.pd']) == ['a', 'b/c']
+    assert visualize.captions(['out/a/best.pd']) == ['best.pd']
+    assert visualize.captions(['out/a/best.pd', 'out/a/last.pd']) == ['best.pd', 'last.pd']
+    assert len(visualize.captions([f'out/{"x" * 40}/best.pd', 'out/b.pd'])[0]) == 30
+
+
+@pytest.mark.parametrize('model', ['lvvit_nano', 'lvvit'])
+def test_rollout_is_drawn_over_the_photo_in_grey(drawn, tiny, tmp_path, model):
+    """Models without a token classifier have a rollout too."""
+    paddle.seed(0)
+    file = str(tmp_path / 'weights.pdparams')
+    checkpoint.save(build_model(model, img_size=32, num_classes=3).state_dict(), file)
+    flags = ['--model', model, '--input_size', 32, '--nb_classes', 3, '--resume', file, '--rollout']
+    tiles = drawn(model=flags)
+    assert len(tiles) == 3
+    half, redness = drawing.SIDE // 2, tiles[2][..., 0] - tiles[2][..., 1]
+    quarters = [redness[y : y + half, x : x + half].mean() for y in (0, half) for x in (0, half)]
+    assert min(quarters) == 0 and max(quarters) > 50
+
+
+def test_targets_are_drawn_at_the_token_grid_of_the_model(drawn, maps, monkeypatch):
+    """lvvit_nano_patch8 has 4x4 tokens at 32 px."""
+    grids, token_target = [], visualize.token_target
+
+    def noted(*positional, grid, **others):
+        grids.append(grid)
+        return token_target(*positional, grid=grid, **others)
+
+    monkeypatch.setattr(visualize, 'token_target', noted)
+    drawn('--token_label_data', maps, model=['--model', 'lvvit_nano_patch8', *MODEL[2:]])
+    assert grids == [4] * 4, 'four draws are the default'
+
+
+@pytest.mark.parametrize(
+    'flags, says',
+    [
+        ([], 'nothing to show'),
+        (['--token_label_data', '/nowhere'], '/nowhere'),
+        (['--resume', '/nowhere.pd'], '/nowhere.pd'),
+        (['--compare', 'x.pd'], '--compare'),
+        (['--rollout', '--token_label_data', 'maps'], '--rollout'),
+        (['--resume', 'x.pd', '--columns', 0], '--columns'),
+    ],
+)
+def test_errors_are_one_line(refused, photo, tmp_path, flags, says):
+    assert says in refused(visualize, *MODEL, *flags, '--input', photo, '--output', tmp_path / 'x.png')
+
+
+def test_errors_name_the_file(refused, photo, weights, tmp_path):
+    other, out = str(tmp_path / 'other.pdparams'), tmp_path / 'x.png'
+    checkpoint.save(build_model('lvvit_nano', img_size=32, num_classes=4).state_dict(), other)
+    given = [*MODEL, '--resume', weights, '--output', out]
+    assert 'other.pdparams' in refused(visualize, *given, '--compare', other, '--input', photo)
+    (tmp_path / 'notes.png').write_text('no image')
+    assert 'notes.png' in refused(visualize, *given, '--input', tmp_path / 'notes.png')
+    assert not out.exists()
