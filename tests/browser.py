@@ -1,4 +1,4 @@
-"""demo/app.py in a headless browser: the server, the browser, and what a visitor sees and does.
+"""demo/app.py in a headless browser: the server, the browser, and the page.
 
 Used by tests/test_app_page.py.
 """
@@ -26,7 +26,7 @@ PATIENCE = 60  # seconds, on a machine that is busy with other things
 
 
 class Missing(Exception):
-    """Something without which there is no browser; the message names it."""
+    """The browser, its driver or a library is missing; the message names it."""
 
 
 def wait(condition, what):
@@ -41,7 +41,7 @@ def wait(condition, what):
 
 
 def start(profile, size=(1000, 1000)):
-    """A selenium.webdriver.Chrome that notes every address that it asks for. Raises Missing.
+    """A selenium.webdriver.Chrome that records every address it requests. Raises Missing.
 
     profile: an empty folder; size: (width, height) of the window in pixels.
     """
@@ -68,7 +68,7 @@ def start(profile, size=(1000, 1000)):
 
 
 class Server:
-    """demo/app.py on a free port of 127.0.0.1, with a folder for what is uploaded."""
+    """demo/app.py on a free port of 127.0.0.1. folder: for its log and the uploads."""
 
     def __init__(self, folder, *flags):
         with socket.socket() as free:
@@ -91,7 +91,7 @@ class Server:
 
 
 class Page:
-    """What a visitor sees and does."""
+    """The page as a visitor sees and uses it."""
 
     def __init__(self, driver, address):
         self.driver = driver
@@ -102,7 +102,7 @@ class Page:
         return self.driver.find_elements('css selector', selector)
 
     def text(self, name):
-        """What can be read in the part of the page with this id, '' if there is none."""
+        """The text of the element with this id, '' if there is none."""
         script = 'const found = document.getElementById(arguments[0]); return found ? found.innerText.trim() : ""'
         return self.driver.execute_script(script, name)
 

@@ -173,7 +173,7 @@ def test_settings_are_checked_by_every_script(predict_with, infer_with, export_w
 @pytest.mark.parametrize(
     'flags, says',
     [
-        ('--model resnet50', '--model resnet50'),
+        ('--model resnet50', "'resnet50'"),
         ('--input_size 40', 'img_size 40'),
         ('--resume ""', '--resume is missing'),
         ('--resume /nowhere/x.pd', '/nowhere/x.pd'),
