@@ -2,6 +2,7 @@
 process stays behind."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -14,11 +15,10 @@ import paddle
 import pytest
 
 from conftest import ROOT, TINY_RUN, words
-from util import runtime
+from util import paddle_fixes, runtime
 from util.args import Parser
 from util.data.transforms import TrainTransform
 from util.errors import UserError
-from util.paddle_fixes import begin_worker
 from util.train.loss import TokenLabelLoss
 
 CORES = len(os.sched_getaffinity(0))
@@ -36,7 +36,7 @@ import builtins, platform
 real_open = builtins.open
 builtins.open = lambda path, *args: real_open('cpuinfo' if path == '/proc/cpuinfo' else path, *args)
 platform.machine = lambda: '{machine}'
-from util import runtime
+from util import paddle_fixes, runtime
 print('SAID', runtime.CPU)
 """
 
@@ -192,12 +192,24 @@ def test_a_script_that_is_stopped_from_outside_leaves_no_loader_process(scenes, 
     assert process.returncode == code and 'Traceback' not in err
 
 
+def test_killed_loader_processes_leave_no_batches_in_shared_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(paddle_fixes, 'SHARED_MEMORY', str(tmp_path))
+    worker = multiprocessing.get_context('fork').Process(target=time.sleep, args=[60], daemon=True)
+    worker.start()
+    for pid in (worker.pid, 1):
+        (tmp_path / f'paddle_{pid}_0').touch()
+    handler = signal.getsignal(signal.SIGCHLD)
+    paddle_fixes.kill_workers()
+    assert not worker.is_alive() and os.listdir(tmp_path) == ['paddle_1_0']
+    assert signal.getsignal(signal.SIGCHLD) == handler
+
+
 @pytest.mark.cross_version
 @pytest.mark.parametrize('offset, code', [(0, 0), (1, 1)])
 def test_a_loader_process_ends_at_once_if_the_main_process_has_ended(offset, code):
     parent = os.getpid() + offset  # another parent than its own has ended
     child = os.fork()
     if child == 0:
-        begin_worker(parent, 0)
+        paddle_fixes.begin_worker(parent, 0)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == code
