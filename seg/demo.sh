@@ -43,8 +43,8 @@ $python demo/digits.py "$data" --size 48 --train 320 --val 200 --masks --seed "$
 $python seg/train.py "${config[@]}" --save_dir "$out/train" --iters "$iters" --save_interval "$iters" --seed "$seed" \
     "${opts[@]}" "${start[@]}"
 $python seg/val.py "${config[@]}" "${model[@]}" "${opts[@]}"
-head -n 10 "$data/masks_val.txt" > "$out/pictured.txt"
-$python seg/predict.py "${config[@]}" "${model[@]}" --image_path "$out/pictured.txt" --save_dir "$out/predictions" \
+head -n 10 "$data/masks_val.txt" > "$data/pictured.txt"
+$python seg/predict.py "${config[@]}" "${model[@]}" --image_path "$data/pictured.txt" --save_dir "$out/predictions" \
     "${opts[@]}"
 $python seg/export.py "${config[@]}" "${model[@]}" --save_dir "$out/export" "${opts[@]}"
 echo "$out/predictions/added_prediction shows the classes of ten scenes; $out/export is for Paddle Inference"

@@ -70,7 +70,7 @@ def test_the_demo_reaches_90_percent_and_the_predictors_agree(clone):
 def test_the_demo_of_segmentation_starts_from_the_checkpoint_of_the_demo(clone):
     out = run('seg/demo.sh --iters 20', clone)
     assert 'trained weights (model) of demo/output/train/checkpoint-best.pd' in out and 'mIoU: ' in out
-    assert len(list(clone.glob('demo/output/seg/predictions/added_prediction/*'))) == 10
+    assert len(list(clone.glob('demo/output/seg/predictions/added_prediction/**/*.*'))) == 10
     assert (clone / 'demo/output/seg/export/deploy.yaml').exists()
 
 
