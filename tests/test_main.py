@@ -93,8 +93,9 @@ def test_the_console_has_the_lines_of_the_port(train):
 def test_losses_are_read_only_when_a_line_is_printed(train, monkeypatch):
     read, stack = [], paddle.stack
     monkeypatch.setattr(logger.paddle, 'stack', lambda losses: read.append(len(losses)) or stack(losses))
-    train('--print_freq 3')
+    out = train('--print_freq 3').out
     assert read == [1, 3, 1]
+    assert re.findall(r'\[4/5\].* loss: \S+ \((\S+)\)', out) == [f'{train.log()[0]["train_loss"]:.4f}'], 'of all steps'
 
 
 def test_nothing_is_saved_without_an_output_folder(run, scenes, tmp_path, monkeypatch):
