@@ -45,7 +45,7 @@ PROTOCOLS = 'topk=None results_file= real_labels= per_class= confusion= save_pre
 EXPORT = 'output_dir= format=pdmodel fuse_softmax=False precision=fp32 label_list=None'
 INFER = """
     input_size=None crop_pct=None interpolation=None mean=None std=None batch_size=1 use_gpu=True gpu_mem=8000
-    use_tensorrt=False engine=auto use_openvino=None enable_mkldnn=None cpu_threads=None precision=fp32 ir_optim=True
+    use_tensorrt=False engine=auto enable_mkldnn=None cpu_threads=None precision=fp32 ir_optim=True
     enable_benchmark=False
 """
 INFER_NEEDED = '--model_file m --params_file p --input_file i'
