@@ -31,7 +31,6 @@ def pytest_configure(config):
     config.addinivalue_line('markers', 'cross_version: also runs on Paddle 2.6.2')
     config.addinivalue_line('markers', 'gpu: what a GPU can show; on a CPU rehearsed with a tiny model')
     config.addinivalue_line('markers', 'readme: runs the commands of README.md')
-    config.addinivalue_line('markers', 'browser: needs Gradio, Selenium and a browser')
 
 
 def words(*flags):

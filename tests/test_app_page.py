@@ -21,7 +21,6 @@ import app
 import predictions
 
 pytest_plugins = 'inference_fixtures'
-pytestmark = pytest.mark.browser
 
 CHELSEA = str(ROOT / 'demo' / 'chelsea.png')
 
