@@ -23,10 +23,9 @@ import torch_files
 from conftest import ROOT, words
 from torch_files import op
 from util import files
-from util.data import images, label_maps, listing
-from util.deploy import records
+from util.data import images, label_maps
 from util.errors import UserError
-from util.weights import checkpoint, load
+from util.weights import load
 
 sys.path.insert(0, str(ROOT / 'tools'))
 import convert_weight
@@ -69,10 +68,6 @@ def read_map(path):
     return label_maps.LabelMaps('maps', 10).read('n01/x.JPEG')
 
 
-def read_names(path):
-    return records.class_names(path, 10)
-
-
 def pickles():
     things = [{'model': Call()}, [Call()], {'model': {'w': np.array([Call()], object)}}]
     return [pickle.dumps(thing, protocol) for thing in things for protocol in (0, 2, 4)]
@@ -107,17 +102,12 @@ def postscript():  # Pillow gives it to Ghostscript, whatever the file is called
     return [code.encode()]
 
 
-def lines():
-    return [f"__import__('os').system('{COMMAND}')\n".encode(), f'$({COMMAND})\n'.encode()]
-
-
 STATE = {'head.weight': np.ones((12, 10), 'f4'), 'head.bias': np.zeros(10, 'f4')}
 MAP = np.stack([np.random.default_rng(1).normal(size=(3, 6, 6)), np.ones((3, 6, 6))]).astype('f2')
 
 # {kind: (path, what reads it, a good file, files that would execute something)}
 READERS = {
-    'checkpoint': ('x.pd', checkpoint.load, lambda: pickle.dumps({'model': STATE}), pickles),
-    'weights': ('x.pd', load.read, lambda: pickle.dumps({'model': STATE}), pickles),
+    'checkpoint': ('x.pd', load.read, lambda: pickle.dumps({'model': STATE}), pickles),
     '.pth': (
         *('x.pth', load.read, lambda: saved(lambda path: torch_files.save(STATE, path))),
         lambda: [saved(torch_files.write_zip, SYSTEM)],
@@ -134,9 +124,6 @@ READERS = {
     ),
     'packed maps': ('maps/label_maps.npy', read_map, lambda: npy(MAP[None]), arrays),
     'inference.yml': ('x.yml', files.read_yaml, lambda: b'model: lvvit_t\ncrop_pct: 0.9\n', yaml_tags),
-    'meta.json': ('x.json', files.read_json, lambda: b'{"coverage": "full"}', lines),
-    'image list': ('x.txt', lambda path: listing.read_list('.', path, 10), lambda: b'train/n01/x.png 0\n', lines),
-    'label list': ('x.txt', read_names, lambda: ''.join(f'{i} a\n' for i in range(10)).encode(), lines),
     'image': ('x.png', images.open_rgb, lambda: (ROOT / 'demo' / 'chelsea.png').read_bytes(), postscript),
 }
 FORMATS = ('checkpoint', '.pth', 'old .pth', 'safetensors', 'map .npy', 'map .pt', 'packed maps')

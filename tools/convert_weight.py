@@ -1,12 +1,13 @@
-"""Convert weights between PyTorch and Paddle, without PyTorch and without executing what a file asks for.
+"""Convert weights between PyTorch and Paddle, without PyTorch and without executing anything that a file asks for.
 
     python tools/convert_weight.py lvvit_s-26M-224-83.3.pth.tar lvvit_s.pdparams
     python tools/convert_weight.py output/checkpoint-best.pd lvvit_s.safetensors --ema
 
-IN is recognised by its content: .pth, .pt and .pth.tar of any PyTorch, .safetensors, .pdparams, our checkpoints. OUT is
-what its name says: .pdparams in Paddle's layout, or .safetensors in PyTorch's, which timm and Hugging Face read too; in
-PyTorch: model.load_state_dict(safetensors.torch.load_file(OUT)). Linear weights are transposed and the statistics of
-BatchNorm renamed where the layouts differ; numbers are never changed. Scripts take any of these files as they are.
+IN is recognised by its content: .pth, .pt and .pth.tar of any PyTorch, .safetensors, .pdparams, our checkpoints. The
+ending of OUT gives the format: .pdparams in Paddle's layout, or .safetensors in PyTorch's layout, which timm and
+Hugging Face read too; in PyTorch: model.load_state_dict(safetensors.torch.load_file(OUT)). Where the layouts differ,
+Linear weights are transposed, the statistics of BatchNorm renamed, and its num_batches_tracked left out or added as 0.
+No other number is changed. The scripts of this project read all of these files without conversion.
 """
 
 import argparse
@@ -41,18 +42,18 @@ def parser():
 
 
 def check_output(path):
-    """Raises UserError unless the name of the new file says a format that is written here."""
+    """Raise UserError unless the ending of `path` is a format that this script writes."""
     if path.endswith(('.pth', '.pt', '.pth.tar')):
         raise UserError(
-            f'{path}: PyTorch files are read, not written; name it .safetensors, '
+            f'{path}: this script reads PyTorch files but does not write them; choose the ending .safetensors, '
             'which PyTorch reads with safetensors.torch.load_file'
         )
     if not path.endswith(('.pdparams', '.safetensors')):
-        raise UserError(f'{path}: the name must end in .pdparams or .safetensors, which says the format')
+        raise UserError(f'{path}: must end in .pdparams or .safetensors')
 
 
 def check_arrays(weights, path):
-    """Raises UserError that names what is no array of numbers: every entry goes into the new file, or none does."""
+    """Raise UserError that names the entries that are no arrays of numbers."""
     strange = [
         str(key)
         for key, value in weights.items()
@@ -66,19 +67,20 @@ def check_arrays(weights, path):
 
 
 def write_safetensors(weights, path):
-    """Write weights in PyTorch's layout. Raises UserError if that fails; what was there before is untouched then."""
+    """Write weights in PyTorch's layout. Raises UserError if that fails; an old file is unchanged then."""
     arrays = {key: np.asarray(value, order='C') for key, value in weights.items()}
     files.write(path, safetensors.numpy.save(arrays, {'format': 'pt'}))
 
 
 def describe(weights):
-    """Lines that say which LV-ViT `weights` (in Paddle's layout) are of, or what is wrong for the nearest one."""
+    """Lines for the log: which LV-ViT `weights` (in Paddle's layout) fit, or how they differ from the nearest one."""
     pos_embed, bias = np.shape(weights.get('pos_embed')), np.shape(weights.get('head.bias'))
     num_tokens = pos_embed[1] - 1 if len(pos_embed) == 3 else 0
     classes = bias[0] if bias else 0
-    size = 16 * max(1, round(num_tokens**0.5))
+    grid = max(1, round(num_tokens**0.5))
     found = {}
-    for name in models.FAMILY:
+    for name, entry in models.FAMILY.items():
+        size = grid * entry.architecture.get('patch_size', 16)
         with paddle.LazyGuard():  # shapes only: no memory for the weights
             own = models.build_model(name, img_size=size, num_classes=max(1, classes)).state_dict()
         found[name] = differences(own, weights)

@@ -3,12 +3,12 @@
     python tools/model_info.py                                      every published model and size, and the baselines
     python tools/model_info.py --model lvvit_s --input_size 384     one
     python tools/model_info.py --markdown                           a table for a README
-    python tools/model_info.py --model lvvit_l --parts              where they are
+    python tools/model_info.py --model lvvit_l --parts              MACs of stem, blocks and heads
 
-Counted from the layers of a model that is built without memory for its weights, for one image in evaluation:
-convolutions, linear layers, and the two matrix products of attention; no biases, norms, activations and softmax.
-The published figures (2.9, 6.6, 12.7, 157 G) are by the original's count, a column of the table: it adds these, as
-1 to 8 operations a value, and dropout, but leaves out the heads (tests/parity/test_weights.py).
+MACs are those of one image in evaluation: convolutions, linear layers and the two matrix products of attention, without
+biases, norms, activations and softmax. The published figures (2.9, 6.6, 12.7, 157 G) follow the original's count, which
+is a column of the table: it adds these, with 1 to 8 operations a value, and dropout, and it leaves out the heads
+(tests/parity/test_weights.py). Models are built without memory for their weights.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def parser():
 
 
 def build(name, size, classes=1000):
-    """A model of shapes alone: no memory for weights, nothing initialised."""
+    """A model with shapes but without memory for its weights."""
     with paddle.LazyGuard():
         return models.build_model(name, img_size=size, num_classes=classes)
 

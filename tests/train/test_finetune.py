@@ -33,7 +33,7 @@ def as_torch(weights):
 
 @pytest.fixture
 def files(tmp_path):
-    """Files with the same weights, (seed 1), and their average (seed 2) where there is room for it; by suffix."""
+    """Files with the same weights (seed 1), and in .pd and .tar their average (seed 2); by suffix."""
     weights, averaged = weights_of(1), weights_of(2)
     suffixes = '.pd .pdparams .pth .safetensors .tar'.split()
     paths = {suffix: str(tmp_path / f'weights{suffix}') for suffix in suffixes}

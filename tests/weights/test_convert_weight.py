@@ -108,9 +108,9 @@ def test_the_parts_of_a_checkpoint_that_are_left_out_are_named(convert):
     assert_same(checkpoint.load('out.pdparams'), averaged)
 
 
-@pytest.mark.parametrize('name', ['lvvit_s', 'lvvit', 'vit', 'lvvit_l'])
+@pytest.mark.parametrize('name', ['lvvit_s', 'lvvit', 'vit', 'lvvit_l', 'lvvit_nano_patch8'])
 def test_the_model_is_recognised_by_names_and_shapes(convert, name, monkeypatch):
-    family = {other: models.FAMILY[other] for other in ('lvvit_l', 'lvvit_s', 'lvvit', 'vit')}
+    family = {other: models.FAMILY[other] for other in ('lvvit_l', 'lvvit_s', 'lvvit', 'vit', 'lvvit_nano_patch8')}
     monkeypatch.setattr(models, 'FAMILY', family)  # those that differ when all are of one width and depth
     torch_files.save(theirs(name, img_size=48), 'in.pth')
     assert convert('in.pth', 'out.safetensors')[-1] == f'they fit --model {name} --input_size 48 --nb_classes 5'

@@ -1,7 +1,7 @@
-"""Checkpoints: written so that a crash loses nothing, read without executing anything that a file asks for.
+"""Checkpoints: writing them, finding them in a folder, reading them.
 
-A file is a pickle of plain containers, numbers and numpy arrays, followed by its SHA-256. `load` knows these, Paddle's
-own `.pdparams`/`.pd` layouts and old files whose `args` is an argparse.Namespace, and refuses everything else by name.
+A file is a pickle of plain containers, numbers and numpy arrays, followed by its SHA-256. `load` also reads what
+paddle.save writes, and files whose `args` is an argparse.Namespace. It executes nothing that a file asks for.
 """
 
 import hashlib
@@ -17,18 +17,18 @@ from util.errors import UserError
 from util.weights import unpickle
 from util.weights.unpickle import reading
 
-SEAL = b'\nsha256:'  # and 32 bytes, after the end of the pickle, where no reader of pickles looks
-SEAL_SIZE = len(SEAL) + 32
+MARK = b'\nsha256:'  # follows the pickle, where readers of pickles stop; 32 bytes of SHA-256 come after it
+TAIL = len(MARK) + 32
 ENDINGS = ('.pd', '.pdparams', '.pth', '.pth.tar', '.pt', '.safetensors')
 LATEST, PREVIOUS = 'checkpoint-latest.pd', 'checkpoint-previous.pd'
-PADDLE_NAMES = 'StructuredToParameterName@@'  # an entry that paddle.save adds
+PADDLE_NAMES = 'StructuredToParameterName@@'  # an entry that paddle.save adds to a state dict
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 
 def to_numpy(state):
-    """Replace tensors by numpy arrays in nested dicts, lists and tuples."""
+    """Nested dicts, lists and tuples with numpy arrays in place of tensors; bfloat16 becomes float32."""
     if isinstance(state, paddle.Tensor):
         if state.dtype == paddle.bfloat16:
             state = state.astype('float32')
@@ -41,7 +41,7 @@ def to_numpy(state):
 
 
 class HashedFile:
-    """A binary file that keeps the SHA-256 of what is written to it."""
+    """A binary file with the SHA-256 of what is written to it."""
 
     def __init__(self, file):
         self.file, self.sha256 = file, hashlib.sha256()
@@ -51,21 +51,24 @@ class HashedFile:
         return self.file.write(data)
 
 
-def save(state, path, *also, previous=None):
-    """Write `state` to `path` and under the names `also`: all of it or nothing, `path` last (see files.replacing).
+def save(state, path, *more_paths, previous=None):
+    """Write `state` to `path` and `more_paths`, completely or not at all, `path` last (see files.replacing).
 
-    Raises UserError if that fails (disk full, no permission); what was saved before is untouched then.
+    Raises UserError if that fails (disk full, no permission); the old files are unchanged then.
     """
-    with files.replacing(path, *also, previous=previous) as f:
+    with files.replacing(path, *more_paths, previous=previous) as f:
         hashed = HashedFile(f)
         pickler = pickle.Pickler(hashed, protocol=4)
-        pickler.fast = True  # else it keeps a copy of every array to the end
+        pickler.fast = True  # without it the pickler keeps a copy of every array to the end
         pickler.dump(to_numpy(state))
-        f.write(SEAL + hashed.sha256.digest())
+        f.write(MARK + hashed.sha256.digest())
+
+
+# -- in a folder ------------------------------------------------------------------------------------------------------
 
 
 def numbered(folder):
-    """The checkpoint-{epoch}.pd of a folder, newest first."""
+    """Paths of the checkpoint-{epoch}.pd of a folder, newest first."""
     found = {}
     for name in os.listdir(folder):
         match = re.fullmatch(r'checkpoint-(\d+)\.pd', name)
@@ -75,7 +78,7 @@ def numbered(folder):
 
 
 def of_folder(folder):
-    """Paths of all files of weights in a folder, by their endings, in the order of the numbers in their names.
+    """Paths of all files of weights in a folder, in the order of the numbers in their names.
 
     Raises UserError if there is none.
     """
@@ -91,7 +94,7 @@ def _by_number(name):
 
 
 def tidy(folder, keep=None):
-    """Delete what a killed run left half written, and all but the newest `keep` of the numbered checkpoints."""
+    """Delete temporary files of a killed run, and all but the newest `keep` of the numbered checkpoints."""
     for name in os.listdir(folder):
         if re.fullmatch(r'\.(checkpoint-|log\.txt\.|args\.yaml\.).*\.tmp', name):
             os.unlink(os.path.join(folder, name))
@@ -100,26 +103,10 @@ def tidy(folder, keep=None):
             os.unlink(path)
 
 
-# -- reading ----------------------------------------------------------------------------------------------------------
+def load_newest(folder, warn):
+    """(content, path) of the newest readable checkpoint of an output folder; None if the folder has no checkpoint.
 
-
-def load(path):
-    """The content of a checkpoint as plain containers and arrays; executes nothing that the file asks for.
-
-    Raises UserError that names the file: missing, damaged, not a checkpoint, or asking for something else.
-    """
-    with reading(path, 'checkpoint'), open(path, 'rb') as f:
-        _check_seal(f)
-        state = _without_paddles_marks(unpickle.load(f))
-        if not isinstance(state, dict):
-            raise UserError(f'not a checkpoint (holds a {type(state).__name__})')
-        return state
-
-
-def load_newest(folder, say):
-    """(state, path) of the newest good checkpoint of an output folder, or None where there is none at all.
-
-    say: called with a line about each damaged one that is passed over. Raises UserError if all are damaged.
+    warn: a function that gets a line about each damaged file. Raises UserError if all are damaged.
     """
     if not os.path.isdir(folder):
         return None
@@ -129,44 +116,57 @@ def load_newest(folder, say):
         try:
             return load(path), path
         except UserError as error:
-            say(f'warning: {error}; going back to the checkpoint before it')
+            warn(f'warning: {error}; going back to the checkpoint before it')
     if paths:
         raise UserError(f'--resume auto: every checkpoint in {folder} is damaged; to start anew, move them away')
     return None
 
 
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def load(path):
+    """The content of a checkpoint, a dict of plain containers and numpy arrays.
+
+    Raises UserError that names the file: missing, damaged, not a checkpoint, or asking for code.
+    """
+    with reading(path, 'checkpoint'), open(path, 'rb') as f:
+        _check_sha256(f)
+        state = _without_paddles_marks(unpickle.load(f))
+        if not isinstance(state, dict):
+            raise UserError(f'not a checkpoint (holds a {type(state).__name__})')
+        return state
+
+
 def automatic_names(path):
     """{name in the model: Paddle's automatic name} of the parameters in a checkpoint that paddle.save wrote, which
-    keeps both; empty for other files."""
+    keeps both; {} for other files."""
     with reading(path, 'checkpoint'), open(path, 'rb') as f:
         model = unpickle.load(f).get('model', {})
     named = model.items() if isinstance(model, dict) else ()
     return {name: value[0] for name, value in named if isinstance(value, tuple) and isinstance(value[0], str)}
 
 
-def _check_seal(file):
-    """Raises UserError if the file ends with a SHA-256 that is not that of its content. Files of others have none.
-
-    Leaves the file at its beginning.
-    """
-    content_size = file.seek(0, os.SEEK_END) - SEAL_SIZE
+def _check_sha256(file):
+    """Raise UserError if the file ends with a SHA-256 that is not that of its content. Other programs write none."""
+    content_size = file.seek(0, os.SEEK_END) - TAIL
     file.seek(max(0, content_size))
-    seal = file.read()
+    tail = file.read()
     file.seek(0)
-    if content_size <= 0 or not seal.startswith(SEAL):
+    if not tail.startswith(MARK):
         return
     sha256, left = hashlib.sha256(), content_size
     while left:
         block = file.read(min(left, 1 << 20))
         sha256.update(block)
         left -= len(block)
-    if sha256.digest() != seal[len(SEAL) :]:
-        raise UserError('damaged: its content is not the one that was written (SHA-256)')
+    if sha256.digest() != tail[len(MARK) :]:
+        raise UserError('damaged: its content has changed since it was written (SHA-256)')
     file.seek(0)
 
 
 def _without_paddles_marks(value):
-    """Undo the layouts of paddle.save: a tensor inside a structure is the tuple (name, array)."""
+    """Undo the layout of paddle.save, in which a tensor inside a structure is the tuple (name, array)."""
     if isinstance(value, dict):
         return {key: _without_paddles_marks(item) for key, item in value.items() if key != PADDLE_NAMES}
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], np.ndarray):
