@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# tools/venv.sh DIR PIP_ARGUMENT...: a virtual environment in DIR with `pip install PIP_ARGUMENT...` done in it.
-# Does nothing when it is there already and complete. PYTHON names the interpreter to start from (default: python3).
+# tools/venv.sh DIR PIP_ARGUMENT...: make a virtual environment in DIR and run `pip install PIP_ARGUMENT...` in it.
+# Does nothing if that was done before with the same requirement files. PYTHON is the interpreter (default: python3).
 set -euo pipefail
 dir=$1
 shift

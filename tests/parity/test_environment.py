@@ -1,4 +1,4 @@
-"""What the other modules of this folder compare with."""
+"""The parity suite compares with the published package."""
 
 import os
 
