@@ -35,10 +35,11 @@ def by_pillow(path):
 
 def test_files_folders_and_patterns_name_images_in_their_order(tmp_path):
     (tmp_path / 'b').mkdir()
-    for name in ('b/2.JPG', 'b/1.png', 'b/note.txt', 'a.webp', 'z.jpeg'):
+    for name in ('b/4.bmp', 'b/2.JPG', 'b/1.png', 'b/5.png', 'b/3.webp', 'b/note.txt', 'a.webp', 'z.jpeg'):
         (tmp_path / name).touch()
     found = find_images([str(tmp_path / 'z.jpeg'), str(tmp_path / 'b'), str(tmp_path / '*.webp')])
-    assert found == [str(tmp_path / name) for name in ('z.jpeg', 'b/1.png', 'b/2.JPG', 'a.webp')]
+    folder = ['b/1.png', 'b/2.JPG', 'b/3.webp', 'b/4.bmp', 'b/5.png']
+    assert found == [str(tmp_path / name) for name in ('z.jpeg', *folder, 'a.webp')]
     with pytest.raises(UserError, match='none.jpg: no such file'):
         find_images([str(tmp_path / 'b'), str(tmp_path / 'none.jpg')])
 

@@ -18,7 +18,7 @@ SPREAD = 5
 SPREADS = {'Training': 50}
 # A measured 0 counts as a rounding error of float32, or as the value of its kind here. A tolerance of 0 is exact.
 ROUNDING = 1.2e-7
-ROUNDINGS = {'max abs difference / peak rate': 2.3e-16, 'p-value as standard deviations': 0.1, 'standard errors': 0.1}
+ROUNDINGS = {'max abs difference / peak rate': 2.3e-16, 'standard errors': 0.1}
 RELATIVE = 'max abs difference / largest value'
 ABSOLUTE = 'max abs difference'
 
