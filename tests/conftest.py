@@ -50,7 +50,7 @@ def execute(script, *argv):
         runtime.run(script.main, script.parser(), [str(word) for word in argv])
     except SystemExit as stop:
         code = stop.code or 0
-        if isinstance(code, str):  # what the interpreter does with a message
+        if isinstance(code, str):  # as the interpreter does with a message
             print(code, file=sys.stderr)
             code = 1
     finally:
@@ -73,7 +73,7 @@ def run(capfd):
 
 @pytest.fixture
 def refused(run):
-    """refused(script, *argv) -> the one line on stderr with which the script turns a command down."""
+    """refused(script, *argv) -> the one line on stderr with which a script refuses a command."""
 
     def call(script, *argv):
         result = run(script, *argv)
@@ -101,7 +101,7 @@ class Train:
         return self.run(main, *words(TINY_RUN), *places, *self.always, *words(*flags))
 
     def refused(self, *flags, out='run'):
-        """The one line with which main.py turns a command down."""
+        """The one line with which main.py refuses a command."""
         result = self(*flags, out=out)
         assert result.code == 1 and result.err.count('\n') == 1, result.err
         return result.err
@@ -132,7 +132,7 @@ def backend(request):
 
 @pytest.fixture
 def time_limit():
-    """time_limit(seconds): fail, instead of hanging, what takes longer."""
+    """time_limit(seconds): a block that takes longer fails."""
 
     def expired(*_):
         raise TimeoutError('still running')
