@@ -13,7 +13,7 @@ from util.args import (
     complete_model,
     weights_file,
 )
-from util.data.transforms import EvalTransform
+from util.data.transforms import check_eval_transform
 from util.deploy import export, records
 from util.weights.load import load
 
@@ -44,7 +44,7 @@ def main(args):
     export.check_flags(args.format, args.precision, args.output_dir)
     files.check_folder(args.output_dir, f'--output_dir {args.output_dir}')
     complete_model(args, FAMILY[args.model])
-    EvalTransform(args.input_size, args.crop_pct, args.interpolation, mean=args.mean, std=args.std)
+    check_eval_transform(args.crop_pct, args.interpolation, args.mean, args.std)
     names = records.class_names(args.label_list, args.nb_classes)
     model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
     load(model, weights_file(args, published_weights), args.ema)

@@ -169,6 +169,15 @@ class TrainTransform:
 # -- evaluation -------------------------------------------------------------------------------------------------------
 
 
+def check_eval_transform(crop_pct, interpolation, mean, std):
+    """Raise UserError for a value that EvalTransform does not take."""
+    if not 0 < crop_pct <= 1:
+        raise UserError(f'--crop_pct {crop_pct}: must be above 0 and at most 1')
+    if interpolation != 'random' and interpolation not in INTERPOLATIONS:
+        raise UserError(f'--interpolation {interpolation}: use {", ".join(INTERPOLATIONS)}')
+    check_normalisation(mean, std)
+
+
 class EvalTransform:
     """Resize the short side to size / crop_pct, cut the centre square, normalise: the field's standard evaluation.
 
@@ -177,16 +186,10 @@ class EvalTransform:
     """
 
     def __init__(self, size, crop_pct, interpolation='bicubic', mean=IMAGENET_MEAN, std=IMAGENET_STD, backend='pil'):
-        if not 0 < crop_pct <= 1:
-            raise UserError(f'--crop_pct {crop_pct}: must be above 0 and at most 1')
-        if interpolation == 'random':
-            interpolation = 'bicubic'
-        if interpolation not in INTERPOLATIONS:
-            raise UserError(f'--interpolation {interpolation}: use {", ".join(INTERPOLATIONS)}')
-        check_normalisation(mean, std)
+        check_eval_transform(crop_pct, interpolation, mean, std)
         self.size, self.short_side = size, int(math.floor(size / crop_pct))
         self.mean, self.std = mean, std
-        self.interpolation = INTERPOLATIONS[interpolation]
+        self.interpolation = INTERPOLATIONS['bicubic' if interpolation == 'random' else interpolation]
         self.backend = backend
         renderer(backend)  # a missing package is an error now, not in a loader process
 

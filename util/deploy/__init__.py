@@ -1,1 +1,1 @@
-"""From a model to answers: export, Paddle Inference, records."""
+"""From a model to predictions: export, Paddle Inference, records."""
