@@ -52,12 +52,14 @@ def parser():
     return parser
 
 
-def new_eval_loader(args, rank=0, world_size=1):
-    """The loader of the validation set that the flags describe, or of the share of process `rank`."""
+def new_eval_loader(args, rank=0, world_size=1, backend='pil'):
+    """The loader of the validation set that the flags describe; with several processes, of the part of process `rank`.
+
+    backend: the library that reads the images. main.py always uses pil, so that its accuracies compare with published
+    ones.
+    """
     samples = listing.read_samples(args.data_path, 'val', args.cls_label_path_val, args.nb_classes)
-    transform = EvalTransform(
-        args.input_size, args.crop_pct, args.interpolation, args.mean, args.std, args.image_backend
-    )
+    transform = EvalTransform(args.input_size, args.crop_pct, args.interpolation, args.mean, args.std, backend)
     return loader.build_eval_loader(
         samples, transform, args.batch_size, args.num_workers, args.prefetch_factor, rank, world_size
     )
@@ -67,14 +69,14 @@ def check(args):
     """Check the flags before anything is read. Raises UserError."""
     if args.topk and max(args.topk) > args.nb_classes:
         raise UserError(f'--topk {max(args.topk)}: there are only {args.nb_classes} classes (--nb_classes)')
-    outputs = {f'--{name}': getattr(args, name) for name in ('per_class', 'confusion', 'save_predictions')}
-    outputs = {flag: path for flag, path in outputs.items() if path}
-    if outputs and os.path.isdir(args.resume):
+    names = ('per_class', 'confusion', 'save_predictions', 'results_file')
+    outputs = {f'--{name}': getattr(args, name) for name in names if getattr(args, name)}
+    of_one_checkpoint = [flag for flag in outputs if flag != '--results_file']
+    if of_one_checkpoint and os.path.isdir(args.resume):
         raise UserError(
-            f'{", ".join(outputs)}: needs one checkpoint, but --resume {args.resume} is a folder; use --results_file'
+            f'{", ".join(of_one_checkpoint)}: needs one checkpoint, but --resume {args.resume} is a folder; '
+            'use --results_file'
         )
-    if args.results_file:
-        outputs['--results_file'] = args.results_file
     for flag, path in outputs.items():
         files.check_target(flag, path)
     if len(set(map(os.path.realpath, outputs.values()))) < len(outputs):
@@ -91,10 +93,10 @@ def main(args):
     names = records.class_names(args.label_list, args.nb_classes)
     rank, world_size = dist.init()
     log(f'Paddle {paddle.__version__} on {paddle.device.get_device()}, {world_size} process(es). {runtime.CPU}')
-    val_loader = new_eval_loader(args, rank, world_size)
+    val_loader = new_eval_loader(args, rank, world_size, args.image_backend)
     images = val_loader.dataset.samples.paths
     real = real_labels.read(args.real_labels, images, args.nb_classes) if args.real_labels else None
-    interpolation = args.interpolation.replace('random', 'bicubic')  # as the transform understands it
+    interpolation = args.interpolation.replace('random', 'bicubic')  # the transform takes random as bicubic
     resize = f'{interpolation}, short side to {val_loader.dataset.transform.short_side}'
     if args.image_backend != 'pil':
         resize += f', by {args.image_backend}'
@@ -112,7 +114,7 @@ def main(args):
             stats.update(real_labels.report(predictions, real, topk))
         results.append({'checkpoint': args.model if args.pretrained else path, 'images': len(images), **stats})
         if args.results_file and dist.is_main():
-            metrics.write_results(args.results_file, results)  # after each one: the next may not be readable
+            metrics.write_results(args.results_file, results)  # after each: the next may be unreadable
     if several:
         metrics.log_results(results)
     if dist.is_main():

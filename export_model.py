@@ -31,9 +31,9 @@ def parser():
         choices=('pdmodel', 'json', 'both'),
         help='pdmodel loads in Paddle 2.6 and 3 (default); json is the format of Paddle 3',
     )
-    parser.add_argument('--fuse_softmax', action='store_true', help='end the network with a softmax')
+    parser.add_argument('--fuse_softmax', action='store_true', help='add a softmax to the end of the network')
     parser.add_argument(
-        '--precision', default='fp32', choices=('fp32', 'fp16'), help='of the weights; fp16 is for GPUs'
+        '--precision', default='fp32', choices=('fp32', 'fp16'), help='of the weights: fp32 (default); fp16 for GPUs'
     )
     parser.add_argument('--label_list', metavar='FILE', help='class names to put into inference.yml')
     parser.add_config()

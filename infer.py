@@ -22,8 +22,14 @@ def parser():
     add('--input_size', type=count, help='side in pixels, as exported (without inference.yml: 224)')
     add('--crop_pct', type=float, help='side of the centre crop over the short side (without inference.yml: 0.9)')
     add('--interpolation', '--train_interpolation', help='filter of the resize (without inference.yml: bicubic)')
-    add('--mean', type=float, nargs=3, metavar='M', help="of RGB in 0-1 (without inference.yml: ImageNet's)")
-    add('--std', type=float, nargs=3, metavar='S', help="of RGB in 0-1 (without inference.yml: ImageNet's)")
+    add('--mean', type=float, nargs=3, metavar='M', help="RGB mean in 0-1 (without inference.yml: ImageNet's)")
+    add(
+        '--std',
+        type=float,
+        nargs=3,
+        metavar='S',
+        help="RGB standard deviation in 0-1 (without inference.yml: ImageNet's)",
+    )
     add('-b', '--batch_size', default=1, type=count, metavar='N', help='images per batch (default: 1)')
     add_records(parser)
     add = parser.add_argument_group('engine').add_argument
@@ -34,7 +40,7 @@ def parser():
         '--engine',
         default='auto',
         choices=('auto', *predictor.CPU_ENGINES),
-        help='on the CPU; auto (default): the first of the others that this Paddle has and that can run the model',
+        help='engine for CPUs; auto (default): the first of this list that this Paddle has and that can run the model',
     )
     add('--enable_mkldnn', type=boolean, help='True: like --engine onednn; False: like --engine paddle')
     add('--cpu_threads', type=count, help='CPU threads (default: OMP_NUM_THREADS)')
@@ -42,10 +48,10 @@ def parser():
         '--precision',
         default='fp32',
         choices=('fp32', 'fp16', 'bf16', 'int8'),
-        help='fp16: GPU; bf16: CPUs with avx512_bf16 or amx_bf16; int8: calibrated models',
+        help='fp32 (default); fp16 for GPUs; bf16 for CPUs with avx512_bf16 or amx_bf16; int8 for calibrated models',
     )
-    add('--ir_optim', default=True, type=boolean, help='let Paddle Inference rewrite the graph')
-    add('--enable_benchmark', default=False, type=boolean, help='report the time of each stage')
+    add('--ir_optim', default=True, type=boolean, help='True (default): let Paddle Inference optimise the graph')
+    add('--enable_benchmark', default=False, type=boolean, help='True: report the time of each stage (default: False)')
     return parser
 
 

@@ -11,6 +11,7 @@ from functools import partial
 import paddle
 
 from engine import evaluate, train_one_epoch
+from eval import new_eval_loader
 from models import FAMILY, build_model, count_parameters, published_weights, token_grid
 from util import dist, files
 from util.args import (
@@ -29,7 +30,7 @@ from util.args import (
 )
 from util.data import listing, loader
 from util.data.label_maps import LabelMaps
-from util.data.transforms import EvalTransform, TrainTransform
+from util.data.transforms import TrainTransform
 from util.errors import UserError
 from util.logger import log, log_to
 from util.metrics import log_accuracy
@@ -49,7 +50,7 @@ def parser():
     add_eval_transform(parser, FAMILY)
     add_normalisation(parser)
     add_amp(parser)
-    add_weights(parser, "; or 'auto': the newest in --output_dir, if any")
+    add_weights(parser, "; or 'auto': the newest in --output_dir, if there is one")
     add_training(parser, FAMILY)
     parser.add_config()
     return parser
@@ -58,11 +59,11 @@ def parser():
 def complete(args):
     """Check the flags, and set those that the command left out. Raises UserError."""
     complete_model(args, FAMILY[args.model])
-    complete_training(args, token_grid(args.model, args.input_size), dist.world_size())
+    complete_training(args, token_grid(args.model, args.input_size), total_batch(args))
 
 
 def new_model(args):
-    """The model that the flags describe, with fresh weights, which are the same on all processes."""
+    """The model that the flags describe. Its initial weights are the same on all processes."""
     paddle.seed(args.seed)
     return build_model(
         args.model,
@@ -117,20 +118,8 @@ def new_train_loader(args, rank=0, world_size=1):
     )
 
 
-def new_eval_loader(args, rank=0, world_size=1):
-    """The loader of the validation set that the flags describe; of a part of it, with several processes.
-
-    It always reads images with Pillow, so that accuracies compare with published ones.
-    """
-    samples = listing.read_samples(args.data_path, 'val', args.cls_label_path_val, args.nb_classes)
-    transform = EvalTransform(args.input_size, args.crop_pct, args.interpolation, args.mean, args.std)
-    return loader.build_eval_loader(
-        samples, transform, args.batch_size, args.num_workers, args.prefetch_factor, rank, world_size
-    )
-
-
 def main(args):
-    given = dict(vars(args))
+    flags = dict(vars(args))  # as given, for args.yaml
     complete(args)
     if args.output_dir:
         files.check_folder(args.output_dir, f'--output_dir {args.output_dir}')
@@ -164,7 +153,7 @@ def main(args):
     state = TrainState(args, model, train_loader, amp)
     starting.start(state, published)
     if args.output_dir and dist.is_main():
-        write_config(args.output_dir, given)
+        write_config(args.output_dir, flags)
     with interrupt.listening():
         try:
             train(state, val_loader)
@@ -179,7 +168,7 @@ def main(args):
 
 
 def train(state, val_loader):
-    """Train from where `state` stands to the end; evaluate and save after every epoch. Raises Interrupted."""
+    """Train the epochs that are left; evaluate and save after each. Raises Interrupted."""
     args, model, dataset = state.args, state.model, state.loader.dataset
     state.amp.decorate(model, state.optimizer)
     if args.to_static:
@@ -240,9 +229,9 @@ def train(state, val_loader):
 
 
 def evaluate_epoch(state, val_loader):
-    """Evaluate the model, and with --model_ema_eval the averaged one too; updates state.best. Raises Interrupted.
+    """Evaluate the model, and with --model_ema_eval the averaged one too; update state.best. Raises Interrupted.
 
-    Returns (statistics for log.txt, tags of checkpoints for the accuracies that are the best so far).
+    Returns (statistics for log.txt, tags of the checkpoints to write: 'best', 'best-ema' after a new best accuracy).
     """
     args, stats, tags = state.args, {}, []
     candidates = [(state.model, 'network', '', 'best')]
@@ -250,7 +239,7 @@ def evaluate_epoch(state, val_loader):
         candidates.append((state.ema.module, 'model EMA', '_ema', 'best-ema'))
     for model, name, suffix, tag in candidates:
         with interrupt.at_once():
-            if args.dist_eval:  # the processes must evaluate with the same batch-norm statistics
+            if args.dist_eval:  # each process has batch-norm statistics of its own; all must evaluate with the same
                 dist.share_statistics(model)
             test_stats = evaluate(
                 val_loader, model, state.amp, args.dist_eval, header=f'Test{suffix}:', print_freq=args.print_freq

@@ -7,7 +7,6 @@ import os
 import paddle
 
 from models import FAMILY, build_model, published_weights
-
 from util.args import (
     Parser,
     add_eval_transform,

@@ -48,7 +48,7 @@ def photos(tmp_path):
 def batch_of(root, *flags):
     """The first training batch of 8 images of 32 px, {name: array}; pixels are in 0-1 unless normalised by a flag."""
     args = main.parser().parse_args(words(SMALL, root, STEADY, *flags))
-    complete_training(args, grid=2)
+    complete_training(args, grid=2, total_batch=1)
     return {key: value.numpy() for key, value in next(iter(main.new_train_loader(args))).items()}
 
 

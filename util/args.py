@@ -1,25 +1,26 @@
-"""Command-line flags: one definition of each, the completing of those left out, and -c FILE.
+"""The command-line flags of all scripts, the values of flags that a command leaves out, and -c FILE.
 
-`family` in the functions below is models.FAMILY: the help on sizes, crops and patches is derived from it.
+`family` is models.FAMILY, from which the help texts take sizes, crops and patches.
 """
 
 import argparse
 import os
+import sys
 
 import yaml
 
 from util import files
 from util.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from util.errors import UserError, one_line
+from util.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line. With `add_config`, -c FILE gives flags new defaults."""
+    """An ArgumentParser whose errors are one line. With `add_config` it reads flags from a YAML file too."""
 
-    reads_config = False
+    reads_config, error_source = False, ''
 
     def error(self, message):
-        self.exit(2, f'{self.prog}: error: {message} (see {self.prog} --help)\n')
+        self.exit(2, f'{self.prog}: error: {self.error_source}{message} (see {self.prog} --help)\n')
 
     def add_config(self):
         self.reads_config = True
@@ -27,71 +28,43 @@ class Parser(argparse.ArgumentParser):
         self.add_argument('-c', '--config', metavar='FILE', help=help)
 
     def parse_args(self, args=None, namespace=None):
-        """As argparse. Raises UserError for what is wrong in the file of -c."""
+        """As argparse. Raises UserError for a file of -c that is not a YAML file of flags."""
+        args = sys.argv[1:] if args is None else list(args)
         parsed = super().parse_args(args, namespace)
         if self.reads_config and parsed.config:
-            self.set_defaults(**read_config(self, parsed.config))
-            parsed = super().parse_args(args, namespace)
+            self.error_source = f'-c {parsed.config}: '  # the command line alone has no error
+            parsed = super().parse_args(config_words(self, parsed.config) + args, namespace)
+            self.error_source = ''
         return parsed
 
 
 # -- -c FILE and args.yaml ---------------------------------------------------------------------------------------------
 
 
-def read_config(parser, path):
-    """The flags in a YAML file, {name: value as the command line would give it}. Raises UserError.
+def config_words(parser, path):
+    """The flags in a YAML file as words of a command line. Raises UserError for a key that is not a flag of `parser`.
 
-    Names have no dashes in front. true and false switch a flag on and off; a list gives several values; null leaves the
-    default.
+    Names have no dashes in front. true gives a flag without a value; false its --no_ form, or nothing if it has none;
+    a list gives several values; null leaves the default.
     """
     content = files.read_yaml(path)
     if not isinstance(content, dict):
         raise UserError(f'-c {path}: must hold lines such as "batch_size: 64"')
-    flags = {}
+    flags = {flag for action in parser._actions for flag in action.option_strings}
+    words = []
     for key, value in content.items():
-        action = _action(parser, str(key).replace('-', '_'))
-        if action is None:
+        name = str(key).replace('-', '_')
+        if f'--{name}' not in flags or name in ('help', 'config'):
             raise UserError(f'-c {path}: {key} is not a flag of {parser.prog} (see {parser.prog} --help)')
-        if value is None:
-            continue
-        try:
-            flags[action.dest] = _converted(action, value)
-        except (ValueError, argparse.ArgumentTypeError) as error:
-            raise UserError(f'-c {path}: {key} cannot be {one_line(repr(value))} ({error})')
-    return flags
-
-
-def _action(parser, name):
-    """argparse's action of the flag --name; None if there is no such flag."""
-    for action in parser._actions:
-        if action.dest == name or f'--{name}' in action.option_strings:
-            return None if name in ('help', 'config') else action
-    return None
-
-
-def _converted(action, value):
-    """A value of a YAML file as the command line would give it. Raises ValueError or ArgumentTypeError."""
-    if action.nargs == 0:  # a switch, or its --no_ form
-        if not isinstance(value, bool):
-            raise ValueError('must be true or false')
-        return action.const if value else not action.const
-    if action.nargs == '?' and isinstance(value, bool):  # a flag with an optional value: with none, or not given
-        return action.const if value else action.default
-    if action.nargs in (None, '?'):
-        return _converted_word(action, value)
-    values = value if isinstance(value, list) else [value]
-    if isinstance(action.nargs, int) and len(values) != action.nargs:
-        raise ValueError(f'must be {action.nargs} values')
-    return [_converted_word(action, each) for each in values]
-
-
-def _converted_word(action, value):
-    if not isinstance(value, (str, int, float)) or isinstance(value, bool):
-        raise ValueError('must be a number or text')
-    converted = (action.type or str)(str(value))
-    if action.choices and converted not in action.choices:
-        raise ValueError(f'must be one of {", ".join(map(str, action.choices))}')
-    return converted
+        if value is True:
+            words.append(f'--{name}')
+        elif value is False:
+            words += [f'--no_{name}'] if f'--no_{name}' in flags else []
+        elif isinstance(value, list):
+            words += [f'--{name}', *map(str, value)]
+        elif value is not None:
+            words.append(f'--{name}={value}')
+    return words
 
 
 def write_config(folder, flags):
@@ -135,12 +108,12 @@ def switch(add, name, help):
 
 
 def by_model(family, value):
-    """'448 for lvvit_l, else 224': what `value` gives for every model, for help texts. value: of an entry of FAMILY."""
+    """Text such as '448 for lvvit_l, else 224' for help. value: function from an entry of FAMILY to what is shown."""
     models = {}
     for name, entry in family.items():
         models.setdefault(value(entry), []).append(name)
-    common = max(models, key=lambda value: len(models[value]))
-    special = [f'{value} for {", ".join(names)}' for value, names in models.items() if value != common]
+    common = max(models, key=lambda shown: len(models[shown]))
+    special = [f'{shown} for {", ".join(names)}' for shown, names in models.items() if shown != common]
     return ', '.join([*special, f'else {common}'])
 
 
@@ -156,11 +129,11 @@ def add_model(parser, family):
     add('--nb_classes', default=1000, type=int, metavar='C', help='number of classes (default: 1000)')
 
 
-def add_weights(parser, also=''):
-    """also: what the help of --resume says besides. Returns the group, for further flags."""
+def add_weights(parser, more_help=''):
+    """more_help: text to add to the help of --resume. Returns the group, for further flags."""
     group = parser.add_argument_group('weights')
     add = group.add_argument
-    help = 'checkpoint or state dict to load: .pd, .pdparams, .pth, .safetensors' + also
+    help = 'checkpoint or state dict to load: .pd, .pdparams, .pth, .safetensors' + more_help
     add('--resume', default='', metavar='FILE', help=help)
     add('--pretrained', action='store_true', help='use the published weights, downloaded once, instead of --resume')
     add('--ema', action='store_true', help="use the checkpoint's averaged weights")
@@ -217,7 +190,7 @@ def add_amp(parser):
 
 
 def add_records(parser):
-    """What predict.py and infer.py print and save."""
+    """Flags for what predict.py and infer.py print and save."""
     add = parser.add_argument_group('output').add_argument
     add('--topk', default=5, type=count, metavar='K', help='classes for each image (default: 5)')
     add('--label_list', metavar='FILE', help="names of the classes, lines 'id name'")
@@ -227,7 +200,7 @@ def add_records(parser):
 
 
 def add_protocols(parser):
-    """What eval.py counts and writes beside top-1 and top-5 (util/metrics.py)."""
+    """Flags for what eval.py counts and writes besides top-1 and top-5 (util/metrics.py)."""
     add = parser.add_argument_group('protocols').add_argument
     add('--topk', type=count, nargs='+', metavar='K', help='accuracies to report (default: 1 5)')
     add('--results_file', default='', metavar='CSV', help='write the accuracies, one row for each checkpoint')
@@ -267,7 +240,7 @@ def complete_model(args, entry):
 
 
 def weights_file(args, published_weights):
-    """The file that --resume names ('' without it), or with --pretrained the file of the published weights.
+    """The file of --resume ('' without the flag); with --pretrained the file of the published weights.
 
     published_weights: the function of models.py. Raises UserError if both flags are given.
     """
@@ -282,7 +255,7 @@ def weights_file(args, published_weights):
 
 
 def add_training(parser, family):
-    """The training recipe."""
+    """Flags of the training recipe."""
     _add_run(parser)
     _add_optimizer(parser)
     _add_schedule(parser)
@@ -400,7 +373,7 @@ def _add_token_labels(parser, family):
     help = "weight of the loss of the tokens' mean logits on the class label, to train a labeler (default: 0)"
     add('--token_pool_weight', default=0.0, type=float, metavar='W', help=help)
     help = 'use MixToken (default: with --token_label, unless Mixup or CutMix is on)'
-    add('--mix_token', action='store_true', default=None, help=help)  # complete_training replaces None
+    add('--mix_token', action='store_true', default=None, help=help)  # None: complete_training decides
     add('--no_mix_token', action='store_false', dest='mix_token', help='do not use MixToken')
 
 
@@ -426,11 +399,12 @@ def mixes_images(args):
     return args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
 
 
-def complete_training(args, grid, world_size=1):
+def complete_training(args, grid, total_batch):
     """Check the flags of main.py against each other, and set those left out. Raises UserError.
 
-    grid: tokens a side of the model at --input_size. The learning rate follows from the total batch; MixToken is on
-    with token labels, unless images are mixed already; without label maps there are no token labels.
+    grid: tokens a side of the model at --input_size; total_batch: images of an optimizer step. The learning rate
+    depends on the total batch. MixToken is on with token labels, unless Mixup or CutMix is on. Without
+    --token_label_data, --token_label is turned off.
     """
     if args.token_label and not args.token_label_data and args.dense_weight:
         raise UserError(
@@ -448,5 +422,4 @@ def complete_training(args, grid, world_size=1):
         args.mix_token = args.token_label and not mixes_images(args)
     args.token_label = args.token_label and bool(args.token_label_data)
     if args.lr is None:
-        total_batch = args.batch_size * args.accum_iter * world_size
         args.lr = args.blr * total_batch / 512

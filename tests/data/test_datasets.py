@@ -93,13 +93,14 @@ SMALL = ['--input_size', 32, '--nb_classes', 10, '--batch_size', 4]
 
 def train_loader(root, *flags):
     args = main.parser().parse_args([str(word) for word in ['--data_path', root, *SMALL, *flags]])
-    complete_training(args, grid=2)
+    complete_training(args, grid=2, total_batch=1)
     return main.new_train_loader(args)
 
 
 def eval_loader(root, *flags):
     words = ['--data_path', root, *SMALL, '--crop_pct', 1, *flags]
-    return eval_script.new_eval_loader(eval_script.parser().parse_args([str(word) for word in words]))
+    args = eval_script.parser().parse_args([str(word) for word in words])
+    return eval_script.new_eval_loader(args, backend=args.image_backend)
 
 
 def numbered(root, count=12):

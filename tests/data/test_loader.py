@@ -76,7 +76,7 @@ def train_loader(scenes, flags):
     line += f'--token_label --token_label_data {scenes}/label_maps --input_size 32 '
     line += '--nb_classes 10 --batch_size 8 --reprob 0.8 --mixup 0 --cutmix 0'
     args = main.parser().parse_args([*line.split(), *flags.split()])
-    complete_training(args, grid=2)
+    complete_training(args, grid=2, total_batch=1)
     return main.new_train_loader(args)
 
 
