@@ -14,11 +14,11 @@ from util.train.loss import batch_targets
 
 
 def train_one_epoch(state, model, criterion, mixup=None, writers=None):
-    """Train from where `state` stands to the end of the epoch.
+    """Train the steps of the epoch that are left.
 
     state: TrainState. model: state.model, or paddle.DataParallel of it. criterion: (outputs, Targets) -> scalar.
     mixup: Mixup or None. writers: Writers or None.
-    Returns {'lr': of the last step, 'loss': mean of the epoch over all processes}.
+    Returns {'lr': rate of the last step, 'loss': mean over the epoch and all processes}.
     Raises UserError for a loss that is not finite, and Interrupted when the run is asked to stop.
     """
     args, loader, optimizer, amp = state.args, state.loader, state.optimizer, state.amp
@@ -62,7 +62,7 @@ def train_one_epoch(state, model, criterion, mixup=None, writers=None):
                 state.ema.update(state.model)
             state.steps_done += 1
         if i % args.print_freq == 0 or i == num_batches - 1:
-            state.check_losses()  # the host waits for the device here, and nowhere else
+            state.check_losses()  # reads the losses, for which the host waits for the device
         if is_last_of_step:
             state.after_step()
     return {**state.meters.means(), 'lr': state.lr(state.steps_per_epoch - 1)}
@@ -79,17 +79,18 @@ def step_rng(seed, epoch, batch):
 
 
 def synced_gradients(model, sync):
-    """Context in which several processes average their gradients, or with sync=False keep them to themselves."""
+    """Context manager for a backward pass; with sync=False paddle.DataParallel does not average its gradients."""
     return contextlib.nullcontext() if sync or dist.world_size() == 1 else model.no_sync()
 
 
 @paddle.no_grad()
 def step_scalars(loss, lr, model, optimizer, scaler):
-    """{name: number or one-element tensor} for Writers, of an optimizer step that is about to be taken.
+    """{name: number or one-element tensor} for Writers. Call it after the backward pass and before scaler.step.
 
-    norm is the gradient's over all parameters, before clipping; scale is the loss scale, if the loss is scaled.
+    train/norm is the norm of the gradient of all parameters, before clipping; train/scale is the loss scale, which
+    exists only with float16.
     """
-    scaler.unscale_(optimizer)  # `scaler.step` then does not do it again
+    scaler.unscale_(optimizer)  # scaler.step knows that, and does not divide again
     squares = [(p.grad.astype('float32') ** 2).sum() for p in model.parameters() if p.grad is not None]
     scalars = {'train/loss': loss, 'train/lr': lr, 'train/norm': paddle.add_n(squares).sqrt()}
     if scaler.is_enable():
@@ -98,7 +99,7 @@ def step_scalars(loss, lr, model, optimizer, scaler):
 
 
 def evaluate(data_loader, model, amp=None, shared=False, header='Test:', print_freq=20):
-    """{'loss': mean cross-entropy, 'acc1', 'acc5': in percent} of a model on a set. Arguments: see predict_all."""
+    """Evaluate a model: {'loss': mean cross-entropy, 'acc1', 'acc5': in percent}. Arguments: see predict_all."""
     return report(predict_all(data_loader, model, 5, amp, shared, header, print_freq))
 
 
@@ -106,8 +107,8 @@ def evaluate(data_loader, model, amp=None, shared=False, header='Test:', print_f
 def predict_all(data_loader, model, k=5, amp=None, shared=False, header='Test:', print_freq=20):
     """metrics.Predictions for every image of the loader's set, in the order of the set.
 
-    k: classes to keep for an image, at most the model's. shared: each process has a part of the set; it fills in its
-    own rows of a table of zeros, and the sum of the tables is the result on every process.
+    k: classes to keep of each image; amp: Amp or None. shared: the loaders of the processes share the set. Each process
+    fills in its rows of a table of zeros, and every process gets the sum of the tables.
     Raises RuntimeError unless every image was counted exactly once.
     """
     model.eval()

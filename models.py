@@ -55,7 +55,7 @@ def gelu(x):
 
 
 class PatchEmbedNaive(nn.Layer):
-    """ViT's stem: one convolution of the size P of a patch. [B, 3, S, S] -> [B, D, S/P, S/P]."""
+    """ViT's stem: one convolution with kernel and stride P, the patch size. [B, 3, S, S] -> [B, D, S/P, S/P]."""
 
     def __init__(self, patch_size, in_chans, embed_dim):
         super().__init__()
@@ -66,7 +66,7 @@ class PatchEmbedNaive(nn.Layer):
 
 
 class PatchEmbed4_2(nn.Layer):
-    """LV-ViT's stem of four convolutions: 7x7/2, 3x3, 3x3, then patches of P/2. [B, 3, S, S] -> [B, D, S/P, S/P]."""
+    """LV-ViT's stem: convolutions 7x7/2, 3x3, 3x3, then one of P/2 x P/2. [B, 3, S, S] -> [B, D, S/P, S/P]."""
 
     def __init__(self, patch_size, in_chans, embed_dim, hidden=64):
         super().__init__()
@@ -86,7 +86,7 @@ class PatchEmbed4_2(nn.Layer):
 
 
 class DropPath(nn.Layer):
-    """Stochastic depth: in training a sample's branch is dropped with probability `rate`, else divided by 1 - rate."""
+    """Stochastic depth: in training a sample is set to 0 with probability `rate`, else divided by 1 - rate."""
 
     def __init__(self, rate):
         super().__init__()
@@ -112,8 +112,7 @@ class Attention(nn.Layer):
 
     def forward(self, x):
         tokens, dim = x.shape[1:]
-        # split, because the gradient of an index `qkv[i]` is a zero-filled tensor of the full size, and OpenVINO does
-        # not read unbind
+        # split, not qkv[i]: the gradient of an index is a zero-filled tensor of the full size; OpenVINO has no unbind
         heads = [-1, tokens, self.num_heads, self.head_dim]
         q, k, v = (part.reshape(heads) for part in self.qkv(x).split(3, axis=-1))
         q, k, v = q.transpose([0, 2, 1, 3]), k.transpose([0, 2, 3, 1]), v.transpose([0, 2, 1, 3])
@@ -158,8 +157,7 @@ class LV_ViT(nn.Layer):
     img_size: side of the input in pixels; patch_size: side of a patch. stem: '4_2' (four convolutions, 64 channels),
     '4_2_128' (128 channels) or 'naive' (one convolution). drop_rate: dropout. drop_path_rate: stochastic depth of the
     last block; it grows linearly from 0 over the blocks. skip_lam: divides each residual branch (the paper's residual
-    scaling). return_dense: add `aux_head`, the classifier of the patch tokens. mix_token: in training draw a MixToken
-    box when the caller passes none.
+    scaling). return_dense: add `aux_head`, the classifier of the patch tokens. mix_token: in training, use MixToken.
     Attribute `grid`: patch tokens a side. Raises ValueError unless patch_size divides img_size and num_heads embed_dim.
     """
 
@@ -221,7 +219,7 @@ class LV_ViT(nn.Layer):
         return {'pos_embed', 'cls_token'}
 
     def disable_aux_head(self):
-        """For training without token targets: freeze `aux_head` at zero, so that it adds nothing in evaluation."""
+        """Set `aux_head` to zero and freeze it, for training without token targets. It adds 0 in evaluation."""
         if self.return_dense:
             for p in self.aux_head.parameters():
                 p.set_value(paddle.zeros_like(p))
@@ -249,10 +247,10 @@ class LV_ViT(nn.Layer):
         return self.head(x[:, 0]), self.aux_head(x[:, 1:])
 
     def forward(self, x, box=None):
-        """x: float32 [B, 3, S, S]; box: the MixToken box of this step (training only), drawn here when None.
+        """x: float32 [B, 3, S, S]; box: in training, the MixToken box; None: draw one if mix_token is on.
 
-        Evaluation: logits [B, C], `cls + 0.5 * max over tokens of aux`. Training: (cls [B, C], aux [B, N, C], box),
-        aux already unmixed so that aux[i] belongs to image i everywhere. Without `aux_head`: (cls, None, empty box).
+        Evaluation: logits [B, C], `cls + 0.5 * max over tokens of aux`. Training: (cls [B, C], aux [B, N, C], box);
+        all tokens of aux[i] belong to image i again. Without `aux_head`: cls, in training (cls, None, empty box).
         """
         if not self.return_dense:
             cls = self.head(self.forward_features(x)[:, 0])
@@ -268,7 +266,10 @@ class LV_ViT(nn.Layer):
         return cls, aux, box
 
     def forward_mixed(self, x, inside):
-        """(cls [B, C], aux [B, N, C]), mixed where `inside` (bool [grid, grid], or None) is True, aux unmixed again."""
+        """(cls [B, C], aux [B, N, C]): tokens where `inside` is True are swapped before the blocks, and back in aux.
+
+        inside: bool [grid, grid], or None to swap nothing.
+        """
         x = self.forward_tokens(as_sequence(mixtoken.swap(self.forward_embeddings(x), inside)))
         aux = self.aux_head(x[:, 1:])
         if inside is not None:
@@ -277,7 +278,7 @@ class LV_ViT(nn.Layer):
         return self.head(x[:, 0]), aux
 
     def to_static(self):
-        """Train through a static graph. The box goes in as a mask: four numbers would become constants in it."""
+        """Train with a static graph. The box goes in as a mask: Python numbers would become constants of the graph."""
         self.forward_mixed = paddle.jit.to_static(self.forward_mixed, full_graph=True)
 
 
@@ -286,8 +287,8 @@ def as_sequence(x):
     return x.flatten(2).transpose([0, 2, 1])
 
 
-class Entry(NamedTuple):
-    """A model of the family, and how its published figures were measured."""
+class ModelConfig(NamedTuple):
+    """A model of the family: its architecture, and the settings with which its published accuracy was measured."""
 
     architecture: dict  # arguments of LV_ViT
     input_size: int = 224  # side of the input, in pixels
@@ -297,19 +298,23 @@ class Entry(NamedTuple):
 
 RELEASES = 'https://github.com/zihangJiang/TokenLabeling/releases/download'  # the original's, in PyTorch's format
 FAMILY = {
-    'vit': Entry(dict(stem='naive', return_dense=False)),
-    'lvvit': Entry(dict(skip_lam=2.0, return_dense=False)),
-    'lvvit_nano': Entry(dict(embed_dim=128, depth=6, num_heads=4), crop_pct=1.0),  # ours: for CPUs, demo and tests
-    'lvvit_nano_patch8': Entry(dict(embed_dim=128, depth=6, num_heads=4, patch_size=8), input_size=64, crop_pct=1.0),
-    'lvvit_t': Entry(dict(embed_dim=240, depth=12, num_heads=4), weights={224: f'{RELEASES}/v0.2.0/lvvit_t.pth'}),
-    'lvvit_s': Entry(
+    'vit': ModelConfig(dict(stem='naive', return_dense=False)),
+    'lvvit': ModelConfig(dict(skip_lam=2.0, return_dense=False)),
+    'lvvit_nano': ModelConfig(
+        dict(embed_dim=128, depth=6, num_heads=4), crop_pct=1.0
+    ),  # ours: for CPUs, demo and tests
+    'lvvit_nano_patch8': ModelConfig(
+        dict(embed_dim=128, depth=6, num_heads=4, patch_size=8), input_size=64, crop_pct=1.0
+    ),
+    'lvvit_t': ModelConfig(dict(embed_dim=240, depth=12, num_heads=4), weights={224: f'{RELEASES}/v0.2.0/lvvit_t.pth'}),
+    'lvvit_s': ModelConfig(
         dict(embed_dim=384, depth=16, num_heads=6, skip_lam=2.0),
         weights={
             224: f'{RELEASES}/1.0/lvvit_s-26M-224-83.3.pth.tar',
             384: f'{RELEASES}/1.0/lvvit_s-26M-384-84.4.pth.tar',
         },
     ),
-    'lvvit_m': Entry(
+    'lvvit_m': ModelConfig(
         dict(embed_dim=512, depth=20, num_heads=8, skip_lam=2.0),
         crop_pct=1.0,
         weights={
@@ -318,7 +323,7 @@ FAMILY = {
             448: f'{RELEASES}/1.0/lvvit_m-56M-448-85.5.pth.tar',
         },
     ),
-    'lvvit_l': Entry(
+    'lvvit_l': ModelConfig(
         dict(embed_dim=768, depth=24, num_heads=12, skip_lam=3.0, stem='4_2_128'),
         input_size=448,
         crop_pct=1.0,
@@ -341,7 +346,7 @@ def build_model(name, **kwargs):
 
 
 def create(name, pretrained=False, ema=False, **kwargs):
-    """The model `name` of FAMILY, for the functions below, which paddle.hub offers too.
+    """The model `name` of FAMILY, with or without weights. The functions below, which paddle.hub lists, call this.
 
     pretrained: False (as initialised), True (the published weights, fetched once) or a file (.pd, .pdparams, .pth,
     .safetensors). ema: a checkpoint's averaged weights. kwargs: arguments of LV_ViT, such as num_classes and
@@ -398,17 +403,16 @@ def lvvit_l(pretrained=False, **kwargs):
 
 def token_grid(name, input_size):
     """Patch tokens a side of the model `name` at an input size in pixels."""
-    architecture = FAMILY[name].architecture if name in FAMILY else {}
-    return input_size // architecture.get('patch_size', 16)
+    return input_size // FAMILY[name].architecture.get('patch_size', 16)
 
 
 def published_weights(name, input_size, nearest=False):
-    """The file with the weights published for a model at an input size in pixels, fetched if it is not here yet.
+    """Path of the published weights of a model of FAMILY at an input size in pixels; downloads them the first time.
 
-    nearest: take the nearest of the published sizes, for callers that resize the position embedding.
-    Raises UserError if there are no such weights, with a list of those there are, or if they cannot be fetched.
+    nearest: take the nearest published size, for callers that resize the position embedding.
+    Raises UserError if there are no such weights, or if they cannot be downloaded.
     """
-    addresses = FAMILY[name].weights if name in FAMILY else {}
+    addresses = FAMILY[name].weights
     if nearest and addresses:
         input_size = min(addresses, key=lambda size: abs(size - input_size))
     if input_size not in addresses:
@@ -419,11 +423,11 @@ def published_weights(name, input_size, nearest=False):
         ]
         raise UserError(
             f'--pretrained: no weights are published for {name} at {input_size} pixels; '
-            f'there are those of {"; ".join(published)}'
+            f'published: {"; ".join(published)}'
         )
     return download.fetch(addresses[input_size])
 
 
 def count_parameters(model):
-    """How many numbers a model learns: without BatchNorm's running statistics, which Paddle lists as parameters too."""
+    """Number of learned parameters. Paddle's parameters() has BatchNorm's running statistics too; they do not count."""
     return torch_file.count_parameters(model.state_dict())

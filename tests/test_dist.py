@@ -314,7 +314,9 @@ def test_other_processes_continue_within_an_epoch_with_the_same_images_in_the_sa
     job = Job(folder, command, name, **{name: f'{WHOLE} --batch_size {16 // processes} --resume auto'}).wait()
     assert (images(job, processes) == images(two, 2)[5:]).all(), 'from the second step of the second epoch on'
     (line,) = [line for line in ours(job.text(0)) if line.startswith('continues on')]
-    assert line.startswith(f'continues on {processes} process(es) what 2 began: the same images in the same order, but')
+    assert line.startswith(
+        f'continues on {processes} process(es) an epoch of 2: the same images in the same order, but'
+    )
     whole, other = records(folder / 'out-whole'), records(folder / f'out-{name}')
     assert whole[0] == other[0] and [record['epoch'] for record in other] == [0, 1, 2]
     assert whole[1]['train_loss'] == pytest.approx(other[1]['train_loss'], rel=0.1)

@@ -1,1 +1,1 @@
-"""What the scripts share. Four rooms (data, train, weights, deploy) over the modules here, which know none of them."""
+"""What the scripts share: the packages data, train, weights and deploy, and the modules here, which they all use."""

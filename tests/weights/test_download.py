@@ -108,7 +108,7 @@ def test_the_address_is_chosen_by_name_and_size(monkeypatch):
     assert models.published_weights('lvvit_t', 224) == 'lvvit_t.pth'
 
 
-@pytest.mark.parametrize('name, size', [('lvvit_s', 48), ('lvvit_nano', 224), ('lvvit_x', 224)])
+@pytest.mark.parametrize('name, size', [('lvvit_s', 48), ('lvvit_nano', 224)])
 def test_weights_that_are_not_published_are_refused_with_a_list_of_those_that_are(name, size):
     message = refusal(models.published_weights, name, size)
     assert f'{name} at {size} pixels' in message

@@ -1,1 +1,1 @@
-"""From a batch to a step, and from steps to a run."""
+"""Training: targets, loss, schedule, optimizer, and the state of a run."""

@@ -13,7 +13,7 @@ def on_gpu():
 
 
 class Amp:
-    """autocast() for the forward pass, scaler (GradScaler) for the backward pass; disabled they do nothing.
+    """autocast() for the forward pass and `scaler` (GradScaler) for the backward pass. If disabled, both do nothing.
 
     dtype: float16 or bfloat16; level: O1 or O2.
     """
@@ -27,12 +27,12 @@ class Amp:
         self.scaler = paddle.amp.GradScaler(enable=enabled and dtype == 'float16')
 
     def decorate(self, model, optimizer):
-        """With O2, change both in place: the weights to `dtype`, with float32 master weights in the optimizer."""
+        """With level O2: convert the weights to `dtype`, and let the optimizer keep float32 master weights."""
         if self.enabled and self.level == 'O2':
             paddle.amp.decorate(models=model, optimizers=optimizer, level='O2', dtype=self.dtype)
 
     def autocast(self):
-        """Context for the forward pass."""
+        """Context manager for the forward pass."""
         if not self.enabled:
             return contextlib.nullcontext()
         return paddle.amp.auto_cast(level=self.level, dtype=self.dtype)

@@ -6,8 +6,8 @@ import time
 
 from util.paddle_fixes import STOP_SIGNALS
 
-_name = None  # of the signal that asked for a stop
-_came = 0.0  # when it came, by time.monotonic
+_name = None  # of the signal that asked the run to stop
+_received = 0.0  # the time of that signal, by time.monotonic
 _at_once = False  # whether a signal raises Interrupted immediately
 
 
@@ -20,11 +20,11 @@ def requested():
     return _name
 
 
-def _note(number, _):
-    global _name, _came
+def _on_signal(number, _):
+    global _name, _received
     if _name is None:
-        _name, _came = signal.Signals(number).name, time.monotonic()
-    elif number == signal.SIGINT and time.monotonic() - _came > 1:  # a launcher may send the first one twice
+        _name, _received = signal.Signals(number).name, time.monotonic()
+    elif number == signal.SIGINT and time.monotonic() - _received > 1:  # a launcher may send one Ctrl-C twice
         raise KeyboardInterrupt
     if _at_once:
         raise Interrupted(_name)
@@ -32,9 +32,9 @@ def _note(number, _):
 
 @contextlib.contextmanager
 def listening():
-    """Context in which the signals are only recorded for `requested`; a second Ctrl-C ends the program."""
+    """Context manager: signals are recorded for `requested` and nothing else; a second Ctrl-C ends the program."""
     global _name
-    before = [signal.signal(number, _note) for number in STOP_SIGNALS]
+    before = [signal.signal(number, _on_signal) for number in STOP_SIGNALS]
     try:
         yield
     finally:
@@ -45,7 +45,7 @@ def listening():
 
 @contextlib.contextmanager
 def at_once():
-    """Context, inside `listening`, in which a signal raises Interrupted immediately, also one recorded before."""
+    """Context manager, used inside `listening`: a signal, also one recorded before, raises Interrupted immediately."""
     global _at_once
     _at_once = True
     try:

@@ -25,15 +25,15 @@ def hard_targets(label, num_classes, smoothing):
 def batch_targets(batch, num_classes, smoothing=0.0, ground_truth=False, gumbel=False, confidence=0.0):
     """Targets of a loader's batch: from its label maps if it has them, else from its labels.
 
-    ground_truth: the target of the class token. False: the map; 'blend': the map and the true label, with a share of
-    the map of 0.5 where both agree on the best class and 0.9 where they do not, as in the original's loss; 'only': the
-    true label. gumbel, confidence: see chosen_tokens, for the patch tokens.
+    ground_truth: what the class token learns. False: the map; 'only': the true label; 'blend': both. The map's share of
+    the blend is 0.5 if map and label agree on the best class, else 0.9, as in the original's loss.
+    gumbel, confidence: for the patch tokens, see chosen_tokens.
     """
     label = batch['label']
     hard = hard_targets(label, num_classes, smoothing)
     if 'ids' not in batch:
         return Targets(hard, None)
-    chooses = gumbel or confidence > 0  # needs the probabilities before smoothing
+    chooses = gumbel or confidence > 0  # chosen_tokens needs the probabilities before smoothing
     dense = token_label.dense_target(
         batch['ids'], batch['listed'], batch['floor'], num_classes=num_classes, smoothing=0.0 if chooses else smoothing
     )
@@ -57,25 +57,25 @@ def batch_targets(batch, num_classes, smoothing=0.0, ground_truth=False, gumbel=
 def chosen_tokens(probabilities, smoothing, gumbel, confidence):
     """Smoothed token targets [B, N, C] from a labeler's class probabilities [B, N, C] (arXiv 2401.03844, section 3.2).
 
-    gumbel: a token learns one class instead of its distribution π: argmax_c (log π_c + G_c) with G_c ~ Gumbel(0, 1),
-    drawn in every step, which is a sample of π at any temperature. confidence: a token whose best class has a lower
-    probability learns nothing (its row is zero); the paper keeps all tokens.
+    gumbel: a token learns one class, drawn from its distribution π in every step: argmax_c (log π_c + G_c) with
+    G_c ~ Gumbel(0, 1). confidence: a token whose best class has a lower probability learns nothing (its row is zero);
+    the paper keeps all tokens.
     """
-    sure = (probabilities.max(axis=-1, keepdim=True) >= confidence).astype(probabilities.dtype)
+    confident = (probabilities.max(axis=-1, keepdim=True) >= confidence).astype(probabilities.dtype)
     if gumbel:
         probabilities = F.gumbel_softmax(paddle.log(probabilities.clip(min=1e-30)), hard=True)
-    return token_label.smooth(probabilities, smoothing, probabilities.shape[-1]) * sure
+    return token_label.smooth(probabilities, smoothing, probabilities.shape[-1]) * confident
 
 
 def soft_cross_entropy(logits, target):
     """Mean over rows of −Σ_c target_c · log softmax(logits)_c, in float32. logits, target: [..., C].
 
-    Rows of the target need not sum to 1; a row of zeros has no loss. The gradient of Paddle's fused kernel assumes
-    that they do, so each row is normalised for the kernel, and its loss multiplied by the row's sum.
+    Rows of the target need not sum to 1; a row of zeros has no loss. The gradient of Paddle's fused kernel is right
+    only for rows that sum to 1, so each row is divided by its sum, and its loss is multiplied by the sum.
     """
-    mass = target.sum(axis=-1, keepdim=True)
-    loss = F.cross_entropy(logits.astype('float32'), target / mass.clip(min=1e-12), soft_label=True, reduction='none')
-    return (loss * mass).mean()
+    sums = target.sum(axis=-1, keepdim=True)
+    loss = F.cross_entropy(logits.astype('float32'), target / sums.clip(min=1e-12), soft_label=True, reduction='none')
+    return (loss * sums).mean()
 
 
 class TokenLabelLoss(nn.Layer):
@@ -83,9 +83,9 @@ class TokenLabelLoss(nn.Layer):
 
     The first two terms are token labeling (arXiv 2104.10858). The third trains the mean of the token logits on the
     class target, so that tokens learn to classify from image labels alone (arXiv 2401.03844, eq. 2).
-    The class target of the first term is mixed with that of the reversed batch by MixToken's lam; the model returns the
-    tokens unmixed. Without token targets there is no second term, without a token classifier neither the second nor the
-    third.
+    In the first term MixToken's lam mixes the class targets of a batch and its reverse; the model returns the tokens
+    unmixed, so the others need no mixing. The second term needs token targets and a token classifier, the third a
+    token classifier; without them they are left out.
     """
 
     def __init__(self, cls_weight=1.0, dense_weight=1.0, pool_weight=0.0):

@@ -4,10 +4,10 @@ import math
 
 
 def lr_at(t, lr, min_lr, warmup_lr, epochs, warmup_epochs, in_epochs=False):
-    """Learning rate at time `t` in epochs (fractions count unless in_epochs, which holds it through each epoch).
+    """Learning rate at time `t`, a number of epochs with a fraction; in_epochs: ignore the fraction.
 
-    warm-up from warmup_lr to lr over warmup_epochs, then min_lr + (lr − min_lr)·½·(1 + cos(π·(t − warmup_epochs) /
-    (epochs − warmup_epochs))), then min_lr from `epochs` on (the cool-down).
+    Linear warm-up from warmup_lr to lr over warmup_epochs; then the cosine min_lr + (lr − min_lr)·½·(1 + cos(π·
+    (t − warmup_epochs) / (epochs − warmup_epochs))); from `epochs` on min_lr, the cool-down.
     """
     if in_epochs:
         t = math.floor(t)

@@ -1,7 +1,7 @@
 """MixToken: CutMix on the token grid, after the patch embedding (Token Labeling, arXiv 2104.10858, section 3.2).
 
-A box is `(top, left, bottom, right)` in tokens, half open; `EMPTY_BOX` mixes nothing. The batch is mixed with
-itself reversed, so image i gives its tokens inside the box to image B-1-i.
+A box is `(top, left, bottom, right)` in tokens, without row `bottom` and column `right`; `EMPTY_BOX` mixes nothing.
+The batch is mixed with its reverse: images i and B-1-i swap their tokens inside the box.
 """
 
 import paddle
@@ -27,7 +27,7 @@ def kept_share(box, num_tokens):
 
 
 def mask(box, grid):
-    """bool [grid, grid] that is True inside `box`; None for a box that holds nothing."""
+    """bool [grid, grid] that is True inside `box`; None for an empty box."""
     top, left, bottom, right = box
     if bottom <= top or right <= left:
         return None
@@ -37,8 +37,8 @@ def mask(box, grid):
 
 
 def swap(x, inside):
-    """Exchange the tokens where `inside` holds between image i and image B-1-i; doing it twice restores the input.
+    """Swap the tokens of images i and B-1-i where `inside` is True. A second swap restores the input.
 
-    x: [B, C, H, W]; inside: bool [H, W], or None for nowhere; returns the shape of x.
+    x: [B, C, H, W]; inside: bool [H, W], or None to swap nothing. Returns [B, C, H, W].
     """
     return x if inside is None else paddle.where(inside.expand(x.shape), x.flip(0), x)

@@ -1,8 +1,8 @@
 """Mixup (arXiv 1710.09412) and CutMix (arXiv 1905.04899), in timm's modes, for images, classes and token targets.
 
-Both are one operation. A map of shares holds how much of each pixel is the image's own (Mixup: lam everywhere;
-CutMix: 0 inside a box, 1 outside); the rest comes from the reversed batch. The share of a token target is the mean over
-the token's pixels, that of a class target the mean over the image.
+Both are one operation: share · image + (1 − share) · image of the reversed batch, with a share for each pixel (Mixup:
+lam everywhere; CutMix: 0 inside a box, 1 outside). The share of a token's target is the mean over the token's pixels,
+that of the class target the mean over the image.
 """
 
 import numpy as np
@@ -16,9 +16,9 @@ from util.train.mixtoken import rand_box
 class Mixup:
     """Mixes a batch with itself reversed.
 
-    mixup_alpha, cutmix_alpha: parameters of Beta(a, a), 0 = off. cutmix_minmax: (min, max) side of the box as a share
-    of the image's, instead of Beta. prob: probability of mixing at all; switch_prob: of CutMix where both are on.
-    mode: draw one mix per `batch`, per `pair` of images, or per image (`elem`). Raises UserError.
+    mixup_alpha, cutmix_alpha: a of Beta(a, a), 0 = off. cutmix_minmax: (min, max) side of the box as a share of the
+    image's, instead of drawing it from Beta. prob: probability of mixing; switch_prob: probability of CutMix if both
+    are on. mode: draw one mix for the `batch`, for each `pair` of images, or for each image (`elem`). Raises UserError.
     """
 
     def __init__(self, mixup_alpha=0.8, cutmix_alpha=1.0, cutmix_minmax=None, prob=1.0, switch_prob=0.5, mode='batch'):
@@ -53,7 +53,7 @@ class Mixup:
                 share[:, top:bottom, left:right] = 0.0
             elif self.mixup_alpha > 0:
                 share[:] = rng.beta(self.mixup_alpha, self.mixup_alpha)
-        if self.mode == 'pair':  # image B-1-i is mixed as image i
+        if self.mode == 'pair':  # image B-1-i has the share of image i
             shares = np.concatenate([shares, shares[: batch // 2][::-1]])
         return shares
 
@@ -80,5 +80,5 @@ def _mean_shares(shares, grid):
 
 
 def _mix(x, share):
-    """Mix x [B, …] with the reversed batch; share: of x itself, of a shape that broadcasts to x."""
+    """Mix x [B, …] with the reversed batch; share: how much of x is kept, of a shape that broadcasts to x."""
     return x * share + x.flip(0) * (1.0 - share)

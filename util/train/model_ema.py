@@ -6,7 +6,7 @@ import paddle
 
 
 class ModelEma:
-    """Keeps `module`, a copy of a model whose state is decay·old + (1 − decay)·new after every optimizer step."""
+    """A copy of a model, `module`, whose state becomes decay·old + (1 − decay)·new after every optimizer step."""
 
     def __init__(self, model, decay=0.9999):
         self.module, self.decay = copy.deepcopy(model), decay
@@ -16,7 +16,7 @@ class ModelEma:
 
     @paddle.no_grad()
     def update(self, model):
-        """model: the one that was copied, after an optimizer step."""
+        """Call after every optimizer step. model: the one that was copied."""
         new = model.state_dict()
         for name, old in self.module.state_dict().items():
             if old.dtype in (paddle.float32, paddle.float64):

@@ -9,11 +9,11 @@ from paddle import nn
 from util.errors import UserError
 
 # a key of the state_dict of a Paddle optimizer, such as linear_3.w_0_moment1_0
-AUTOMATIC = re.compile(r'(?P<auto>[^/]+)_(?P<slot>(moment1|moment2|beta1_pow_acc|beta2_pow_acc|velocity)_0)')
+AUTOMATIC = re.compile(r'[^/]+_(moment1|moment2|beta1_pow_acc|beta2_pow_acc|velocity)_0')
 
 
 def decays(name, param, no_decay):
-    """Whether weight decay applies: not to biases, one-dimensional parameters, and the names in `no_decay`."""
+    """Whether a parameter has weight decay: biases, 1-d parameters and the names in `no_decay` have none."""
     return param.ndim > 1 and not name.endswith('.bias') and name not in no_decay
 
 
@@ -40,11 +40,13 @@ def lr_scales(names, layer_decay=None):
 def build_optimizer(
     model, opt='adamw', lr=1e-3, weight_decay=0.05, betas=None, eps=1e-8, momentum=0.9, clip_grad=None, layer_decay=None
 ):
-    """opt: `adamw` (decoupled decay) or `momentum` (SGD, decay as L2 in the gradient); clip_grad: global norm or None;
-    layer_decay: see lr_scales, it scales the whole step of a parameter, with its weight decay. Raises UserError.
+    """A Paddle optimizer for the parameters of a model that are not frozen. Raises UserError.
 
-    All parameters form one group, because Paddle clips each group by a norm of its own. Layer decay uses the learning
-    rate factor that each parameter carries, because AdamW's lr_ratio does not work on a CPU.
+    opt: `adamw` (decoupled decay) or `momentum` (SGD, decay as L2 in the gradient). clip_grad: largest global norm of
+    the gradient, or None. layer_decay: see lr_scales; the factor applies to the weight decay too.
+
+    All parameters form one group, because Paddle clips each group by its own norm. Layer decay sets the learning rate
+    factor of each parameter, because AdamW's lr_ratio does not work on a CPU.
     """
     if layer_decay is not None and not 0.0 < layer_decay <= 1.0:
         raise UserError(f'--layer_decay {layer_decay:g}: must be above 0 and at most 1')
@@ -76,54 +78,39 @@ def build_optimizer(
 
 
 def state_by_name(optimizer, model):
-    """The optimizer's state, keyed '<parameter name in the model>/<slot>'.
+    """The optimizer's state, with keys '<parameter name in the model>/<slot>'.
 
-    Paddle keys it by automatic parameter names, which change when another model is built first.
+    Paddle's keys are automatic parameter names, which change when another model is built first.
     """
-    names = {p.name: name for name, p in model.named_parameters()}
-    state = {}
-    for key, value in optimizer.state_dict().items():
-        owner = next((auto for auto in names if key.startswith(auto + '_')), None)
-        if key == 'master_weights':
-            state[key] = {names[auto]: v for auto, v in value.items()}
-        elif owner is None:
-            state[key] = value
-        else:
-            state[f'{names[owner]}/{key[len(owner) + 1 :]}'] = value
-    return state
+    return translate_keys(optimizer.state_dict(), {p.name: name for name, p in model.named_parameters()})
 
 
-def is_by_automatic_names(state):
-    """Whether an optimizer's state is keyed by Paddle's automatic names, as in the port's checkpoints."""
-    return any(AUTOMATIC.fullmatch(key) for key in state)
+def translate_keys(state, names):
+    """An optimizer's state with the keys of state_by_name in place of Paddle's. Keys that are not in `names` stay.
 
-
-def named_as_in_model(state, automatic):
-    """A state keyed by automatic names, keyed as by state_by_name; None if a name in it is unknown.
-
-    automatic: {name in the model: automatic name}, of the run that wrote the state.
+    names: {automatic name: name in the model}.
     """
-    names = {auto: name for name, auto in automatic.items()}
     result = {}
     for key, value in state.items():
-        match = AUTOMATIC.fullmatch(key)
+        automatic = next((auto for auto in names if key.startswith(auto + '_')), None)
         if key == 'master_weights':
-            if not set(value) <= set(names):
-                return None
-            result[key] = {names[auto]: v for auto, v in value.items()}
-        elif match is None:
+            result[key] = {names.get(auto, auto): weight for auto, weight in value.items()}
+        elif automatic is None:
             result[key] = value
-        elif match['auto'] in names:
-            result[f'{names[match["auto"]]}/{match["slot"]}'] = value
         else:
-            return None
+            result[f'{names[automatic]}/{key[len(automatic) + 1 :]}'] = value
     return result
 
 
-def restore_by_name(optimizer, model, state, path):
-    """Set the optimizer's state from one keyed as by state_by_name.
+def has_automatic_names(state):
+    """Whether an optimizer's state has keys with Paddle's automatic names, as in the port's checkpoints."""
+    return any(AUTOMATIC.fullmatch(key) for key in state)
 
-    Raises UserError, which names the file `path`, if it is the state of another optimizer or of other parameters.
+
+def restore_by_name(optimizer, model, state, path):
+    """Set the optimizer's state from what state_by_name returned.
+
+    Raises UserError that names the file `path` if the state is of another optimizer or of other parameters.
     """
     slot = 'velocity' if isinstance(optimizer, paddle.optimizer.Momentum) else 'moment1'
     held = {key.rsplit('_', 1)[0] for key in state}

@@ -12,9 +12,9 @@ from util.weights import checkpoint
 
 
 def save(state, tags=()):
-    """Write checkpoint-latest.pd, and the same as checkpoint-<tag>.pd for each tag. state: TrainState.
+    """Write checkpoint-latest.pd, and the same content to checkpoint-<tag>.pd for each tag. state: TrainState.
 
-    The latest one before becomes checkpoint-previous.pd. All processes must call it; the first one writes.
+    The old checkpoint-latest.pd becomes checkpoint-previous.pd. All processes must call this; the first one writes.
     Raises UserError if weights are not finite or the file cannot be written.
     """
     _share_bad_images(state.loader.dataset)
@@ -48,7 +48,7 @@ def append_to_log(folder, stats):
 
 
 def trim_log(folder, epoch):
-    """Remove from log.txt the epochs from `epoch` on, which will be trained again, and a line that was cut off."""
+    """Remove from log.txt the lines of `epoch` and later ones, which are trained again, and an incomplete last line."""
     path = os.path.join(folder, 'log.txt')
     if os.path.exists(path):
         with open(path, encoding='utf-8') as f:
@@ -63,7 +63,7 @@ def _share_bad_images(dataset):
 
 
 def _content(state, meters, sums):
-    """What a checkpoint holds. meters: their names; sums: of all processes, [processes, meters, (sum, count)].
+    """The content of a checkpoint. meters: names; sums: float64 [processes, meters, 2], the (sum, count) of each.
 
     Raises UserError if weights are not finite.
     """

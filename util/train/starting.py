@@ -1,4 +1,4 @@
-"""Starting a training run: from scratch, from weights (--finetune), or where a run before it stopped (--resume)."""
+"""Starting a training run: from scratch, from weights (--finetune), or from a checkpoint (--resume)."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from util.train.model_ema import ModelEma
 from util.weights import checkpoint
 from util.weights.load import has_average, load, load_state, read
 
-# flags that a resumed run may change without a line in the log
+# flags whose change is not logged when a run is resumed
 INCIDENTAL = set(
     'resume resume_ema finetune output_dir data_path cls_label_path_train cls_label_path_val '
     'pretrained token_label_data num_workers print_freq log_file log_visualdl log_wandb save_freq_steps '
@@ -22,9 +22,9 @@ INCIDENTAL = set(
 
 
 def start(state, published_weights=None):
-    """Load the weights that a TrainState starts from; build its moving average and optimizer. Raises UserError.
+    """Load the weights and the position that a TrainState starts from; build its optimizer and moving average.
 
-    published_weights: see load_start.
+    published_weights: see load_start. Raises UserError.
     """
     args, model = state.args, state.model
     if args.token_pool_weight > 0 and not model.return_dense:
@@ -63,10 +63,10 @@ def start(state, published_weights=None):
 
 
 def load_start(args, model, published_weights=None):
-    """Load the weights that a run starts from into `model`: --resume before --finetune or --pretrained before scratch.
+    """Load the weights that a run starts from into `model`: of --resume; without it, of --finetune or --pretrained.
 
-    published_weights: a function that returns the file of --pretrained; it is called if the run starts from that file.
-    Returns the content of the checkpoint that is resumed and its path, or (None, ''). Raises UserError.
+    published_weights: a function that returns the file of --pretrained; it is called only if that file is needed.
+    Returns (content, path) of the checkpoint of --resume, or (None, ''). Raises UserError.
     """
     content, path = None, ''
     if args.resume == 'auto':
@@ -95,7 +95,7 @@ def _newest_checkpoint(folder):
 
 
 def _load_average(ema, resume_ema, content, path):
-    """Set the moving average from --resume_ema or from the resumed checkpoint; else it starts from the weights."""
+    """Set the moving average from --resume_ema or from the resumed checkpoint; without both it equals the weights."""
     if resume_ema:
         content = read(resume_ema)
         load_state(ema.module, content, resume_ema, ema=has_average(content))
@@ -106,9 +106,9 @@ def _load_average(ema, resume_ema, content, path):
 
 
 def _resume(state, content, path):
-    """Continue where the run stood that wrote the checkpoint at `path`."""
+    """Restore optimizer and position from `content`, the checkpoint at `path`."""
     _restore_optimizer(state, content['optimizer'], path)
-    if content.get('scaler'):  # empty when the run that wrote it did not scale
+    if content.get('scaler'):  # empty if the run did not scale its loss
         state.amp.scaler.load_state_dict(content['scaler'])
     state.best = {key: content[key] for key in ('best_acc1', 'best_acc1_ema') if key in content}
     state.epoch = content['epoch'] + 1
@@ -128,10 +128,10 @@ def _resume(state, content, path):
 
 
 def _restore_optimizer(state, saved, path):
-    """Restore the optimizer. The port's checkpoints name its state otherwise: translated, or left out if that fails."""
-    if optim.is_by_automatic_names(saved):
-        saved = optim.named_as_in_model(saved, checkpoint.automatic_names(path))
-        if saved is None:
+    """Restore the optimizer. The keys of the port's checkpoints are translated; if that fails, the optimizer is new."""
+    if optim.has_automatic_names(saved):
+        saved = optim.translate_keys(saved, checkpoint.automatic_names(path))
+        if optim.has_automatic_names(saved):
             log(f'{path}: a checkpoint of the port without the names of its parameters: the optimizer starts anew')
             return
         log(f'{path}: a checkpoint of the port; its optimizer is resumed, the best accuracy is counted anew')
@@ -149,8 +149,8 @@ def _resume_within_epoch(state, progress, path):
     sums = np.asarray(progress['sums'])  # [processes, meters, (sum, count)]
     if len(sums) != dist.world_size():
         log(
-            f'continues on {dist.world_size()} process(es) what {len(sums)} began: the same images in the same '
-            'order, but each process draws MixToken, Mixup and dropout anew'
+            f'continues on {dist.world_size()} process(es) an epoch of {len(sums)}: the same images in the same order, '
+            'but other draws of MixToken, Mixup and dropout'
         )
         zeros = np.zeros([dist.world_size() - 1, *sums.shape[1:]])
         sums = np.concatenate([sums.sum(axis=0, keepdims=True), zeros])
@@ -158,7 +158,10 @@ def _resume_within_epoch(state, progress, path):
 
 
 def _tidy_folder(state, resumed_from):
-    """Remove from --output_dir what a killed run left half done. resumed_from: path of the checkpoint, or ''."""
+    """Remove from --output_dir what a killed run left: temporary files, later lines of log.txt, a damaged checkpoint.
+
+    resumed_from: path of the checkpoint of --resume, or ''.
+    """
     folder = state.args.output_dir
     checkpoint.tidy(folder)
     if resumed_from:
@@ -169,5 +172,5 @@ def _tidy_folder(state, resumed_from):
 
 
 def _as_json(value):
-    """A flag's value as JSON, where a list from the command line equals the tuple of a default."""
+    """A flag's value as JSON, to compare it with one from a file: lists and tuples are the same."""
     return json.dumps(value, default=str)

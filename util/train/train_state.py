@@ -1,4 +1,4 @@
-"""Where a training run stands. How it starts: starting.py; how it is saved: saving.py."""
+"""TrainState: the parts of a training run and its position. starting.py starts it, saving.py saves it."""
 
 from util import dist
 from util.errors import UserError
@@ -9,11 +9,11 @@ from util.train.lr_sched import lr_at
 
 
 class TrainState:
-    """The parts of a run and its position in the schedule.
+    """The parts of a training run and its position.
 
-    model: LV_ViT; loader: of the training set; amp: Amp. starting.start adds optimizer and ema (ModelEma, None without
-    --model_ema). epoch is the epoch in progress; steps_done counts its optimizer steps so far, of steps_per_epoch.
-    meters (MetricLogger) holds the losses of the epoch, best the best accuracies so far.
+    model: LV_ViT; loader: Loader of the training set; amp: Amp. starting.start adds optimizer and ema (ModelEma, None
+    without --model_ema). epoch: the epoch in progress; steps_done: its optimizer steps so far, of steps_per_epoch.
+    meters: MetricLogger with the losses of the epoch. best: {'best_acc1': the best accuracy so far, in percent, …}.
     """
 
     def __init__(self, args, model, loader, amp):
@@ -56,8 +56,7 @@ class TrainState:
         """Call after every optimizer step: saves every --save_freq_steps steps and when the run is asked to stop.
 
         Raises Interrupted when the run is asked to stop, on all processes after the same step. The processes agree on
-        it by a collective, for which the host waits for the device. On GPUs they do so only as often as losses are
-        read.
+        that in a collective, for which the host waits for the device; on GPUs only every --print_freq steps.
         """
         stop = interrupt.requested()
         if dist.world_size() > 1:

@@ -139,12 +139,11 @@ def load(path):
 
 
 def automatic_names(path):
-    """{name in the model: Paddle's automatic name} of the parameters in a checkpoint that paddle.save wrote, which
-    keeps both; {} for other files."""
+    """{Paddle's automatic name: name in the model} from a checkpoint that paddle.save wrote; {} for other files."""
     with reading(path, 'checkpoint'), open(path, 'rb') as f:
         model = unpickle.load(f).get('model', {})
     named = model.items() if isinstance(model, dict) else ()
-    return {name: value[0] for name, value in named if isinstance(value, tuple) and isinstance(value[0], str)}
+    return {value[0]: name for name, value in named if isinstance(value, tuple) and isinstance(value[0], str)}
 
 
 def _check_sha256(file):
