@@ -1,4 +1,4 @@
-"""Several processes: a thin layer over paddle.distributed. With one process its functions do nothing.
+"""Several processes, with paddle.distributed. With one process there is no communication.
 
 Start them with `python -m paddle.distributed.launch --gpus "0,1" main.py …` on GPUs or with
 `--nproc_per_node N --backend gloo` on CPUs.
@@ -38,7 +38,7 @@ def is_main():
 
 
 def all_sum(values):
-    """The sum of an array over all processes, as nested lists of floats. One collective operation."""
+    """The sum of an array over all processes, computed in float64, as nested lists. One collective operation."""
     tensor = paddle.to_tensor(np.asarray(values, 'float64'))
     if world_size() > 1:  # gloo's all_reduce raises on one process
         pd.all_reduce(tensor)
@@ -46,14 +46,14 @@ def all_sum(values):
 
 
 def gather(values):
-    """The numbers of every process, equally many from each: [world size] lists of floats. One collective operation."""
+    """[world size] lists with the numbers of each process, all of the same length. One collective operation."""
     rows = np.zeros([world_size(), len(values)])
     rows[rank()] = values
     return all_sum(rows)
 
 
 def share_statistics(model):
-    """Copy the batch-norm statistics of the first process to all; in training each process has its own."""
+    """Copy the batch-norm statistics of the first process to all others, which have their own while training."""
     if world_size() > 1:
         for name, tensor in model.state_dict().items():
             if name.endswith(('._mean', '._variance')):

@@ -1,4 +1,4 @@
-"""UserError, and foreign text inside its messages."""
+"""UserError, and making text safe for its messages."""
 
 import re
 
@@ -8,5 +8,5 @@ class UserError(Exception):
 
 
 def one_line(text):
-    """Text from a file or a library, made safe for a message: printable ASCII, no line breaks, 200 characters."""
+    """Text from a file or a library for a message: printable ASCII, on one line, at most 200 characters."""
     return ' '.join(re.sub(r'[^ -~]', ' ', str(text)[:1000]).split())[:200]

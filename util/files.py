@@ -22,7 +22,7 @@ def check_folder(folder, named):
 
 
 def check_target(flag, path):
-    """Raise UserError if the file `path`, the value of `flag`, cannot be written. For use before long work."""
+    """Raise UserError if the file `path`, the value of `flag`, cannot be written. Call it before long work."""
     if os.path.isdir(path):
         raise UserError(f'{flag} {path}: cannot be written to (it is a folder)')
     check_folder(os.path.dirname(os.path.abspath(path)), f'{flag} {path}')
@@ -32,9 +32,9 @@ def check_target(flag, path):
 def replacing(path, *more_paths, previous=None, sync=True):
     """Context manager that yields a temporary binary file, which becomes `path` when the block ends without an error.
 
-    It becomes each of `more_paths` too, before `path`; these are hard links, or copies if the file system has no links.
-    If the block raises, the files stay as they were. previous: where to keep the old file of `path`. sync: wait until
-    the file is on the disk, so that it survives a power failure. Makes the folder. Raises UserError that names `path`.
+    `more_paths` become hard links to it before `path` does, or copies if the file system has no links. If the block
+    raises an error, all files stay as they were. previous: where to keep the old file of `path`. sync: wait until the
+    file is on the disk, so that it survives a power failure. Makes the folder. Raises UserError that names `path`.
     """
     folder, temporary = os.path.dirname(os.path.abspath(path)), None
     try:
@@ -48,7 +48,7 @@ def replacing(path, *more_paths, previous=None, sync=True):
         os.chmod(temporary, 0o644)
         for name in more_paths:
             _link(temporary, name)
-        if previous and os.path.exists(path):  # not before the new file is complete: then one of two is always good
+        if previous and os.path.exists(path):  # after the new file is complete, so that one of both always is
             _link(path, previous)
         os.replace(temporary, path)
         if sync:
@@ -64,16 +64,16 @@ def replacing(path, *more_paths, previous=None, sync=True):
 
 def _link(path, name):
     """Make `name` a hard link to the file `path`, or a copy; a file of that name is replaced in one operation."""
-    passing = os.path.join(os.path.dirname(name), f'.{os.path.basename(name)}.{os.getpid()}.tmp')
+    temporary = os.path.join(os.path.dirname(name), f'.{os.path.basename(name)}.{os.getpid()}.tmp')
     try:
         try:
-            os.link(path, passing)
+            os.link(path, temporary)
         except OSError:  # a file system without hard links
-            shutil.copyfile(path, passing)
-        os.replace(passing, name)
+            shutil.copyfile(path, temporary)
+        os.replace(temporary, name)
     finally:
-        if os.path.exists(passing):
-            os.unlink(passing)
+        if os.path.exists(temporary):
+            os.unlink(temporary)
 
 
 def write(path, data):
@@ -86,7 +86,7 @@ def write(path, data):
 
 
 def read_text(path, hint=''):
-    """The text of a UTF-8 file, without a byte order mark. Raises UserError. hint: what to do then."""
+    """The text of a UTF-8 file, without a byte order mark. Raises UserError. hint: the remedy, for its message."""
     try:
         with open(path, encoding='utf-8-sig') as f:
             return f.read()

@@ -16,7 +16,7 @@ _copy = None  # the file of --log_file
 
 
 def log_to(path):
-    """From now on `log` appends its lines to this file too, on the first process. Raises UserError."""
+    """Let `log` append its lines to the file `path` too, on the first process. Raises UserError."""
     global _copy
     if path and dist.is_main():
         try:
@@ -60,8 +60,8 @@ class SmoothedValue:
 class MetricLogger:
     """Meters of one epoch and the console line that shows them.
 
-    Tensors given to `update` stay on their device until `flush` reads them all at once, so that a step does not wait
-    for the device. totals: what `totals` returned, to continue from there.
+    `flush` reads the tensors given to `update`, all at once, so that a step does not wait for the device.
+    totals: what `totals` of another MetricLogger returned, to continue from.
     """
 
     def __init__(self, totals=None):
@@ -80,7 +80,7 @@ class MetricLogger:
         self.pending += [(step, name, value) for name, value in values.items()]
 
     def flush(self):
-        """Read what is pending. Raises FloatingPointError, which names the step, for a value that is not finite."""
+        """Read the values of `update`. Raises FloatingPointError that names the step if a value is not finite."""
         pending, self.pending = self.pending, []
         tensors = [value.astype('float32').reshape([]) for _, _, value in pending if isinstance(value, paddle.Tensor)]
         numbers = iter(paddle.stack(tensors).tolist() if tensors else [])  # the host waits for the device once
@@ -126,7 +126,7 @@ class MetricLogger:
 def progress(items, name):
     """Yield from a sequence and show its progress with an ETA: on a terminal a bar, else a line every 10 seconds.
 
-    Nothing is shown in the first 5 seconds, nor on other processes than the first.
+    Nothing is shown in the first 5 seconds. Only the first process shows it.
     """
     terminal = sys.stderr.isatty()
     return tqdm(

@@ -1,6 +1,6 @@
 """Accuracies of an evaluation, and the tables that eval.py writes.
 
-Everything is counted on the host from Predictions, so no result depends on the batch size or the number of processes.
+All of them are computed from Predictions, so that no result depends on the batch size or the number of processes.
 """
 
 import csv
@@ -37,7 +37,7 @@ def report(predictions, topk=(1, 5)):
 
 
 def log_accuracy(model, accuracy, images):
-    """Log the port's sentence about top-1. model: 'network' or 'model EMA'."""
+    """Log top-1 in percent as the port does. model: 'network' or 'model EMA'; images: how many."""
     test_images = f'{images} test images' if model == 'model EMA' else f'the {images} test images'
     log(f'Accuracy of the {model} on {test_images}: {accuracy:.1f}%')
 

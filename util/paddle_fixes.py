@@ -23,7 +23,7 @@ import warnings
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)  # how a run is asked to stop
 SHARED_MEMORY = '/dev/shm'
-SHUTDOWN_SECONDS = 5  # that a thread or process of Paddle's loader may take to end
+SHUTDOWN_SECONDS = 5  # how long a thread or process of Paddle's loader may take to end
 
 
 # -- before and during the import of Paddle ----------------------------------------------------------------------------
@@ -32,9 +32,9 @@ SHUTDOWN_SECONDS = 5  # that a thread or process of Paddle's loader may take to 
 def import_numpy():
     """Load numpy before Paddle, with one BLAS thread.
 
-    Symptom (2.6.2): Paddle carries a zlib of its own; libraries loaded after it get that one, not the system's. One
-    thread, because numpy works on one sample at a time in several loader processes. The variable is removed again
-    because Paddle's own BLAS reads it on processors other than x86.
+    Symptom (2.6.2): Paddle contains a zlib; libraries loaded after Paddle get that one instead of the system's.
+    One thread is enough, because several loader processes use numpy, each on one sample. The variable is removed again
+    because Paddle's BLAS reads it on processors other than x86.
     """
     set_by_user = 'OPENBLAS_NUM_THREADS' in os.environ
     os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
@@ -47,7 +47,7 @@ def set_threads(processes):
     """Set OMP_NUM_THREADS to this process's share of the cores; returns a text that says so.
 
     Symptom (all, #7208): `import paddle` sets it to 1 if it is unset, so that a process uses one core. Paddle's
-    launcher does that before it starts the processes: in these a value of 1 does not count as set by the user.
+    launcher imports Paddle too, so that in the processes that it starts, a value of 1 may not be the user's.
     """
     threads = os.environ.get('OMP_NUM_THREADS')
     set_by_launcher = threads == '1' and 'PADDLE_TRAINER_ID' in os.environ
@@ -108,8 +108,8 @@ _watched = []  # the loader processes that run, or that have died
 def frozen_garbage():
     """Loader processes that are forked inside this block do not collect the garbage of this process.
 
-    Symptom (all): if the garbage holds the loader of an epoch that failed, its destructor waits for threads that do not
-    exist in the forked process, which hangs.
+    Symptom (all): the destructor of a loader whose epoch failed waits for its threads. In a forked process they do not
+    exist, and the process hangs.
     """
     gc.freeze()
     try:
@@ -121,13 +121,13 @@ def frozen_garbage():
 def begin_worker(parent, _worker_id):
     """Run first in a loader process: ignore the stop signals, and end with the main process. parent: its pid.
 
-    Symptom (all): Ctrl-C and launchers signal every process of a run. The loader processes would end at once, although
-    the main process needs batches until it stops; and if it is killed, they would stay.
+    Symptom (all): Ctrl-C and launchers signal every process of a run. The loader processes end at once, although the
+    main process needs batches until it stops. And they go on running if the main process is killed.
     """
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     end_with_parent(signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before the line above
+    if os.getppid() != parent:  # the main process ended before the line above
         os._exit(1)
 
 
@@ -143,12 +143,12 @@ def end_with_parent(number):
 
 
 def watch_workers():
-    """Remember the loader processes that run now, for `death_of_worker`."""
+    """Remember the loader processes that run now, for death_of_worker."""
     _watched[:] = [child for child in multiprocessing.active_children() if child.daemon]
 
 
 def forget_workers():
-    """Forget the loader processes, which closes the pipes that are kept open for them."""
+    """Forget the loader processes, so that their pipes are closed."""
     _watched.clear()
 
 
@@ -168,8 +168,8 @@ def death_of_worker():
 def kill_workers():
     """End the loader processes that still run, and remove the batches that they had ready from shared memory.
 
-    Symptom (all): Paddle does not end them when the main process fails. It also raises an error on SIGCHLD when one
-    ends, so that signal is ignored meanwhile.
+    Symptom (all): Paddle does not end them when the main process fails. Paddle's handler of SIGCHLD raises an error
+    when one ends, so it is off meanwhile.
     """
     forget_workers()
     handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -186,9 +186,9 @@ def kill_workers():
 def end_epoch_early(batches, workers):
     """End the threads and processes of an iterator of paddle.io.DataLoader. workers: its number of processes.
 
-    Symptom (all): Paddle leaves them running when an epoch is left early. Without processes a thread makes the
-    batches: a process that is forked while it works may inherit a lock that it holds, and wait forever. So this waits
-    for the thread. With processes the thread only receives batches and ends within seconds.
+    Symptom (all): Paddle leaves them running when an epoch ends early. With workers=0 a thread makes the batches. This
+    function waits for it: a process that is forked while the thread holds a lock may wait for that lock forever.
+    With processes the thread only receives batches and ends within seconds.
     """
     if workers:
         batches._try_shutdown_all(SHUTDOWN_SECONDS)
@@ -200,7 +200,7 @@ def end_epoch_early(batches, workers):
 def forget_shared_files(paddle):
     """Let Paddle forget which files in shared memory it has opened.
 
-    Symptom (all): it keeps the name of each of them, 0.8 kB a batch.
+    Symptom (all): Paddle keeps their names, and memory grows by 0.8 kB a batch.
     """
     paddle.base.core._cleanup_mmap_fds()
 

@@ -13,10 +13,10 @@ IMAGENET_VAL_IMAGES = 50_000
 
 
 def read(path, images, num_classes):
-    """The ReaL labels of `images` (paths): a list of class ids for each; an image with an empty list does not count.
+    """The ReaL labels of `images` (paths): a list of class ids for each. Images with an empty list do not count.
 
     The file is the published real.json, a list for ILSVRC2012_val_00000001 … 00050000 in this order, or for other sets
-    an object {file name: [class ids]}, in which 'folder/name' comes before 'name'. Raises UserError.
+    an object {file name: [class ids]}. Its keys are 'folder/name' or 'name'; the first is preferred. Raises UserError.
     """
     if not os.path.exists(path):
         raise UserError(f'--real_labels {path}: no such file')

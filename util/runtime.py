@@ -1,9 +1,9 @@
-"""Sets the process up for Paddle when it is imported, and runs a script's main.
+"""Prepares the process for Paddle, when this module is imported, and runs a script's main.
 
     from util import runtime        before `import paddle`, which reads the environment that this sets
 
-`runtime.CPU` is a line that says what was chosen: threads, and on AMD processors MKL's code path. Variables that the
-user has set stay as they are.
+`runtime.CPU` is a text for the log: the number of threads, and on AMD processors MKL's code path. Environment variables
+that the user has set are not changed.
 """
 
 import os
@@ -15,7 +15,7 @@ from util.errors import UserError
 
 
 def cpu_fields():
-    """{field: text} of a processor in /proc/cpuinfo; empty where there is no such file."""
+    """{field: text} of a processor in /proc/cpuinfo; {} if there is no such file."""
     try:
         with open('/proc/cpuinfo') as f:
             text = f.read()
@@ -25,12 +25,12 @@ def cpu_fields():
 
 
 def local_processes():
-    """Processes of the run on this machine. The launchers of some versions of Paddle give only the total."""
+    """Processes of the run on this machine, or in all, if the launcher does not tell (some versions of Paddle)."""
     return int(os.environ.get('PADDLE_LOCAL_SIZE') or os.environ.get('PADDLE_TRAINERS_NUM') or 1)
 
 
 def worker_count(requested):
-    """Loader processes to start: as many as requested, at most one for each core of this machine."""
+    """Number of loader processes to start: as requested, but at most one for each core of this machine."""
     return max(0, min(requested, os.cpu_count() or 1))
 
 
@@ -40,11 +40,11 @@ paddle_fixes.copy_transposes(paddle_fixes.import_paddle())
 
 
 def run(main, parser, argv=None):
-    """Run a script: `main(args)`, user errors as one line with exit code 1, no loader process left behind."""
+    """Run main(args). A UserError is shown as one line, with exit code 1. All loader processes are ended."""
     pid = os.getpid()
 
     def stop(_number, _frame):
-        if os.getpid() != pid:  # a forked loader process inherits this handler but has nothing to clean up
+        if os.getpid() != pid:  # a forked loader process, which inherits this handler
             os._exit(143)
         sys.exit(143)
 

@@ -5,10 +5,10 @@ from util.errors import UserError
 
 
 class Writers:
-    """Writes scalars to VisualDL, to wandb, to both or to neither, on the first process. Raises UserError.
+    """Writes scalars to VisualDL and wandb, on the first process. Raises UserError if a package is missing.
 
-    log_visualdl: the folder of VisualDL's log, '' for none. log_wandb: whether to log to wandb, and config {flag:
-    value} what to record of the run there. run_id: the wandb run to continue, None for a new one; then its id.
+    log_visualdl: folder of VisualDL's log, or '' for none. log_wandb: write to wandb. config: {flag: value} for wandb.
+    run_id: the wandb run to continue, None for a new one. Attribute run_id: the id of the run.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Writers:
                 self.visualdl.add_scalar(tag=name, value=float(value), step=step)
         if self.wandb:
             values = {name: float(value) for name, value in scalars.items()}
-            # those of a step also under the names of the port: loss, lr, norm, scale
+            # the scalars of a step also have the port's names: loss, lr, norm, scale
             values.update({name.split('/')[1]: value for name, value in values.items() if name.startswith('train/')})
             self.wandb.log(values, step=step)
 

@@ -1,1 +1,1 @@
-"""Between files and models."""
+"""Reading weights from files, and loading them into models."""

@@ -1,7 +1,7 @@
 """Checkpoints: writing them, finding them in a folder, reading them.
 
-A file is a pickle of plain containers, numbers and numpy arrays, followed by its SHA-256. `load` also reads what
-paddle.save writes, and files whose `args` is an argparse.Namespace. It executes nothing that a file asks for.
+A checkpoint is a pickle of plain containers, numbers and numpy arrays, followed by its SHA-256. `load` also reads the
+files of paddle.save, and those whose `args` is an argparse.Namespace. It calls no function that a file names.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from util.errors import UserError
 from util.weights import unpickle
 from util.weights.unpickle import reading
 
-MARK = b'\nsha256:'  # follows the pickle, where readers of pickles stop; 32 bytes of SHA-256 come after it
+MARK = b'\nsha256:'  # between the pickle and its SHA-256, both of which other readers of pickles ignore
 TAIL = len(MARK) + 32
 ENDINGS = ('.pd', '.pdparams', '.pth', '.pth.tar', '.pt', '.safetensors')
 LATEST, PREVIOUS = 'checkpoint-latest.pd', 'checkpoint-previous.pd'
@@ -28,7 +28,7 @@ PADDLE_NAMES = 'StructuredToParameterName@@'  # an entry that paddle.save adds t
 
 
 def to_numpy(state):
-    """Nested dicts, lists and tuples with numpy arrays in place of tensors; bfloat16 becomes float32."""
+    """Nested dicts, lists and tuples, with each tensor replaced by a numpy array; bfloat16 becomes float32."""
     if isinstance(state, paddle.Tensor):
         if state.dtype == paddle.bfloat16:
             state = state.astype('float32')
@@ -41,7 +41,7 @@ def to_numpy(state):
 
 
 class HashedFile:
-    """A binary file with the SHA-256 of what is written to it."""
+    """A binary file that computes the SHA-256 of what is written to it."""
 
     def __init__(self, file):
         self.file, self.sha256 = file, hashlib.sha256()
@@ -52,9 +52,9 @@ class HashedFile:
 
 
 def save(state, path, *more_paths, previous=None):
-    """Write `state` to `path` and `more_paths`, completely or not at all, `path` last (see files.replacing).
+    """Write `state` to `more_paths`, then to `path`, each completely or not at all. previous: see files.replacing.
 
-    Raises UserError if that fails (disk full, no permission); the old files are unchanged then.
+    Raises UserError if that fails (disk full, no permission); the old files are then unchanged.
     """
     with files.replacing(path, *more_paths, previous=previous) as f:
         hashed = HashedFile(f)
@@ -78,10 +78,7 @@ def numbered(folder):
 
 
 def of_folder(folder):
-    """Paths of all files of weights in a folder, in the order of the numbers in their names.
-
-    Raises UserError if there is none.
-    """
+    """Paths of all files of weights in a folder, sorted by the numbers in their names. Raises UserError if none."""
     names = [name for name in os.listdir(folder) if name.endswith(ENDINGS) and not name.startswith('.')]
     if not names:
         raise UserError(f'--resume {folder}: no checkpoints in this folder (looked for {" ".join(ENDINGS)})')
@@ -128,11 +125,11 @@ def load_newest(folder, warn):
 def load(path):
     """The content of a checkpoint, a dict of plain containers and numpy arrays.
 
-    Raises UserError that names the file: missing, damaged, not a checkpoint, or asking for code.
+    Raises UserError that names the file if it is missing, damaged, not a checkpoint, or names a function to call.
     """
     with reading(path, 'checkpoint'), open(path, 'rb') as f:
         _check_sha256(f)
-        state = _without_paddles_marks(unpickle.load(f))
+        state = _without_names(unpickle.load(f))
         if not isinstance(state, dict):
             raise UserError(f'not a checkpoint (holds a {type(state).__name__})')
         return state
@@ -147,7 +144,7 @@ def automatic_names(path):
 
 
 def _check_sha256(file):
-    """Raise UserError if the file ends with a SHA-256 that is not that of its content. Other programs write none."""
+    """Raise UserError if the SHA-256 at the end of the file is not that of its content. It may be absent."""
     content_size = file.seek(0, os.SEEK_END) - TAIL
     file.seek(max(0, content_size))
     tail = file.read()
@@ -164,12 +161,12 @@ def _check_sha256(file):
     file.seek(0)
 
 
-def _without_paddles_marks(value):
-    """Undo the layout of paddle.save, in which a tensor inside a structure is the tuple (name, array)."""
+def _without_names(value):
+    """Replace each (name, array) by the array. paddle.save writes such tuples for tensors inside a structure."""
     if isinstance(value, dict):
-        return {key: _without_paddles_marks(item) for key, item in value.items() if key != PADDLE_NAMES}
+        return {key: _without_names(item) for key, item in value.items() if key != PADDLE_NAMES}
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], np.ndarray):
         return value[1]
     if isinstance(value, (list, tuple)):
-        return type(value)(_without_paddles_marks(item) for item in value)
+        return type(value)(_without_names(item) for item in value)
     return value

@@ -1,4 +1,4 @@
-"""Published weights, fetched by paddle.utils.download and kept in Paddle's cache."""
+"""Downloads published weights with paddle.utils.download and keeps them in Paddle's cache."""
 
 import os
 
@@ -13,10 +13,10 @@ BY_HAND = 'try again, or fetch the file by hand and give it with --resume'
 
 
 def fetch(url):
-    """The file at `url` as a path in Paddle's cache (download.WEIGHTS_HOME), where it stays for the next time.
+    """Download the file at `url` unless Paddle's cache (download.WEIGHTS_HOME) has it; returns its path there.
 
-    Of several processes on a machine the first fetches it and the others wait. What arrives is read once: a file that
-    was cut or is a web page is deleted. Raises UserError that names the URL.
+    Of several processes on a machine the first downloads it and the others wait. A download that is not a readable file
+    of weights (cut short, a web page) is deleted. Raises UserError that names the URL.
     """
     folder = download.WEIGHTS_HOME
     path = os.path.join(folder, url.rpartition('/')[2])

@@ -1,7 +1,7 @@
-"""Weights of a file into a model: `load`, for the scripts, paddle.hub and training.
+"""Loads the weights of a file into a model: `load`, for the scripts, paddle.hub and training.
 
-A file is recognised by its content: a checkpoint of this project, what paddle.save or torch.save wrote, or safetensors.
-`load` is read, choose and set_weights, which others (seg/, tools/) also call one by one.
+The content tells the format: a checkpoint of this project, a file of paddle.save or torch.save, or safetensors.
+The steps of `load` are the functions read, choose and set_weights; seg/ and tools/ call them one by one.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ from util.weights.unpickle import reading
 TRAINED = ('model', 'state_dict')  # the names of weights in a checkpoint: this project's, PyTorch's
 AVERAGED = ('model_ema', 'state_dict_ema')
 HEADS = ('head.weight', 'head.bias', 'aux_head.weight', 'aux_head.bias')
-DATA_PARALLEL = 'module.'  # what torch.nn.DataParallel puts in front of every name
+DATA_PARALLEL = 'module.'  # the prefix of all names with torch.nn.DataParallel
 LAYOUTS = {'pt': TORCH, 'pd': PADDLE}  # the entry 'format' of a safetensors file's metadata
 SAFETENSORS_DTYPES = {
     **{'F64': 'f8', 'F32': 'f4', 'F16': 'f2', 'BF16': 'u2', 'BOOL': 'b1'},
@@ -26,12 +26,11 @@ SAFETENSORS_DTYPES = {
 
 
 def load(model, path, ema=False, new_heads=False, resize=False):
-    """Load the weights of the file `path` into a model; the log says which weights they are.
+    """Load the weights of the file `path` into a model, and log which they are. Returns what `read` returned.
 
-    ema: take the averaged weights of a checkpoint. resize: fit a position embedding of another token grid.
-    new_heads: True keeps the initial weights of heads that do not fit, 'all' those of every head.
-    Returns the content of the file (see `read`). Raises UserError that names the file if it cannot be read or its
-    weights do not fit; the model is unchanged then.
+    ema: take the averaged weights of a checkpoint. resize: resize a position embedding of another token grid.
+    new_heads: True: heads that do not fit keep their initial weights; 'all': every head does.
+    Raises UserError that names the file if it cannot be read or its weights do not fit; the model is then unchanged.
     """
     if not path:
         raise UserError('--resume is missing: the checkpoint or state dict (.pd, .pth, .safetensors); or --pretrained')
@@ -41,7 +40,7 @@ def load(model, path, ema=False, new_heads=False, resize=False):
 
 
 def load_state(model, state, path, ema=False, new_heads=False, resize=False):
-    """`load` for the content `state` of a file that was read before."""
+    """As `load`, for a file whose content `state` was read before."""
     weights, source = choose(state, path, ema)
     notes = []
     if resize:
@@ -60,21 +59,21 @@ def load_state(model, state, path, ema=False, new_heads=False, resize=False):
 def read(path):
     """The content of a file of weights: a dict of plain containers and numpy arrays, in Paddle's layout.
 
-    It is a state dict, or a checkpoint with state dicts in it; of a checkpoint of PyTorch only these are kept.
-    Executes nothing that the file asks for. Raises UserError that names the file.
+    The content is a state dict, or a checkpoint with state dicts in it; of a PyTorch checkpoint only these are kept.
+    Calls no function that the file names. Raises UserError that names the file.
     """
     state, layout = read_as_written(path)
     return state if layout == PADDLE else _for_each_set(state, torch_file.to_paddle)
 
 
 def read_as_written(path):
-    """(content, TORCH or PADDLE): like `read`, but in the layout that the file has."""
+    """(content, layout of the file, TORCH or PADDLE): as `read`, but the content keeps that layout."""
     try:
         with open(path, 'rb') as f:
             head = f.read(32)
     except OSError:
-        head = b''  # checkpoint.load says what is wrong
-    if head[8:9] == b'{':  # after the length of the header
+        head = b''  # checkpoint.load raises the error
+    if head[8:9] == b'{':  # safetensors: 8 bytes with the length of a header, and the header, which is JSON
         state, layout = _read_safetensors(path)
     elif torch_file.is_torch_file(head):
         state, layout = _read_torch(path), TORCH
@@ -108,7 +107,7 @@ def _read_safetensors(path):
 
 
 def _sets(state):
-    """{name: state dict} of a checkpoint; {} if the file is a state dict itself."""
+    """{name: state dict} of a checkpoint; {} if the content is itself a state dict."""
 
     def is_state_dict(value):
         return len(value) > 0 and all(isinstance(item, np.ndarray) for item in value.values())
@@ -121,7 +120,7 @@ def _sets(state):
 
 
 def _for_each_set(state, change):
-    """The content of a file with each state dict replaced by change(state dict)."""
+    """The content of a file with each state dict replaced by what change(state dict) returns."""
     sets = _sets(state)
     if not sets:
         return change(state)
@@ -135,13 +134,13 @@ def _without_prefix(weights):
     return weights
 
 
-# -- which of its weights ---------------------------------------------------------------------------------------------
+# -- which weights of the file ----------------------------------------------------------------------------------------
 
 
 def choose(state, path, ema=False):
-    """(state dict, description for the log) from what `read` returned: the trained weights, or with `ema` the averaged.
+    """(state dict, description for the log) from what `read` returned: the trained weights, with ema the averaged ones.
 
-    Raises UserError if the file has none of them.
+    Raises UserError if the file does not have them.
     """
     trained, averaged = _first_of(TRAINED, state), _first_of(AVERAGED, state)
     if ema:
@@ -180,7 +179,7 @@ def _first_of(names, state):
 def set_weights(model, weights, path, hint='; check --model, --input_size and --nb_classes'):
     """Set all weights of a model, in the model's own dtypes. weights: {name: array}.
 
-    Raises UserError that names the first differences, and sets none, if they are not those of this model.
+    Raises UserError that names the first differences if they do not fit the model, which is then unchanged.
     """
     own = model.state_dict()
     problems = differences(own, weights)
@@ -192,7 +191,7 @@ def set_weights(model, weights, path, hint='; check --model, --input_size and --
 
 
 def differences(own, weights):
-    """How `weights` differ from `own`, the state dict of a model: a list of texts, one for each name that does."""
+    """Differences of `weights` from `own`, the state dict of a model: a list with a text for each name that differs."""
     problems = [f'missing {key}' for key in own if key not in weights]
     problems += [f'unexpected {one_line(key)}' for key in weights if key not in own]
     for key in own:
@@ -207,9 +206,9 @@ def differences(own, weights):
 
 
 def fit_pos_embed(weights, grid):
-    """(weights, lines for the log) with a position embedding for a token grid of grid x grid.
+    """(weights, lines for the log), the position embedding resized to grid x grid tokens.
 
-    One that belongs to no square grid is left as it is, so that set_weights names it.
+    An embedding that belongs to no square grid is not changed; set_weights then refuses it by name.
     """
     shape = getattr(weights.get('pos_embed'), 'shape', ())
     num_tokens = shape[1] - 1 if len(shape) == 3 else 0
@@ -220,7 +219,7 @@ def fit_pos_embed(weights, grid):
 
 
 def resize_pos_embed(array, grid):
-    """Position embedding [1, N+1, D] for another token grid, [1, grid²+1, D]: class token kept, the rest bicubic."""
+    """Position embedding [1, N+1, D] -> [1, grid²+1, D]: the class token's is kept, the others are bicubic."""
     cls, patches = array[:, :1], np.asarray(array[:, 1:], 'float32')
     old = round(patches.shape[1] ** 0.5)
     square = paddle.to_tensor(patches.reshape(1, old, old, -1).transpose(0, 3, 1, 2))
@@ -229,7 +228,7 @@ def resize_pos_embed(array, grid):
 
 
 def fit_heads(weights, own, all_heads=False):
-    """(weights, lines for the log) with the heads of a model where those of the file do not fit, or with all of them.
+    """(weights, lines for the log), heads that do not fit replaced by the model's, or with all_heads all of them.
 
     own: the state dict of the model. Heads that the model does not have are left out.
     """

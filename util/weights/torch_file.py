@@ -1,10 +1,8 @@
-"""PyTorch's files and weights without PyTorch: `.pt`, `.pth` and `.pth.tar` into plain containers and numpy arrays, and
-state dicts between PyTorch's layout and Paddle's.
+"""Reads `.pt`, `.pth` and `.pth.tar` without PyTorch, and converts state dicts between PyTorch's layout and Paddle's.
 
 Since PyTorch 1.6 a file is a zip archive: `<name>/data.pkl`, a pickle in which each tensor is a call of
-`_rebuild_tensor_v2` on a storage; `<name>/data/<key>`, the storages; `<name>/byteorder`. Older files are pickles one
-after the other (magic number, protocol, system, the object, the storages' keys), then the storages, each with its
-length in front.
+`_rebuild_tensor_v2` on a storage; `<name>/data/<key>`, the storages; `<name>/byteorder`. Older files are five pickles
+(magic number, protocol, system, the object, the keys of the storages), then the storages, each after its length.
 """
 
 import io
@@ -42,7 +40,7 @@ DTYPES = ('float32', 'float16', BFLOAT16, 'float64', 'int64', 'int32', 'int16', 
 
 
 class Storage(unpickle.StandIn):
-    """The numbers that tensors are views of: `array`, 1-d, which is read after the pickle."""
+    """The memory that tensors are views of: `array`, 1-d, which is filled after the pickle is read."""
 
     def __init__(self, code):
         self.code, self.array = code, None
@@ -80,7 +78,7 @@ class Tensor(unpickle.StandIn):
 
 
 def bfloat16_to_float32(halves):
-    """bfloat16 numbers, given as uint16, as float32: they are its upper halves."""
+    """Convert bfloat16, given as uint16, to float32, whose upper half a bfloat16 is."""
     return (halves.astype('u4') << 16).view('f4')
 
 
@@ -100,7 +98,7 @@ NAMES = {
 
 
 class Unpickler(unpickle.Unpickler):
-    """Reads the pickle with the tensors. storages: {key: (Storage, count)} of those that it refers to, still empty."""
+    """Reads the pickle with the tensors. storages: {key: (Storage, count)} for the caller to fill."""
 
     names = NAMES
 
@@ -124,10 +122,10 @@ def is_torch_file(head):
 
 
 def load_file(path):
-    """The object in a file. Tensors and parameters are contiguous arrays (some read-only, some sharing memory),
-    bfloat16 as float32; dtypes and devices are their names, a Size is a tuple, a Namespace a dict.
+    """The object in a file. Tensors and parameters become contiguous arrays, which may be read-only or share memory;
+    bfloat16 becomes float32, a dtype or device its name, a Size a tuple, a Namespace a dict.
 
-    Raises UserError that names the file: missing, damaged, of another kind, or asking for code.
+    Raises UserError that names the file if it is missing, damaged, of another kind, or names a function to call.
     """
     with reading(path, 'PyTorch file'), open(path, 'rb') as f:
         read = read_zip if f.read(2) == b'PK' else read_legacy
@@ -136,7 +134,7 @@ def load_file(path):
 
 
 def read_zip(file):
-    """The object of an archive, its tensors as Tensor of filled storages."""
+    """The object of an archive, with Tensor objects in it, whose storages are filled."""
     with zipfile.ZipFile(file) as archive:
         pickles = [name for name in archive.namelist() if name.endswith('/data.pkl')]
         if len(pickles) != 1:
@@ -151,11 +149,11 @@ def read_zip(file):
 
 
 def read_legacy(file):
-    """The object of a file from before PyTorch 1.6, its tensors as Tensor of filled storages."""
+    """The object of a file from before PyTorch 1.6, with Tensor objects in it, whose storages are filled."""
     if unpickle.load(file) != MAGIC:
         raise UserError('not a PyTorch file')
     unpickle.load(file)  # the protocol, always 1001
-    unpickle.load(file)  # facts about the system, which are not needed: storages are little-endian on any
+    unpickle.load(file)  # about the system that wrote it, which does not matter: storages are always little-endian
     unpickler = Unpickler(file)
     value = unpickler.load()
     for key in unpickle.load(file):
@@ -172,10 +170,10 @@ def read_legacy(file):
 #     of a layer      in PyTorch                   in Paddle
 #     Linear          weight [out, in]             weight [in, out]
 #     BatchNorm       running_mean, running_var    _mean, _variance
-#     BatchNorm       num_batches_tracked          nothing; PyTorch uses it with momentum=None only
+#     BatchNorm       num_batches_tracked          none; PyTorch uses it with momentum=None only
 #
-# Every matrix named `weight` is taken for the weight of a Linear layer, which holds for all models here and in
-# paddle.vision. Transposed arrays are views.
+# A matrix named `weight` is treated as that of a Linear layer, which is right for all models here and in paddle.vision.
+# Transposed arrays are views.
 
 TORCH, PADDLE = 'PyTorch', 'Paddle'
 STATISTICS = {'running_mean': '_mean', 'running_var': '_variance'}
@@ -193,7 +191,7 @@ def to_paddle(weights):
 
 
 def to_torch(weights):
-    """A state dict of Paddle in PyTorch's layout. Counters of 0 are added: PyTorch's strict loading asks for them."""
+    """A state dict of Paddle in PyTorch's layout, with counters of 0, which PyTorch's strict loading requires."""
     names = {ours: theirs for theirs, ours in STATISTICS.items()}
     result = {}
     for key, value in weights.items():
@@ -204,10 +202,10 @@ def to_torch(weights):
 
 
 def guess_layout(weights, path):
-    """TORCH or PADDLE, for a file that does not say which; PADDLE if both would be the same.
+    """TORCH or PADDLE, for a file that does not say which; PADDLE if it has no layer whose layout differs.
 
-    The names of the statistics tell, or which side of a Linear weight is as long as its bias.
-    Raises UserError that names `path` if all such weights are square.
+    Found from the names of the statistics, else from which side of a Linear weight is as long as its bias.
+    Raises UserError that names `path` if all Linear weights are square or without bias.
     """
     names = {_split(key)[1] for key in weights}
     if names & {*STATISTICS, COUNTER}:

@@ -1,8 +1,8 @@
-"""Reads pickles without executing anything that a file asks for.
+"""Reads pickles without calling the functions that a file names.
 
 A pickle is a program: it may call every function that it names, and set attributes of every object that it makes.
-So the names are limited to a short list, and each of them stands for a function or class of this module. numpy's own
-classes are not on the list: with a crafted dtype they read memory that is not theirs. `load` returns plain values.
+Here it may use only the names in NAMES, and each of them stands for a function or class of this module. numpy's own
+classes are not used, because with a crafted dtype they read memory that is not theirs. `load` returns plain values.
 """
 
 import contextlib
@@ -19,13 +19,13 @@ KEYS = (type(None), bool, int, float, str, bytes)  # of dicts
 
 
 class StandIn:
-    """Stands for an object of the file until all of the file is read; then `value` returns the object."""
+    """Takes the place of an object while the pickle is read; `value` then returns the object."""
 
     def __setstate__(self, state):  # without this method a pickle could set any attribute
         raise UserError(f'sets attributes of a {type(self).__name__}; not loaded')
 
     def value(self):
-        """The plain value. Raises UserError for what is none: a function, or an array without content."""
+        """The plain value. Raises UserError if there is none (a function, an array that was not filled)."""
         raise UserError(f'has an object of type {type(self).__name__} where a value is expected; not loaded')
 
 
@@ -56,7 +56,7 @@ class Dtype(StandIn):
 
 
 class Array(StandIn):
-    """A numpy.ndarray, whose state holds the content, or a number of numpy's."""
+    """A numpy.ndarray or a numpy number. The state of an ndarray holds its content."""
 
     def __init__(self, array=None):
         self.array = array
@@ -77,7 +77,7 @@ class Namespace(dict):
 
 
 class OrderedDict(dict):
-    """A collections.OrderedDict. Its state, in which PyTorch keeps versions of layers, is left out."""
+    """A collections.OrderedDict. Its state is ignored; PyTorch keeps versions of layers there."""
 
     def __setstate__(self, state):
         pass
@@ -95,9 +95,9 @@ def make_array(shape, dtype, order, data):
 NAMES = {
     ('collections', 'OrderedDict'): OrderedDict,
     ('argparse', 'Namespace'): Namespace,
-    ('builtins', 'tuple'): Function(tuple),  # paddle.save writes tensors so
-    ('builtins', 'bytes'): Function(lambda: b''),  # protocols 0 to 2 write empty bytes so …
-    ('_codecs', 'encode'): Function(lambda text, _encoding: text.encode('latin1')),  # … and other bytes so
+    ('builtins', 'tuple'): Function(tuple),  # how paddle.save writes tensors
+    ('builtins', 'bytes'): Function(lambda: b''),  # how protocols 0 to 2 write empty bytes …
+    ('_codecs', 'encode'): Function(lambda text, _encoding: text.encode('latin1')),  # … and other bytes
     ('numpy', 'ndarray'): 'numpy.ndarray',  # an argument of _reconstruct, which ignores it
     ('numpy', 'dtype'): Function(Dtype),
 }
@@ -110,9 +110,9 @@ for core in ('numpy.core', 'numpy._core'):  # numpy 1 and 2
 
 
 class Unpickler(pickle.Unpickler):
-    """Reads one pickle of a binary file. `finished` turns what its load() returns into plain values.
+    """Reads one pickle of a binary file. `finished` turns what load() returns into plain values.
 
-    Raises UserError for a name that is not in `names`; a damaged file can raise nearly anything (see `reading`).
+    load() raises UserError for a name that is not in `names`; for a damaged file, nearly any error (see `reading`).
     """
 
     names = NAMES
@@ -150,7 +150,7 @@ def load(file):
 
 @contextlib.contextmanager
 def reading(path, kind):
-    """Turns any error of the block into a UserError of one line that names the file `path` and its expected `kind`."""
+    """Context manager that turns any error into a UserError of one line with the file's path and expected kind."""
     try:
         yield
     except UserError as error:
