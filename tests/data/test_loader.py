@@ -135,7 +135,7 @@ def test_an_epoch_that_is_left_early_changes_nothing_in_the_next_and_leaves_no_p
     leave(batches)
     before = threading.active_count()
     leave(train_loader(scenes, '--num_workers 0'))
-    assert threading.active_count() == before
+    assert threading.active_count() <= before  # older threads may end meanwhile
 
 
 def test_batches_that_do_not_fit_into_shared_memory_go_through_pipes_with_a_warning(
