@@ -29,8 +29,8 @@ from util.errors import UserError
 from util.logger import log
 from util.weights.load import choose, load_state, read
 
-ANY = sys.maxsize  # the class ids of the data may differ from the annotator's
-# for flags that are not given, unless the metadata of an ONNX file has other values
+ANY = sys.maxsize  # the data may have other class ids than the annotator
+# Values of flags that were not given; the metadata of an ONNX file comes first.
 DEFAULTS = {'img_size': 576, 'mean': IMAGENET_MEAN, 'std': IMAGENET_STD, 'interpolation': 'bicubic'}
 
 
@@ -67,8 +67,8 @@ def parser():
         '--img_size',
         type=count,
         metavar='S',
-        help='side of the input in pixels (default: 576); these four flags have their defaults from the metadata of an '
-        'ONNX file if it has them',
+        help='side of the input in pixels (default: 576). An ONNX file may set other defaults for this flag and the next '
+        'three, in its metadata',
     )
     add(
         '--mean',
@@ -84,7 +84,7 @@ def parser():
     parser.add_argument(
         '--relative_scores',
         action='store_true',
-        help='subtract the mean of the classes that a map leaves out, so that training gets the probabilities of the '
+        help='subtract the mean of the classes that a map leaves out: training then sees the probabilities of the '
         'annotator',
     )
     parser.add_argument('-b', '--batch_size', default=32, type=count, help='images per batch (default: 32)')
@@ -179,8 +179,8 @@ def describe(args, annotate, weights):
 def report_accuracy(counts, num_classes, class_folders):
     """Log the top-1 accuracy of the annotator, and warn if it may be luck.
 
-    class_folders: their number if the class ids come from folders: only as many folders as classes are known to be the
-    annotator's classes. None if a list gives the ids.
+    class_folders: the number of class folders, or None if a list gave the class ids. The ids of folders are those of
+    the annotator only if there are as many folders as classes.
     """
     if class_folders not in (None, num_classes):
         log(

@@ -1,13 +1,13 @@
-"""Where time goes: seconds spent in functions that are watched."""
+"""Measures the seconds that are spent in chosen functions."""
 
 import functools
 import time
 
 
 class Clock:
-    """Seconds spent in functions, by stage. A function that is watched while another runs is taken off that one.
+    """Seconds spent in watched functions, by stage: `spent`. Time in a watched function does not count for its caller.
 
-    synchronize: called before the clock is read; on a GPU, to wait for what was asked of it.
+    synchronize: called before the clock is read; on a GPU it waits for the kernels.
     """
 
     def __init__(self, stages, synchronize=lambda: None):
@@ -18,6 +18,8 @@ class Clock:
         return time.perf_counter()
 
     def watch(self, stage, function):
+        """The function, whose time counts for `stage`."""
+
         @functools.wraps(function)
         def timed(*given, **named):
             self.inner.append(0.0)

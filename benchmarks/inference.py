@@ -1,4 +1,4 @@
-"""Engines of Paddle Inference and ONNX Runtime on the same weights, measured in turns.
+"""The speed of Paddle Inference's engines and of ONNX Runtime with the same weights.
 
     python benchmarks/inference.py [--model lvvit_t] [--batch_size 1 8] [--threads 1 2] [--rounds 9] [--repeat 3]
 
@@ -24,7 +24,7 @@ sys.path.insert(0, ROOT)
 
 ENGINES = ('paddle', 'onednn', 'openvino', 'onednn bf16', 'openvino bf16')
 BASELINE = 'onnxruntime'
-PAUSE = 0.3  # seconds before each turn: threads of the process before it go on spinning for a while
+PAUSE = 0.3  # seconds before each turn: threads of the process that ran before spin for a while
 
 
 def build(engine, folder, threads):
@@ -63,7 +63,7 @@ def serve(engine, folder, threads, side, connection):
 
 
 def start(engines, folder, threads, side):
-    """{engine: connection} of the engines that run here; prints the others."""
+    """{engine: connection} of the engines that run on this machine; prints the others."""
     context, found = multiprocessing.get_context('spawn'), {}
     for engine in (BASELINE, *engines):
         here, there = context.Pipe()

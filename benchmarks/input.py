@@ -1,20 +1,20 @@
-"""How fast samples are made: on one core, by stage, and by several processes; beside the original's and timm's.
+"""The speed of making samples: on one core, by stage, and with loader processes; compared with the original and timm.
 
     python benchmarks/input.py OUT --data_path DIR [--list FILE] [--token_label_data DIR] [--no_reference] …
 
-DIR holds train/, a folder for each class; with --list it is what the list's paths are below. Any images will do: the
-training and the evaluation transform both go through them. With --token_label_data there are arms with label maps.
-With the packages of tests/parity installed, `tlt` (the original) and timm are among the arms.
+DIR has train/ with a folder for each class; with --list the paths of the list are relative to DIR. The training and the
+evaluation transform both use these images. With --token_label_data there are arms with label maps. With the packages of
+tests/parity installed, `tlt` (the original) and timm are among the arms.
 
-One core: what a loader process does, up to the batch that it hands over: bytes, token targets, what will be erased.
-`tlt` makes bytes, too, as with its GPU prefetcher, or floats, as without; it makes no targets: that comes later, on the
-GPU. The arms take turns, --rounds times; figures are medians over the rounds, ratios medians of each round's ratio.
-Decoding alone is the limit of what can be reached.
+One core: the work of a loader process, up to a batch of bytes, token targets and the draws of erasing. `tlt` makes
+bytes, as with its GPU prefetcher, or floats, as without; it makes its targets later, on the GPU. The arms take turns,
+--rounds times; speeds are medians over the rounds, ratios are medians of the ratios of each round. Decoding alone is an
+upper limit of the speed.
 
-Processes: batches of 32 that arrive in the main process, ready for a network, from --processes loader processes; the
-processor time that this costs the main process; and what as many processes make that hand nothing over.
-A slow disk: the same where each image takes 5 ms more to read, for a training step that takes as long as the slower of
-the two needs for a batch, and what that step waits for (data:).
+Processes: images/s in batches of 32 that the main process receives from --processes loader processes, the processor
+time that receiving costs it, and images/s of as many processes that keep their batches to themselves.
+A slow disk: reading an image takes 5 ms more. How long a training step waits for its batch then (`data:` in the log),
+if a step takes 1.1 times as long as two loader processes need for a batch.
 
 OUT receives input.json, input.md, input.png, and profile_pil.txt and profile_cv2.txt, which name the functions in which
 training samples spend their time.
@@ -56,7 +56,7 @@ def parser():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     add = parser.add_argument
     add('out', metavar='OUT', help='folder for the table and the figure')
-    add('--data_path', required=True, metavar='DIR', help='folder of the images, below train/ or as --list says')
+    add('--data_path', required=True, metavar='DIR', help='folder of the images: DIR/train/CLASS/, or as --list says')
     add('--list', default='', metavar='FILE', help="lines 'path class_id' (default: the folders of DIR/train)")
     add('--token_label_data', default='', metavar='DIR', help='label maps of the images')
     add('--nb_classes', default=1000, type=int, help='number of classes (default: 1000)')
@@ -67,11 +67,11 @@ def parser():
     return parser
 
 
-# -- arms: functions without arguments that make samples of --images images -------------------------------------------
+# -- arms: functions without arguments that make --images samples ------------------------------------------------------
 
 
 def flags(args, backend, workers=0):
-    """main.py's, for the published recipe."""
+    """The flags of main.py for the published recipe."""
     line = ['--data_path', args.data_path, '--nb_classes', args.nb_classes, '--batch_size', BATCH, '--crop_pct', 0.9]
     line += ['--cls_label_path_train', args.list, '--cls_label_path_val', args.list, '--train_interpolation', 'random']
     line += ['--input_size', SIZE, '--mixup', 0, '--cutmix', 0, '--image_backend', backend, '--num_workers', workers]

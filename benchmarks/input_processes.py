@@ -1,4 +1,4 @@
-"""What loader processes deliver to the main process; the part of input.py that is about several of them."""
+"""The part of benchmarks/input.py about several loader processes, and what the main process gets from them."""
 
 import multiprocessing
 import statistics
@@ -12,7 +12,7 @@ BATCH = 32
 
 
 def make(dataset, images):
-    """What a loader process does for so many images."""
+    """Make the batches of so many images, as a loader process does."""
     for start in range(0, images, BATCH):
         batch = collate([dataset[i % len(dataset)] for i in range(start, min(start + BATCH, images))])
         if 'error' in batch:
@@ -54,13 +54,13 @@ class Flow(NamedTuple):
     """Batches that arrive in the main process."""
 
     rate: float  # images/s
-    waited: float  # seconds that a batch was waited for
+    waited: float  # seconds that the main process waited for a batch
     cost: float  # seconds of processor time in the main process for an image
 
 
 def from_processes(dataset, workers, images, step=0.0):
     """The Flow once the processes run. step: seconds of the training step that uses a batch."""
-    ahead = 2 * workers + 2  # batches that are ready when the first arrives cost nothing: they are not counted
+    ahead = 2 * workers + 2  # batches that may be ready already when the first arrives; they do not count
     count = ahead + max(images // BATCH, 2 * workers)
     waited, begin, cost = [], 0.0, 0.0
     batches = iter(Loader(dataset, Repeating(len(dataset), count + ahead), BATCH, workers))
@@ -78,7 +78,7 @@ def from_processes(dataset, workers, images, step=0.0):
 
 
 def apart(dataset, workers, images):
-    """images/s of so many processes together that make batches and hand nothing over: what the cores can do."""
+    """images/s of so many processes together that make batches but hand nothing over: the limit of the cores."""
     fork = multiprocessing.get_context('fork')
     processes = [fork.Process(target=make, args=(dataset, images // workers)) for _ in range(workers)]
     begin = time.perf_counter()
@@ -90,8 +90,10 @@ def apart(dataset, workers, images):
 
 
 def slow_disk(dataset, images, delay=0.005):
-    """{'step', 'waits', 'waits without'}: seconds of a training step that two processes could just keep up with where
-    each image takes `delay` more to be read, and what it waits for a batch then and without the delay.
+    """Two loader processes, with images that take `delay` more to read: {'delay', 'step', 'waits', …} in seconds.
+
+    step: duration of the training step, 1.1 times what the processes need for a batch. waits, waits without: how long
+    the step waits for a batch, with and without the delay.
     """
     slow = SlowDisk(dataset, delay)
     step = 1.1 * BATCH / from_processes(slow, 2, images).rate

@@ -1,4 +1,4 @@
-"""What benchmarks/input.py has measured, as Markdown and as a picture."""
+"""The results of benchmarks/input.py as Markdown and as a picture."""
 
 from util.errors import UserError
 
@@ -27,10 +27,8 @@ def table(result):
     disk = result['slow disk']
     step, waits, without = (f'{1000 * disk[name]:.1f} ms' for name in ('step', 'waits', 'waits without'))
     more = f'{1000 * disk["delay"]:.0f} ms'
-    text = (
-        f'Two processes: a step of {step} waits {waits} for its batch where each image takes {more} more to be read, '
-    )
-    lines += ['', text + f'{without} where not.']
+    text = f'Two processes: a step of {step} waits {waits} for its batch if each image takes {more} more to read'
+    lines += ['', f'{text}, else {without}.']
     lines += ['', f'Medians of {result["rounds"]} rounds of {result["images"]} images.']
     return '\n'.join(lines)
 

@@ -81,14 +81,14 @@ def timed(call, *args):
 
 
 def checked_maps(folder, samples):
-    """The LabelMaps of a folder, after a check that no image lacks one."""
+    """The LabelMaps of a folder, after the check that every image has a map."""
     maps = LabelMaps(folder, 1000)
     maps.require(samples.paths)
     return maps
 
 
 def first_batch(samples, maps):
-    """The batches of a training, of which the first one has been made."""
+    """The iterator of a training loader, after its first batch."""
     dataset = TrainDataset(samples, TrainTransform(224), 1000, label_maps=maps)
     size = min(BATCH, len(samples))
     batches = iter(Loader(dataset, TrainSampler(len(samples), size), size, PROCESSES))

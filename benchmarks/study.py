@@ -1,10 +1,10 @@
-"""Do token labels help on photos? Several arms of one training over several seeds, and a table of their accuracies.
+"""Do token labels help on photos? Trains several arms with several seeds and writes a table of their accuracies.
 
     python benchmarks/study.py DATA OUT [--arms labels self maps …] [--seeds 0 1 2] [--jobs 2]
 
 DATA holds train/ and val/ with a folder for each class, train_list.txt, val_list.txt, and in label_maps/ the maps that
 a pretrained annotator made of the training photos. OUT receives a folder for each run, study.csv and study.md. A second
-call continues: finished runs are only read. To see what the tokens of each arm predict, give the checkpoints to
+call continues and does not repeat finished runs. To see what the tokens of each arm predict, give the checkpoints to
 tools/visualize.py --compare.
 
 All arms train the same model for the same number of epochs on the same photos in the same order, except where stated:
@@ -160,18 +160,18 @@ def difference(values):
 def report(study, arms, seeds):
     """Write study.csv and study.md of the finished runs; returns the table in Markdown."""
     runs = {arm: {seed: study.accuracies(arm, seed) for seed in seeds} for arm in arms}
-    runs = {arm: {seed: curve for seed, curve in of.items() if curve} for arm, of in runs.items()}
+    runs = {arm: {seed: curve for seed, curve in curves.items() if curve} for arm, curves in runs.items()}
     with open(study.out / 'study.csv', 'w', newline='') as f:
         writer = csv.writer(f, lineterminator='\n')
         writer.writerow(['arm', 'seed', 'epochs', 'top1_last', 'top1_each_epoch'])
-        for arm, of in runs.items():
-            for seed, curve in of.items():
+        for arm, curves in runs.items():
+            for seed, curve in curves.items():
                 writer.writerow([arm, seed, len(curve), f'{curve[-1]:.2f}', ' '.join(f'{v:.2f}' for v in curve)])
     lines = ['| arm | n | top-1, mean ± std | each seed | against `labels`, each seed | mean [95 % interval] |']
     lines += ['|---|--:|--:|---|---|---|']
     base = {seed: curve[-1] for seed, curve in runs.get('labels', {}).items()}
-    for arm, of in runs.items():
-        last = {seed: curve[-1] for seed, curve in of.items()}
+    for arm, curves in runs.items():
+        last = {seed: curve[-1] for seed, curve in curves.items()}
         if not last:
             continue
         cells = [f'`{arm}`', str(len(last)), mean_and_std(list(last.values()))]

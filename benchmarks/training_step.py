@@ -1,9 +1,9 @@
-"""Time of each part of a training step, of a training that main.py's flags describe; see docs/results/training_step.md.
+"""The time of each part of a training step; see docs/results/training_step.md.
 
     python benchmarks/training_step.py FLAGS OF main.py [--steps 10]
 
-It is engine.train_one_epoch that runs, with its parts watched; on a GPU the host waits for the device around each part,
-so that the sum is more than a step takes otherwise. Prints means over the steps after the third. Nothing is saved.
+Runs engine.train_one_epoch and measures its parts. On a GPU the host waits for the device before and after each part,
+so the step takes longer than usual. Prints means over the steps after the third. Nothing is saved.
 """
 
 import os
@@ -35,12 +35,12 @@ class Enough(Exception):
 
 def parser():
     parser = trainer.parser()
-    parser.add_argument('--steps', default=10, type=count, help='to measure')
+    parser.add_argument('--steps', default=10, type=count, help='steps to measure (default: 10)')
     return parser
 
 
 class WatchedLoader:
-    """The batches of a loader, whose making is watched."""
+    """A loader that measures how long each batch is waited for."""
 
     def __init__(self, batches, clock):
         self.batches, self.clock, self.dataset = batches, clock, batches.dataset

@@ -30,7 +30,7 @@ import numpy as np
 import scenes
 
 NAMES = 'zero one two three four five six seven eight nine'.split()
-VERSION = 1  # raise it when the scenes change, so that older folders are not reused
+VERSION = 1  # increase it when the scenes change: folders of another version are not reused
 
 
 def fail(message):
@@ -82,7 +82,7 @@ def show_progress(done, total):
 
 
 def made_by_this_script(folder):
-    """True for a folder of this script, False for a missing or empty one. Any other folder ends the run unchanged."""
+    """True for a folder of this script, False for a missing or empty one. Ends the run for any other folder."""
     if (folder / 'digits.json').is_file():
         return True
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
@@ -106,7 +106,7 @@ def parse(argv):
     ids = 'ids to write for the digits 0-9, ascending (0 1 ... 9)'
     add('--class_ids', type=int, nargs=10, default=list(range(10)), metavar='ID', help=ids)
     add('--masks', action='store_true', help='also write masks for segmentation: the class of each pixel')
-    add('--fresh', action='store_true', help='rebuild OUT if this script made it')
+    add('--fresh', action='store_true', help='make OUT again, if this script made it')
     args = parser.parse_args(argv)
     check(args)
     return args

@@ -1,4 +1,4 @@
-"""A model's predictions for a photo, and the picture of them that demo/app.py shows. Nothing here depends on Gradio."""
+"""A model's predictions for a photo, and the picture of them that demo/app.py shows. This file does not use Gradio."""
 
 import os
 from typing import NamedTuple, Optional
@@ -100,7 +100,7 @@ def load(args):
 def read_photo(path):
     """An RGB image with the pixels that the model sees; an EXIF orientation is ignored, as in training.
 
-    Raises BadImage, which names the file without its folder, for a file that is no image, damaged, or too large.
+    Raises BadImage, which names the file without its folder, for a file that is not an image, damaged, or too large.
     """
     name = os.path.basename(path)
     try:
@@ -117,7 +117,7 @@ def read_photo(path):
 
 
 def predict(network, path):
-    """The network's Prediction for a file. Raises BadImage, one line, if it is no photo."""
+    """The network's Prediction for a file. Raises BadImage if it is not a photo."""
     photo = read_photo(path)
     scores, tokens = network(network.transform(photo))
     (record,) = records.best_classes([path], scores[None], network.names, topk=5, are_scores=True)

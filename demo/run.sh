@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # The whole chain on real images, from one command: data, training with token labels, evaluation, prediction, export,
-# Paddle Inference, and a picture. Needs Python 3.9+ and pip; what is there from an earlier run is used again.
+# Paddle Inference, and a picture. Needs Python 3.9+ and pip. A second run reuses the data and the trained model.
 #
 #   ./demo/run.sh [--fresh] [--seed N]
 #
-# --fresh starts over; --seed takes other scenes and another start, under demo/output-seedN/. Everything else lies
-# under demo/output/, the Python packages under .venv/.
+# --fresh starts over; --seed N draws other scenes and initial weights and writes to demo/output-seedN/. Without it the
+# results go to demo/output/. Python packages are installed into .venv/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -41,7 +41,7 @@ epochs=14
 
 step data $python demo/digits.py "$data" --size 48 --seed "$seed"
 
-train() {  # two processes of one thread are faster on a CPU than one of two; the launcher's own lines go to its log
+train() {  # two processes with one thread each are faster on a CPU than one with two; only main.py's lines are shown
     $python -m paddle.distributed.launch --nproc_per_node 2 --backend gloo --log_dir "$out/launch" \
         main.py "${model[@]}" "${val[@]}" --cls_label_path_train "$data/train_list.txt" \
         --token_label --token_label_data "$data/label_maps" --token_label_size 3 \

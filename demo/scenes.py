@@ -11,7 +11,7 @@ from PIL import Image
 SPLITS = ('train', 'val')
 TRAIN_DIGITS = 1400  # of the 1,797 handwritten digits; the other 397 appear in validation scenes only
 TOP_K = 5  # classes kept per cell of a label map
-PEAK = 10.0  # logit of a fully covered cell: 96 % after a softmax over even 1000 classes
+PEAK = 10.0  # logit of a fully covered cell; softmax gives it 96 % among 1000 classes
 FEATHER = 0.05  # width of a label's soft edge, as a share of the canvas (about one cell of 18)
 
 # main, small: range of digit heights in px of a 64 px canvas. others: possible numbers of small digits.
@@ -83,7 +83,7 @@ def paint(image, rng, row, box, level):
 
 
 def layout(rng, index, split, size, look):
-    """The digits of a scene and their places: [(class, box, row)] from the bottom to the top of the pile, see scene().
+    """The digits of a scene and their places: [(class, box, row)] from the lowest to the uppermost, see scene().
 
     The main digit is placed first. Each small one tries a few places and keeps the one with the least overlap.
     """
@@ -105,7 +105,7 @@ def layout(rng, index, split, size, look):
 def scene(index, split, size=64, seed=0, hard=False):
     """Scene number `index` of `split` ("train" or "val"): (image, digits).
 
-    image is an RGB PIL image of size x size px. digits lists (class, box, row) from the bottom to the top of the pile;
+    image is an RGB PIL image of size x size px. digits lists (class, box, row) from the lowest to the uppermost;
     the last is the main digit, of class index % 10. box = (x0, y0, x1, y1) in px bounds its ink, row is its row in
     handwriting().
     """
@@ -126,7 +126,7 @@ def scene(index, split, size=64, seed=0, hard=False):
 def cover(start, stop, cells):
     """How much of each of `cells` equal cells of [0, 1] a soft-edged bar from start to stop covers: [cells].
 
-    The bar is the difference of two ramps, each FEATHER wide. Their integrals are known, so the result is exact.
+    The bar is the difference of two ramps, each FEATHER wide; its integral over each cell is exact.
     """
 
     def integral(edge):
@@ -144,7 +144,7 @@ def label_map(digits, size, label_size=18, class_ids=range(10)):
     Classes without a digit in the cell have logit 0.
     """
     logits, free = np.zeros((10, label_size, label_size)), 1.0
-    for c, box, _ in reversed(digits):  # from the top of the pile
+    for c, box, _ in reversed(digits):  # from the uppermost
         x0, y0, x1, y1 = (v / size for v in box)
         share = np.outer(cover(y0, y1, label_size), cover(x0, x1, label_size))
         logits[c] += PEAK * share * free

@@ -1,4 +1,4 @@
-"""What the scripts of this folder share: PaddleSeg with our models, flags, data sets, models, one-line errors."""
+"""Shared by the scripts of this folder: PaddleSeg with our models, flags, data sets, one-line errors."""
 
 import contextlib
 import os
@@ -28,7 +28,7 @@ def load_paddleseg():
 
 @contextlib.contextmanager
 def our_errors():
-    """Raise a UserError of ours as it was, also when PaddleSeg or a loader process has wrapped it."""
+    """Raise the UserError that an exception of PaddleSeg or of a loader process was raised from."""
     try:
         yield
     except Exception as error:
@@ -43,7 +43,7 @@ def our_errors():
 
 @contextlib.contextmanager
 def config_errors(config):
-    """Turn what PaddleSeg raises while it reads a config or builds from it into a UserError that names the file."""
+    """Turn what PaddleSeg raises for a config, or while it builds from it, into a UserError that names the file."""
     try:
         with our_errors():
             yield
@@ -59,7 +59,7 @@ def add_config(parser):
     """Flags of all scripts."""
     add = parser.add_argument
     add('--config', required=True, metavar='FILE', help='config of PaddleSeg (.yml)')
-    add('--device', default='gpu', choices=('gpu', 'cpu', 'xpu', 'npu', 'mlu'), help='cpu if there is no such device')
+    add('--device', default='gpu', choices=('gpu', 'cpu', 'xpu', 'npu', 'mlu'), help='if missing, the CPU is used')
     add('--opts', nargs='+', metavar='KEY=VALUE', help='changes to the config: model.backbone.pretrained=FILE …')
 
 
@@ -111,8 +111,10 @@ def builder(args, **changes):
 
 
 def dataset(args, built, part):
-    """The data set `part` (train_dataset, val_dataset) of a config, its masks checked. Raises UserError if its folder
-    does not exist: PaddleSeg would download ADE20K."""
+    """The data set `part` (train_dataset, val_dataset) of a config, after a check of its masks.
+
+    Raises UserError if its folder does not exist: PaddleSeg would download ADE20K.
+    """
     root = built.config.dic.get(part, {}).get('dataset_root')
     if not root or not os.path.isdir(root):
         raise UserError(
@@ -128,7 +130,7 @@ def dataset(args, built, part):
 
 def trained_model(args, built):
     """The model of the config in evaluation mode, with the weights of --model_path."""
-    # The file that training started from may be gone, and its weights would be replaced.
+    # `pretrained` of the config is not needed: --model_path has all weights, and that file may no longer exist.
     built.config.dic['model'].get('backbone', {}).pop('pretrained', None)
     with config_errors(args.config):
         model = built.model

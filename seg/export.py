@@ -1,4 +1,4 @@
-"""Export a segmentation model for Paddle Inference, as PaddleSeg's tools/export.py: graph, weights and deploy.yaml."""
+"""Export a segmentation model for Paddle Inference with PaddleSeg's files: graph, weights and deploy.yaml."""
 
 import os
 import sys
@@ -21,7 +21,7 @@ def parser():
     common.add_config(parser)
     common.add_model_path(parser)
     add = parser.add_argument
-    add('--save_dir', default='output/seg_inference', metavar='DIR', help='for model, weights and deploy.yaml')
+    add('--save_dir', default='output/seg_inference', metavar='DIR', help='folder of the exported files')
     add('--input_shape', nargs=4, type=int, metavar=('N', 'C', 'H', 'W'), help='default: any number, height and width')
     add(
         '--output_op',

@@ -1,4 +1,4 @@
-"""Predict the class of each pixel by PaddleSeg: writes coloured masks, alone and over the images."""
+"""Predict the class of each pixel with PaddleSeg: writes coloured masks, alone and over the images."""
 
 import os
 import sys
@@ -19,7 +19,7 @@ def parser():
     common.add_inference(parser)
     add = parser.add_argument
     add('--image_path', required=True, metavar='PATH', help='an image, a folder, or a list of images')
-    add('--save_dir', default='output/seg_predict', metavar='DIR', help='for the masks')
+    add('--save_dir', default='output/seg_predict', metavar='DIR', help='folder of the masks')
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Repairs of PaddleSeg 2.8.0: what it does wrong by itself or with Paddle 3 and numpy 2.
+"""Repairs of PaddleSeg 2.8.0: of its own errors, and of those that Paddle 3 and numpy 2 cause.
 
 Paddle 2 gave sums and means the shape [1]; Paddle 3 gives them the shape []. PaddleSeg relies on [1] in two places.
 """

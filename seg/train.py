@@ -1,4 +1,4 @@
-"""Train a segmentation model by PaddleSeg: as its tools/train.py, with the backbones of this folder."""
+"""Train a segmentation model with PaddleSeg, as its tools/train.py does, with the backbones of this folder."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ def parser():
     parser = Parser('seg/train.py', description=__doc__)
     common.add_config(parser)
     add = parser.add_argument
-    add('--save_dir', default='output/seg', metavar='DIR', help='for iter_N/ and best_model/')
+    add('--save_dir', default='output/seg', metavar='DIR', help='folder of iter_N/ and best_model/')
     add('--iters', type=count, help='training steps (default: the config)')
     add('--batch_size', type=count, help='images per process (default: the config)')
     add('--learning_rate', type=float, help='default: the config')

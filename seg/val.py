@@ -1,4 +1,4 @@
-"""Evaluate a segmentation model by PaddleSeg: mIoU, accuracy and the IoU of each class."""
+"""Evaluate a segmentation model with PaddleSeg: mIoU, accuracy and the IoU of each class."""
 
 import sys
 from pathlib import Path

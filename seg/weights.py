@@ -1,4 +1,4 @@
-"""Weights of files into the models of this folder.
+"""Loads weights from files into the models of this folder.
 
 Classification weights have the names of the backbone. In a segmentation file of the original (upernet_lvvit_s.pth, by
 mmsegmentation) or of PaddleSeg these names begin with `backbone.`, those of the heads with `decode_head.` and
@@ -13,7 +13,7 @@ from util.weights.load import HEADS, choose, fit_pos_embed, read, set_weights
 BACKBONE = 'backbone.'
 SIDE = 'side_layer'
 HINT = '; choose the model in the config'
-AFTER_THE_BLOCKS = (*HEADS, 'norm.weight', 'norm.bias')  # of classification; the backbone does not have them
+ONLY_CLASSIFICATION = (*HEADS, 'norm.weight', 'norm.bias')  # the backbone has no layers after its blocks
 
 
 def load_backbone(backbone, path, ema=False):
@@ -25,7 +25,7 @@ def load_backbone(backbone, path, ema=False):
     if any(key.startswith(BACKBONE) for key in weights):
         weights = _of_backbone(weights)
     else:
-        weights = {key: value for key, value in weights.items() if key not in AFTER_THE_BLOCKS}
+        weights = {key: value for key, value in weights.items() if key not in ONLY_CLASSIFICATION}
     check_width(backbone, weights, path)
     weights, notes = fit_pos_embed(weights, backbone.grid)
     if not any(key.startswith(SIDE) for key in weights):

@@ -1,13 +1,13 @@
-"""TIPC's precision check: compare the predictions in logs of infer.py or predict.py with others of the same weights.
+"""TIPC's precision check: compare the predictions in logs of infer.py or predict.py with reference predictions.
 
     python test_tipc/compare_results.py --gt_file test_tipc/results/python_lvvit_t_results_fp32.txt \\
         --log_file 'test_tipc/output/TokenLabeling/lvvit_t/whole_infer/lvvit_t/python_infer_*.log'
 
 The reference is one of these, or both:
 
---gt_file    a log of predict.py, or a file of lines `image<TAB>{"class_ids": [...], "scores": [...]}`. May be a glob
-             pattern (in quotes), as --log_file. A log is compared with the reference of its precision; both have it in
-             their names (fp32, fp16, bf16, int8; fp32 if they have none).
+--gt_file    a log of predict.py, or a file of lines `image<TAB>{"class_ids": [...], "scores": [...]}`. Like --log_file
+             it may be a glob pattern (in quotes). A log is compared with the reference of its precision, which is part
+             of both names (fp32, fp16, bf16, int8; without it fp32).
 --acc1       the accuracy of eval.py in percent for the images of --cls_label_path
 
 An image is identified by its path below --folder.
@@ -63,7 +63,7 @@ def read_line(line):
 
 
 def read(path, folder=None):
-    """{image's path below the folder: ([class ids], [scores])} of a log or reference. Raises UserError."""
+    """{path of the image below the folder: ([class ids], [scores])} of a log or reference. Raises UserError."""
     predictions = {}
     try:
         with open(path, encoding='utf-8', errors='replace') as f:
@@ -147,7 +147,9 @@ def wrong_accuracy(labels, predictions, acc1, atol, rtol):
     """
     if labels.keys() != predictions.keys():
         different = sorted(labels.keys() ^ predictions.keys())
-        return [f'{different[0]}: in the list or the log alone, as {len(different)} images: no accuracy to compare']
+        return [
+            f'{different[0]}: only the list or only the log has it, as {len(different)} images; no accuracy to compare'
+        ]
     right = tied = 0
     for image, label in labels.items():
         ids, scores = predictions[image]

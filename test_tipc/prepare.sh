@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Lays out under dataset/ what test_train_inference_python.sh needs: images, label maps, and weights for whole_infer.
+# Makes under dataset/ what test_train_inference_python.sh needs: images, label maps, and weights for whole_infer.
 #
 #   bash test_tipc/prepare.sh CONFIG MODE
 #
 # TIPC_DATA=DIR         an ImageNet folder (train/, val/, and train_list.txt, val_list.txt if it has them), of which the
-#                       lite modes take a few images. Without it scenes of handwritten digits, made by demo/digits.py.
+#                       lite modes take a few images. Without it demo/digits.py makes scenes of handwritten digits.
 # TIPC_LABEL_MAPS=DIR   its label maps (default: DIR/label_top5_train_nfnet or DIR/label_maps)
-# TIPC_WEIGHTS=FILE     for whole_infer: a checkpoint. Without it weights from a fixed seed with known predictions.
+# TIPC_WEIGHTS=FILE     for whole_infer: a checkpoint. Without it random weights of a fixed seed, whose predictions are
+#                       stored.
 set -uo pipefail
 # shellcheck source=test_tipc/common_func.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common_func.sh"
@@ -22,7 +23,7 @@ done
 
 # -- the user's images: links, and lists of those that take part -------------------------------------------------------
 
-images_of() {  # images_of SPLIT: "SPLIT/class/image id", from the list or the folders, ids in the order of train/'s
+images_of() {  # images_of SPLIT: lines "SPLIT/class/image id" of the list, else of the folders in the order of train/
     local of_ids=$TIPC_DATA/train
     [ -d "$of_ids" ] || of_ids=$TIPC_DATA/$1
     if [ -f "$TIPC_DATA/$1_list.txt" ]; then
@@ -35,14 +36,14 @@ images_of() {  # images_of SPLIT: "SPLIT/class/image id", from the list or the f
     fi
 }
 
-some() {  # some N: N of the lines read, spread evenly
+spread() {  # spread N: N of the lines read, at equal distances
     awk -v n="$1" '{ line[NR] = $0 }
         END { if (n > NR) n = NR; for (i = 0; i < n; i++) print line[int(i * NR / n) + 1] }'
 }
 
 link_images() {  # link_images SPLIT N: N images of a split, each as a link
     local line path
-    images_of "$1" | some "$2" > "$data/$1_list.txt"
+    images_of "$1" | spread "$2" > "$data/$1_list.txt"
     while IFS= read -r line; do
         path=${line% *}
         [ -f "$source/$path" ] || fail "$TIPC_DATA/$1_list.txt: no image $source/$path"

@@ -1,7 +1,7 @@
 """Write random weights of a fixed seed, the same on every machine and Paddle version.
 
-The predictions of a model with them are stored in results/ and compared. The weights are large enough that predictions
-are peaked and differ between images.
+results/ has the predictions of a model with these weights, for comparison. The weights are large enough that the scores
+of an image differ clearly from each other and from those of other images.
 """
 
 import os

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# TIPC's chain on this project: train, evaluate, export, infer, and compare what the predictors say.
+# TIPC's chain for this project: train, evaluate, export, infer, and compare the predictions.
 #
 #   bash test_tipc/prepare.sh CONFIG MODE
 #   bash test_tipc/test_train_inference_python.sh CONFIG MODE [GPU]
 #
-# MODE: lite_train_lite_infer, lite_train_whole_infer, whole_train_whole_infer or whole_infer (GPU: which one to use).
+# MODE: lite_train_lite_infer, lite_train_whole_infer, whole_train_whole_infer or whole_infer (GPU: its number).
 # Without a GPU the CPU form of the same chain runs. Logs and status lines: test_tipc/output/<config's folder>/<config>/
 # <mode>/. The exit code is 0 only if every step ran and wrote what it should. See README.md beside this file.
 set -ufo pipefail  # -f: the words of a config are never expanded
@@ -47,7 +47,7 @@ cpu_extra() {  # cpu_extra NAME: flags that make the lite modes small on a CPU, 
     if [ -n "$on_cpu" ] && [[ $mode == lite_train_* ]]; then extra "$1"; fi
 }
 
-# -- steps: each sets the variables of its check and runs --------------------------------------------------------------
+# -- steps: each sets the variables that its check reads, then runs ----------------------------------------------------
 
 check_train() {  # the first machine writes the checkpoint and log.txt
     local first=0 epochs cooldown

@@ -30,7 +30,7 @@ from util.weights import checkpoint, torch_file
 from util.weights.load import choose, differences, read_as_written
 from util.weights.torch_file import PADDLE, TORCH
 
-SHOWN = 20  # keys that are named one by one
+SHOWN = 20  # differences that are listed
 
 
 def parser():
@@ -43,26 +43,24 @@ def parser():
 
 def check_output(path):
     """Raise UserError unless the ending of `path` is a format that this script writes."""
-    if path.endswith(('.pth', '.pt', '.pth.tar')):
-        raise UserError(
-            f'{path}: this script reads PyTorch files but does not write them; choose the ending .safetensors, '
-            'which PyTorch reads with safetensors.torch.load_file'
-        )
     if not path.endswith(('.pdparams', '.safetensors')):
-        raise UserError(f'{path}: must end in .pdparams or .safetensors')
+        raise UserError(
+            f'{path}: must end in .pdparams or .safetensors (PyTorch reads it with safetensors.torch.load_file)'
+        )
 
 
 def check_arrays(weights, path):
-    """Raise UserError that names the entries that are no arrays of numbers."""
+    """Raise UserError unless all entries are arrays of numbers."""
     strange = [
         str(key)
         for key, value in weights.items()
         if not isinstance(key, str) or not isinstance(value, np.ndarray) or value.dtype.kind not in 'fiub'
     ]
-    if strange or not weights:
-        more = f' and {len(strange) - SHOWN} more' if len(strange) > SHOWN else ''
+    if not weights:
+        raise UserError(f'{path}: not a state dict, it is empty')
+    if strange:
         raise UserError(
-            f'{path}: not a state dict; no arrays of numbers: {", ".join(strange[:SHOWN]) or "it is empty"}{more}'
+            f'{path}: not a state dict; {len(strange)} entries are not arrays of numbers, the first is {strange[0]}'
         )
 
 
@@ -73,7 +71,7 @@ def write_safetensors(weights, path):
 
 
 def describe(weights):
-    """Lines for the log: which LV-ViT `weights` (in Paddle's layout) fit, or how they differ from the nearest one."""
+    """Lines for the log: the LV-ViT that weights in Paddle's layout fit, or how they differ from the nearest one."""
     pos_embed, bias = np.shape(weights.get('pos_embed')), np.shape(weights.get('head.bias'))
     num_tokens = pos_embed[1] - 1 if len(pos_embed) == 3 else 0
     classes = bias[0] if bias else 0
@@ -85,12 +83,14 @@ def describe(weights):
             own = models.build_model(name, img_size=size, num_classes=max(1, classes)).state_dict()
         found[name] = differences(own, weights)
         if not found[name]:
-            return [f'they fit --model {name} --input_size {size} --nb_classes {classes}']
+            return [f'these weights fit --model {name} --input_size {size} --nb_classes {classes}']
     name, problems = min(found.items(), key=lambda item: len(item[1]))
     if len(problems) > len(weights) // 2:
-        return ['they are not those of an LV-ViT']
-    more = [f'  and {len(problems) - SHOWN} more'] if len(problems) > SHOWN else []
-    return [f'they do not fit {name}, the nearest LV-ViT:', *(f'  {problem}' for problem in problems[:SHOWN]), *more]
+        return ['these are not weights of an LV-ViT']
+    lines = [f'these weights do not fit {name}, the nearest LV-ViT:', *(f'  {line}' for line in problems[:SHOWN])]
+    if len(problems) > SHOWN:
+        lines.append(f'  and {len(problems) - SHOWN} more')
+    return lines
 
 
 def main(args):

@@ -89,9 +89,9 @@ def heat(image, values):
 
 
 def in_context(photo, region, side):
-    """A square of a photo and its surroundings, up to half a side in each direction: (surroundings, square, corner).
+    """(surroundings, square, corner): a square of a photo, and up to half a side of its surroundings in each direction.
 
-    region: (left, top, right, bottom) of the square in pixels of the photo. side: of the square returned, in pixels.
+    region: (left, top, right, bottom) of the square in pixels of the photo. side: of the result `square`, in pixels.
     surroundings: faded PIL image at the scale of the square. corner: (x, y) of the square in it.
     """
     left, top, right, bottom = region
@@ -157,7 +157,7 @@ def arrange(pictures, columns, gap, margin=0):
 
 
 def save(picture, path):
-    """Raises UserError, and leaves no file, if --output cannot be written."""
+    """Write a picture. Raises UserError if --output cannot be written."""
     try:
         picture.save(path)
     except (OSError, ValueError) as error:  # ValueError: an extension that Pillow does not know

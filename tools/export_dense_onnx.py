@@ -2,9 +2,9 @@
 
     python tools/export_dense_onnx.py dm_nfnet_f6 dm_nfnet_f6.onnx --img_size 576
 
-Its features before the global pool, with its last layer as a 1x1 convolution: scores [batch, C, H, H] of the cells,
-whose mean is the classifier's own output (checked here). Size, mean, deviation and interpolation go into the file's
-metadata. Needs no Paddle, but `pip install timm torch onnx onnxruntime`.
+The annotator is the classifier without its global pool, with its last layer as a 1x1 convolution: it gives scores
+[batch, C, H, H] of the cells, whose mean is the classifier's output (checked here). Size, mean, deviation and
+interpolation go into the file's metadata. Needs `pip install timm torch onnx onnxruntime`, but no Paddle.
 """
 
 import argparse
@@ -18,9 +18,8 @@ import numpy as np
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from util.errors import UserError, one_line
 
-LIMIT = 1.9e9  # bytes of weights that fit into an ONNX file; more lie beside it, in FILE.onnx.data
-# Difference over the largest score: float32 in another order, as for PooledHead in util/data/annotator.py.
-AGREES = 1e-3
+LIMIT = 1.9e9  # bytes of weights that fit into an ONNX file; larger weights go to FILE.onnx.data
+TOLERANCE = 1e-3  # of the largest score: float32 sums in another order differ, as in PooledHead
 
 
 def parser():
@@ -35,9 +34,9 @@ def parser():
 
 
 def dense(classifier, size):
-    """A network [B, 3, size, size] -> scores [B, C, H, H], whose mean over the cells is what the classifier says.
+    """A network [B, 3, size, size] -> scores [B, C, H, H], whose mean over the cells is the classifier's output.
 
-    Raises UserError if there is none: a classifier must end in a global average pool and one linear layer.
+    Raises UserError for a classifier that does not end in a global average pool and one linear layer.
     """
     import torch
 
@@ -56,7 +55,7 @@ def dense(classifier, size):
             mean, logits = network(images).mean(dim=(2, 3)), classifier(images)
     except (AttributeError, AssertionError, IndexError, RuntimeError) as error:
         raise UserError(f'has no dense form for images of {size} pixels ({one_line(error)})')
-    if mean.shape != logits.shape or (mean - logits).abs().max() > AGREES * logits.abs().max():
+    if mean.shape != logits.shape or (mean - logits).abs().max() > TOLERANCE * logits.abs().max():
         raise UserError('does not end in a global average pool and one linear layer, so its cells have no scores')
     return network
 
@@ -90,7 +89,7 @@ def export(classifier, path, size, properties):
     with tempfile.TemporaryDirectory(prefix='.export-', dir=os.path.dirname(os.path.abspath(path))) as folder:
         file = os.path.join(folder, os.path.basename(path))
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # that this exporter is the old one, and that the size is fixed in the file
+            warnings.simplefilter('ignore')  # of the deprecated exporter, and of the image size that becomes a constant
             torch.onnx.export(
                 network,
                 (torch.from_numpy(images),),
@@ -100,26 +99,23 @@ def export(classifier, path, size, properties):
                 dynamic_axes={'image': {0: 'batch'}, 'scores': {0: 'batch'}},
                 opset_version=17,
                 do_constant_folding=False,  # it would double the weights of NFNets, which are standardised at run time
-                dynamo=False,  # the exporter that traces: needs nothing but onnx
+                dynamo=False,  # the tracing exporter, which needs only onnx
             )
         model = onnx.load(file)
         onnx.helper.set_model_props(model, {'img_size': str(size), **properties})
-        beside = os.path.basename(path) + '.data' if _bytes(network) > LIMIT else None
+        size_in_bytes = sum(p.numel() * p.element_size() for p in network.parameters())
+        beside = os.path.basename(path) + '.data' if size_in_bytes > LIMIT else None
         onnx.save(model, file, save_as_external_data=bool(beside), location=beside)
         session = onnxruntime.InferenceSession(file, providers=['CPUExecutionProvider'])
         with torch.no_grad():
             expected = network(torch.from_numpy(images)).numpy()
         difference = np.abs(session.run(None, {'image': images})[0] - expected).max() / np.abs(expected).max()
-        if not difference <= AGREES:
+        if not difference <= TOLERANCE:
             raise UserError(f'differs in ONNX Runtime by {difference:.1e} of the largest score')
         if beside:
             os.replace(f'{file}.data', f'{path}.data')
         os.replace(file, path)
     return difference
-
-
-def _bytes(network):
-    return sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
 
 
 def random_images(count, size):
@@ -136,7 +132,7 @@ def load(name, checkpoint, num_classes):
         if checkpoint:
             timm.models.load_checkpoint(classifier, checkpoint)
     except Exception as error:  # an unknown name, no network, weights of another model
-        raise UserError(f'timm cannot make it ({one_line(error)})')
+        raise UserError(f'timm cannot build it ({one_line(error)})')
     return classifier.eval()
 
 
@@ -163,8 +159,8 @@ def main(args):
         raise UserError(f'needs timm, torch, onnx and onnxruntime ({error}); pip install timm torch onnx onnxruntime')
     except UserError as error:
         raise UserError(f'{args.model}: {error}')
-    said = ', '.join(f'{key} {value}' for key, value in properties.items())
-    print(f'{args.output}: {size} pixels, {said}; differs from PyTorch by {difference:.1e} of the largest score')
+    settings = ', '.join(f'{key} {value}' for key, value in properties.items())
+    print(f'{args.output}: {size} pixels, {settings}; differs from PyTorch by {difference:.1e} of the largest score')
 
 
 if __name__ == '__main__':

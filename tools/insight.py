@@ -28,7 +28,7 @@ def scores_and_tokens(model, image):
     """(class scores float32 [C], token scores float32 [blocks, N, C]), all probabilities, of float32 [3, S, S].
 
     Token scores of a block: final norm and token classifier applied to its output; for the last block these are the
-    model's own. None instead of token scores for a model without a trained token classifier.
+    model's own. The token scores are None for a model without a trained token classifier.
     """
     features, logits = outputs_of(model.blocks, model, paddle.to_tensor(image[None]))
     scores = F.softmax(logits)[0].numpy()
@@ -39,7 +39,7 @@ def scores_and_tokens(model, image):
 
 
 def has_trained_token_classifier(model):
-    """False without a token classifier, and for one that training without token labels has left at zero."""
+    """False if the model has no token classifier, or if training without token labels left it at zero."""
     return model.return_dense and any(p.numpy().any() for p in model.aux_head.parameters())
 
 
@@ -50,7 +50,7 @@ def has_trained_token_classifier(model):
 def attention_maps(model, images):
     """The attention of every block, [float32 [B, heads, T, T]]; T = 1 + N tokens, each row sums to 1.
 
-    images: float32 [B, 3, S, S]. Computed again from the queries and keys of the blocks.
+    images: float32 [B, 3, S, S]. The blocks keep no attention: it is computed again from their queries and keys.
     """
     maps = []
     attentions = [block.attn for block in model.blocks]

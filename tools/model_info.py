@@ -2,13 +2,12 @@
 
     python tools/model_info.py                                      every published model and size, and the baselines
     python tools/model_info.py --model lvvit_s --input_size 384     one
-    python tools/model_info.py --markdown                           a table for a README
     python tools/model_info.py --model lvvit_l --parts              MACs of stem, blocks and heads
 
-MACs are those of one image in evaluation: convolutions, linear layers and the two matrix products of attention, without
-biases, norms, activations and softmax. The published figures (2.9, 6.6, 12.7, 157 G) follow the original's count, which
-is a column of the table: it adds these, with 1 to 8 operations a value, and dropout, and it leaves out the heads
-(tests/parity/test_weights.py). Models are built without memory for their weights.
+MACs are those of one image in evaluation: convolutions, linear layers and the two matrix products of attention.
+Biases, norms, activations and softmax do not count. The published figures (2.9, 6.6, 12.7, 157 G) follow the original's
+count, a column of the table. It adds biases, norms, activations, softmax and dropout, with 1 to 8 operations a value,
+and leaves out the heads (tests/parity/test_weights.py).
 """
 
 import argparse
@@ -24,7 +23,6 @@ from paddle import nn
 
 import models
 from util.args import Parser, count
-
 
 # (model, size): (M parameters, top-1) as the original and the port publish them
 PUBLISHED = {
@@ -44,10 +42,9 @@ HEADER = ('model', 'size', 'params (M)', 'GMACs', "by the original's count", 'pu
 def parser():
     parser = Parser('model_info.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--model', metavar='NAME', help='one model (default: all)')
-    size = "side of its input (default: the published sizes; of others the training's)"
+    size = 'side of its input (default: its published sizes, else 224)'
     parser.add_argument('--input_size', type=count, help=size)
     parser.add_argument('--nb_classes', default=1000, type=count, help='number of classes (default: 1000)')
-    parser.add_argument('--markdown', action='store_true', help='print a Markdown table')
     parser.add_argument('--parts', action='store_true', help='print the MACs of stem, blocks and heads')
     return parser
 
@@ -106,23 +103,14 @@ def row(name, size, classes=1000):
 
 
 def pairs(name=None, size=None):
-    """The (model, size) to show."""
-    known = [*PUBLISHED, *BASELINES]
-    if name is None and size is None:
-        return known
-    if name is None:
-        return [pair for pair in known if pair[1] == size] or [(other, size) for other in models.FAMILY]
-    if size is None:
-        return [pair for pair in known if pair[0] == name] or [(name, 224)]
-    return [(name, size)]
+    """The (model, size) to show: those of PUBLISHED and BASELINES that match, else all models of this name and size."""
+    known = [pair for pair in [*PUBLISHED, *BASELINES] if name in (None, pair[0]) and size in (None, pair[1])]
+    return known or [(other, size or 224) for other in ([name] if name else models.FAMILY)]
 
 
-def table(rows, markdown=False):
+def table(rows):
     """Lines of a table of HEADER and rows."""
     lines = [HEADER, *rows]
-    if markdown:
-        lines = ['| ' + ' | '.join(cells) + ' |' for cells in lines]
-        return [lines[0], '|---' + '|---:' * (len(HEADER) - 1) + '|', *lines[1:]]
     widths = [max(len(cells[i]) for cells in lines) for i in range(len(HEADER))]
     formatted = []
     for name, *numbers in lines:
@@ -133,7 +121,7 @@ def table(rows, markdown=False):
 
 def main(args):
     chosen = pairs(args.model, args.input_size)
-    print('\n'.join(table([row(*pair, args.nb_classes) for pair in chosen], args.markdown)))
+    print('\n'.join(table([row(*pair, args.nb_classes) for pair in chosen])))
     if args.parts:
         for name, size in chosen:
             macs = count_macs(build(name, size, args.nb_classes))

@@ -3,8 +3,8 @@
     python tools/pack_token_label.py label_top5_train_nfnet/ label_top5_packed/
     python tools/pack_token_label.py label_top5_packed/ label_top5_train_nfnet/ --unpack
 
-A million small files are slow to copy and to read. At the end all maps are read back and compared. An interrupted run
-continues where it stopped.
+Packing helps because a million small files are slow to copy and to read. At the end all maps are read back and
+compared. The same command continues an interrupted run.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def open_maps(folder):
     names = maps.names()
     if not names:
         raise UserError(f'{folder}: has no label maps (looked for <class folder>/<image stem>.npy and .pt)')
-    for name in names:  # unpacking makes paths of them, which must not lead out of OUT
+    for name in names:  # unpacking writes to OUT/name, which must be inside of OUT
         if name.count('/') != 1 or {'', '.', '..'} & set(name.split('/')):
             raise UserError(f'{folder}: {name!r} is not <class folder>/<image stem>; pack the set again')
     return maps, names
@@ -56,9 +56,10 @@ def copy_meta(data, out):
 
 
 def pack(data, out):
-    """Write OUT/names.txt, OUT/meta.json and OUT/label_maps.npy. The array gets this name when all is compared.
+    """Write OUT/names.txt, OUT/meta.json and OUT/label_maps.npy.
 
-    Until then names.txt lists the maps that are packed so far, so that an interrupted run can continue.
+    The array has the name PARTIAL until all maps are compared. Until then names.txt lists the maps that are packed so
+    far, so that an interrupted run can continue.
     """
     final, partial, index = (os.path.join(out, name) for name in (ARRAY, PARTIAL, NAMES))
     if os.path.exists(final):
@@ -127,7 +128,7 @@ def open_array(partial, index, lines, first):
 
 
 def unpack(data, out):
-    """Write OUT/<class folder>/<stem>.npy and OUT/meta.json; then compare all maps. A file appears when it is whole."""
+    """Write OUT/<class folder>/<stem>.npy and OUT/meta.json; then compare all maps. No file is ever half written."""
     maps, names = open_maps(data)
     if not isinstance(maps, PackedSet):
         raise UserError(f'{data}: is not a packed set; leave --unpack out to pack it')

@@ -3,7 +3,7 @@
     python tools/self_label.py PHOTOS OUT --model lvvit_s --epochs 100 --batch_size 64 [any other flag of main.py]
     python tools/self_label.py --launch '--gpus 0,1' --map_size 384 PHOTOS OUT …       flags of this tool come first
 
-Self-emerging token labeling (arXiv 2401.03844) in three steps. The same command, given again, resumes each of them:
+Self-emerging token labeling (arXiv 2401.03844) in three steps; the same command resumes an interrupted step:
 
     1. OUT/labeler   a model learns the photos' labels from its class token and from the mean of its patch tokens
     2. OUT/maps      it writes a label map for each training photo
@@ -136,7 +136,7 @@ class Steps:
         if process.returncode:
             raise UserError(
                 f'{title}: stopped with exit code {process.returncode}, see above and {self.log_path}; '
-                'the same command resumes there'
+                'the same command resumes this step'
             )
 
 
@@ -148,13 +148,13 @@ def accuracy(folder):
 
 
 def check_flags(words):
-    """Raise UserError for flags of main.py that this tool sets, and for the tool's own flags behind PHOTOS OUT."""
+    """Raise UserError for flags of main.py that this tool sets, and for its own flags after PHOTOS OUT."""
     for word in words:
         flag = word.split('=')[0]
         if flag in SET_HERE:
             raise UserError(f'{flag}: tools/self_label.py sets it; leave it out')
         if flag in ('--val_share', '--map_size', '--labeler_flags', '--student_flags', '--launch'):
-            raise UserError(f'{flag}: must come before PHOTOS; flags behind OUT are those of main.py')
+            raise UserError(f'{flag}: must come before PHOTOS; flags after OUT are those of main.py')
 
 
 def main(args):

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # tools/venv.sh DIR PIP_ARGUMENT...: make a virtual environment in DIR and run `pip install PIP_ARGUMENT...` in it.
-# Does nothing if that was done before with the same requirement files. PYTHON is the interpreter (default: python3).
+# Does nothing if DIR was made before with the same arguments and requirement files. PYTHON is the interpreter (default: python3).
 set -euo pipefail
 dir=$1
 shift

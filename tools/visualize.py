@@ -3,7 +3,7 @@
 tools/visualize.py --resume CKPT --input IMG …                            predictions, token by token
 tools/visualize.py --resume CKPT --rollout --input IMG …                  and what the class token attends to
 tools/visualize.py --resume CKPT --compare CKPT … --input IMG …           checkpoints side by side
-tools/visualize.py --token_label_data DIR --input TRAIN_IMG …             map, and draws of the train transform
+tools/visualize.py --token_label_data DIR --input TRAIN_IMG …             label maps, and targets after augmentation
 """
 
 import os
@@ -56,7 +56,7 @@ def parser():
     parser.add_argument('--input', nargs='+', required=True, metavar='IMG', help='files, folders, glob patterns')
     parser.add_argument('--count', default=12, type=count, help='images to show, spread evenly over the input')
     parser.add_argument(
-        '--columns', type=count, help='images per row (default: 3 when predictions of one model alone are shown)'
+        '--columns', type=count, help='images per row (default: 3 for predictions of one model, else 1)'
     )
     parser.add_argument(
         '--rollout', action='store_true', help='add a tile with the attention rollout of the class token'
@@ -146,7 +146,7 @@ def file_name(path):
 
 
 def captions(paths):
-    """Short names of files: paths without the folders and the file name that all share, the last 30 characters."""
+    """Short names of files: their paths without what all share, at most the last 30 characters."""
     if not paths:
         return []
     paths = [os.path.abspath(path) for path in paths]

@@ -173,7 +173,7 @@ def test_a_grating_that_is_shrunk_becomes_grey(name, times, axis):
 
 def test_the_weights_of_a_blur_sum_to_one_and_have_its_variance():
     for variance in (0.1, 0.5, 0.59, 0.6, 2.0, 7.5):
-        weights = render_cv2.bell(variance)
+        weights = render_cv2.kernel(variance)
         places = np.arange(len(weights)) - len(weights) // 2
         assert (
             weights.sum() == 1

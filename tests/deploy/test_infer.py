@@ -16,8 +16,8 @@ from util.deploy import export, predictor
 pytest_plugins = 'inference_fixtures'
 pytestmark = pytest.mark.cross_version
 
-ON_CPU = not predictor.gpu_is_there()
-OPENVINO = predictor.openvino_is_there()
+ON_CPU = not predictor.has_gpu()
+OPENVINO = predictor.has_openvino()
 
 
 def engine_used(result):
@@ -146,7 +146,7 @@ def test_openvino_is_refused_where_it_is_missing(infer_with):
 @pytest.mark.parametrize('kind', FORMATS)
 def test_bfloat16_where_the_processor_has_it(run, infer_with, images, exported, kind, monkeypatch):
     argv = [*as_exported(exported, kind), '--input_file', images]
-    if predictor.bf16_is_there():
+    if predictor.has_bf16():
         exact = records(run(infer, *argv))
         for engine in predictor.cpu_engines(str(exported / f'model.{kind}'), 'bf16'):
             result = run(infer, *argv, '--precision', 'bf16', '--engine', engine)
@@ -154,9 +154,9 @@ def test_bfloat16_where_the_processor_has_it(run, infer_with, images, exported, 
             for a, b in zip(records(result), exact):
                 assert a['class_ids'][0] == b['class_ids'][0]
                 np.testing.assert_allclose(max(a['scores']), max(b['scores']), atol=0.02)
-    monkeypatch.setattr(predictor, 'bf16_is_there', lambda: True)
+    monkeypatch.setattr(predictor, 'has_bf16', lambda: True)
     assert '--engine paddle' in infer_with('--precision', 'bf16', '--engine', 'paddle')
-    monkeypatch.setattr(predictor, 'bf16_is_there', lambda: False)
+    monkeypatch.setattr(predictor, 'has_bf16', lambda: False)
     assert 'no avx512_bf16' in infer_with('--precision', 'bf16')
 
 
@@ -178,7 +178,7 @@ def test_a_model_that_is_not_calibrated_and_another_input_size_are_refused(infer
 
 
 def test_with_a_gpu(infer_with, monkeypatch):
-    monkeypatch.setattr(predictor, 'gpu_is_there', lambda: True)
+    monkeypatch.setattr(predictor, 'has_gpu', lambda: True)
     monkeypatch.setattr(predictor.inference, 'get_trt_compile_version', lambda: (0, 0, 0))
     assert 'built without TensorRT' in infer_with('--use_tensorrt', 'True')
     assert '--precision bf16 is for CPUs' in infer_with('--use_gpu', 'True', '--precision', 'bf16')

@@ -126,5 +126,5 @@ def test_the_tool_from_a_checkpoint_to_a_file_that_says_its_input(run, original,
     assert result.code == 0 and '--img_size 64' in result.out
     assert np.load(tmp_path / 'maps' / 'class0' / '0.npy').shape == (2, 5, 2, 2)
     for name, flags in (('no_such_model', []), ('resnet18', ['--checkpoint', 'nowhere.pth'])):
-        with pytest.raises(UserError, match=f'{name}: timm cannot make it'):
+        with pytest.raises(UserError, match=f'{name}: timm cannot build it'):
             tool.main(tool.parser().parse_args([name, path, *flags]))

@@ -1,4 +1,4 @@
-"""Annotators: class scores of every cell of an image from a trained classifier; and label maps made of these scores.
+"""Annotators, which give class scores for every cell of an image, and label maps made of these scores.
 
 An annotator is called with images [B, 3, S, S] and returns float32 [B, H·H, C], the cells in row-major order. Its
 attributes are `side` (H) and `num_classes` (C); `fingerprint()` identifies its weights.
@@ -51,7 +51,7 @@ class PooledHead:
     """The last linear layer of a classifier, applied to every cell before its global average pool.
 
     One forward pass shows which layers these are. A linear layer commutes with averaging, so the mean over the cells
-    must equal the model's logits. Raises UserError if it does not, or if the cells do not tile the image.
+    must equal the model's logits. Raises UserError if they differ, or if the cells do not tile the image.
     """
 
     def __init__(self, model, name, size):
@@ -74,8 +74,8 @@ class PooledHead:
             fits = mean.shape == logits.shape and np.abs(mean - logits).max() <= 1e-3 * np.abs(logits).max()
         if not fits:
             raise UserError(
-                f'--model {name}: does not end in a global average pool and one linear layer, as it must; '
-                'resnet, resnext, wide_resnet, densenet, mobilenet_v1/v2 and shufflenet_v2 do'
+                f'--model {name}: does not end in a global average pool and one linear layer; '
+                'use resnet, resnext, wide_resnet, densenet, mobilenet_v1/v2 or shufflenet_v2'
             )
         cell = size / self.side
         if cell not in (8, 16, 32, 64):  # pixels of a cell, in networks of strides 2 whose cells tile the image
@@ -171,10 +171,10 @@ def fingerprint(model):
 
 
 def chance_warning(correct, images, num_classes):
-    """A warning if an annotator that was right on `correct` of the images is not clearly better than guessing, else ''.
+    """A warning if an annotator with `correct` right answers is not clearly better than guessing, else ''.
 
     The accuracy of guessing on n images has mean p = 1 / num_classes and standard deviation √(p (1 − p) / n). The
-    annotator must be more than two standard deviations above p. There is no warning if even 100 % would not be.
+    annotator must be more than two standard deviations above p. If 100 % is not above that, there is no warning.
     """
     if not images:
         return ''

@@ -51,7 +51,7 @@ def noisy(level, std, rng):
     return min(max(level, 0.0), MAX_LEVEL)
 
 
-# The ops of RandAugment. Their order matters: a drawn number is a place in this list.
+# The ops of RandAugment. Their order matters: a random number is an index into this list.
 NAMES = 'AutoContrast Equalize Invert Rotate Posterize Solarize SolarizeAdd Color Contrast Brightness Sharpness'.split()
 NAMES += 'ShearX ShearY TranslateXRel TranslateYRel'.split()
 APPLY_PROBABILITY = 0.5
@@ -216,6 +216,10 @@ def color_jitter(strength, rng):
 # -- random erasing ---------------------------------------------------------------------------------------------------
 
 
+ERASED_AREA = (0.02, 1 / 3)  # share of the image
+MIN_ASPECT = 0.3  # aspect ratios are 0.3 to 1 / 0.3
+
+
 class Erased(NamedTuple):
     """The values of an image [3, H, W] that random erasing replaces."""
 
@@ -223,8 +227,8 @@ class Erased(NamedTuple):
     values: np.ndarray  # float32 [n], as normalised
 
 
-def draw_erasing(height, width, rng, probability, mode='pixel', count=1, area=(0.02, 1 / 3), min_aspect=0.3):
-    """Random erasing (arXiv 1708.04896) of an image of this size, after timm: Erased, or None for an image left whole.
+def draw_erasing(height, width, rng, probability, mode='pixel', count=1):
+    """Random erasing (arXiv 1708.04896) of an image of this size, after timm: Erased, or None if nothing is erased.
 
     mode: `pixel` normal noise for each value, `rand` one normal colour, `const` zeros. Up to `count` boxes share the
     area; a later box covers an earlier one.
@@ -235,8 +239,8 @@ def draw_erasing(height, width, rng, probability, mode='pixel', count=1, area=(0
     mask, noise = np.zeros((3, height, width), bool), np.zeros((3, height, width), 'float32')
     for _ in range(boxes):
         for _ in range(10):  # until a box fits
-            target = rng.uniform(*area) * height * width / boxes
-            aspect = math.exp(rng.uniform(math.log(min_aspect), -math.log(min_aspect)))
+            target = rng.uniform(*ERASED_AREA) * height * width / boxes
+            aspect = math.exp(rng.uniform(math.log(MIN_ASPECT), -math.log(MIN_ASPECT)))
             h, w = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
             if h < height and w < width:
                 top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))

@@ -73,15 +73,15 @@ def solarize(threshold):
     return np.where(LEVELS < threshold, LEVELS, 255 - LEVELS)
 
 
-def solarize_add(add, threshold=128):
-    return np.where(LEVELS < threshold, np.minimum(LEVELS + add, 255), LEVELS)
+def solarize_add(add):
+    return np.where(LEVELS < 128, np.minimum(LEVELS + add, 255), LEVELS)
 
 
 def brightness(factor):
     return blend(0, factor)
 
 
-# With statistics of the whole image: (counts, int [256], how many pixels have each level; argument) -> table.
+# Ops that need statistics of the whole image: (counts int [256], the pixels of each level; argument) -> table.
 
 
 def autocontrast(counts, argument):

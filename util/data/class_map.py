@@ -18,27 +18,25 @@ class MappedClasses:
     """An annotator (see util/data/annotator.py) with the user's classes. groups: what read_class_map returns."""
 
     def __init__(self, annotate, groups):
-        self._annotate, self._groups = annotate, [paddle.to_tensor(ids) for ids in groups]
+        self._annotate, self._groups, self._ids = annotate, groups, [paddle.to_tensor(ids) for ids in groups]
         self.num_classes, self.side = len(groups), annotate.side
-        self._digest = hashlib.sha256(repr([list(ids) for ids in groups]).encode()).hexdigest()[:16]
 
     def __call__(self, images):
         """Tensor [B, 3, S, S] -> scores of the user's classes, float32 [B, H·H, num_classes]."""
         scores = self._annotate(images)
-        return paddle.stack(
-            [paddle.logsumexp(paddle.index_select(scores, ids, axis=-1), axis=-1) for ids in self._groups], axis=-1
-        )
+        mapped = [paddle.logsumexp(paddle.index_select(scores, ids, axis=-1), axis=-1) for ids in self._ids]
+        return paddle.stack(mapped, axis=-1)
 
     def fingerprint(self):
         return self._annotate.fingerprint()
 
     def map_fingerprint(self):
         """16 hex digits that identify the content of the class map."""
-        return self._digest
+        return hashlib.sha256(repr(self._groups).encode()).hexdigest()[:16]
 
 
 def read_class_map(path, num_classes):
-    """For each class of the user, from 0 to the highest in the file, the ascending list of the annotator's class ids.
+    """[[id, …], …]: for each class of the user, in their order, the annotator's class ids in ascending order.
 
     num_classes: of the annotator. Raises UserError for lines of another form, ids that the annotator does not have or
     that are listed twice, and classes of the user without any line.

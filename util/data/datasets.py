@@ -75,13 +75,13 @@ class TrainDataset(ImageDataset):
         self._epoch.value = epoch
 
     def sample_bytes(self):
-        """Bytes of the arrays of a sample: its pixels, the erased values at most, and the largest of eight targets."""
+        """Bytes of a sample, at most: its pixels, what may be erased, and the largest of eight targets."""
         pixels = super().sample_bytes()
         erased = int(12 * pixels * self.transform.reprob / 3)  # int64 and float32; a third of the image at most
         if not self.label_maps:
             return pixels + erased
         some = np.linspace(0, len(self) - 1, 8).astype('int64').tolist()
-        targets = [self[index].get('target', ()) for index in some]  # none where the sample is an error
+        targets = [self[index].get('target', ()) for index in some]  # an error has no target
         return pixels + erased + max(sum(part.nbytes for part in target) for target in targets)
 
     def bad_images(self):

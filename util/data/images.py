@@ -14,7 +14,7 @@ from PIL import Image
 from util.errors import UserError, one_line
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
-FORMATS = ('JPEG', 'PNG', 'BMP', 'WEBP')  # by content, whatever the name says; for other formats Pillow starts programs
+FORMATS = ('JPEG', 'PNG', 'BMP', 'WEBP')  # by content, not by name; Pillow starts programs to decode some others
 
 # Pillow's warnings about metadata do not concern the pixels.
 warnings.filterwarnings('ignore', module=r'PIL\.')
@@ -84,8 +84,9 @@ class JpegFile:
         self.path, self.data, self.size = path, data, size
 
     def decode(self, max_shrink=1):
-        """(uint8 [H, W, 3], shrink). libjpeg decodes an image 2, 4 or 8 times smaller in less time: the image is
-        `shrink` times smaller than the file's, the largest of 1, 2, 4 and 8 that is at most `max_shrink`.
+        """(uint8 [H, W, 3], shrink). The result is `shrink` times smaller than the image in the file.
+
+        shrink is the largest of 1, 2, 4 and 8 that is at most `max_shrink`: libjpeg decodes a smaller image faster.
 
         Raises BadImage and UserError as open_rgb.
         """
@@ -103,7 +104,7 @@ class JpegFile:
 
 
 def open_jpeg(path):
-    """JpegFile; a DecodedImage, decoded by Pillow, of a file that is no plain JPEG. Raises as open_rgb."""
+    """A JpegFile; if the file is not a plain JPEG, a DecodedImage from Pillow. Raises as open_rgb."""
     import simplejpeg
 
     try:

@@ -29,9 +29,9 @@ FLOAT16_EXACT = 2048  # float16 represents every class id up to this one
 class LabelMaps:
     """The label maps of a folder, by the paths of their images.
 
-    coverage: which part of an image its map covers, `center` (the centre square, as in the published sets) or `full`
-    (the whole image). The set's meta.json overrides it. With geometry `reference` it is always `full`, because the
-    original reads every map so. Raises UserError for a set that cannot be used.
+    coverage: the part of an image that its map covers, `center` (the centre square, as in the published sets) or `full`
+    (the whole image); meta.json overrides it. With geometry `reference` it is always `full`, because the original reads
+    every map as if it covered the whole image. Raises UserError for a set that cannot be used.
     """
 
     def __init__(self, folder, num_classes, coverage='center', geometry='exact'):
@@ -140,7 +140,7 @@ class FolderSet:
 
     def _list(self, folders):
         """The names in some class folders, an array of bytes in ascending order."""
-        names = [np.empty(0, 'S1')]  # one array per folder: all elements of an array take as much as its longest one
+        names = [np.empty(0, 'S1')]  # an array per folder, because its longest name sets the size of all elements
         for folder in folders:
             path = os.path.join(self.folder, folder)
             inside = os.listdir(path) if os.path.isdir(path) else []
@@ -152,7 +152,7 @@ class FolderSet:
 class PackedSet:
     """A set packed into `<folder>/label_maps.npy`, which is memory-mapped, and names.txt.
 
-    The names stay one array of bytes: loader processes share its memory after the fork. A million Python strings would
+    The names are one array of bytes, whose memory loader processes share after the fork. A million Python strings would
     be copied into each process. Raises UserError if the two files do not belong together.
     """
 

@@ -1,4 +1,4 @@
-"""Writes a set of label maps, one .npy file per image. A run that was interrupted continues where it stopped.
+"""Writes a set of label maps, one .npy file per image. The same call continues a set whose writing was interrupted.
 
 A map's file appears when it is complete. OUT/meta.json describes the set and says whether it is complete.
 """
@@ -53,9 +53,9 @@ class LabelWriter:
 
     def write(self, annotate, transform, batch_size, num_workers):
         """Write the missing maps, each process its share; returns Counts. annotate: see util/data/annotator.py."""
-        dist.barrier()  # all processes have looked for missing maps before one writes
+        dist.barrier()  # no process writes before all have looked for missing maps
         self._write_meta(complete=False)
-        dist.barrier()  # meta.json is there before the first map
+        dist.barrier()  # no process writes a map before meta.json exists
         dataset = EvalDataset(self.samples, transform, skip_bad=True)
         loader = Loader(dataset, self._batches(batch_size), batch_size, num_workers)
         own = self._label(annotate, loader)

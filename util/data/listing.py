@@ -54,7 +54,7 @@ def read_folder(root, num_classes):
     classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
     if len(classes) > num_classes:
         raise UserError(f'{root}: has {len(classes)} class folders, but --nb_classes is {num_classes}')
-    names, counts = [np.empty(0, 'S1')], []  # an array per folder: all elements take as much as the longest
+    names, counts = [np.empty(0, 'S1')], []  # an array per folder: its longest name sets the size of all
     for folder in classes:
         inside = sorted(name for name in os.listdir(os.path.join(root, folder)) if is_image(name))
         names.append(np.array([os.fsencode(os.path.join(folder, name)) for name in inside], 'S'))

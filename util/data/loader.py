@@ -17,8 +17,8 @@ from util.data.transforms import network_input
 from util.errors import UserError
 from util.runtime import local_processes, worker_count
 
-# At exit multiprocessing sends loader processes SIGTERM, which they ignore (begin_worker), and waits for them forever.
-# Exit handlers run in reverse order: this one was registered after multiprocessing's own, so it ends them before that.
+# At exit multiprocessing sends SIGTERM to loader processes, which ignore it (begin_worker), and waits for them forever.
+# This handler kills them first: exit handlers run in reverse order, and multiprocessing registered its own earlier.
 atexit.register(paddle_fixes.kill_workers)
 
 
@@ -76,11 +76,10 @@ def build_eval_loader(samples, transform, batch_size, num_workers=10, prefetch_f
 
 
 def build_predict_loader(files, transform, batch_size, ahead=True):
-    """Batches of image files in their order: image [B, 3, S, S], index [B] in `files`, and label [B]. A file that
-    cannot be decoded has label -1 and a black image, all others have label 0.
+    """Batches of image files in their order: image [B, 3, S, S], index [B] in `files`, and label [B].
 
-    ahead: one loader process decodes the next batches meanwhile. Otherwise, and if there is only one batch, this
-    process makes each batch when it is asked for.
+    The label is -1 if a file cannot be decoded (its image is black), else 0. ahead: a loader process decodes the next
+    batches meanwhile. Otherwise, and for a single batch, this process makes each batch when it is asked for.
     """
     dataset = EvalDataset([(path, 0) for path in files], transform, skip_bad=True)
     sampler = EvalSampler(len(files), batch_size)
@@ -93,9 +92,10 @@ def build_predict_loader(files, transform, batch_size, ahead=True):
 
 
 class TrainSampler:
-    """Shuffled full batches. The order of an epoch is a function of (seed, epoch) and the processes share each step's
-    part of it. So the images of an optimizer step depend on the total batch alone, not on how many processes and
-    accumulated batches it is split into. The images after the last complete total batch are left out.
+    """Shuffled full batches, the share of one process.
+
+    The order of an epoch is a function of (seed, epoch). An optimizer step takes the next total batch of it, whatever
+    the number of processes and accumulated batches. The images after the last complete total batch are left out.
     """
 
     def __init__(self, length, batch_size, rank=0, world_size=1, seed=0, accum_iter=1):
@@ -194,9 +194,9 @@ class Loader:
         self._loader = paddle.io.DataLoader(dataset, **self.settings)
 
     def _fits_shared_memory(self, ahead, batch_size):
-        """Whether the batches in flight fit into shared memory; warns if not. ahead: how many are made in advance."""
-        in_flight = (ahead + 2) * local_processes()  # the main process holds up to two
-        needed = in_flight * batch_size * self.dataset.sample_bytes()
+        """Whether all prepared batches fit into shared memory; warns if not. ahead: the number made in advance."""
+        batches = (ahead + 2) * local_processes()  # the main process holds up to two
+        needed = batches * batch_size * self.dataset.sample_bytes()
         free = paddle_fixes.free_shared_memory()
         if needed > free and dist.is_main():
             print(
@@ -229,7 +229,7 @@ class Loader:
                 network_input(batch, self.dataset.transform.mean, self.dataset.transform.std)
                 yield batch
             finished = True
-            paddle_fixes.forget_workers()  # they have ended without an error, or wait for the next epoch
+            paddle_fixes.forget_workers()  # they ended without an error or, if persistent, wait for the next epoch
         finally:
             if not finished:
                 paddle_fixes.end_epoch_early(batches, self.settings['num_workers'])
@@ -238,9 +238,9 @@ class Loader:
 
 
 class LazyLoader:
-    """Like Loader, but this process makes each batch, and only when it is asked for; yields arrays, not tensors.
+    """A Loader without processes, which makes each batch when it is asked for and yields arrays, not tensors.
 
-    (Without loader processes Paddle's DataLoader makes batches in advance, in a thread.)
+    (Paddle's DataLoader without processes makes batches in advance, in a thread.)
     """
 
     def __init__(self, dataset, sampler):

@@ -31,12 +31,18 @@ PAGE = 'docs/token_labels.md, "Making maps", shows how to export one'
 class OnnxNetwork:
     """A network opened in ONNX Runtime; it runs on a GPU if ONNX Runtime's GPU package is installed.
 
-    settings: a dict with those of img_size, mean, std and interpolation that the file has. Raises UserError if the file
-    is not a network with one image input and one output.
+    settings: {flag: value} of the metadata, and of a fixed image size. Raises UserError if the file is not a network
+    with one image input and one output.
     """
 
     def __init__(self, path):
-        onnxruntime = _library()
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise UserError(
+                f'--model FILE.onnx needs ONNX Runtime ({one_line(error)}); `pip install onnxruntime`, for GPUs '
+                '`pip install onnxruntime-gpu`'
+            )
         if not os.path.isfile(path):
             raise UserError(f'--model {path}: no such file')
         options = onnxruntime.SessionOptions()
@@ -126,8 +132,8 @@ class OnnxNetwork:
 class OnnxHead:
     """The annotator of an OnnxNetwork, on images of size x size pixels.
 
-    num_classes: the number it must have; None: any. Raises UserError if the output is not a map of logits, or if it is
-    ambiguous which of its axes are cells and which are classes.
+    num_classes: the number that it must have; None: any. Raises UserError if the output is not a map of logits, or if
+    its axes are ambiguous.
     """
 
     def __init__(self, network, size, num_classes=None):
@@ -202,17 +208,6 @@ def _cells_a_side(number):
         if side and side * side == number - tokens:
             return bool(tokens), side
     return None
-
-
-def _library():
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise UserError(
-            f'--model FILE.onnx needs ONNX Runtime ({one_line(error)}); `pip install onnxruntime`, for GPUs '
-            '`pip install onnxruntime-gpu`'
-        )
-    return onnxruntime
 
 
 def _providers(onnxruntime):

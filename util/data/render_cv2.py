@@ -3,7 +3,7 @@
 All geometric steps (flip, ops, crop, resize) are one resampling through the product of their matrices, of the region
 that the crop shows. Photometric ops come after it, on the few pixels of the output. The statistics that some of them
 need are those of the whole image after the earlier ops.
-docs/performance.md tells how far the pixels are from render_pil.py's.
+docs/performance.md has the differences to the pixels of render_pil.py.
 """
 
 import functools
@@ -49,7 +49,7 @@ def eval_pixels(image, resized, corner, size, interpolation):
     factors = [side / resized_side for side, resized_side in zip(image.size, resized)]
     pixels, shrink = image.decode(1 if interpolation == Image.NEAREST else min(factors))
     x, y = corner
-    output = resample(pixels, np.diag([*factors, shrink]) / shrink, resized, interpolation)
+    output = resample(pixels, np.diag([factors[0] / shrink, factors[1] / shrink, 1]), resized, interpolation)
     return output[y : y + size, x : x + size]
 
 
@@ -203,10 +203,11 @@ def part_range(first, last, length):
 
 
 def anti_alias(pixels, x_factor, y_factor):
-    """Prepare pixels for resampling with so many of them to a pixel of the output, so that nothing aliases.
+    """Shrink and blur pixels before resampling, so that nothing aliases. x_factor, y_factor: pixels per output pixel.
 
-    Halves are averages. For the rest, less than 2, the pixels are blurred by a variance of 0.25 · (factor² - 1), of
-    the factors tried the nearest to Pillow's bilinear and bicubic filters; 0.5 removes the finest grating altogether.
+    Averaging halves the pixels as often as the factor allows. For the rest of the factor, less than 2, they are blurred
+    with a variance of 0.25 · (factor² - 1): of the constants tried, 0.25 comes nearest to Pillow's bilinear and bicubic
+    filters. A variance of 0.5 already removes the highest frequency, so it is the limit.
     """
     height, width = pixels.shape[:2]
     new_width = max(1, width >> max(0, int(math.log2(x_factor))))
@@ -219,15 +220,16 @@ def anti_alias(pixels, x_factor, y_factor):
 
 
 def blur(pixels, x_variance, y_variance):
-    """Blur by bells of these variances in pixels², along x and along y."""
-    weights = bell(x_variance), bell(y_variance)
+    """Blur by the kernels of these variances in pixels², along x and along y."""
+    weights = kernel(x_variance), kernel(y_variance)
     return cv2.sepFilter2D(pixels, -1, *weights, borderType=cv2.BORDER_REPLICATE)
 
 
-def bell(variance):
-    """Weights of this variance that sum to 1: three weights; a Gaussian's for variances that three cannot have.
+def kernel(variance):
+    """Weights of a blur with this variance: three weights, or a Gaussian's if the variance is too large for three.
 
-    They are multiples of 1/256, to which OpenCV would round each of them: so their sum stays, and the brightness.
+    OpenCV rounds each weight to a multiple of 1/256. The weights are rounded here, so that they still sum to 1 and the
+    blur does not change the brightness.
     """
     if variance < 0.6:
         weights = np.array([variance / 2, 1 - variance, variance / 2])

@@ -150,7 +150,7 @@ def _token_weights(to_map, side, grid, map_shape):
     height, width = map_shape
     token = side / grid  # pixels
     across, down = _sample_count(to_map[:2, 0], token), _sample_count(to_map[:2, 1], token)
-    # the samples in pixels of the input, and on the map in cells, where whole numbers are the centres of cells
+    # positions of the samples: in pixels of the input; then in cells of the map, where whole numbers are cell centres
     xs = (np.arange(grid * across) + 0.5) * (token / across)
     ys = (np.arange(grid * down) + 0.5) * (token / down)
     u = to_map[0, 0] * xs[None, :] + to_map[0, 1] * ys[:, None] + (to_map[0, 2] - 0.5)

@@ -33,10 +33,10 @@ INTERPOLATIONS = {
 
 
 def renderer(backend):
-    """The module that makes the pixels: `pil`, exactly those of the published recipe, or `cv2`, faster and nearly so.
+    """The module that makes the pixels: `pil`, as in the published recipe, or `cv2`, faster and nearly the same.
 
-    It has open_image(path), which returns an image with a `size` (width, height), and train_pixels and eval_pixels,
-    which take that image. Raises UserError if a package that `cv2` needs is not installed.
+    It has open_image(path), whose result has a `size` (width, height), and train_pixels and eval_pixels, which take
+    that result. Raises UserError if a package that `cv2` needs is not installed.
     """
     if backend == 'pil':
         return render_pil
@@ -50,16 +50,19 @@ def renderer(backend):
 # -- training ---------------------------------------------------------------------------------------------------------
 
 
-def random_crop_box(width, height, rng, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
-    """(left, top, width, height) of Inception's random resized crop: area share and log aspect ratio uniform."""
+def random_crop_box(width, height, rng, scale=(0.08, 1.0)):
+    """(left, top, width, height) of Inception's random resized crop.
+
+    Its share of the area is uniform in `scale`, the logarithm of its aspect ratio in log 3/4 to log 4/3.
+    """
     for _ in range(10):
         area = width * height * rng.uniform(*scale)
-        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
             return int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1)), w, h
-    w = min(width, max(1, round(height * ratio[1])))  # after ten misses: the largest centred crop of a permitted shape
-    h = min(height, max(1, round(width / ratio[0])))
+    w = min(width, max(1, round(height * (4 / 3))))  # no box of ten fits: the largest centred crop of a permitted shape
+    h = min(height, max(1, round(width / (3 / 4))))
     return (width - w) // 2, (height - h) // 2, w, h
 
 
@@ -68,10 +71,10 @@ def flip_matrix(width):
 
 
 def crop_matrix(box, size, width, height, geometry='exact'):
-    """Points of the resized crop (size² pixels) to points of the image (width x height) it was cut from.
+    """The matrix from points of the resized crop (size² pixels) to points of the image (width x height).
 
-    box: (left, top, width, height). geometry `reference` replays how the original reads the box for token labels:
-    it stores (top / height, left / width, …) and takes that as (x, y, …).
+    box: of the crop, (left, top, width, height). geometry `reference` repeats an error of the original, which stores
+    the box as (top / height, left / width, …) and reads it as (x, y, …).
     """
     x, y, w, h = box
     if geometry == 'reference':

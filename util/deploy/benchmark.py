@@ -43,7 +43,7 @@ class Timer:
 
 
 class AutoLogTimer:
-    """The same methods for an auto_log.AutoLogger, which also records the memory."""
+    """A Timer that reports through an auto_log.AutoLogger, which also records memory."""
 
     def __init__(self, logger):
         self.logger = logger

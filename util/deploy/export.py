@@ -9,7 +9,7 @@ import paddle.nn.functional as F
 from paddle import inference, nn
 
 from util.deploy.inference_yml import PADDLE_3, write_settings
-from util.deploy.predictor import Predictor, gpu_is_there, onednn_is_there
+from util.deploy.predictor import Predictor, has_gpu, has_onednn
 from util.errors import UserError
 from util.logger import log
 
@@ -38,7 +38,7 @@ def save_graph(model, prefix, as_json):
         paddle.jit.save(static, prefix)
 
     if PADDLE_3 and not as_json:
-        with paddle.pir_utils.OldIrGuard():  # the intermediate representation that .pdmodel belongs to
+        with paddle.pir_utils.OldIrGuard():  # the old graph format, which .pdmodel stores
             save()
     else:
         save()
@@ -47,7 +47,7 @@ def save_graph(model, prefix, as_json):
 def to_float16(prefix):
     """Turn <prefix>.pdmodel and its parameters into float16 for GPUs; images and outputs stay float32.
 
-    Raises UserError if Paddle leaves them as they are, which builds for CPUs do without an error.
+    Raises UserError if Paddle leaves them unchanged, as builds for CPUs do without reporting an error.
     """
     model_file, params_file = f'{prefix}.pdmodel', f'{prefix}.pdiparams'
     size = os.path.getsize(params_file)
@@ -115,7 +115,7 @@ def check_flags(format, precision, output_dir):
     if precision == 'fp16' and format != 'pdmodel':
         raise UserError(f'--precision fp16: Paddle converts .pdmodel only; leave out --format {format}')
     if precision == 'fp16' and not paddle.device.is_compiled_with_cuda():
-        raise UserError('--precision fp16 needs a build of Paddle for GPUs, which alone can convert the weights')
+        raise UserError('--precision fp16 needs a build of Paddle for GPUs; others cannot convert the weights')
     if not output_dir:
         raise UserError('--output_dir is missing: the folder for the exported files')
 
@@ -126,7 +126,7 @@ def write_checked(model, folder, kinds, precision):
     params_file, threads = f'{prefix}.pdiparams', int(os.environ['OMP_NUM_THREADS'])
     for kind in kinds:
         save_graph(model, prefix, as_json=kind == 'json')
-        engine = 'onednn' if onednn_is_there() else 'paddle'
+        engine = 'onednn' if has_onednn() else 'paddle'
         worst = compare(pairs, Predictor(f'{prefix}.{kind}', params_file, engine, threads=threads), f'model.{kind}')
         log(
             f'model.{kind}: differs from the model by at most {worst:.1e} of the largest output '
@@ -134,7 +134,7 @@ def write_checked(model, folder, kinds, precision):
         )
     if precision == 'fp16':
         to_float16(prefix)
-        if gpu_is_there():
+        if has_gpu():
             network = Predictor(f'{prefix}.pdmodel', params_file, 'gpu', 'fp16')
             worst = compare(pairs, network, 'model.pdmodel in float16', LIMIT_FP16)
             log(f'float16: differs by at most {worst:.1e}')

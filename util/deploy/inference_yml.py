@@ -1,4 +1,4 @@
-"""inference.yml, which export_model.py writes beside a model: what the network expects, and what its files are."""
+"""inference.yml, which export_model.py writes beside a model: the network's settings, and what identifies its files."""
 
 import hashlib
 import os
@@ -15,7 +15,6 @@ from util.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 PADDLE_3 = int(paddle.__version__.split('.')[0]) >= 3
 OUTPUTS = ('logits', 'scores')  # of the network's last layer: scores with --fuse_softmax
 FIRST_BYTES = {'json': b'{', 'pdmodel': b'\n', 'pdiparams': bytes(4)}  # of every file that Paddle writes
-MEGABYTE = 1 << 20
 
 
 def is_json(path):
@@ -37,10 +36,7 @@ def write_settings(folder, settings, files):
 
 
 def read_settings(path):
-    """The checked content of inference.yml, with defaults for keys that older exports lack.
-
-    Raises UserError that names the file.
-    """
+    """The checked content of inference.yml. Raises UserError that names the file."""
     content = read_yaml(path, hint='; export_model.py writes it beside the model')
     try:
         settings = {
@@ -49,10 +45,10 @@ def read_settings(path):
             'nb_classes': int(content['nb_classes']),
             'crop_pct': float(content['crop_pct']),
             'interpolation': str(content['interpolation']),
-            'mean': [float(number) for number in content.get('mean', IMAGENET_MEAN)],
-            'std': [float(number) for number in content.get('std', IMAGENET_STD)],
-            'output': content.get('output', 'logits'),
-            'precision': content.get('precision', 'fp32'),
+            'mean': [float(number) for number in content['mean']],
+            'std': [float(number) for number in content['std']],
+            'output': content['output'],
+            'precision': content['precision'],
             'label_names': dict(content['label_names']),
             'files': {kind: dict(recorded) for kind, recorded in (content.get('files') or {}).items()},
         }
@@ -67,10 +63,10 @@ def read_settings(path):
 
 
 def find_settings(model_file, config=None, label_list=None, **flags):
-    """The settings of an exported model: of `config` or the inference.yml beside the model, then of the flags.
+    """The settings of an exported model from `config`, or from the inference.yml beside it; flags override them.
 
-    flags: input_size, crop_pct, interpolation, mean, std; None where the command did not give one.
-    Without an inference.yml the settings are LV-ViT's, and 'nb_classes' is None: call `assume_classes` then.
+    flags: input_size, crop_pct, interpolation, mean, std; None if the command did not give one.
+    Without an inference.yml the settings are LV-ViT's, and 'nb_classes' is None until `assume_classes` sets it.
     """
     path = config or os.path.join(os.path.dirname(model_file), 'inference.yml')
     if config or os.path.exists(path):
@@ -124,42 +120,33 @@ def assume_classes(settings, outputs, label_list):
 
 
 def identity(path):
-    """{'bytes': size, 'sha256_of_first_mb': hex digest}: tells the files of one export from those of another.
-
-    Reading the first megabyte takes milliseconds for a model of any size.
-    """
+    """{'bytes': size, 'sha256_of_first_mb': hex digest} of a file. Hashing all of a large file would be slow."""
     with open(path, 'rb') as f:
-        digest = hashlib.sha256(f.read(MEGABYTE)).hexdigest()
+        digest = hashlib.sha256(f.read(1 << 20)).hexdigest()
     return {'bytes': os.path.getsize(path), 'sha256_of_first_mb': digest}
 
 
 def check_files(model_file, params_file, recorded):
     """Raise UserError that names the flag and the file that is missing, swapped, cut off, or of another export.
 
-    recorded: {extension: identity} of inference.yml. Exports of earlier versions recorded 'bytes' alone.
+    recorded: {extension: identity} of inference.yml.
     """
-    kind = 'json' if is_json(model_file) else 'pdmodel'
-    files = [('--model_file', model_file, kind), ('--params_file', params_file, 'pdiparams')]
-    for flag, path, _ in files:
-        if not os.path.isfile(path):
-            raise UserError(f'{flag} {path}: no such file')
     if is_json(model_file) and not PADDLE_3:
         raise UserError(
             f'--model_file {model_file}: Paddle {paddle.__version__} reads .pdmodel only; export with --format pdmodel'
         )
-    for flag, path, kind in files:
+    kind = 'json' if is_json(model_file) else 'pdmodel'
+    for flag, path, kind in (('--model_file', model_file, kind), ('--params_file', params_file, 'pdiparams')):
+        if not os.path.isfile(path):
+            raise UserError(f'{flag} {path}: no such file')
         begin = FIRST_BYTES[kind]
         with open(path, 'rb') as f:
             if f.read(len(begin)) != begin:
                 raise UserError(
                     f'{flag} {path}: not a .{kind} file of Paddle (are --model_file and --params_file swapped?)'
                 )
-    for flag, path, kind in files:
-        expected, found = recorded.get(kind, {}), identity(path)
-        if expected.get('bytes', found['bytes']) != found['bytes']:
+        expected = recorded.get(kind, {})
+        if any(expected.get(key, found) != found for key, found in identity(path).items()):
             raise UserError(
-                f'{flag} {path}: {found["bytes"]} bytes, but export_model.py wrote {expected["bytes"]}: '
-                'cut off, or of another export'
+                f'{flag} {path}: not the file that export_model.py wrote: cut off, damaged, or of another export'
             )
-        if expected.get('sha256_of_first_mb', found['sha256_of_first_mb']) != found['sha256_of_first_mb']:
-            raise UserError(f'{flag} {path}: not the file that export_model.py wrote: damaged, or of another export')

@@ -1,11 +1,11 @@
 """An exported model in Paddle Inference, as a function from images to its outputs, and the choice of the engine.
 
-engine      on    what runs the network
-openvino    CPU   OpenVINO; part of Paddle 3's wheels for x86, reads .pdmodel only
-onednn      CPU   oneDNN
-paddle      CPU   Paddle's own kernels
-gpu         GPU   Paddle's own kernels
-tensorrt    GPU   TensorRT; part of wheels that were built with it
+engine      device   computes with
+openvino    CPU      OpenVINO; part of Paddle 3's wheels for x86, reads .pdmodel only
+onednn      CPU      oneDNN
+paddle      CPU      Paddle's own kernels
+gpu         GPU      Paddle's own kernels
+tensorrt    GPU      TensorRT; part of wheels that were built with it
 """
 
 import os
@@ -29,16 +29,16 @@ BF16_OPS = {'fc', 'matmul_v2', 'fused_matmul', 'conv2d', 'fused_conv2d'}
 # -- what this machine, this wheel and this model support -------------------------------------------------------------
 
 
-def gpu_is_there():
+def has_gpu():
     return paddle.device.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
 
 
-def bf16_is_there():
+def has_bf16():
     """Whether this processor calculates in bfloat16. Others would emulate it slowly."""
     return not {'avx512_bf16', 'amx_bf16'}.isdisjoint(cpu_fields().get('flags', '').split())
 
 
-def openvino_is_there():
+def has_openvino():
     if not hasattr(inference.Config, 'enable_openvino_engine'):
         return False
     config = inference.Config()
@@ -46,7 +46,7 @@ def openvino_is_there():
     return config.openvino_engine_enabled()
 
 
-def onednn_is_there():
+def has_onednn():
     config = inference.Config()
     config.enable_mkldnn()
     return config.mkldnn_enabled()
@@ -55,9 +55,9 @@ def onednn_is_there():
 def cpu_engines(model_file, precision='fp32', ir_optim=True):
     """Those of CPU_ENGINES that can run this model in this precision here, in their order."""
     engines = []
-    if ir_optim and not is_json(model_file) and precision != 'int8' and openvino_is_there():
+    if ir_optim and not is_json(model_file) and precision != 'int8' and has_openvino():
         engines.append('openvino')
-    if onednn_is_there():
+    if has_onednn():
         engines.append('onednn')
     if precision != 'bf16':
         engines.append('paddle')
@@ -74,7 +74,7 @@ def is_quantised(model_file):
 def check_engine(engine, precision, model_file, ir_optim=True):
     """Raise UserError for an engine or precision that this machine, this wheel or this model does not support."""
     version = paddle.__version__
-    if engine == 'tensorrt' and not gpu_is_there():
+    if engine == 'tensorrt' and not has_gpu():
         raise UserError('--use_tensorrt needs a GPU and a Paddle built with TensorRT; leave it out to run on the CPU')
     if engine == 'tensorrt' and not any(inference.get_trt_compile_version()):
         raise UserError(
@@ -90,7 +90,7 @@ def check_engine(engine, precision, model_file, ir_optim=True):
         raise UserError('--precision fp16 needs a GPU; use fp32 here, or bf16 on processors that have it')
     if precision == 'bf16' and engine not in CPU_ENGINES:
         raise UserError('--precision bf16 is for CPUs; use fp16 on the GPU')
-    if precision == 'bf16' and not bf16_is_there():
+    if precision == 'bf16' and not has_bf16():
         raise UserError('--precision bf16: this processor does not calculate in bfloat16 (no avx512_bf16, no amx_bf16)')
     if engine == 'openvino' and not ir_optim:
         raise UserError('--ir_optim False: OpenVINO needs the rewritten graph; use --engine onednn or paddle')
@@ -152,7 +152,7 @@ class Predictor:
                     self._set_up_cpu(precision, threads)
                 else:
                     self._set_up_gpu(precision, gpu_mem)
-                if engine == 'openvino':  # without this it writes ./__cache__ and trusts old files there
+                if engine == 'openvino':  # else OpenVINO writes ./__cache__ and reuses old files from there
                     self.config.set_optim_cache_dir(cache)
                 self._predictor = inference.create_predictor(self.config)
                 input_name, output_name = self._predictor.get_input_names()[0], self._predictor.get_output_names()[0]
@@ -190,11 +190,11 @@ class Predictor:
         self.config.enable_use_gpu(gpu_mem, 0, kinds.Half if precision == 'fp16' else kinds.Float32)
         if self.engine == 'tensorrt':
             self.config.enable_tensorrt_engine(workspace_size=1 << 30, precision_mode=kind, use_calib_mode=False)
-            self.config.enable_tuned_tensorrt_dynamic_shape()  # without a file: the first run collects the shapes
+            self.config.enable_tuned_tensorrt_dynamic_shape()  # without a file of shapes the first run collects them
 
     def __call__(self, images):
         shape = list(images.shape[1:])
-        if self.image_shape not in (None, shape):  # OpenVINO would repeat its last outputs
+        if self.image_shape not in (None, shape):  # OpenVINO would return its last outputs again
             raise UserError(
                 f'{self.model_file}: takes images {self.image_shape}, not {shape}; check --input_size or inference.yml'
             )
@@ -224,7 +224,7 @@ def choose_engine(model_file, engine, use_gpu, use_tensorrt, enable_mkldnn, prec
     """(engine, the flag that decided) for the flags of infer.py. Logs a line if a GPU is asked for and missing."""
     if use_tensorrt:
         return 'tensorrt', '--use_tensorrt True'
-    if use_gpu and gpu_is_there():
+    if use_gpu and has_gpu():
         return 'gpu', '--use_gpu True'
     if use_gpu:
         log('--use_gpu True: no GPU, or a build of Paddle for CPUs; running on the CPU')

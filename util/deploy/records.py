@@ -99,11 +99,11 @@ def print_and_save(records, path=''):
 
 
 def check_undecoded(num_files, num_records, skip_bad):
-    """Raise UserError, once the results are out, for files without a record; with skip_bad only if no file has one."""
+    """Raise UserError if a file has no record; with skip_bad only if no file has one. Call it after printing."""
     if num_records == 0:
         raise UserError(f'{num_files} of {num_files} images could not be decoded (named above)')
     if num_records < num_files and not skip_bad:
         raise UserError(
-            f'{num_files - num_records} of {num_files} images could not be decoded (named above) and are left out; '
-            'with --skip_bad that is no error'
+            f'{num_files - num_records} of {num_files} images could not be decoded (named above) and have no record; '
+            '--skip_bad accepts that'
         )
