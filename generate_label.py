@@ -67,8 +67,8 @@ def parser():
         '--img_size',
         type=count,
         metavar='S',
-        help='side of the input in pixels (default: 576). An ONNX file may set other defaults for this flag and the next '
-        'three, in its metadata',
+        help='side of the input in pixels (default: 576). An ONNX file may set other defaults for this flag and '
+        'the next three, in its metadata',
     )
     add(
         '--mean',
