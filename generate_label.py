@@ -48,10 +48,7 @@ def parser():
     add = add_weights(parser, '; without it a classifier of paddle.vision.models gets those that Paddle offers')
     add = add.add_argument
     add(
-        '--nb_classes',
-        type=count,
-        metavar='N',
-        help='classes of the annotator (default: 1000; of an ONNX file, as in its output)',
+        '--nb_classes', type=count, metavar='N', help='classes of the annotator (default: 1000, or as in the ONNX file)'
     )
     add('--transfer', action='store_true', help='take the number of classes from the head in the weights file')
     add(
@@ -70,14 +67,8 @@ def parser():
         help='side of the input in pixels (default: 576). An ONNX file may set other defaults for this flag and '
         'the next three, in its metadata',
     )
-    add(
-        '--mean',
-        type=float,
-        nargs=3,
-        metavar='M',
-        help="of red, green and blue in 0-1, subtracted from the input (default: ImageNet's)",
-    )
-    add('--std', type=float, nargs=3, metavar='S', help="the input is then divided by it (default: ImageNet's)")
+    add('--mean', type=float, nargs=3, metavar='M', help="of red, green and blue in 0-1 (default: ImageNet's)")
+    add('--std', type=float, nargs=3, metavar='S', help="of red, green and blue in 0-1 (default: ImageNet's)")
     add('--interpolation', help='bicubic (default), bilinear, nearest, lanczos')
     add('--num_workers', default=10, type=int, help='loader processes, at most the cores of the machine')
     parser.add_argument('--topk', default=5, type=count, help='classes per cell')

@@ -114,9 +114,7 @@ def main():
     parser.add_argument('--input_size', default=224, type=int, help='side of the input in pixels (default: 224)')
     parser.add_argument('--batch_size', default=[1, 8], type=int, nargs='+', help='batch sizes (default: 1 8)')
     parser.add_argument('--threads', default=[1, 2], type=int, nargs='+', help='numbers of threads (default: 1 2)')
-    parser.add_argument(
-        '--engines', default=ENGINES, nargs='+', choices=ENGINES, help='engines to measure (default: all)'
-    )
+    parser.add_argument('--engines', default=ENGINES, nargs='+', choices=ENGINES, help='what to measure (default: all)')
     parser.add_argument('--rounds', default=9, type=int, help='rounds of the measurement (default: 9)')
     parser.add_argument('--repeat', default=3, type=int, help='timed runs of an engine in each round (default: 3)')
     args = parser.parse_args()

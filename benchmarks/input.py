@@ -204,27 +204,29 @@ def main(args):
         arms.update(reference_arms(args, samples))
     for arm in arms.values():  # files into memory, tables of the libraries
         arm()
-    rounds, stages, flows, apart_rows, costs = [], [], [], [], []
+    rounds, stages, rates, apart_rates, costs = [], [], [], [], []
     for _ in tqdm(range(args.rounds), 'one core, rounds'):
         rounds.append({name: args.images / seconds(arm) for name, arm in arms.items()})
         stages.append({backend: by_stage(args, backend) for backend in BACKENDS})
     for _ in tqdm(range(args.rounds), 'processes, rounds'):
-        for rows in (flows, apart_rows, costs):
-            rows.append({})
+        flows, apart_rate = {}, {}
         for backend in BACKENDS:
             dataset = trainer.new_train_loader(flags(args, backend)).dataset
             for workers in args.processes:
-                name, flow = f'{backend}, {workers}', from_processes(dataset, workers, 4 * args.images)
-                flows[-1][name], costs[-1][name] = flow.rate, 1000 * flow.cost
-                apart_rows[-1][name] = apart(dataset, workers, 4 * args.images)
+                name = f'{backend}, {workers}'
+                flows[name] = from_processes(dataset, workers, 4 * args.images)
+                apart_rate[name] = apart(dataset, workers, 4 * args.images)
+        rates.append({name: flow.rate for name, flow in flows.items()})
+        costs.append({name: 1000 * flow.cost for name, flow in flows.items()})
+        apart_rates.append(apart_rate)
     result = {
         'images': args.images,
         'rounds': args.rounds,
         'one core, images/s': medians(rounds),
         'each round': rounds,
         'ratios': ratios(rounds),
-        'processes, images/s': medians(flows),
-        'processes that hand nothing over, images/s': medians(apart_rows),
+        'processes, images/s': medians(rates),
+        'processes that hand nothing over, images/s': medians(apart_rates),
         'main process, ms of processor time an image': medians(costs),
         'stages, ms': {backend: medians([row[backend] for row in stages]) for backend in BACKENDS},
         'slow disk': slow_disk(trainer.new_train_loader(flags(args, 'pil')).dataset, 2 * args.images),

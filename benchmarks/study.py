@@ -204,14 +204,13 @@ def main(args):
 
 def parser():
     parser = Parser('benchmarks/study.py', description=__doc__.splitlines()[0])
-    parser.add_argument('data', metavar='DATA', type=Path, help='see the head of benchmarks/study.py')
-    parser.add_argument('out', metavar='OUT', type=Path, help='folder for the runs and the table')
-    parser.add_argument(
-        '--arms', nargs='+', default=['labels', 'self', 'maps_truth', 'distilled'], choices=ARMS, help='what to train'
-    )
-    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], help='a run for each (default: 0 1 2)')
-    parser.add_argument('--epochs', type=int, default=14, help='epochs of a run (default: 14)')
-    parser.add_argument('--jobs', type=int, default=2, help='seeds at a time, of one thread each')
+    add = parser.add_argument
+    add('data', metavar='DATA', type=Path, help='see the head of benchmarks/study.py')
+    add('out', metavar='OUT', type=Path, help='folder for the runs and the table')
+    add('--arms', nargs='+', default=['labels', 'self', 'maps_truth', 'distilled'], choices=ARMS, help='what to train')
+    add('--seeds', nargs='+', type=int, default=[0, 1, 2], help='a run for each (default: 0 1 2)')
+    add('--epochs', type=int, default=14, help='epochs of a run (default: 14)')
+    add('--jobs', type=int, default=2, help='seeds at a time, with one thread each (default: 2)')
     return parser
 
 

@@ -52,11 +52,7 @@ def parser():
     add = parser.add_argument_group('page').add_argument
     add('--label_list', metavar='FILE', help="names of the classes, lines 'id name'")
     add('--examples', nargs='+', metavar='IMG', help="photos to click on (default: the demo's)")
-    add(
-        '--host',
-        default='127.0.0.1',
-        help='address to listen on (default: 127.0.0.1); 0.0.0.0: reachable from other machines',
-    )
+    add('--host', default='127.0.0.1', help='address to listen on (default: 127.0.0.1); 0.0.0.0 for other machines too')
     add('--port', default=7860, type=port, help='port to listen on (default: 7860)')
     return parser
 

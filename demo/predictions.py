@@ -80,11 +80,8 @@ class Exported:
 
     def __call__(self, image):
         """float32 [3, S, S] -> (probabilities [C], None)."""
-        outputs = self.network(image[None])[0].astype('float64')
-        if self.are_scores:
-            return outputs, None
-        powers = np.exp(outputs - outputs.max())
-        return powers / powers.sum(), None
+        outputs = self.network(image[None])
+        return (outputs if self.are_scores else records.softmax(outputs))[0], None
 
 
 def load(args):

@@ -68,12 +68,8 @@ def add_check(parser):
 
 
 def add_model_path(parser):
-    parser.add_argument(
-        '--model_path',
-        required=True,
-        metavar='FILE',
-        help='trained weights: of train.py or PaddleSeg (.pdparams), or published by the original (.pth)',
-    )
+    help = 'trained weights: .pdparams of train.py or PaddleSeg, or a .pth of the original'
+    parser.add_argument('--model_path', required=True, metavar='FILE', help=help)
 
 
 def add_inference(parser):

@@ -23,12 +23,8 @@ def parser():
     add = parser.add_argument
     add('--save_dir', default='output/seg_inference', metavar='DIR', help='folder of the exported files')
     add('--input_shape', nargs=4, type=int, metavar=('N', 'C', 'H', 'W'), help='default: any number, height and width')
-    add(
-        '--output_op',
-        default='argmax',
-        choices=('argmax', 'softmax', 'none'),
-        help='class ids, probabilities or scores',
-    )
+    ops = ('argmax', 'softmax', 'none')
+    add('--output_op', default='argmax', choices=ops, help='class ids (default), probabilities or scores')
     return parser
 
 

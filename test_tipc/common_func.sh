@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Shared by prepare.sh and test_train_inference_python.sh: reading a config, running a step and checking its outcome.
+# Shared by prepare.sh and test_train_inference_python.sh: reads a config, runs a step and checks its results.
 
 fail() {  # fail MESSAGE: one line, exit code 2
     echo "${0##*/}: error: $*" >&2
@@ -102,7 +102,7 @@ obstacle() {  # obstacle WHY: a failure that stops the rest of the chain; the fi
     echo "$1" >&2
 }
 
-step() {  # step NAME LOG CHECK COMMAND...: run with its output in LOG; then the function CHECK prints what is missing
+step() {  # step NAME LOG CHECK COMMAND...: run COMMAND, output to LOG; then the function CHECK prints what is missing
     local name=$1 log=$2 check=$3 begin=$SECONDS code=0 problem=''
     shift 3
     if [ -n "$blocked" ]; then
@@ -141,7 +141,7 @@ summary() {  # print the table; return 0 only if something ran and nothing faile
     [ "$ran" != 0 ] && [ "$failures" = 0 ]
 }
 
-# Parts of the functions CHECK: each prints what is missing, or nothing.
+# Parts of the CHECK functions; each prints what is missing, or nothing.
 
 has_file() { [ -s "$1" ] || echo "wrote no $1"; }
 

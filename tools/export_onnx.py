@@ -32,14 +32,8 @@ def parser():
     add_model(parser, FAMILY)
     add_weights(parser)
     parser.add_argument('--output', required=True, metavar='FILE', help='the ONNX file to write')
-    parser.add_argument(
-        '--opset',
-        default=17,
-        type=int,
-        choices=range(13, 20),
-        metavar='N',
-        help='operator set, 13 to 19 (default: 17); paddle2onnx crashes for others',
-    )
+    help = 'operator set, 13 to 19 (default: 17); paddle2onnx crashes for others'
+    parser.add_argument('--opset', default=17, type=int, choices=range(13, 20), metavar='N', help=help)
     parser.add_argument('--fuse_softmax', action='store_true', help='end the network with a softmax')
     return parser
 

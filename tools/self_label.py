@@ -40,31 +40,20 @@ SET_HERE = ['--data_path', '--cls_label_path_train', '--cls_label_path_val', '--
 
 def parser():
     parser = Parser('tools/self_label.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        '--val_share',
-        default=0.1,
-        type=float,
-        help='share of each class to hold out if there is no val/ (default: 0.1)',
-    )
-    parser.add_argument(
-        '--map_size',
-        type=int,
-        metavar='PX',
-        help='input size of the labeler for the maps (default: twice --input_size)',
-    )
-    parser.add_argument('--labeler_flags', default='', metavar='FLAGS', help='flags of main.py for the labeler alone')
-    parser.add_argument(
+    add = parser.add_argument
+    add('--val_share', default=0.1, type=float, help='share of each class to hold out without val/ (default: 0.1)')
+    add('--map_size', type=int, metavar='PX', help="labeler's input size for the maps (default: twice --input_size)")
+    add('--labeler_flags', default='', metavar='FLAGS', help='flags of main.py for the labeler alone')
+    add(
         '--student_flags',
         default='--ground_truth only --token_label_gumbel',
         metavar='FLAGS',
         help="flags of main.py for the student alone (default, as in the paper: '%(default)s')",
     )
-    parser.add_argument(
-        '--launch', default='', metavar='FLAGS', help="flags of Paddle's launcher, such as '--gpus 0,1'"
-    )
-    parser.add_argument('photos', metavar='PHOTOS', help='folder of the photos')
-    parser.add_argument('out', metavar='OUT', help='folder for all results')
-    parser.add_argument('flags', nargs=argparse.REMAINDER, metavar='FLAGS', help='flags of main.py for both trainings')
+    add('--launch', default='', metavar='FLAGS', help="flags of Paddle's launcher, such as '--gpus 0,1'")
+    add('photos', metavar='PHOTOS', help='folder of the photos')
+    add('out', metavar='OUT', help='folder for all results')
+    add('flags', nargs=argparse.REMAINDER, metavar='FLAGS', help='flags of main.py for both trainings')
     return parser
 
 

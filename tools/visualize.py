@@ -43,24 +43,14 @@ def parser():
     parser = Parser('tools/visualize.py', description=__doc__)
     add_model(parser, FAMILY)
     add = add_weights(parser).add_argument
-    add(
-        '--compare',
-        nargs='+',
-        default=[],
-        metavar='FILE',
-        help='further checkpoints of the same --model, --input_size and --nb_classes (and --ema), a column each',
-    )
+    add('--compare', nargs='+', default=[], metavar='FILE', help='more checkpoints of the same model, a column each')
     add_eval_transform(parser, FAMILY)
     add_normalisation(parser)
     parser.add_argument('--label_list', metavar='FILE', help="names of the classes, lines 'id name'")
     parser.add_argument('--input', nargs='+', required=True, metavar='IMG', help='files, folders, glob patterns')
     parser.add_argument('--count', default=12, type=count, help='images to show, spread evenly over the input')
-    parser.add_argument(
-        '--columns', type=count, help='images per row (default: 3 for predictions of one model, else 1)'
-    )
-    parser.add_argument(
-        '--rollout', action='store_true', help='add a tile with the attention rollout of the class token'
-    )
+    parser.add_argument('--columns', type=count, help='images per row (default: 3 for predictions of a model, else 1)')
+    parser.add_argument('--rollout', action='store_true', help='also draw the attention rollout of the class token')
     group = add_label_maps(parser)
     group.add_argument('--aa', default='rand-m9-mstd0.5-inc1', help="RandAugment of the draws, '' for none")
     group.add_argument('--draws', default=4, type=int, help='draws of the train transform per image (default: 4)')
@@ -73,7 +63,7 @@ def parser():
 
 
 def map_tiles(path, maps, args, names):
-    """Tiles: the source, the label map over the part it covers, draws of the train transform with token targets."""
+    """Tiles: the photo, its label map over the part that it covers, and random augmentations with their targets."""
     source = open_rgb(path)
     scores, ids = maps.read(path)
     covered = maps.covered(*source.size)
@@ -116,7 +106,7 @@ def on_white(image):
 def prediction_tiles(path, columns, transform, names, with_rollout):
     """Tiles: the cropped image, and for each model its prediction, its token predictions, and the rollout if wanted.
 
-    columns: [(caption, model)]. With one model the prediction stands below the image, with several below the tokens.
+    columns: [(caption, model)]. The prediction is written below the image of one model, below the tokens of several.
     """
     image = transform.crop(open_rgb(path))
     array = to_input(image, transform.mean, transform.std)

@@ -201,7 +201,9 @@ def build_policy(config, interpolation):
             f'--aa {config}: AugMix blends images of different geometry, so a token has no single place in the label '
             "map; use rand-m9-mstd0.5-inc1, original, v0, or '' for none"
         )
-    return (AutoAugment if family in AUTOAUGMENT else RandAugment)(config, interpolation)
+    if family in AUTOAUGMENT:
+        return AutoAugment(config, interpolation)
+    return RandAugment(config, interpolation)
 
 
 # -- without a policy -------------------------------------------------------------------------------------------------

@@ -49,22 +49,20 @@ def best_classes(files, outputs, names, topk, are_scores=False):
 
     outputs: float [B, C], logits, or with are_scores their softmax. names: {class id: name}, may be empty.
     """
-    scores = np.asarray(outputs, 'float64')
-    if not are_scores:
-        scores = np.exp(scores - scores.max(axis=1, keepdims=True))
-        scores /= scores.sum(axis=1, keepdims=True)
     records = []
-    for path, row in zip(files, scores):
+    for path, row in zip(files, np.asarray(outputs, 'float64') if are_scores else softmax(outputs)):
         best = np.argsort(-row, kind='stable')[:topk]
-        records.append(
-            {
-                'class_ids': best.tolist(),
-                'scores': [round(float(s), 5) for s in row[best]],
-                'file_name': path,
-                'label_names': [names.get(int(i), str(i)) for i in best],
-            }
-        )
+        record = {'class_ids': best.tolist(), 'scores': [round(float(s), 5) for s in row[best]], 'file_name': path}
+        record['label_names'] = [names.get(int(i), str(i)) for i in best]
+        records.append(record)
     return records
+
+
+def softmax(logits):
+    """Scores, float64 [B, C], of logits [B, C]."""
+    scores = np.asarray(logits, 'float64')
+    scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return scores / scores.sum(axis=1, keepdims=True)
 
 
 def classify(files, loader, network, names, topk, title, are_scores=False):
