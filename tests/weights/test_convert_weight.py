@@ -121,7 +121,7 @@ def test_weights_that_do_not_fit_are_converted_and_what_differs_is_named(convert
     del weights['norm.bias']
     torch_files.save(weights, 'in.pth')
     lines = convert('in.pth', 'out.pdparams')
-    assert lines[-3].startswith('they do not fit') and lines[-2:] == ['  missing norm.bias', '  unexpected extra.scale']
+    assert 'do not fit' in lines[-3] and lines[-2:] == ['  missing norm.bias', '  unexpected extra.scale']
     assert 'extra.scale' in checkpoint.load('out.pdparams')
     torch_files.save({'net': {'conv.weight': np.ones((2, 3), 'f4')}, 'epoch': 3}, 'in.pth')
     assert convert('in.pth', 'out.pdparams')[-1] == 'these are not weights of an LV-ViT'
