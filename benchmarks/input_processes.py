@@ -12,7 +12,7 @@ BATCH = 32
 
 
 def make(dataset, images):
-    """Make the batches of so many images, as a loader process does."""
+    """Make batches of `images` samples, as a loader process does."""
     for start in range(0, images, BATCH):
         batch = collate([dataset[i % len(dataset)] for i in range(start, min(start + BATCH, images))])
         if 'error' in batch:
@@ -78,7 +78,7 @@ def from_processes(dataset, workers, images, step=0.0):
 
 
 def apart(dataset, workers, images):
-    """images/s of so many processes together that make batches but hand nothing over: the limit of the cores."""
+    """images/s of `workers` processes together that make batches but hand nothing over: the limit of the cores."""
     fork = multiprocessing.get_context('fork')
     processes = [fork.Process(target=make, args=(dataset, images // workers)) for _ in range(workers)]
     begin = time.perf_counter()

@@ -44,7 +44,7 @@ BATCH, PROCESSES, CHUNK = 128, 2, 5_000
 
 
 def make(out, images):
-    """Write a set of so many images to the new folder `out`: train/, maps/, packed/ and train_list.txt."""
+    """Write a set of `images` images to the new folder `out`: train/, maps/, packed/ and train_list.txt."""
     if os.path.exists(out):
         raise UserError(f'{out}: exists already; choose a new folder')
     rng = np.random.default_rng(0)

@@ -58,7 +58,7 @@ def parser():
 
 
 def examples(args):
-    """Files to click on: those of --examples, else the demo's photo and, after demo/run.sh, some of its scenes."""
+    """Files to click on: of --examples, else the demo's photo and, after demo/run.sh, some of its scenes."""
     if args.examples:
         return find_images(args.examples)[:24]
     scenes = os.path.join(DEMO, 'output', 'digits', 'val')

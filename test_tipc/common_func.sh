@@ -180,7 +180,7 @@ accuracy() {  # accuracy LOG: "top-1 images" of the last line of an evaluation
     sed -nE 's/.*\* Acc@1 ([0-9]+(\.[0-9]+)?) .* on ([0-9]+) images.*/\1 \3/p' "$1" | tail -n 1
 }
 
-has_accuracy() {  # has_accuracy LOG IMAGES: between 0 and 100, over so many images
+has_accuracy() {  # has_accuracy LOG IMAGES: between 0 and 100, over IMAGES images
     local top1 images
     read -r top1 images <<< "$(accuracy "$1")"
     if [ -z "$top1" ]; then

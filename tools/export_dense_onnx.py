@@ -61,7 +61,7 @@ def dense(classifier, size):
 
 
 def as_convolution(layer):
-    """A linear layer as a 1x1 convolution; a convolution stays what it is."""
+    """A linear layer as a 1x1 convolution. A convolution is returned unchanged."""
     import torch
 
     if not isinstance(layer, torch.nn.Linear):

@@ -66,8 +66,8 @@ class LabelWriter:
     def _batches(self, batch_size):
         """This process's share of the batches in which a map is missing, as ranges of sample numbers.
 
-        The whole set is divided into batches, and a batch with a missing map is computed as a whole. So interruptions
-        and the number of processes do not change one bit of a map (with the same number of threads).
+        The division into batches does not depend on which maps are missing or on the number of processes, and a batch
+        is computed in full. So neither changes one bit of a map (with the same number of threads).
         """
         count = len(self.samples)
         starts = range(0, count, batch_size)[dist.rank() :: dist.world_size()]

@@ -211,7 +211,7 @@ def _cells_a_side(number):
 
 
 def _providers(onnxruntime):
-    """CUDA, on the GPU that Paddle's launcher gave this process, before the CPU; ONNX Runtime falls back by itself."""
+    """CUDA on the GPU that Paddle's launcher gave this process, then the CPU, which ONNX Runtime uses if CUDA fails."""
     if 'CUDAExecutionProvider' not in onnxruntime.get_available_providers():
         return ['CPUExecutionProvider']
     gpu = int(os.environ.get('FLAGS_selected_gpus', '0').split(',')[0])

@@ -1,4 +1,4 @@
-"""Pixels by Pillow, exactly those of the published recipe: applies what was drawn for an image (transforms.Draws).
+"""Pixels by Pillow, exactly as in the published recipe: applies what was drawn for an image (transforms.Draws).
 
 Only what the crop needs is computed. No op changes the size of the image, so a backward pass over the ops finds the
 region that each of them must produce; then the ops are applied to these regions one after the other.

@@ -270,7 +270,7 @@ def create(
     except UserError as error:
         if engine != 'openvino' or why != '--engine auto':
             raise
-        log(f'{error}; going on with onednn')  # OpenVINO lacks some operators, among them those of the port's exports
+        log(f'{error}; going on with onednn')  # OpenVINO lacks some operators that the port's exports use
         predictor = Predictor(model_file, params_file, engine='onednn', **options)
     log(
         f'Paddle Inference {paddle.__version__}, {predictor.engine} ({why}), {precision}, '
