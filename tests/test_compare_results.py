@@ -142,13 +142,6 @@ def test_a_log_needs_a_reference_of_its_precision_or_an_accuracy(refused, files)
     assert '--cls_label_path' in refused(compare_results, *files[2:], '--acc1', 50)
 
 
-@pytest.mark.parametrize('model', ['lvvit_t', 'lvvit_s'])
-def test_stored_predictions_differ_between_images(model):
-    reference = compare_results.read(ROOT / f'test_tipc/results/python_{model}_results_fp32.txt')
-    assert len(reference) == 100 and len({tuple(ids) for ids, _ in reference.values()}) > 50
-    assert sum(scores[0] > 0.2 for _, scores in reference.values()) > 50  # far above the tolerance of 1e-3
-
-
 def test_seed_weights_are_the_same_on_every_machine():
     drawn = seed_weights.draw('head.weight', [4, 2], np.random.RandomState(0))
     assert drawn[0].tolist() == pytest.approx([1.7640523 * 1.5, 0.4001572 * 1.5])  # N(0, 1) · 3 / sqrt(4)

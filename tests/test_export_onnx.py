@@ -2,17 +2,22 @@
 
 import importlib
 import os
-import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import paddle
 import pytest
-from conftest import ROOT
+from conftest import ROOT, execute
 from inference_helpers import MODEL, PADDLE_3, random_images, random_model
 
+import export_model
+from benchmarks import inference
 from tools import export_onnx
 from util.deploy import export
+
+sys.path.insert(0, str(ROOT / 'test_tipc'))
+import seed_weights
 
 pytest_plugins = 'inference_fixtures'
 
@@ -39,23 +44,22 @@ def test_paddle_2_is_refused(refused, ckpt, tmp_path):
     assert 'needs Paddle 3' in refused(export_onnx, *MODEL, '--resume', ckpt, '--output', tmp_path / 'm')
 
 
-@pytest.mark.parametrize('flags, output', [(['--opset', 13], 'logits'), (['--fuse_softmax'], 'scores')])
-def test_the_onnx_file_is_the_model_for_batches_of_any_size(libraries, run, ckpt, tmp_path, flags, output):
+def test_the_onnx_file_is_the_model_for_batches_of_any_size(libraries, run, ckpt, tmp_path):
+    """Here with a softmax; the benchmark below compares the logits."""
     import onnx
     import onnxruntime
 
     path = tmp_path / 'new' / 'm.onnx'
-    result = run(export_onnx, *MODEL, '--resume', ckpt, '--output', path, *flags)
+    result = run(export_onnx, *MODEL, '--resume', ckpt, '--output', path, '--fuse_softmax', '--opset', 13)
     assert result.code == 0 and os.listdir(path.parent) == ['m.onnx']
     model = onnx.load(str(path))
-    assert model.opset_import[0].version == (13 if '--opset' in flags else 17)
-    for value, name in ((model.graph.input[0], 'image'), (model.graph.output[0], output)):
+    assert model.opset_import[0].version == 13 and export_onnx.parser().get_default('opset') == 17
+    for value, name in ((model.graph.input[0], 'image'), (model.graph.output[0], 'scores')):
         assert value.name == name and value.type.tensor_type.shape.dim[0].dim_param == 'batch'
     session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
     for batch in (1, 4):
         images = random_images(batch)
-        expected = random_model()(paddle.to_tensor(images))
-        expected = (paddle.nn.functional.softmax(expected) if output == 'scores' else expected).numpy()
+        expected = paddle.nn.functional.softmax(random_model()(paddle.to_tensor(images))).numpy()
         (got,) = session.run(None, {'image': images})
         assert np.abs(got - expected).max() <= 5e-5 * np.abs(expected).max()
 
@@ -67,10 +71,17 @@ def test_what_differs_from_the_model_is_not_written(libraries, refused, ckpt, tm
     assert 'm.onnx: differs from the model' in line and os.listdir(tmp_path / 'out') == []
 
 
-def test_the_benchmark_of_engines_runs(libraries):
+def test_the_benchmark_of_engines_runs(libraries, monkeypatch, capsys):
+    scripts = {'test_tipc/seed_weights.py': seed_weights, 'export_model.py': export_model}
+    scripts['tools/export_onnx.py'] = export_onnx
+
+    def in_this_process(command, **_):
+        return SimpleNamespace(returncode=execute(scripts[command[1]], *command[2:]))
+
     flags = '--model lvvit_nano --input_size 32 --batch_size 2 --threads 1 --rounds 1 --repeat 2 --engines onednn'
-    command = [sys.executable, ROOT / 'benchmarks' / 'inference.py', *flags.split()]
-    done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
-    rows = [line.split('|') for line in done.stdout.splitlines() if line.startswith('| 1 | 2 |')]
-    assert done.returncode == 0 and [row[3].strip() for row in rows] == ['onnxruntime', 'onednn'], done.stdout
+    monkeypatch.setattr(sys, 'argv', ['inference.py', *flags.split()])
+    monkeypatch.setattr(inference.subprocess, 'run', in_this_process)
+    inference.main()
+    rows = [line.split('|') for line in capsys.readouterr().out.splitlines() if line.startswith('| 1 | 2 |')]
+    assert [row[3].strip() for row in rows] == ['onnxruntime', 'onednn']
     assert float(rows[1][6]) < 1e-4, 'the same outputs'

@@ -3,10 +3,13 @@
 import json
 
 from benchmarks import input as benchmark
+from benchmarks import input_processes
 from conftest import words
 
 
-def test_a_small_run_measures_every_arm(scenes, run, tmp_path):
+def test_a_small_run_measures_every_arm(scenes, run, tmp_path, monkeypatch):
+    for module in (benchmark, input_processes):
+        monkeypatch.setattr(module, 'BATCH', 4)
     flags = words('--nb_classes 10 --rounds 1 --images 8 --processes 1 --no_reference --data_path', scenes)
     result = run(benchmark, tmp_path, *flags, '--token_label_data', scenes / 'label_maps')
     assert result.code == 0, result.err

@@ -75,13 +75,6 @@ def test_the_demo_of_segmentation_starts_from_the_checkpoint_of_the_demo(clone):
 
 
 @pytest.mark.readme
-def test_the_figures_of_the_pages_are_drawn_from_the_demo(clone):
-    run('.venv/bin/python docs/figures.py output/figures', clone)
-    names = {path.name for path in clone.glob('output/figures/*')}
-    assert names == {'geometry.png', 'demo_tokens.png', 'rollout.png', 'demo_targets.png'}
-
-
-@pytest.mark.readme
 def test_commands_of_the_readme_run(clone):
     """After the demo, whose model and data they use."""
     out = run('\n'.join(blocks('commands')), clone)
@@ -97,3 +90,5 @@ def test_commands_of_the_docs_run(clone):
     """After those of README.md."""
     scripts = blocks('docs', *(page for page in PAGES if page.startswith('docs/')))
     run('\n'.join(['source .venv/bin/activate', *scripts]), clone)
+    figures = {path.name for path in clone.glob('output/figures/*')}
+    assert figures == {'geometry.png', 'demo_tokens.png', 'rollout.png', 'demo_targets.png'}

@@ -30,17 +30,13 @@ def steps(monkeypatch):
     return lines
 
 
-def test_from_photos_to_a_student_and_again(run, photos, tmp_path):
-    command = [self_label, photos, tmp_path / 'out', *words(SMALL)]
-    result = run(*command)
+def test_from_photos_to_a_student(run, photos, tmp_path):
+    result = run(self_label, photos, tmp_path / 'out', *words(SMALL))
     assert result.code == 0 and '10 classes, 30 training photos, 10 validation photos' in result.out, result.out
     log, maps = (tmp_path / 'out/self_label.log').read_text(), list((tmp_path / 'out/maps').rglob('*.npy'))
     assert log.count('Training time') == 2 and len(maps) == 30
     assert np.load(maps[0]).shape == (2, 5, 4, 4), 'at 64 pixels there are 4x4 cells of 16'
-    again = run(*command)
-    assert again.code == 0 and 'Epoch: [0]' not in again.out, 'both trainings are done'
-    last = result.out.splitlines()[-1].split('] ')[1]
-    assert last.startswith('student: top-1') and last in again.out
+    assert result.out.splitlines()[-1].split('] ')[1].startswith('student: top-1')
 
 
 def test_each_step_gets_its_flags(run, photos, steps, tmp_path):

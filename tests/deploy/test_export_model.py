@@ -27,8 +27,8 @@ def arguments(folder, ckpt, *more):
     return [*MODEL, '--resume', ckpt, '--output_dir', folder, *more]
 
 
-@pytest.mark.parametrize('name', models.FAMILY)
-def test_every_model_of_the_family_can_be_exported(run, images, tmp_path, tiny, name):
+@pytest.mark.parametrize('name', ['lvvit_s', 'lvvit_l', 'vit', 'lvvit', 'lvvit_nano_patch8'])
+def test_a_model_of_every_kind_of_stem_and_head_can_be_exported(run, images, tmp_path, tiny, name):
     paddle.seed(0)
     model = models.build_model(name, img_size=32, num_classes=10)
     checkpoint.save(model.state_dict(), str(tmp_path / 'w.pdparams'))
@@ -41,7 +41,8 @@ def test_every_model_of_the_family_can_be_exported(run, images, tmp_path, tiny, 
 
 def test_inference_yml_has_the_settings_and_the_identity_of_the_files(run, ckpt, tmp_path):
     folder = tmp_path / 'new' / 'out'
-    assert run(export_model, *arguments(folder, ckpt)).code == 0
+    mean_and_std = ['--mean', 0.1, 0.2, 0.3, '--std', 0.5, 0.6, 0.7]
+    assert run(export_model, *arguments(folder, ckpt, *mean_and_std)).code == 0
     assert set(os.listdir(folder)) - {'model.pdiparams.info'} == {'model.pdmodel', 'model.pdiparams', 'inference.yml'}
     written = (folder / 'model.pdiparams').read_bytes()
     settings = yaml.safe_load((folder / 'inference.yml').read_text())
@@ -50,17 +51,8 @@ def test_inference_yml_has_the_settings_and_the_identity_of_the_files(run, ckpt,
     first_mb = hashlib.sha256(written[: 1 << 20]).hexdigest()
     assert recorded['pdiparams'] == {'bytes': len(written), 'sha256_of_first_mb': first_mb}
     expected = dict(model='lvvit_nano', input_size=32, nb_classes=10, crop_pct=1.0, interpolation='bicubic')
-    expected.update(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], output='logits', precision='fp32')
+    expected.update(mean=[0.1, 0.2, 0.3], std=[0.5, 0.6, 0.7], output='logits', precision='fp32')
     assert settings == {**expected, 'paddle': paddle.__version__, 'label_names': {}}
-
-
-def test_mean_and_std_travel_with_the_model(run, ckpt, images, tmp_path):
-    flags = ['--mean', 0.1, 0.2, 0.3, '--std', 0.5, 0.6, 0.7]
-    assert run(export_model, *arguments(tmp_path, ckpt, *flags)).code == 0
-    given = [*MODEL, '--resume', ckpt, '--infer_imgs', images]
-    expected, without = records(run(predict, *given, *flags)), records(run(predict, *given))
-    assert_agree(records(run(infer, *as_exported(tmp_path), '--input_file', images)), expected)
-    assert expected != without
 
 
 @pytest.mark.parametrize('kind', FORMATS)
@@ -74,28 +66,31 @@ def test_the_exported_network_is_the_model_for_batches_of_any_size(exported, kin
 
 
 @pytest.mark.parametrize('kind', FORMATS)
-def test_what_differs_from_the_model_is_not_exported(refused, run, ckpt, monkeypatch, tmp_path, kind):
-    flags, outputs = arguments(tmp_path, ckpt, '--format', kind), export.random_outputs
-    assert run(export_model, *flags).code == 0
-    before = {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)}
-    changes = (lambda y: y * 1.001), (lambda y: y * np.nan), (lambda y: y[:, :9])
-    for change in changes:
-        monkeypatch.setattr(export, 'random_outputs', lambda model: [(x, change(y)) for x, y in outputs(model)])
-        line = refused(export_model, *flags)
-        assert f'model.{kind}' in line and 'nothing is exported' in line
-        assert before == {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)}
+def test_what_differs_from_the_model_is_not_exported(refused, ckpt, monkeypatch, tmp_path, kind):
+    outputs = export.random_outputs
+    monkeypatch.setattr(export, 'random_outputs', lambda model: [(x, y * 1.001) for x, y in outputs(model)])
+    for name in (f'model.{kind}', 'model.pdiparams', 'inference.yml'):
+        (tmp_path / name).write_text('of the export before')
+    line = refused(export_model, *arguments(tmp_path, ckpt, '--format', kind))
+    assert f'model.{kind}' in line and 'nothing is exported' in line
+    assert [path.read_text() for path in tmp_path.iterdir()] == ['of the export before'] * 3
 
 
 def test_the_difference_is_the_largest_of_all_batches_relative_to_the_largest_output():
     pairs = [(np.zeros([n, 3]), np.full([n, 2], -10.0)) for n in (1, 2, 3)]
     error = {1: 2e-4, 2: 4e-4, 3: -1e-4}
     assert export.compare(pairs, lambda x: np.full([len(x), 2], -10 + error[len(x)]), 'm') == pytest.approx(4e-5)
-    with pytest.raises(UserError, match='m.pdmodel'):
-        export.compare(pairs, lambda x: np.full([len(x), 2], -10 + 2 * error[len(x)]), 'm.pdmodel')
+    for wrong in (
+        lambda x: np.full([len(x), 2], -10 + 2 * error[len(x)]),
+        lambda x: np.full([len(x), 2], np.nan),
+        lambda x: np.full([len(x), 1], -10.0),
+    ):
+        with pytest.raises(UserError, match='m.pdmodel'):
+            export.compare(pairs, wrong, 'm.pdmodel')
 
 
-@pytest.mark.parametrize('kind', FORMATS)
-def test_with_fuse_softmax_the_records_stay_the_same(run, ckpt, images, exported, label_list, tmp_path, kind):
+def test_with_fuse_softmax_the_records_stay_the_same(run, ckpt, images, exported, label_list, tmp_path):
+    kind = FORMATS[-1]
     flags = ['--fuse_softmax', '--format', kind, '--label_list', label_list, *AS_EXPORTED]
     assert run(export_model, *arguments(tmp_path, ckpt, *flags)).code == 0
     network = Predictor(str(tmp_path / f'model.{kind}'), str(tmp_path / 'model.pdiparams'))

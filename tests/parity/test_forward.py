@@ -10,8 +10,8 @@ from parity.weights import difference, image, in_our_terms, inject_box, pair, st
 from util.train import mixtoken
 
 SECTION = 'Forward pass'
-CASES = [(name, 224) for name in ('lvvit_t', 'lvvit_s', 'lvvit_m', 'lvvit_l', 'vit', 'lvvit')]
-CASES += [('lvvit_t', 384), ('lvvit_s', 384)]
+CASES = [(name, 112) for name in ('lvvit_s', 'lvvit_m', 'lvvit_l', 'vit', 'lvvit')]
+CASES += [('lvvit_t', 224), ('lvvit_t', 384)]
 MOMENTUM = 0.9  # share of a running statistic that a step keeps
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import paddle
 import pytest
 
+import models
 from parity import segmentation
 from parity.weights import difference, load_theirs, random_state, to_paddle
 from seg import lvvit, upernet
@@ -11,10 +12,14 @@ from seg import lvvit, upernet
 TOLERANCE = 5e-6  # largest difference over the largest value
 TYPES = {'lvvit_s': lvvit.LVViT_S, 'lvvit_m': lvvit.LVViT_M, 'lvvit_l': lvvit.LVViT_L}
 LAST = 48  # channels of the last map
+WIDTH = dict(embed_dim=384, num_heads=6)
 
 
-def pair(original, name, img_size):
-    """(our network, theirs) with equal random weights, of which none is too small to show in the result."""
+def pair(original, name, img_size, monkeypatch):
+    """(our network, theirs) with equal random weights, of which none is too small to show in the result. The width of
+    the larger models is that of lvvit_s."""
+    entry = models.FAMILY[name]
+    monkeypatch.setitem(models.FAMILY, name, entry._replace(architecture={**entry.architecture, **WIDTH}))
     backbone = TYPES[name](img_size=img_size, out_channels=LAST, skip_lam=segmentation.SIZES[name]['skip_lam'])
     ours = upernet.OriginalUPerNet(segmentation.CLASSES, backbone, segmentation.CHANNELS, dropout_prob=0.0)
     state = random_state(ours, seed=1)
@@ -56,13 +61,13 @@ def compare(original, ours, theirs, x):
         ('lvvit_l', 448, 112, 80),
     ],
 )
-def test_maps_and_scores_in_evaluation(name, img_size, height, width, original):
-    ours, theirs = pair(original, name, img_size)
+def test_maps_and_scores_in_evaluation(name, img_size, height, width, original, monkeypatch):
+    ours, theirs = pair(original, name, img_size, monkeypatch)
     ours.eval(), theirs.eval()
     compare(original, ours, theirs, images(2, 1, height, width))
 
 
-def test_maps_and_scores_in_training_with_statistics_of_the_batch(original):
-    ours, theirs = pair(original, 'lvvit_s', 512)
+def test_maps_and_scores_in_training_with_statistics_of_the_batch(original, monkeypatch):
+    ours, theirs = pair(original, 'lvvit_s', 512, monkeypatch)
     ours.train(), theirs.train()
     compare(original, ours, theirs, images(3, 2, 112, 80))
