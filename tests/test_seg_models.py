@@ -157,13 +157,11 @@ def write_torch(path, state):
     torch_files.write_zip(path, torch_files.instructions(state, storages), storages)
 
 
-@pytest.mark.parametrize('suffix', ['.pd', '.pdparams', '.pth.tar'])
+@pytest.mark.parametrize('suffix', ['.pd', '.pth.tar'])
 def test_classification_weights_of_any_format_start_a_backbone(tmp_path, suffix):
     trained, path = arrays(classifier()), tmp_path / f'weights{suffix}'
     if suffix == '.pd':
         checkpoint.save({'model': trained, 'epoch': 3}, str(path))
-    elif suffix == '.pdparams':
-        paddle.save({key: paddle.to_tensor(value) for key, value in trained.items()}, str(path))
     else:
         write_torch(path, torch_file.to_torch(trained))
     paddle.seed(5)

@@ -177,11 +177,10 @@ def chain(tmp_path):
     (root / 'dataset/weights').mkdir()
     (root / 'dataset/weights/lvvit_t.pdparams').write_text('weights')
 
-    def call(mode='lite_train_lite_infer', gpu_list='0', lines=None, whole=None, **env):
-        """lines: {number as in docs/test_train_inference_python.md: a line in place of that of lvvit_t.txt}; whole: a
-        config to take unchanged."""
-        text = read(whole or TIPC / 'config/TokenLabeling/lvvit_t.txt')
-        for number, line in {} if whole else {4: f'gpu_list:{gpu_list}', **(lines or {})}.items():
+    def call(mode='lite_train_lite_infer', gpu_list='0', lines=None, **env):
+        """lines: {number as in docs/test_train_inference_python.md: a line in place of that of lvvit_t.txt}."""
+        text = read(TIPC / 'config/TokenLabeling/lvvit_t.txt')
+        for number, line in {4: f'gpu_list:{gpu_list}', **(lines or {})}.items():
             text[number - 1] = line
         config.write_text('\n'.join(text))
         env = {**os.environ, 'PYTHON': str(python), 'TIPC_DEVICE': '', 'TIPC_GPU_LIST': '', **env}
@@ -237,12 +236,11 @@ def test_a_step_that_fails_fails_the_chain(chain, script):
         assert count(status) == (0, 1, STEPS - 1) and all('no checkpoint - ' in line for line in status[1:])
 
 
-@pytest.mark.parametrize('cooldown', [0, 1])
-def test_a_training_with_too_few_epochs_fails_the_chain(chain, cooldown):
-    lines = {13: f'--cooldown_epochs:{cooldown}'}
+def test_a_training_with_too_few_epochs_fails_the_chain(chain):
+    lines = {13: '--cooldown_epochs:1'}
     assert chain(lines=lines)[0] == 0
     code, out, _ = chain(lines=lines, EPOCHS_LESS='1')
-    assert code == 1 and f'log.txt has no epoch {1 + cooldown}' in out
+    assert code == 1 and 'log.txt has no epoch 2' in out
 
 
 def test_whole_infer_compares_with_predict_py_eval_py_and_stored_predictions(chain, tmp_path):
@@ -262,24 +260,6 @@ def test_an_exported_model_alone_is_not_compared(chain, tmp_path):
     code, out, status = chain('whole_infer', lines={37: 'train_model:./dataset/exported', 38: 'infer_export:null'})
     assert code == 0 and count(status) == (8, 0, 3)
     assert status[-1].startswith('Not run: an exported model alone')
-
-
-KINDS = {  # part of a config's name: (mode, steps that run on a CPU, combinations that need a GPU)
-    'train_linux_gpu_fleet': ('lite_train_lite_infer', STEPS - 2, 2),
-    'train': ('lite_train_lite_infer', 2 * (STEPS - 2), 2 * 2),
-    'normal_normal_infer': ('whole_infer', STEPS - 1 - 2, 2),
-    'paddle2onnx': ('whole_infer', 1, 0),
-    '': ('lite_train_lite_infer', 2 * (STEPS - 2), 2 * 2),
-}
-
-
-@pytest.mark.parametrize('path', [path for path in CONFIGS if 'lvvit_t' in path.name], ids=lambda path: path.stem)
-def test_every_config_runs_all_of_its_steps(chain, path):
-    mode, ran, needs_gpu = next(KINDS[kind] for kind in KINDS if kind in path.stem)
-    code, out, status = chain(mode, whole=path)
-    assert code == 0 and count(status) == (ran, 0, needs_gpu), out
-    if 'dy2static' in path.name:
-        assert sum(' main.py ' in line and ' --to_static ' in line for line in status) == 2
 
 
 def test_what_cannot_run_here_is_named_and_a_chain_in_which_nothing_ran_fails(chain):

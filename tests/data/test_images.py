@@ -44,11 +44,6 @@ def test_files_folders_and_patterns_name_images_in_their_order(tmp_path):
         find_images([str(tmp_path / 'b'), str(tmp_path / 'none.jpg')])
 
 
-def test_sixteen_bit_greys_keep_their_upper_eight_bits(tmp_path):
-    Image.fromarray(np.arange(0, 65536, 257, dtype='uint16').reshape(16, 16)).save(tmp_path / 'grey.png')
-    assert np.array_equal(by_pillow(tmp_path / 'grey.png')[..., 1].ravel(), np.arange(256))
-
-
 @pytest.mark.parametrize('subsampling', [0, 1, 2])
 @pytest.mark.parametrize('mode, progressive', [('RGB', False), ('RGB', True), ('L', False)])
 def test_plain_jpegs_have_pillows_pixels_and_an_exif_orientation_is_ignored(mode, progressive, subsampling, tmp_path):

@@ -133,13 +133,6 @@ def test_the_fingerprint_is_that_of_the_file_and_of_weights_beside_it(network, t
     assert len(digests) == 3 and all(len(digest) == 16 for digest in digests)
 
 
-def test_a_set_is_not_continued_with_another_file_of_the_same_name(network, generate, tmp_path):
-    assert generate(network(), '--img_size', 32).code == 0
-    onnx_files.save(tmp_path / 'patches.onnx', WEIGHT + 1, BIAS)
-    result = generate(tmp_path / 'patches.onnx', '--img_size', 32)
-    assert result.code == 1 and "'weights_sha256'" in result.err
-
-
 # ---- which axis is which
 
 
@@ -184,7 +177,6 @@ def test_a_shape_that_is_wrong_or_ambiguous_is_refused(shape, num_classes, words
         (dict(output='BC'), [], 'the scores of whole images'),
         (dict(output='softmax'), [], 'probabilities'),
         (dict(output='ids'), [], 'must be scores'),
-        (dict(), ['--nb_classes', 10], 'not --nb_classes 10'),
         (dict(), ['--img_size', 40], 'do not tile'),
         (dict(), ['--img_size', 8], 'fails on images [2, 3, 8, 8]'),
         (dict(channels=1), [], 'must have one input of floats [B, 3, S, S], has image [batch, 1, S, S]'),

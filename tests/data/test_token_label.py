@@ -88,36 +88,6 @@ def test_the_sampling_matrix_equals_a_written_out_loop_for_any_affine_view():
     assert outside > 20  # views beyond the covered part were among them
 
 
-def crop_matrix(x, y, w, h, side):
-    return np.array([[w / side, 0, x], [0, h / side, y], [0, 0, 1.0]])
-
-
-def test_for_a_crop_it_is_roi_align():
-    rng = np.random.default_rng(1)
-    for size, tokens in ((18, 4), (18, 14), (14, 14), (7, 3)):
-        dense = rng.normal(0, 5, (1, 6, size, size)).astype('float32')
-        for _ in range(6):
-            x, y = rng.uniform(0, 60, 2)
-            w, h = rng.uniform(10, 100 - x), rng.uniform(10, 100 - y)
-            own = sampling_matrix(crop_matrix(x, y, w, h, 64), 64, tokens, (0, 0, 100, 100), (size, size))
-            box = paddle.to_tensor(np.array([[x, y, x + w, y + h]], 'float32') * (size / 100))
-            for n, rows in ((1, own[:1]), (tokens, own[1:])):
-                pooled = paddle.vision.ops.roi_align(
-                    paddle.to_tensor(dense), box, paddle.to_tensor([1], 'int32'), n, sampling_ratio=-1, aligned=True
-                ).numpy()
-                mine = (rows @ dense.reshape(6, -1).T).reshape(n, n, 6).transpose(2, 0, 1)
-                assert np.abs(mine - pooled[0]).max() <= 1e-4
-
-
-def test_rows_sum_to_one_inside_the_covered_part_and_to_zero_far_outside():
-    inside = sampling_matrix(crop_matrix(40, 10, 50, 60, 64), 64, 4, (30, 0, 80, 80), (18, 18))
-    assert np.allclose(inside.sum(axis=1), 1.0, atol=1e-6) and (inside >= 0).all()
-    left = sampling_matrix(crop_matrix(0, 10, 20, 60, 64), 64, 4, (60, 0, 80, 80), (18, 18))
-    assert not left.any()
-    half = sampling_matrix(crop_matrix(-80, 0, 160, 80, 64), 64, 4, (0, 0, 80, 80), (4, 4)).sum(axis=1)[1:]
-    assert np.allclose(half.reshape(4, 4), [[0, half[1], 1, 1]] * 4) and half[1] < 1
-
-
 # ---- targets
 
 
@@ -255,7 +225,7 @@ class GeometricOps(augment.RandAugment):
 
 
 @pytest.mark.parametrize('coverage', ['center', 'full'])
-@pytest.mark.parametrize('size, tokens', [(64, 4), (224, 14), (384, 24)])
+@pytest.mark.parametrize('size, tokens', [(64, 4), (224, 14)])
 def test_every_token_reads_its_label_where_its_pixels_come_from(size, tokens, coverage, backend, tmp_path):
     black = dict(mean=(0, 0, 0), std=(1, 1, 1))  # outside the image
     transform = TrainTransform(size, 'bilinear', aa='', jitter=0.0, reprob=0.0, **black, backend=backend)

@@ -67,3 +67,11 @@ def without_outliers(a, b):
     outlier = b == -2.0
     assert outlier.sum() <= 2 and np.abs(a).max() < 1
     return a[~outlier], b[~outlier]
+
+
+def test_the_original_s_normal_numbers_contain_a_value_a_hundred_standard_deviations_out(original):
+    """docs/fidelity.md says so: one of the 2²⁴ numbers that trunc_normal_ starts from is the end of the interval."""
+    torch = original.torch
+    start = torch.nextafter(torch.tensor(-1.0), torch.tensor(0.0)), torch.tensor(-1.0)
+    inside, end = (torch.erfinv(u) * 0.02 * 2**0.5 for u in start)
+    assert -0.12 < inside < -0.1 and end == -float('inf')

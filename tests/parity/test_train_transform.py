@@ -144,3 +144,11 @@ def test_with_the_same_draws_a_sample_is_the_same_from_the_photo_to_the_network(
 def test_differs_on_purpose_nearest_is_nearest_not_bilinear(original):
     assert original.timm.data.transforms._pil_interp('nearest') == Image.BILINEAR
     assert TrainTransform(32, 'nearest').interpolation == Image.NEAREST
+
+
+def test_differs_on_purpose_without_label_maps_the_original_cuts_before_it_augments(original):
+    """timm's pipeline, which the original falls back on; ours is one pipeline with and without label maps."""
+    aa = 'rand-m9-mstd0.5-inc1'
+    theirs = original.timm.data.create_transform(224, is_training=True, auto_augment=aa, interpolation='random')
+    steps = [type(step).__name__ for step in theirs.transforms[:3]]
+    assert steps == ['RandomResizedCropAndInterpolation', 'RandomHorizontalFlip', 'RandAugment']
