@@ -5,7 +5,9 @@ import shutil
 import numpy as np
 import pytest
 
-from conftest import words
+import generate_label
+import main
+from conftest import execute, words
 from tools import self_label
 
 SMALL = (
@@ -30,11 +32,17 @@ def steps(monkeypatch):
     return lines
 
 
-def test_from_photos_to_a_student(run, photos, tmp_path):
+def test_from_photos_to_a_student(run, photos, tmp_path, monkeypatch):
+    scripts = {'main.py': main, 'generate_label.py': generate_label}
+
+    def in_this_process(self, title, line):
+        assert execute(scripts[line[0]], *line[1:]) == 0, title
+
+    monkeypatch.setattr(self_label.Steps, 'run', in_this_process)
     result = run(self_label, photos, tmp_path / 'out', *words(SMALL))
     assert result.code == 0 and '10 classes, 30 training photos, 10 validation photos' in result.out, result.out
-    log, maps = (tmp_path / 'out/self_label.log').read_text(), list((tmp_path / 'out/maps').rglob('*.npy'))
-    assert log.count('Training time') == 2 and len(maps) == 30
+    maps = list((tmp_path / 'out/maps').rglob('*.npy'))
+    assert result.out.count('Training time') == 2 and len(maps) == 30
     assert np.load(maps[0]).shape == (2, 5, 4, 4), 'at 64 pixels there are 4x4 cells of 16'
     assert result.out.splitlines()[-1].split('] ')[1].startswith('student: top-1')
 
@@ -99,4 +107,5 @@ def test_unusable_photos_are_refused(refused, steps, photos, tmp_path):
 def test_a_step_that_fails_names_the_log(run, photos, tmp_path):
     result = run(self_label, photos, tmp_path / 'out', *words(SMALL, '--batch_size 1000'))
     assert result.code == 1 and 'labeler: ' in result.err and str(tmp_path / 'out/self_label.log') in result.err
+    assert '--batch_size 1000' in (tmp_path / 'out/self_label.log').read_text()
     assert not (tmp_path / 'out/maps').exists()
