@@ -41,6 +41,7 @@ TRAIN = """
     wandb_entity=None wandb_project=None
 """
 PROTOCOLS = 'topk=None results_file= real_labels= per_class= confusion= save_predictions= label_list=None'
+PREDICT = f'batch_size=16 config=None infer_imgs=[{ROOT}/demo/chelsea.png]'
 EXPORT = 'output_dir= format=pdmodel fuse_softmax=False precision=fp32 label_list=None'
 INFER = """
     input_size=None crop_pct=None interpolation=None mean=None std=None batch_size=1 use_gpu=True gpu_mem=8000
@@ -55,11 +56,7 @@ LABEL = """
 DEFAULTS = [
     (main, '', [MODEL, WEIGHTS, TRANSFORM, DATA, AMP, TRAIN, 'config=None']),
     (eval_script, '', [MODEL, WEIGHTS, TRANSFORM, DATA, AMP, PROTOCOLS, 'batch_size=64 dist_eval=False config=None']),
-    (
-        predict,
-        '',
-        [MODEL, WEIGHTS, TRANSFORM, RECORDS, 'batch_size=16 config=None', f'infer_imgs=[{ROOT}/demo/chelsea.png]'],
-    ),
+    (predict, '', [MODEL, WEIGHTS, TRANSFORM, RECORDS, PREDICT]),
     (export_model, '', [MODEL, WEIGHTS, TRANSFORM, EXPORT, 'config=None']),
     (infer, INFER_NEEDED, [RECORDS, INFER, 'model_file=m params_file=p input_file=[i] config=None']),
     (generate_label, 'a b --model m', [WEIGHTS, LABEL, 'data=a out=b model=m']),
@@ -109,10 +106,10 @@ SWITCHES = (
 )
 
 
-@pytest.mark.parametrize('flag', SWITCHES.split())
-def test_switches_have_a_no_form_and_the_last_one_wins(flag):
-    for last, value in (f'--{flag}', True), (f'--no_{flag}', False):
-        assert vars(main_flags(f'--no_{flag} --{flag}', last))[flag] is value
+def test_switches_have_a_no_form_and_the_last_one_wins():
+    for flag in SWITCHES.split():
+        for last, value in (f'--{flag}', True), (f'--no_{flag}', False):
+            assert vars(main_flags(f'--no_{flag} --{flag}', last))[flag] is value
 
 
 def test_flags_with_two_names():
@@ -271,17 +268,9 @@ def test_flags_that_contradict_each_other_or_have_bad_values_are_refused(refused
     assert says in refused(main, *words(TINY_RUN, '--data_path', scenes, flags))
 
 
-COUNTS = [
-    (eval_script, '--batch_size'),
-    (eval_script, '--topk'),
-    (predict, '--batch_size'),
-    (predict, '--topk'),
-    (infer, f'{INFER_NEEDED} -b'),
-    (infer, f'{INFER_NEEDED} --topk'),
-    (infer, f'{INFER_NEEDED} --cpu_threads'),
-    (generate_label, 'DATA OUT --model m --topk'),
-    (generate_label, 'DATA OUT --model m -b'),
-]
+COUNTS = [(eval_script, '--batch_size'), (eval_script, '--topk'), (predict, '--batch_size'), (predict, '--topk')]
+COUNTS += [(infer, f'{INFER_NEEDED} {flag}') for flag in ('-b', '--topk', '--cpu_threads')]
+COUNTS += [(generate_label, f'DATA OUT --model m {flag}') for flag in ('--topk', '-b')]
 
 
 @pytest.mark.parametrize('script, flags', COUNTS)

@@ -166,7 +166,7 @@ def check_predictions(path, logits, labels):
     np.testing.assert_allclose([float(row[2]) for row in rows], losses, atol=1e-4)
 
 
-@pytest.mark.parametrize('batch_size', [1, 3, 7, 64])
+@pytest.mark.parametrize('batch_size', [1, 7])
 def test_predictions_are_the_same_whatever_the_batch_size(run, photos, model, tmp_path, batch_size):
     folder, flags, logits, labels = photos
     result = run(eval_script, *flags, '--batch_size', batch_size, '--save_predictions', tmp_path / 'x.csv')
@@ -245,7 +245,7 @@ def launch(folder, script, *argv, processes):
 THREE = f"""import sys
 sys.path.insert(0, {str(ROOT)!r})
 import eval
-for size in ('1', '3', '7', '64', 'two.txt'):
+for size in ('3', '64', 'two.txt'):
     words = sys.argv[1:] + ['--save_predictions', size + '.csv']
     words += ['--batch_size', size] if size.isdigit() else ['--cls_label_path_val', sys.argv[1] + '/' + size]
     eval.main(eval.parser().parse_args(words[1:]))
@@ -258,10 +258,10 @@ def test_predictions_are_the_same_on_three_processes(run, photos, tmp_path):
     (tmp_path / 'three.py').write_text(THREE)
     outputs = launch(tmp_path, tmp_path / 'three.py', folder, *flags, '--confusion', 'confusion.csv', processes=3)
     lines = re.findall(r'\* Acc@1.*', outputs[0])
-    assert len(lines) == 5 and len({line.split(' loss ')[0] for line in lines[:4]}) == 1
-    assert lines[:4] == re.findall(r'\* Acc@1.*', run(eval_script, *flags).out) * 4 and '3 process(es)' in outputs[0]
+    assert len(lines) == 3
+    assert lines[:2] == re.findall(r'\* Acc@1.*', run(eval_script, *flags).out) * 2 and '3 process(es)' in outputs[0]
     assert 'Acc@1' not in outputs[1] + outputs[2], 'one stream of lines'
-    for size in (1, 3, 7, 64):
+    for size in (3, 64):
         check_predictions(tmp_path / f'{size}.csv', logits, labels)
     check_predictions(tmp_path / 'two.txt.csv', logits[:2], labels[:2])
     assert sum(int(n) for row in table(tmp_path / 'confusion.csv') for n in row[1:]) == 2
@@ -271,17 +271,17 @@ def test_predictions_are_the_same_on_three_processes(run, photos, tmp_path):
 
 
 def test_each_script_takes_the_published_size(run, photos, tmp_path, tiny):
-    """lvvit_l is published at 448."""
-    large = models.build_model('lvvit_l', img_size=448, num_classes=CLASSES)
-    checkpoint.save({'model': large.state_dict()}, str(tmp_path / 'l.pd'))
-    model = ['--model', 'lvvit_l', '--nb_classes', CLASSES, '--resume', tmp_path / 'l.pd']
+    """lvvit_nano_patch8 is made for 64 pixels."""
+    weights = models.build_model('lvvit_nano_patch8', img_size=64, num_classes=CLASSES)
+    checkpoint.save({'model': weights.state_dict()}, str(tmp_path / 'x.pd'))
+    model = ['--model', 'lvvit_nano_patch8', '--nb_classes', CLASSES, '--resume', tmp_path / 'x.pd']
     data = ['--data_path', photos[0], '--cls_label_path_val', photos[0] / 'two.txt', '--num_workers', 0]
-    says = 'input 448, crop_pct 1.0'
-    assert f'2 images, {says} (bicubic, short side to 448)' in run(eval_script, *model, *data).out
+    says = 'input 64, crop_pct 1.0'
+    assert f'2 images, {says} (bicubic, short side to 64)' in run(eval_script, *model, *data).out
     assert says in run(main, *model, *data, '--eval').out
     assert run(predict, *model, '--infer_imgs', photos[0] / 'ILSVRC*1.png').code == 0
     assert run(export_model, *model, '--output_dir', tmp_path / 'export').code == 0
-    assert 'input_size: 448\n' in (tmp_path / 'export' / 'inference.yml').read_text()
+    assert 'input_size: 64\n' in (tmp_path / 'export' / 'inference.yml').read_text()
 
 
 def test_train_eval_predict_export_infer(run, val, scenes, tmp_path, tiny):

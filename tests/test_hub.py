@@ -37,12 +37,8 @@ for name in names:
 def test_a_model_has_a_function_of_its_name(name, tiny):
     model = getattr(models, name)(img_size=48, num_classes=7)
     assert model.grid == models.token_grid(name, 48) == (6 if name == 'lvvit_nano_patch8' else 3)
-    assert model.head.weight.shape[1] == 7
+    assert model.head.weight.shape[1] == 7 and getattr(models, name)().img_size == models.FAMILY[name].input_size
     assert model.return_dense == models.FAMILY[name].architecture.get('return_dense', True)
-
-
-def test_the_size_is_that_of_the_published_evaluation(tiny):
-    assert models.lvvit_t().img_size == 224 and models.lvvit_l(num_classes=2).img_size == 448
 
 
 def test_weights_come_from_a_file_or_are_those_published_for_the_size(tiny, tmp_path, monkeypatch):

@@ -164,17 +164,20 @@ def test_in_training_the_stem_normalises_with_the_statistics_of_the_batch():
 # ---- training forward
 
 
-def test_a_dropped_residual_branch_leaves_the_tokens_as_they_were():
-    model = randomise(tiny(depth=1, stem='naive'))
-    block = model.blocks[0]
-    block.drop_path.rate = 0.5
-    block.train()
-    x = paddle.to_tensor(np.random.default_rng(5).normal(size=(64, 5, 16)).astype('float32'))
+def test_drop_path_drops_samples_at_a_rate_that_grows_from_0_and_scales_the_others():
+    model = tiny(depth=3, drop_path_rate=0.5, stem='naive')
+    assert [block.drop_path.rate for block in model.blocks] == [0.0, 0.25, 0.5]
+    block, x = randomise(model).blocks[1], paddle.to_tensor(images(400))
     paddle.seed(3)
-    unchanged = np.abs((block(x) - x).numpy()).max(axis=(1, 2)) == 0.0
-    assert 4 < unchanged.sum() < 32  # a quarter: both branches dropped
+    out = block.drop_path(x).numpy()
+    dropped = (out == 0).all(axis=(1, 2, 3))
+    assert abs(dropped.mean() - 0.25) < 0.1
+    np.testing.assert_allclose(out[~dropped], x.numpy()[~dropped] / 0.75, rtol=1e-6)
+    tokens = paddle.to_tensor(np.random.default_rng(5).normal(size=(400, 5, 16)).astype('float32'))
+    unchanged = np.abs((block(tokens) - tokens).numpy()).max(axis=(1, 2)) == 0.0
+    assert 5 < unchanged.sum() < 60, 'a sixteenth: both branches dropped'
     block.eval()
-    assert (np.abs((block(x) - x).numpy()).max(axis=(1, 2)) > 0).all()
+    assert (np.abs((block(tokens) - tokens).numpy()).max(axis=(1, 2)) > 0).all()
 
 
 def test_without_a_box_training_draws_one_and_returns_what_it_mixed():

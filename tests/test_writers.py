@@ -8,7 +8,6 @@ import paddle
 import pytest
 
 import engine
-from states import same
 from util.errors import UserError
 from util.writers import Writers
 
@@ -56,11 +55,6 @@ def test_wandb_continues_the_same_run(train, tiny, wandb):
     assert [begun['id'] for begun in wandb.begun] == [None, 'abc'] and wandb.begun[1]['resume'] == 'allow'
 
 
-def test_wandb_gets_the_scalars_of_a_step_by_the_ports_names_too(wandb):
-    Writers(log_wandb=True).write({'train/loss': 2.0, 'train/norm': 0.5, 'epoch': 3}, 7)
-    assert wandb.logged == [(7, {'train/loss': 2.0, 'train/norm': 0.5, 'epoch': 3.0, 'loss': 2.0, 'norm': 0.5})]
-
-
 @pytest.mark.parametrize('module, flags', [('visualdl', {'log_visualdl': 'somewhere'}), ('wandb', {'log_wandb': True})])
 def test_a_writer_that_is_not_installed_says_what_to_install(monkeypatch, module, flags):
     monkeypatch.setitem(sys.modules, module, None)
@@ -94,9 +88,3 @@ def test_the_norm_is_that_of_the_gradient_over_all_parameters_without_the_scale(
     scalars = engine.step_scalars(paddle.ones([]), 0.1, model, model.parameters(), Scaler())
     assert float(scalars['train/norm']) == pytest.approx(6**0.5), 'four weights and two biases'
     assert (scalars['train/scale'], scalars['train/lr']) == (8.0, 0.1)
-
-
-def test_logging_does_not_change_the_run(train, tiny, wandb):
-    train('--clip_grad 0.1 --print_freq 1 --log_wandb', out='logged')
-    train('--clip_grad 0.1 --print_freq 1', out='alone')
-    assert same(train.state('logged')['model'], train.state('alone')['model'])

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -139,13 +138,6 @@ def assert_same_end(reference, out, extra=()):
         a, b = (checkpoint.load(str(folder / name)) for folder in (reference, out))
         del a['args'], b['args']  # --output_dir differs
         assert differences(a, b) == [], name
-
-
-def copy_run(folder, to):
-    """Copy the output folder of a run, with the hard links between its files."""
-    shutil.rmtree(to, ignore_errors=True)
-    subprocess.run(['cp', '-a', folder, to], check=True)
-    return to
 
 
 def stop_halfway(data, out):

@@ -22,7 +22,6 @@ import main  # before paddle, which it sets up
 
 import paddle
 
-import models
 from util import dist, runtime
 from util.logger import MetricLogger
 from util.train import train_state
@@ -34,7 +33,6 @@ READS = '__array__ __bool__ __float__ __index__ __int__ cpu item numpy tolist'.s
 
 own_parser = argparse.ArgumentParser(allow_abbrev=False)
 own_parser.add_argument('notes')
-own_parser.add_argument('--plain_stem', action='store_true', help='lvvit_nano without batch norm')
 own_parser.add_argument('--as_gpu', action='store_true', help='agree on stopping as on GPUs')
 own_parser.add_argument('--stop_after', type=int, help='SIGTERM to itself after so many optimizer steps')
 own_parser.add_argument('--stop_rank', type=int, default=0, help='the process that --stop_after is for')
@@ -117,8 +115,6 @@ def write_notes():
 
 
 def noted_main(args):
-    if own.plain_stem:
-        models.FAMILY['lvvit_nano'].architecture['stem'] = 'naive'
     if own.as_gpu:
         train_state.on_gpu = lambda: True
     for name in READS:

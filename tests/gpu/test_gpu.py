@@ -35,7 +35,6 @@ ROUNDOFF = {'float32': 2.0**-24, 'float16': 2.0**-11, 'bfloat16': 2.0**-8}  # re
 FIRST = 5  # steps whose losses must agree
 NO_TF32 = {'NVIDIA_TF32_OVERRIDE': '0'}  # its kernels depend on the batch
 needs_gpu = pytest.mark.skipif(CARDS == 0, reason='needs a GPU')
-needs_two_cards = pytest.mark.skipif(CARDS == 1, reason='needs two cards')
 
 
 def run(*command, env=None):
@@ -208,11 +207,10 @@ def test_a_stopped_run_that_is_resumed_ends_with_the_same_bits(folder, dtype, le
 # ---- two cards
 
 
-@needs_two_cards
+@pytest.mark.skipif(CARDS < 2, reason='needs two cards; Paddle has no SyncBN for CPUs')
 def test_two_cards_with_sync_bn_train_as_one_on_the_joined_batch(folder, measured):
-    plain = [] if CARDS else ['--plain_stem']  # Paddle has no SyncBN for CPUs: a stem without batch norm
-    one = Training(folder, 'one-card', '--batch_size', 2 * BATCH, own=plain, env=NO_TF32)
-    two = Training(folder, 'two-cards', *(['--sync_bn'] if CARDS else []), cards=2, own=plain, env=NO_TF32)
+    one = Training(folder, 'one-card', '--batch_size', 2 * BATCH, env=NO_TF32)
+    two = Training(folder, 'two-cards', '--sync_bn', cards=2, env=NO_TF32)
     worst = apart(two.losses, one.losses)
     assert worst <= 1e-4, 'the same sums in another order'
     assert two.notes[0]['weights'] == two.notes[1]['weights']
@@ -223,7 +221,7 @@ def test_two_cards_with_sync_bn_train_as_one_on_the_joined_batch(folder, measure
     measured(f'first losses {worst:.1e} from one card ({control:.1e} without SyncBN), the same weights on both')
 
 
-@needs_two_cards
+@pytest.mark.skipif(CARDS == 1, reason='needs two cards')
 def test_a_signal_to_one_process_stops_both_after_the_same_logged_step(folder, measured):
     own = ['--stop_after', PRINT_FREQ - 2, '--stop_rank', 1] + ([] if CARDS else ['--as_gpu'])
     stopped = Training(folder, 'two-stopped', cards=2, own=own, env=NO_TF32)

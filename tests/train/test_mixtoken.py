@@ -18,26 +18,22 @@ def test_a_box_lies_within_the_grid(height, width):
         assert all(type(v) is int for v in (top, left, bottom, right))
 
 
-def areas(count, **beta):
-    """Area shares of random boxes on a grid of 14 x 14."""
-    rng = np.random.default_rng(1)
-    boxes = np.array([mixtoken.rand_box(14, 14, rng, **beta) for _ in range(count)])
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / 196
-
-
-def test_the_mean_area_is_that_of_clipped_cutmix_boxes():
+def test_the_mean_area_is_that_of_clipped_cutmix_boxes_and_beta_shapes_it():
     """Area share uniform, sides halved and floored, centre uniform, clipped at the border."""
+
+    def areas(count, **beta):
+        rng = np.random.default_rng(1)
+        boxes = np.array([mixtoken.rand_box(14, 14, rng, **beta) for _ in range(count)])
+        return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / 196
+
     expected = 0.0
     for share in (np.arange(5000) + 0.5) / 5000:
         half = int(14 * share**0.5) // 2
         length = np.mean([min(centre + half, 14) - max(centre - half, 0) for centre in range(14)])
         expected += (length / 14) ** 2 / 5000  # the two axes are independent
-    drawn = areas(20000)
-    assert abs(drawn.mean() - expected) < 5 * drawn.std() / 20000**0.5
-
-
-def test_beta_shapes_the_area():
-    assert areas(4000, beta=50.0).std() < 0.75 * areas(4000, beta=1.0).std()  # Beta(50, 50) is close to one half
+    drawn = areas(10000)
+    assert abs(drawn.mean() - expected) < 5 * drawn.std() / 10000**0.5
+    assert areas(4000, beta=50.0).std() < 0.75 * drawn.std(), 'Beta(50, 50) is close to one half'
 
 
 @pytest.mark.parametrize('batch', [2, 5])

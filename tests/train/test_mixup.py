@@ -103,10 +103,11 @@ def test_without_token_targets_there_are_none_afterwards():
     assert mixed.token_targets is None and mixed.cls.shape == [2, 3] and image.shape == [2, 3, 16, 16]
 
 
-@pytest.mark.parametrize('off', [dict(prob=0.0), dict(mixup_alpha=0.0, cutmix_alpha=0.0)], ids=str)
-def test_nothing_is_mixed_at_probability_zero_or_with_both_alphas_zero(off):
-    for seed in range(5):
-        assert all(np.allclose(new, old, atol=1e-6) for old, new in zip(*step(Mixup(**off), seed=seed)))
+def test_nothing_is_mixed_at_probability_zero_or_with_both_alphas_zero():
+    for off in dict(prob=0.0), dict(mixup_alpha=0.0, cutmix_alpha=0.0):
+        assert all(
+            np.allclose(new, old, atol=1e-6) for seed in range(3) for old, new in zip(*step(Mixup(**off), seed=seed))
+        )
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_unusable_settings_are_refused_by_the_name_of_their_flag(wrong, word):
         Mixup(**wrong)
 
 
-@pytest.mark.parametrize('side', [33, 224, 384])
+@pytest.mark.parametrize('side', [33, 384])
 def test_a_label_is_mixed_by_the_very_share_of_the_pixels(side):
     """A float32 sum over the pixels of an image would be off by up to 8e-4."""
     mixup = Mixup(mixup_alpha=0.8, cutmix_alpha=0.0)

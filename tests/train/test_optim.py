@@ -84,26 +84,23 @@ def assert_same(actual, expected):
         assert np.abs(actual[name] - value).max() <= 2e-6, name  # the values are of order 1
 
 
-@pytest.mark.parametrize('steps', [1, 3])
 @pytest.mark.parametrize(
     'opt, lr, decay, clip, layer_decay, more',
     [
         ('adamw', 0.01, 0.5, None, None, {}),
         ('adamw', 0.01, 0.0, None, None, dict(betas=(0.7, 0.9), eps=0.05)),
         # with a large eps AdamW's step depends on the scale of the gradient
-        ('adamw', 0.01, 0.5, 0.3, None, dict(eps=0.05)),
         ('adamw', 0.01, 0.5, 0.3, 0.5, dict(eps=0.05)),
         ('momentum', 0.1, 0.05, None, None, dict(momentum=0.8)),
-        ('momentum', 0.1, 0.0, 0.25, None, dict(momentum=0.5)),
+        ('momentum', 0.1, 0.05, 0.25, 0.5, dict(momentum=0.5)),
         ('momentum', 0.1, 0.0, 4.0, None, dict(momentum=0.5)),
-        ('momentum', 0.1, 0.05, None, 0.5, dict(momentum=0.8)),
     ],
 )
-def test_steps_are_those_of_the_formula(steps, opt, lr, decay, clip, layer_decay, more):
+def test_steps_are_those_of_the_formula(opt, lr, decay, clip, layer_decay, more):
     """Decay (of what decays) is decoupled in AdamW and part of the gradient in SGD; clipping scales all gradients by
     one norm over all parameters; layer decay scales step and decay of each layer."""
     model = model_of(1)
-    before, grads = values(model), gradients(model, steps)
+    before, grads = values(model), gradients(model, 3)
     limit = clip and float(clip * min(norms(grads)))
     options = dict(weight_decay=decay, clip_grad=limit, layer_decay=layer_decay, **more)
     optimizer = build_optimizer(model, opt, lr=1.0, **options)
@@ -131,7 +128,7 @@ def test_the_learning_rate_falls_by_a_factor_from_block_to_block_down_to_the_ste
         assert set(lr_scales(list(scales), off).values()) == {1.0}
 
 
-def test_what_cannot_be_is_refused():
+def test_an_unknown_optimizer_and_a_layer_decay_of_0_are_refused():
     for wrong, says in (
         (dict(opt='lamb'), '--opt lamb: use adamw or momentum'),
         (dict(layer_decay=0.0), '--layer_decay'),

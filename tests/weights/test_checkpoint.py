@@ -85,15 +85,11 @@ def test_pickle_and_paddle_read_the_file_too(path):
 # ---- files of other programs
 
 
-def test_a_state_dict_of_paddle_save(path):
-    state = small().state_dict()
-    paddle.save(state, path)
-    assert_same(checkpoint.load(path), {key: value.numpy() for key, value in state.items()})
-
-
 @pytest.mark.parametrize('protocol', [2, 4])
-def test_a_nested_dict_of_paddle_save(path, protocol):
-    t = paddle.arange(4, dtype='float32')
+def test_what_paddle_save_writes(path, protocol):
+    state, t = small().state_dict(), paddle.arange(4, dtype='float32')
+    paddle.save(state, path, protocol=protocol)
+    assert_same(checkpoint.load(path), {key: value.numpy() for key, value in state.items()})
     paddle.save({'model': {'w': t}, 'list': [t], 'epoch': 3, 'text': ('a', 'b')}, path, protocol=protocol)
     assert_same(checkpoint.load(path), {'model': {'w': t.numpy()}, 'list': [t.numpy()], 'epoch': 3, 'text': ('a', 'b')})
     assert checkpoint.automatic_names(path) == {t.name: 'w'}
@@ -114,7 +110,7 @@ def test_a_file_whose_args_are_a_namespace(path):
 def test_every_flipped_bit_is_found(path):
     checkpoint.save({'model': {'w': np.zeros(100, 'float32')}, 'epoch': 3}, path)
     good = open(path, 'rb').read()
-    for position in range(0, len(good), 3):
+    for position in range(0, len(good), 5):
         data = bytearray(good)
         data[position] ^= 1 << position % 8
         open(path, 'wb').write(data)
@@ -124,20 +120,14 @@ def test_every_flipped_bit_is_found(path):
             assert path in refusal(checkpoint.load, path), position
 
 
-@pytest.mark.parametrize('share', [0, 0.001, 0.5, 0.999])
-def test_a_file_that_was_cut_is_named(path, share):
+def test_a_file_that_was_cut_and_one_of_another_kind_are_named(path):
     checkpoint.save({'model': small().state_dict()}, path)
-    os.truncate(path, int(os.path.getsize(path) * share))
+    os.truncate(path, os.path.getsize(path) // 2)
     assert refusal(checkpoint.load, path).startswith(f'{path}: not a readable checkpoint, or cut short')
-
-
-@pytest.mark.parametrize(
-    'content', [b'just text\n', b'\x89PNG\r\n\x1a\n', b'{"model": 1}', b'\x80\x04N.', b'\x80\xff.']
-)
-def test_a_file_of_another_kind_is_named(path, content):
-    with open(path, 'wb') as f:
-        f.write(content)
-    assert refusal(checkpoint.load, path).startswith(f'{path}: not a')
+    for content in (b'just text\n', b'\x89PNG\r\n\x1a\n', b'{"model": 1}', b'\x80\x04N.', b'\x80\xff.'):
+        with open(path, 'wb') as f:
+            f.write(content)
+        assert refusal(checkpoint.load, path).startswith(f'{path}: not a')
 
 
 def test_a_missing_file_is_named(path):
@@ -158,18 +148,13 @@ def disk_with(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.parametrize('space', [0, 100, 70_000])
-def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_else(path, space):
+def test_a_full_disk_or_an_interrupt_leaves_the_old_checkpoint_and_nothing_else(path, monkeypatch):
     checkpoint.save({'epoch': 1}, path)
-    with disk_with(space):
-        message = refusal(checkpoint.save, {'epoch': 2, 'w': np.zeros(20_000)}, path)
-    assert message.startswith(f'{path}: could not be written (File too large)')
-    assert checkpoint.load(path) == {'epoch': 1}
-    assert os.listdir(os.path.dirname(path)) == [os.path.basename(path)]
-
-
-def test_an_interrupt_while_writing_leaves_the_old_checkpoint_and_nothing_else(path, monkeypatch):
-    checkpoint.save({'epoch': 1}, path)
+    for space in (0, 100, 70_000):
+        with disk_with(space):
+            message = refusal(checkpoint.save, {'epoch': 2, 'w': np.zeros(20_000)}, path)
+        assert message.startswith(f'{path}: could not be written (File too large)')
+        assert checkpoint.load(path) == {'epoch': 1} and len(os.listdir(os.path.dirname(path))) == 1
 
     def interrupted(self, data):
         if self.file.tell() > 1000:
@@ -264,12 +249,12 @@ def test_optimizer_state_survives_its_file_and_other_models_built_first(path, op
     )
 
 
-@pytest.mark.parametrize('wrote, reads', [('adamw', 'momentum'), ('momentum', 'adamw')])
-def test_the_state_of_another_optimizer_is_refused(wrote, reads):
-    model, optimizer = trained(wrote)
-    state = checkpoint.to_numpy(optim.state_by_name(optimizer, model))
-    message = refusal(optim.restore_by_name, build_optimizer(model, reads), model, state, 'x.pd')
-    assert message.startswith('x.pd: ') and '--opt' in message
+def test_the_state_of_another_optimizer_is_refused():
+    for wrote, reads in ('adamw', 'momentum'), ('momentum', 'adamw'):
+        model, optimizer = trained(wrote)
+        state = checkpoint.to_numpy(optim.state_by_name(optimizer, model))
+        message = refusal(optim.restore_by_name, build_optimizer(model, reads), model, state, 'x.pd')
+        assert message.startswith('x.pd: ') and '--opt' in message
 
 
 def test_a_state_without_the_aux_head_is_refused_where_it_is_trained():

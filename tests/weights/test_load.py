@@ -68,12 +68,9 @@ def test_averaged_weights_that_are_missing_or_alone_name_the_flag(path):
     checkpoint.save({'model': values(small())}, path)
     assert '--ema' not in load.choose(load.read(path), path)[1]
     assert path in refusal(load.load, small(), path, ema=True)
+    assert '--resume' in refusal(load.load, small(), '')
     checkpoint.save({'model_ema': values(small())}, path)
     assert 'add --ema' in refusal(load.load, small(), path)
-
-
-def test_a_missing_flag_is_named():
-    assert '--resume' in refusal(load.load, small(), '')
 
 
 def save_safetensors(weights, path, label='pt'):
@@ -149,12 +146,11 @@ def test_weights_under_another_name_are_found_if_they_are_the_only_ones(path):
     assert 'several sets of weights (net, critic)' in refusal(load.load, small(), path)
 
 
-@pytest.mark.parametrize('dtype', ['float16', 'float64'])
-def test_weights_are_set_in_the_dtype_of_the_model(path, dtype):
+def test_weights_are_set_in_the_dtype_of_the_model(path):
     model = small(1)
-    torch_files.save({k: v.astype(dtype) for k, v in torch_weights(small(0)).items() if 'tracked' not in k}, path)
+    torch_files.save({k: v.astype('float16') for k, v in torch_weights(small(0)).items() if 'tracked' not in k}, path)
     load.load(model, path)
-    assert_same(values(model), {key: value.astype(dtype).astype('float32') for key, value in values(small(0)).items()})
+    assert_same(values(model), {key: v.astype('float16').astype('float32') for key, v in values(small(0)).items()})
 
 
 def test_files_without_weights_are_named(path, tmp_path):
@@ -212,7 +208,7 @@ def bicubic(row, count):
     return result
 
 
-@pytest.mark.parametrize('old, new', [(14, 24), (14, 14), (3, 4), (24, 14)])
+@pytest.mark.parametrize('old, new', [(3, 4), (14, 14), (9, 5)])
 def test_a_position_embedding_is_resized_by_the_bicubic_formula_and_the_class_token_kept(old, new):
     array = np.random.default_rng(0).normal(size=(1, old**2 + 1, 6)).astype('float32')
     square = array[0, 1:].astype('float64').reshape(old, old, 6)

@@ -140,19 +140,18 @@ def test_files_of_pytorch(path, zipped):
 
 
 @WRITERS
-@pytest.mark.parametrize('name', ['os system', '__builtin__ getattr', 'torch load', 'torch.storage _load_from_bytes'])
-def test_a_name_that_is_not_on_the_list_is_refused(path, name, write):
-    module, name = name.split()
-    write(path, f'c{module}\n{name}\n'.encode() + op(('true',)) + b'R')
-    assert "asks for '" in refusal(path) and name in refusal(path)
+def test_a_name_that_is_not_on_the_list_is_refused(path, write):
+    for module, name in ('os', 'system'), ('__builtin__', 'getattr'), ('torch.storage', '_load_from_bytes'):
+        write(path, f'c{module}\n{name}\n'.encode() + op(('true',)) + b'R')
+        assert "asks for '" in refusal(path) and name in refusal(path)
 
 
 @WRITERS
 @pytest.mark.parametrize(
     'size, stride, offset',
     [
-        *[((2, 3), (3, 1), 1), ((7,), (1,), 0), ((2,), (6,), 0), ((1,), (1,), 6), ((1,), (1,), -1)],
-        *[((2, 3), (-3, 1), 3), ((-2,), (1,), 0), ((2, 3), (3,), 0), ((2**62,), (2**62,), 0), (3, 1, 0)],
+        *[((2, 3), (3, 1), 1), ((7,), (1,), 0), ((2,), (6,), 0), ((1,), (1,), -1), ((2, 3), (-3, 1), 3)],
+        *[((-2,), (1,), 0), ((2, 3), (3,), 0), (3, 1, 0)],
         ((2, 2), (2**61 - 1, 1), 0),  # makes numpy's own check overflow
     ],
 )
@@ -232,7 +231,7 @@ def test_the_layout_of_pytorch_and_of_paddle():
     assert all(same(value, TORCH[key]) for key, value in torch_file.to_torch(PADDLE).items())
 
 
-@pytest.mark.parametrize('name', [*models.FAMILY, *CLASSIFIERS])
+@pytest.mark.parametrize('name', ['lvvit_l', 'vit', *CLASSIFIERS])
 def test_the_matrices_named_weight_are_the_linear_layers_of_every_model(name):
     with paddle.LazyGuard():
         in_family = name in models.FAMILY
@@ -242,26 +241,19 @@ def test_the_matrices_named_weight_are_the_linear_layers_of_every_model(name):
     assert matrices == linears
 
 
-@pytest.mark.parametrize('keys', [['bn.running_mean'], ['bn.num_batches_tracked'], ['head.weight', 'head.bias']])
-def test_each_of_these_tells_pytorchs_layout(keys):
-    weights = {'blocks.0.attn.proj.weight': array(6, 6), **{key: TORCH[key] for key in keys}}
-    assert torch_file.guess_layout(weights, 'x') == torch_file.TORCH
+def test_names_tell_the_layout_unless_both_are_the_same():
+    square = {'blocks.0.attn.proj.weight': array(6, 6)}
+    for keys in ['bn.running_mean'], ['bn.num_batches_tracked'], ['head.weight', 'head.bias']:
+        assert torch_file.guess_layout({**square, **{key: TORCH[key] for key in keys}}, 'x') == torch_file.TORCH
+    for keys in ['bn._variance'], ['head.weight', 'head.bias'], ['conv.weight']:
+        assert torch_file.guess_layout({key: PADDLE[key] for key in keys}, 'x') == torch_file.PADDLE
+    for weights in {'fc.weight': array(4, 4), 'fc.bias': array(4)}, {'fc.weight': array(3, 4)}:
+        with pytest.raises(UserError, match='x.safetensors: nothing tells whether fc.weight'):
+            torch_file.guess_layout(weights, 'x.safetensors')
 
 
-@pytest.mark.parametrize('keys', [['bn._variance'], ['head.weight', 'head.bias'], ['conv.weight']])
-def test_each_of_these_tells_paddles_layout_or_that_both_are_the_same(keys):
-    assert torch_file.guess_layout({key: PADDLE[key] for key in keys}, 'x') == torch_file.PADDLE
-
-
-@pytest.mark.parametrize('weights', [{'fc.weight': array(4, 4), 'fc.bias': array(4)}, {'fc.weight': array(3, 4)}])
-def test_a_layout_that_nothing_tells_is_refused(weights):
-    with pytest.raises(UserError, match='x.safetensors: nothing tells whether fc.weight'):
-        torch_file.guess_layout(weights, 'x.safetensors')
-
-
-@pytest.mark.parametrize('name', ['vit', 'lvvit_s'])
-def test_parameters_are_the_numbers_that_are_learned(name, tiny):
-    model = models.build_model(name)
+def test_parameters_are_the_numbers_that_are_learned(tiny):
+    model = models.build_model('lvvit_s')
     learned = sum(p.size for p in model.parameters() if not p.stop_gradient)
     weights = {key: value.numpy() for key, value in model.state_dict().items()}
     assert torch_file.count_parameters(weights) == models.count_parameters(model) == learned
