@@ -183,7 +183,7 @@ def flipped(data):
     return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
 
 
-@pytest.mark.parametrize('damage', [flipped, lambda data: data[:-5000], None], ids=['a bit', 'the end', 'all'])
+@pytest.mark.parametrize('damage', [flipped, None], ids=['a bit', 'all'])
 def test_a_damaged_latest_falls_back_to_the_one_before_and_the_run_ends_the_same(train, whole, killed, damage):
     killed(9, '--save_freq_steps 2')
     path = train.path()
@@ -197,13 +197,6 @@ def test_a_damaged_latest_falls_back_to_the_one_before_and_the_run_ends_the_same
     if damage:
         assert f'warning: {path}' in result.out and train.path(tag='damaged').exists()
     assert_same_end(train)
-
-
-def test_only_damaged_checkpoints_are_an_error_and_not_a_new_run(train):
-    train('--epochs 1')
-    for path in (train.folder / 'run').glob('*.pd'):
-        path.write_bytes(path.read_bytes()[:1000])
-    assert 'every checkpoint in' in train.refused('--epochs 2')
 
 
 def test_there_is_a_good_checkpoint_at_every_moment_of_a_save(train, monkeypatch):
