@@ -52,11 +52,12 @@ def test_flags_of_the_training_images_reach_their_transform(photos, maps):
     flags = "--aa '' --train_interpolation bilinear --color_jitter 0.3 --reprob 0.6 --remode const --recount 3 "
     flags += '--train_scale 0.2 0.7 --hflip 0.1 --mean 0.1 0.5 1.2 --std 0.5 0.25 2 --image_backend cv2 --token_label '
     flags += f'--token_label_geometry reference --token_label_data {maps}'
-    transform = new_loader(photos, flags).dataset.transform
+    dataset = new_loader(photos, flags).dataset
+    assert dataset.label_maps.coverage == 'full', 'as in the reference geometry'
     expected = dict(size=32, augment=None, interpolation=Image.BILINEAR, jitter=0.3, flip=0.1, scale=[0.2, 0.7])
     expected.update(reprob=0.6, remode='const', recount=3, fill=(26, 128, 255), backend='cv2', geometry='reference')
     expected.update(mean=[0.1, 0.5, 1.2], std=[0.5, 0.25, 2.0])
-    assert {name: getattr(transform, name) for name in expected} == expected
+    assert {name: getattr(dataset.transform, name) for name in expected} == expected
     assert new_loader(photos, '--aa rand-m7-n4').dataset.transform.augment.magnitude == 7
 
 
