@@ -10,15 +10,15 @@ from parity.weights import difference, image, in_our_terms, inject_box, pair, st
 from util.train import mixtoken
 
 SECTION = 'Forward pass'
-CASES = [(name, 112) for name in ('lvvit_s', 'lvvit_m', 'lvvit_l', 'vit', 'lvvit')]
-CASES += [('lvvit_t', 224), ('lvvit_t', 384)]
+CASES = [(name, 112, {}) for name in ('lvvit_s', 'lvvit_m', 'vit', 'lvvit')]
+CASES += [('lvvit_l', 112, {'depth': 6}), ('lvvit_t', 224, {}), ('lvvit_t', 384, {})]
 MOMENTUM = 0.9  # share of a running statistic that a step keeps
 
 
-@pytest.mark.parametrize('name, size', CASES)
-def test_scores_of_images_and_tokens_are_those_of_the_original(name, size, original, fidelity, monkeypatch):
-    torch = original.torch
-    ours, theirs = pair(original, name, size, seed=size)
+@pytest.mark.parametrize('name, size, changes', CASES)
+def test_scores_of_images_and_tokens_are_those_of_the_original(name, size, changes, original, fidelity, monkeypatch):
+    torch, what = original.torch, f'{name} at {size}' + (' with 6 blocks' if changes else '')
+    ours, theirs = pair(original, name, size, seed=size, **changes)
     x, grid = image(1, 2, size), size // 16
     box = (1, 2, grid - 3, grid // 2 + 1)  # neither square nor in the middle
     inject_box(monkeypatch, original, box)
@@ -26,19 +26,19 @@ def test_scores_of_images_and_tokens_are_those_of_the_original(name, size, origi
     with paddle.no_grad(), torch.no_grad():
         ours.eval(), theirs.eval()
         scores, expected = ours(to_paddle(x)).numpy(), theirs(torch.from_numpy(x)).numpy()
-        fidelity(SECTION, f'{name} at {size}, evaluation', difference(scores, expected), 5e-6)
+        fidelity(SECTION, f'{what}, evaluation', difference(scores, expected), 5e-6)
         assert (scores.argmax(-1) == expected.argmax(-1)).all()
 
         ours.train(), theirs.train()
         cls, aux, used = ours(to_paddle(x), box)
         expected = theirs(torch.from_numpy(x))
         if not ours.return_dense:
-            fidelity(SECTION, f'{name} at {size}, training', difference(cls, expected), 5e-6)
+            fidelity(SECTION, f'{what}, training', difference(cls, expected), 5e-6)
             return
         expected_cls, expected_aux, expected_box = expected
         assert used == expected_box
         error = max(difference(cls, expected_cls), difference(aux, expected_aux))
-        fidelity(SECTION, f'{name} at {size}, training with a MixToken box: class and token scores', error, 5e-6)
+        fidelity(SECTION, f'{what}, training with a MixToken box: class and token scores', error, 5e-6)
 
 
 @pytest.mark.parametrize('size', [32, 224])
