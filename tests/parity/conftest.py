@@ -43,6 +43,6 @@ def original():
 
 @pytest.fixture
 def fidelity():
-    """fidelity(section, what, measured, tolerance, kind=RELATIVE, note=''): asserts measured <= tolerance and keeps
+    """fidelity(section, what, measured, tolerance, kind=RELATIVE): asserts measured <= tolerance and keeps
     a row for docs/results/fidelity.md, also when it fails; the largest of several calls counts."""
     return RECORD.add

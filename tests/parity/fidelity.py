@@ -8,9 +8,8 @@ from typing import NamedTuple
 DOCUMENT = Path(__file__).resolve().parents[2] / 'docs' / 'results' / 'fidelity.md'
 BEGIN, END = '<!-- begin: written by pytest tests/parity --write_fidelity -->', '<!-- end -->'
 SECTIONS = (
-    'Forward pass, Label maps, Token-label targets, Loss, Gradients, Optimizers, Weight averaging, Learning rate, '
-    'Drop path, Initial weights, Training, RandAugment, Train transform, Mixup and CutMix, Evaluation transform, '
-    'Weights of files'
+    'Forward pass, Label maps, Token-label targets, Loss, Gradients, Optimizers, Drop path, '
+    'Initial weights, Training, RandAugment, Train transform, Mixup and CutMix, Evaluation transform, Weights of files'
 ).split(', ')
 # Largest factor between a figure of the document and that of a run on another machine. Two long trainings drift apart
 # by rounding alone, ten to thirty times more on one machine than on another.
@@ -18,7 +17,7 @@ SPREAD = 5
 SPREADS = {'Training': 50}
 # A measured 0 counts as a rounding error of float32, or as the value of its kind here. A tolerance of 0 is exact.
 ROUNDING = 1.2e-7
-ROUNDINGS = {'max abs difference / peak rate': 2.3e-16, 'standard errors': 0.1}
+ROUNDINGS = {'standard errors': 0.1}
 RELATIVE = 'max abs difference / largest value'
 ABSOLUTE = 'max abs difference'
 
@@ -29,7 +28,6 @@ class Row(NamedTuple):
     kind: str
     tolerance: float
     measured: float
-    note: str
 
 
 class Record:
@@ -38,14 +36,14 @@ class Record:
     def __init__(self):
         self.rows = {}
 
-    def add(self, section, what, measured, tolerance, kind=RELATIVE, note=''):
+    def add(self, section, what, measured, tolerance, kind=RELATIVE):
         """Record a comparison, then assert measured <= tolerance. kind: what the two figures are."""
         assert section in SECTIONS, f'{section!r} is not a section of docs/results/fidelity.md: {SECTIONS}'
-        assert '|' not in what + kind + note, 'a table cell'
-        row, before = Row(section, what, kind, float(tolerance), float(measured), note), self.rows.get((section, what))
+        assert '|' not in what + kind, 'a table cell'
+        row, before = Row(section, what, kind, float(tolerance), float(measured)), self.rows.get((section, what))
         if before is not None:
             assert before[:4] == row[:4], f'{section}: {what}: recorded with another tolerance or kind before'
-            row = row._replace(measured=max(before.measured, row.measured), note=note or before.note)
+            row = row._replace(measured=max(before.measured, row.measured))
         self.rows[section, what] = row
         assert measured <= tolerance, f'{section}: {what}: {kind} is {measured:.3g}, allowed {tolerance:g}'
 
@@ -97,8 +95,7 @@ def far_apart(row, written):
 
 
 def _line(row):
-    what = f'{row.what} ({row.note})' if row.note else row.what
-    return f'| {what} | {row.kind} | {row.tolerance:g} | {row.measured:.2g} |'
+    return f'| {row.what} | {row.kind} | {row.tolerance:g} | {row.measured:.2g} |'
 
 
 def _key(line):

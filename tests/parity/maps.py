@@ -22,13 +22,12 @@ class Set:
     ours(...) and theirs(...) read the same samples: image i flipped if flips[i] and cropped to boxes[i].
     """
 
-    def __init__(self, folder, original, map_side, num_classes, sizes=SIZES, seed=0, labels=None, boxes=None):
+    def __init__(self, folder, original, map_side, num_classes, seed=0):
         self.folder, self.original, self.num_classes = folder, original, num_classes
         rng = np.random.default_rng(seed)
         self.samples = []
-        for i, (width, height) in enumerate(sizes):
-            label = int(rng.integers(num_classes))  # drawn in any case: the maps are the same for any labels
-            label = labels[i] if labels else label
+        for i, (width, height) in enumerate(SIZES):
+            label = int(rng.integers(num_classes))
             name = f'class{i % 2}/image{i}'
             path, stem = folder / 'train' / f'{name}.png', folder / 'maps' / name
             for parent in (path.parent, stem.parent):
@@ -36,8 +35,8 @@ class Set:
             Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype='uint8')).save(path)
             self._write_map(rng, stem, map_side)
             self.samples.append((str(path), label))
-        self.flips = [bool(i % 2) for i in range(len(sizes))]
-        self.boxes = boxes or [transforms.random_crop_box(*size, rng) for size in sizes]
+        self.flips = [bool(i % 2) for i in range(len(SIZES))]
+        self.boxes = [transforms.random_crop_box(*size, rng) for size in SIZES]
 
     def _write_map(self, rng, stem, side):
         """Scores like those of a classifier: descending from 14, K different classes of a small pool per cell."""
@@ -48,25 +47,25 @@ class Set:
         np.save(f'{stem}.npy', both)
         self.original.torch.save(self.original.torch.from_numpy(both), f'{stem}.pt')
 
-    def ours(self, monkeypatch, tokens, size, geometry='reference'):
+    def ours(self, monkeypatch, tokens, size):
         """The collated batch of our training set, as numpy arrays."""
         boxes = iter(self.boxes)
         monkeypatch.setattr(transforms, 'random_crop_box', lambda *_: next(boxes))
         flips = iter(self.flips)
-        transform = transforms.TrainTransform(size, aa='', jitter=0, reprob=0, geometry=geometry)
+        transform = transforms.TrainTransform(size, aa='', jitter=0, reprob=0, geometry='reference')
         dataset = TrainDataset(
             self.samples,
             SimpleNamespace(load=lambda path, rng: transform.load(path, Draws(next(flips)))),
             self.num_classes,
-            label_maps=LabelMaps(self.folder / 'maps', self.num_classes, 'full', geometry),
+            label_maps=LabelMaps(self.folder / 'maps', self.num_classes, 'full', 'reference'),
             grid=tokens,
         )
         batch = collate([dataset[i] for i in range(len(self.samples))])
         network_input(batch, transform.mean, transform.std)
         return batch
 
-    def theirs(self, monkeypatch, tokens, size, smoothing=0.0):
-        """(images, targets [B, C, 2 + N]: true label, class token, tokens) of the original's, as tensors."""
+    def theirs(self, monkeypatch, tokens, size):
+        """The original's images and targets [B, C, 2 + N], smoothed by 0.1: true label, class token, tokens."""
         torch, factory = self.original.torch, self.original.tlt.data.label_transforms_factory
         boxes = iter([(y, x, h, w) for x, y, w, h in self.boxes])
         crop = factory.RandomResizedCropAndInterpolationWithCoords
@@ -83,7 +82,7 @@ class Set:
             images.append(image)
             maps.append(label_map)
         monkeypatch.undo()
-        create, how = self.original.tlt.data.create_token_label_target, dict(smoothing=smoothing, device='cpu')
+        create, how = self.original.tlt.data.create_token_label_target, dict(smoothing=0.1, device='cpu')
         return torch.stack(images), create(torch.stack(maps), self.num_classes, label_size=tokens, **how)
 
 

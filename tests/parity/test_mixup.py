@@ -30,14 +30,14 @@ def draw(rng, count):
 class Ours:
     """Hands out the draws of one mix after the other, in the order in which util/train/mixup.py asks."""
 
-    def __init__(self, table, both):
+    def __init__(self, table):
         self.queue = []
         for mixes, cuts, cutmix, mixup, y, x in zip(*table.values()):
             self.queue.append(('random', mixes))
             if mixes >= PROB:
                 continue
-            self.queue += [('random', cuts)] if both else []
-            if both and cuts >= SWITCH:
+            self.queue.append(('random', cuts))
+            if cuts >= SWITCH:
                 self.queue.append(('beta', mixup))
             else:
                 self.queue += [('beta', cutmix), ('integers', y), ('integers', x)]
@@ -60,12 +60,11 @@ class Ours:
 class Theirs:
     """The same draws as timm asks for them: of all mixes at once, or of one (mode batch)."""
 
-    def __init__(self, table, both):
-        self.table, self.centres = table, iter([])
+    def __init__(self, table):
+        self.table = table
         self.shares = ['mixes', 'cuts'] if len(table['mixes']) == 1 else ['cuts', 'mixes']
-        self.shares = [name for name in self.shares if both or name == 'mixes']
         # a box is drawn for those that are mixed by CutMix only
-        used = [(y, x) for m, c, _, _, y, x in zip(*table.values()) if m < PROB and (not both or c < SWITCH)]
+        used = [(y, x) for m, c, _, _, y, x in zip(*table.values()) if m < PROB and c < SWITCH]
         self.centres = iter([place for centre in used for place in centre])
 
     def rand(self, *size):
@@ -81,21 +80,20 @@ class Theirs:
 
 
 @pytest.mark.parametrize('mode', ['batch', 'pair', 'elem'])
-@pytest.mark.parametrize('mixup_alpha', [0.8, 0.0], ids=['Mixup and CutMix', 'CutMix alone'])
-def test_images_and_labels_are_mixed_as_timm_mixes_them(mode, mixup_alpha, original, fidelity, monkeypatch):
+def test_images_and_labels_are_mixed_as_timm_mixes_them(mode, original, fidelity, monkeypatch):
     module, torch, rng = original.timm.data.mixup, original.torch, np.random.default_rng(7)
     monkeypatch.setattr(module, 'mixup_target', functools.partial(module.mixup_target, device='cpu'))
-    flags = dict(mixup_alpha=mixup_alpha, cutmix_alpha=1.0, prob=PROB, switch_prob=SWITCH, mode=mode)
+    flags = dict(mixup_alpha=0.8, cutmix_alpha=1.0, prob=PROB, switch_prob=SWITCH, mode=mode)
     ours, theirs = Mixup(**flags), module.Mixup(**flags, label_smoothing=SMOOTHING, num_classes=CLASSES)
     images = rng.normal(size=[BATCH, 3, SIDE, SIDE]).astype('float32')
     labels = rng.integers(0, CLASSES, BATCH)
     mixed = 0
     for _ in range(40):
         table = draw(rng, {'batch': 1, 'pair': BATCH // 2, 'elem': BATCH}[mode])
-        numpy = types.SimpleNamespace(**{**vars(np), 'bool': bool, 'random': Theirs(table, mixup_alpha > 0)})
+        numpy = types.SimpleNamespace(**{**vars(np), 'bool': bool, 'random': Theirs(table)})
         monkeypatch.setattr(module, 'np', numpy)
         their_images, their_labels = theirs(torch.tensor(images), torch.tensor(labels))
-        draws = Ours(table, mixup_alpha > 0)
+        draws = Ours(table)
         targets = Targets(hard_targets(paddle.to_tensor(labels), CLASSES, SMOOTHING), None)
         our_images, our_targets = ours(paddle.to_tensor(images), targets, draws)
         assert draws.queue == [] and next(numpy.random.centres, None) is None

@@ -68,21 +68,14 @@ def load_theirs(original, theirs, state):
     theirs.load_state_dict(tensors, strict=True)
 
 
-def pair(original, name, img_size=224, num_classes=1000, seed=0, state=None, **changes):
-    """(ours, theirs) with equal weights: `state` by our names, or random ones (see random_state)."""
+def pair(original, name, img_size=224, num_classes=1000, seed=0, **changes):
+    """(ours, theirs) with equal random weights (see random_state)."""
     ours = models.build_model(name, img_size=img_size, num_classes=num_classes, **changes)
     theirs = theirs_of(original, name, img_size, num_classes, **changes)
-    state = random_state(ours, seed) if state is None else state
+    state = random_state(ours, seed)
     ours.set_state_dict(state)
     load_theirs(original, theirs, state)
     return ours, theirs
-
-
-def statistics(model):
-    """{name: array} of the running statistics of our model's BatchNorm layers."""
-    return {
-        name: value for name, value in arrays(model.state_dict()).items() if name.endswith(('._mean', '._variance'))
-    }
 
 
 def inject_box(monkeypatch, original, box):

@@ -1,4 +1,4 @@
-"""util/train/lr_sched.py: warm-up, cosine, cool-down. (Its flags: tests/parity/test_optim.py.)"""
+"""util/train/lr_sched.py: warm-up, cosine, cool-down."""
 
 import math
 
