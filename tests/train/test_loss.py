@@ -45,17 +45,6 @@ def test_soft_cross_entropy_and_its_gradient_for_rows_that_do_not_sum_to_one(sha
     assert np.abs(x.grad.numpy() - gradient).max() <= 1e-5 * np.abs(gradient).max()
 
 
-@pytest.mark.parametrize('gap', [60.0, 1e4])
-def test_far_apart_logits_give_a_finite_loss_and_the_right_gradient(gap):
-    """Paddle's kernel takes probabilities below e^-64 as e^-64, so the value is exact up to a gap of 64."""
-    x = tensor(np.array([[gap, 0.0, -gap]]))
-    x.stop_gradient = False
-    loss = soft_cross_entropy(x, tensor(np.array([[0.5, 0.5, 0.0]])))
-    loss.backward()
-    assert loss.item() == pytest.approx(0.5 * min(gap, 64.0))
-    assert np.allclose(x.grad.numpy(), [[0.5, -0.5, 0.0]], atol=1e-6)
-
-
 def example(batch=3, tokens=16, classes=6):
     """Class scores, token scores, and a target for each."""
     rng = np.random.default_rng(1)

@@ -26,10 +26,6 @@ def test_each_part_follows_its_formula(t, expected):
     assert lr_at(t, **RECIPE) == pytest.approx(expected, rel=1e-12)
 
 
-def test_epoch_279_of_the_published_recipe_prints_0_000030():
-    assert f'{lr_at(279, **RECIPE):.6f}' == '0.000030'
-
-
 def test_in_epochs_holds_the_rate_of_the_beginning_of_each_epoch():
     for t in (2.9, 279.5, 299.99):
         assert lr_at(t, **RECIPE, in_epochs=True) == lr_at(int(t), **RECIPE) != lr_at(t, **RECIPE)

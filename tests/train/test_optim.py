@@ -120,9 +120,6 @@ def test_the_learning_rate_falls_by_a_factor_from_block_to_block_down_to_the_ste
     paddle.seed(0)
     model = LV_ViT(img_size=32, num_classes=3, embed_dim=8, depth=12, num_heads=2)
     scales = lr_scales([name for name, _ in trained(model)], 0.65)
-    assert scales['patch_embed.conv1.weight'] == scales['cls_token'] == scales['pos_embed'] == 0.65**13
-    assert scales['blocks.0.norm1.weight'] == 0.65**12 and scales['blocks.11.mlp.fc2.bias'] == 0.65
-    assert scales['norm.weight'] == scales['head.weight'] == scales['aux_head.bias'] == 1.0
     assert all(scale == expected_scale(name, 0.65, 12) for name, scale in scales.items())
     for off in (None, 1.0):
         assert set(lr_scales(list(scales), off).values()) == {1.0}

@@ -7,7 +7,6 @@ import paddle
 import pytest
 
 import models
-from conftest import words
 from states import same
 
 pytestmark = [pytest.mark.usefixtures('tiny'), pytest.mark.cross_version]
@@ -64,16 +63,6 @@ def test_it_goes_on_as_a_checkpoint_of_ours_does(train, port, opt):
     for part in ('model', 'model_ema', 'optimizer', 'epoch', 'step'):
         assert same(a[part], b[part]), part
     assert [record['epoch'] for record in train.log('theirs')] == [1]
-
-
-def test_its_folder_is_continued_by_resume_auto_and_another_optimizer_is_refused(train, port):
-    path = port()
-    line = train.refused(*words(*train.token, FLAGS, '--opt momentum'), '--resume', path, out='other')
-    assert str(path) in line and '--opt' in line
-    (train.folder / 'moved').mkdir()
-    path.rename(train.folder / 'moved' / path.name)
-    result = train(*train.token, FLAGS, '--resume auto', out='moved')
-    assert result.code == 0 and SAYS in result.out and train.log('moved')[0]['epoch'] == 1
 
 
 def test_the_optimizer_starts_afresh_where_the_names_are_lost(train, port):

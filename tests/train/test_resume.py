@@ -12,11 +12,9 @@ import main
 from conftest import TINY_RUN, words
 from states import differences
 from util.data.datasets import TrainDataset
-from util.data.loader import TrainSampler
 from util.train import interrupt
 from util.train.loss import TokenLabelLoss
 from util.train.train_state import TrainState
-from util.weights import checkpoint
 
 FLAGS = (
     '--epochs 3 --warmup_epochs 1 --lr 0.01 --drop 0.1 --drop_path 0.2 --model_ema --model_ema_eval '
@@ -105,18 +103,13 @@ def test_a_run_killed_twice_within_its_epochs_ends_bit_identical(train, whole, k
 
 
 @pytest.mark.parametrize(
-    'token_labels, flags, again',
-    [
-        (True, '--accum_iter 2 --batch_size 4', ''),
-        (True, '--opt momentum --clip_grad 1 --layer_decay 0.7', ''),
-        (False, '--image_backend cv2', '--num_workers 2 --persistent_workers'),
-    ],
+    'flags', ['--accum_iter 2 --batch_size 4', '--opt momentum --clip_grad 1 --layer_decay 0.7 --dense_weight 0']
 )
-def test_other_runs_too_even_with_another_number_of_loader_processes(train, killed, token_labels, flags, again):
-    train.always = words(FLAGS, flags, '--save_freq_steps 2', *(train.token if token_labels else []))
+def test_other_runs_too_even_with_another_number_of_loader_processes(train, killed, flags):
+    train.always += words(flags, '--save_freq_steps 2')
     assert train(out='whole').code == 0
     killed(8)
-    assert train(again).code == 0
+    assert train('--num_workers 2 --persistent_workers').code == 0
     assert_same_end(train)
 
 
@@ -167,60 +160,18 @@ def test_auto_needs_an_output_folder_and_starts_a_new_run_if_it_has_no_checkpoin
     assert result.code == 0 and 'no checkpoint in' in result.out and 'a new run' in result.out
 
 
-def test_auto_prefers_the_checkpoint_to_finetune(train, killed):
-    train('--epochs 1', out='other')
-    flags = ['--epochs 1 --save_freq_steps 1 --finetune', train.path('other')]
-    result = train(*flags, out='whole')
-    assert 'fine-tuning from' in result.out
-    killed(3, *flags)
-    result = train(*flags)
-    assert 'fine-tuning from' not in result.out and 'resuming from' in result.out
-    assert_same_end(train)
-
-
-def flipped(data):
-    middle = len(data) // 2
-    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
-
-
-@pytest.mark.parametrize('damage', [flipped, None], ids=['a bit', 'all'])
-def test_a_damaged_latest_falls_back_to_the_one_before_and_the_run_ends_the_same(train, whole, killed, damage):
+def test_a_damaged_latest_falls_back_to_the_one_before_and_the_run_ends_the_same(train, whole, killed):
     killed(9, '--save_freq_steps 2')
     path = train.path()
     assert train.state()['step'] == 8 and train.state(tag='previous')['step'] == 6
-    data = path.read_bytes()
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
     path.unlink()  # a new file: the hard links keep theirs
-    if damage:
-        path.write_bytes(damage(data))
+    path.write_bytes(data)
     result = train('--save_freq_steps 2')
     assert result.code == 0 and 'checkpoint-previous.pd' in result.out
-    if damage:
-        assert f'warning: {path}' in result.out and train.path(tag='damaged').exists()
+    assert f'warning: {path}' in result.out and train.path(tag='damaged').exists()
     assert_same_end(train)
-
-
-def test_there_is_a_good_checkpoint_at_every_moment_of_a_save(train, monkeypatch):
-    """Looks at the folder before and after every change that a save makes to it."""
-    folder, seen = train.folder / 'run', []
-
-    def look():
-        if any(folder.glob('checkpoint-*.pd')):
-            state, _ = checkpoint.load_newest(str(folder), pytest.fail)
-            seen.append(state['step'])
-
-    def watched(real):
-        def call(*args, **kwargs):
-            look()
-            result = real(*args, **kwargs)
-            look()
-            return result
-
-        return call
-
-    for name in ('link', 'replace', 'unlink'):
-        monkeypatch.setattr(os, name, watched(getattr(os, name)))
-    train('--epochs 2 --save_freq_steps 2')
-    assert len(seen) > 50 and seen == sorted(seen) and seen[-1] == 10
 
 
 def test_a_save_writes_one_file_under_several_names_and_removes_what_a_killed_save_left(train):
@@ -254,24 +205,6 @@ def test_an_epoch_that_is_repeated_has_one_line_in_log_txt(train, whole, monkeyp
 # ---- another shape of the run
 
 
-def images_of_steps(length, batch, world, accum, epoch=3):
-    """The images of each optimizer step, over all processes and batches of it."""
-    parts = []
-    for rank in range(world):
-        sampler = TrainSampler(length, batch, rank, world, seed=5, accum_iter=accum)
-        sampler.set_epoch(epoch)
-        parts.append(list(sampler))
-    steps = range(0, len(parts[0]), accum)
-    return [sorted(i for part in parts for batch in part[k : k + accum] for i in batch) for k in steps]
-
-
-def test_the_images_of_an_optimizer_step_depend_on_the_total_batch_alone():
-    shapes = [(8, 1, 1), (4, 2, 1), (4, 1, 2), (2, 2, 2), (1, 8, 1), (1, 1, 8)]
-    runs = [images_of_steps(50, *shape) for shape in shapes]
-    assert all(steps == runs[0] for steps in runs) and len(runs[0]) == 6 and len(runs[0][0]) == 8
-    assert len({i for step in runs[0] for i in step}) == 48
-
-
 def test_within_an_epoch_another_total_batch_is_refused_with_the_remedy_and_another_split_goes_on(train, killed):
     killed(8, '--save_freq_steps 2')
     line = train.refused('--batch_size 4')
@@ -301,11 +234,10 @@ def test_bad_images_are_counted_once_over_a_resume(train, scenes, killed, tmp_pa
     assert train.log()[-1]['bad_images'] == len(broken)
 
 
-@pytest.mark.parametrize('bad', [np.nan, np.inf])
-def test_weights_of_which_one_is_not_finite_are_not_saved(train, at_step, bad):
+def test_weights_of_which_one_is_not_finite_are_not_saved(train, at_step):
     train('--epochs 1')
     before = train.path().read_bytes()
-    at_step(1, lambda state: state.model.head.bias.set_value(np.array([0] * 9 + [bad], 'float32')))
+    at_step(1, lambda state: state.model.head.bias.set_value(np.array([0] * 9 + [np.inf], 'float32')))
     line = train.refused('--epochs 2 --save_freq_steps 1')
     assert 'not finite' in line and 'head.bias' in line and train.path().read_bytes() == before
 

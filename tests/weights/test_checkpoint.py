@@ -3,10 +3,8 @@ files of other programs are read. (No call in a file is executed: test_unpickle.
 
 import argparse
 import collections
-import contextlib
 import os
 import pickle
-import resource
 
 import numpy as np
 import paddle
@@ -17,7 +15,7 @@ from states import differences
 from util.errors import UserError
 from util.train import optim
 from util.train.optim import build_optimizer
-from util.weights import checkpoint, load
+from util.weights import checkpoint
 
 pytestmark = pytest.mark.cross_version
 
@@ -120,52 +118,14 @@ def test_every_flipped_bit_is_found(path):
             assert path in refusal(checkpoint.load, path), position
 
 
-def test_a_file_that_was_cut_and_one_of_another_kind_are_named(path):
-    checkpoint.save({'model': small().state_dict()}, path)
-    os.truncate(path, os.path.getsize(path) // 2)
-    assert refusal(checkpoint.load, path).startswith(f'{path}: not a readable checkpoint, or cut short')
+def test_a_file_of_another_kind_is_named(path):
     for content in (b'just text\n', b'\x89PNG\r\n\x1a\n', b'{"model": 1}', b'\x80\x04N.', b'\x80\xff.'):
         with open(path, 'wb') as f:
             f.write(content)
         assert refusal(checkpoint.load, path).startswith(f'{path}: not a')
 
 
-def test_a_missing_file_is_named(path):
-    assert refusal(checkpoint.load, path) == f'{path}: cannot be read (No such file or directory)'
-
-
 # ---- writing
-
-
-@contextlib.contextmanager
-def disk_with(size):
-    """Files of this process can grow to `size` bytes only, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_a_full_disk_or_an_interrupt_leaves_the_old_checkpoint_and_nothing_else(path, monkeypatch):
-    checkpoint.save({'epoch': 1}, path)
-    for space in (0, 100, 70_000):
-        with disk_with(space):
-            message = refusal(checkpoint.save, {'epoch': 2, 'w': np.zeros(20_000)}, path)
-        assert message.startswith(f'{path}: could not be written (File too large)')
-        assert checkpoint.load(path) == {'epoch': 1} and len(os.listdir(os.path.dirname(path))) == 1
-
-    def interrupted(self, data):
-        if self.file.tell() > 1000:
-            raise KeyboardInterrupt
-        return self.file.write(data)
-
-    monkeypatch.setattr(checkpoint.HashedFile, 'write', interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        checkpoint.save({'epoch': 2, 'model': [np.zeros(100_000), np.zeros(100_000)]}, path)
-    monkeypatch.undo()
-    assert checkpoint.load(path) == {'epoch': 1} and len(os.listdir(os.path.dirname(path))) == 1
 
 
 def test_one_save_writes_several_names_and_keeps_the_previous_file(tmp_path):
@@ -215,54 +175,13 @@ def test_tidying_deletes_temporary_files_and_old_numbered_checkpoints(tmp_path):
 # ---- optimizer state
 
 
-def step(model, optimizer):
-    x = paddle.to_tensor(np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype('float32'))
-    cls, aux, _ = model(x, (0, 0, 0, 0))
-    (cls.square().mean() + aux.square().mean()).backward()
-    optimizer.step()
-    optimizer.clear_grad()
-
-
-def trained(opt):
-    model = small()
-    optimizer = build_optimizer(model, opt, lr=0.01)
-    step(model, optimizer)
-    return model, optimizer
-
-
-@pytest.mark.parametrize('opt', ['adamw', 'momentum'])
-def test_optimizer_state_survives_its_file_and_other_models_built_first(path, opt):
-    model, optimizer = trained(opt)
-    checkpoint.save({'model': model.state_dict(), 'optimizer': optim.state_by_name(optimizer, model)}, path)
-    small(), small()  # shift the automatic names
-    again = small(5)
-    state = load.load(again, path)
-    other = build_optimizer(again, opt, lr=0.01)
-    optim.restore_by_name(other, again, state['optimizer'], path)
-    for _ in range(2):
-        step(model, optimizer)
-        step(again, other)
-    assert_same(checkpoint.to_numpy(again.state_dict()), checkpoint.to_numpy(model.state_dict()))
-    assert_same(
-        checkpoint.to_numpy(optim.state_by_name(other, again)),
-        checkpoint.to_numpy(optim.state_by_name(optimizer, model)),
-    )
-
-
 def test_the_state_of_another_optimizer_is_refused():
     for wrote, reads in ('adamw', 'momentum'), ('momentum', 'adamw'):
-        model, optimizer = trained(wrote)
+        model = small()
+        optimizer = build_optimizer(model, wrote)
+        cls, aux, _ = model(paddle.zeros([2, 3, 32, 32]), (0, 0, 0, 0))
+        (cls.sum() + aux.sum()).backward()
+        optimizer.step()
         state = checkpoint.to_numpy(optim.state_by_name(optimizer, model))
         message = refusal(optim.restore_by_name, build_optimizer(model, reads), model, state, 'x.pd')
         assert message.startswith('x.pd: ') and '--opt' in message
-
-
-def test_a_state_without_the_aux_head_is_refused_where_it_is_trained():
-    model = small()
-    model.disable_aux_head()
-    optimizer = build_optimizer(model)
-    model(paddle.zeros([2, 3, 32, 32]), (0, 0, 0, 0))[0].sum().backward()
-    optimizer.step()
-    state = checkpoint.to_numpy(optim.state_by_name(optimizer, model))
-    other = small()
-    assert 'aux_head.weight' in refusal(optim.restore_by_name, build_optimizer(other), other, state, 'x.pd')

@@ -102,15 +102,6 @@ def test_safetensors_are_in_the_layout_that_they_say_or_that_their_names_tell(pa
         assert_same(values(other), values(model))
 
 
-def test_square_weights_of_safetensors_go_by_the_label(path):
-    square = {'fc.weight': np.arange(4, dtype='f4').reshape(2, 2)}
-    for label, expected in (('pt', square['fc.weight'].T), ('pd', square['fc.weight'])):
-        save_safetensors(square, path, label)
-        np.testing.assert_array_equal(load.read(path)['fc.weight'], expected)
-    save_safetensors(square, path, None)
-    assert 'nothing tells whether fc.weight' in refusal(load.read, path)
-
-
 def test_safetensors_of_every_type_and_bfloat16_as_float32(path):
     dtypes = ['f8', 'f4', 'f2', 'b1', 'i8', 'i4', 'i2', 'i1', 'u8', 'u4', 'u2', 'u1']
     arrays = {dtype: np.array([[1, 0, 1]], dtype) for dtype in dtypes}
@@ -179,12 +170,9 @@ def test_weights_of_another_model_name_the_first_differences_and_set_nothing(pat
     assert_same(values(model), before)
 
 
-@pytest.mark.parametrize('value', [[[1.0], [2.0, 3.0]], {'a': 1}, None])
-def test_a_value_that_is_no_array_of_fractions_is_named(path, value):
-    for key in ('pos_embed', 'norm.bias'):
-        checkpoint.save({**values(small()), key: value}, path)
-        assert f'{key} is a {type(value).__name__} in the file' in refusal(load.load, small(), path)
-        assert key in refusal(load.load, small(), path, new_heads=True, resize=True)
+def test_a_value_that_is_no_array_of_fractions_is_named(path):
+    checkpoint.save({**values(small()), 'pos_embed': [1.0]}, path)
+    assert 'pos_embed is a list in the file' in refusal(load.load, small(), path, new_heads=True, resize=True)
     checkpoint.save({**values(small()), 'norm.bias': np.ones(8, 'uint16')}, path)  # bfloat16 as paddle.save writes it
     assert 'norm.bias is uint16' in refusal(load.load, small(), path)
 
@@ -219,7 +207,7 @@ def test_a_position_embedding_is_resized_by_the_bicubic_formula_and_the_class_to
     np.testing.assert_array_equal(resized[0, 0], array[0, 0])
 
 
-@pytest.mark.parametrize('shape', [(1, 8, 8), (1, 5), (1, 1, 8), ()])
+@pytest.mark.parametrize('shape', [(1, 8, 8), (1, 5), (1, 1, 8)])
 def test_a_position_embedding_of_no_square_grid_is_refused(path, shape):
     checkpoint.save({**values(small()), 'pos_embed': np.zeros(shape, 'float32')}, path)
     assert f'pos_embed is {list(shape)} in the file' in refusal(load.load, small(img_size=64), path, resize=True)
@@ -264,8 +252,3 @@ def test_fine_tuning_between_models_with_and_without_a_token_classifier(path, ca
     load.load(small(1), path, new_heads=True)
     out = capfd.readouterr().out
     assert 'aux_head.bias: initialised anew' in out and ' head.bias: initialised anew' not in out
-
-
-def test_fine_tuning_from_another_network_is_refused(path):
-    checkpoint.save(small(0, embed_dim=12).state_dict(), path)
-    assert 'does not fit' in refusal(load.load, small(), path, new_heads=True, resize=True)
