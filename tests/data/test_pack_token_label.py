@@ -98,32 +98,6 @@ def test_what_a_crash_cuts_off_is_packed_again(interrupted, pack, tmp_path, name
     assert_packed(tmp_path / 'packed')
 
 
-def test_a_set_that_has_grown_is_packed_from_the_start(interrupted, pack, tmp_path):
-    interrupted(10)
-    save_map(tmp_path / 'maps' / 'n00' / 'image00.npy', make_map())
-    result = pack()
-    assert result.code == 0 and 'before' not in result.out
-    assert_packed(tmp_path / 'packed', {**MAPS, 'n00/image00': make_map()})
-
-
-def test_an_interrupted_unpacking_continues(pack, tmp_path, monkeypatch):
-    pack()
-    calls, replace = [], os.replace
-
-    def interrupted(*paths):
-        calls.append(paths)
-        if len(calls) > 7:
-            raise KeyboardInterrupt
-        replace(*paths)
-
-    monkeypatch.setattr(os, 'replace', interrupted)
-    assert pack('--unpack', data='packed', out='again').code == 130
-    calls.clear()
-    monkeypatch.setattr(os, 'replace', lambda *paths: calls.append(replace(*paths)))
-    assert pack('--unpack', data='packed', out='again').code == 0
-    assert len(calls) == 23 and contents(tmp_path / 'again') == contents(tmp_path / 'maps')
-
-
 # ---- comparison
 
 

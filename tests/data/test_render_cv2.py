@@ -68,22 +68,6 @@ def test_an_op_is_nearer_to_the_same_op_by_pillow_than_to_any_other():
         assert same < min(distances) * (0.9 if faint else 0.25), each
 
 
-@pytest.mark.parametrize('first', ['Rotate', 'TranslateXRel'])
-@pytest.mark.parametrize('second', ['Invert', 'Equalize', 'AutoContrast', 'Contrast', 'Color', 'Brightness'])
-def test_the_order_of_two_ops_shows_in_points_from_outside(first, second):
-    """An op after the geometric one changes their colour, an op before it does not."""
-    a, b = op(first, 9.0), op(second, 9.0, -1)
-    (there, own), (back, other) = both(draws(a, b, box=WHOLE)), both(draws(b, a, box=WHOLE))
-    for pillow, opencv, reverse in ((there, own, back), (back, other, there)):
-        assert distance(pillow, opencv) < 6 and distance(pillow, opencv) < 0.8 * distance(reverse, opencv)
-
-
-def test_a_part_that_one_op_moved_out_of_the_image_another_does_not_bring_back():
-    left, right = op('TranslateXRel', 10.0, 1), op('TranslateXRel', 10.0, -1)
-    pillow, opencv = both(draws(left, right, box=WHOLE))
-    assert (opencv[:, :42] == BY_PILLOW.fill).all() and distance(pillow, opencv) < 1.5
-
-
 @pytest.mark.parametrize('name', ['AutoContrast', 'Equalize', 'Contrast'])
 @pytest.mark.parametrize('before', [None, 'Color', 'Rotate'])
 def test_statistics_are_those_of_the_whole_image_after_the_ops_before(name, before):
@@ -132,13 +116,6 @@ def test_points_outside_the_image_and_no_others_have_the_colour_of_the_mean(name
     filled = (opencv == BY_PILLOW.fill).all(axis=-1)
     assert ((opencv == 255).all(axis=-1) | filled).all() and 0.01 < filled.mean() < 0.5
     assert not filled[(pillow == 255).all(axis=-1)].any() and filled[(pillow == BY_PILLOW.fill).all(axis=-1)].all()
-
-
-@pytest.mark.parametrize('size', [(1, 1), (1, 90), (90, 1), (2, 3), (500, 4)])
-def test_images_of_any_shape_have_draws(size):
-    image = Image.new('RGB', size, (200, 100, 50))
-    for seed in range(60):
-        assert both(BY_OPENCV.draw(size, np.random.default_rng(seed)), image)[1].shape == (96, 96, 3)
 
 
 def test_only_an_upright_box_of_whole_pixels_inside_the_image_is_cut_out_before_it_is_resized():
@@ -219,7 +196,3 @@ def test_evaluation_is_near_and_has_the_same_centre(size, crop_pct, interpolatio
     inner = slice(2, -2), slice(2, -2)
     beside = [distance(np.roll(a, shift, axis=axis)[inner], b[inner]) for axis in (0, 1) for shift in (-1, 1)]
     assert distance(a[inner], b[inner]) < 0.5 * min(beside)
-
-
-def test_opencv_starts_no_threads():
-    assert render_cv2.cv2.getNumThreads() == 1

@@ -164,49 +164,6 @@ def test_the_target_of_every_kind_of_view_is_the_softmax_of_the_map_sampled_in_a
         assert (np.ptp(expected) < 1e-9) == (kind == 'all outside'), kind
 
 
-def test_only_classes_of_cells_that_the_crop_touches_are_listed():
-    ids, scores = np.arange(16).reshape(1, 4, 4), np.ones((1, 4, 4), 'float32')
-    lower_right = transforms.crop_matrix((45, 45, 15, 15), 8, 60, 60)  # cell 15, and what bilinear sampling adds
-    straight = token_target(scores, ids, 99, matrix=lower_right, side=8, grid=2, covered=(0, 0, 60, 60))
-    assert straight.ids.tolist() == [10, 11, 14, 15]
-    turned = lower_right @ [[0, 1, 0], [1, 0, 0], [0, 0, 1]]
-    other = token_target(scores, ids, 99, matrix=turned, side=8, grid=2, covered=(0, 0, 60, 60))
-    assert other.ids.tolist() == [10, 11, 14, 15]
-    exchanged = [0, 1, 3, 2, 4]  # its tokens' rows and columns are, those of the target with them
-    assert np.allclose(other.listed, straight.listed[:, exchanged]) and np.allclose(
-        other.floor[exchanged], straight.floor
-    )
-
-
-def test_targets_are_finite_and_right_for_large_and_negative_scores_and_uniform_outside_the_map():
-    ids = np.array([[[0, 1], [2, 3]]])
-    for score in (-3000.0, 3000.0):
-        scores = np.full((1, 2, 2), score, 'float32')
-        for classes in (4, 9):  # all classes listed, and some not
-            sparse = sparse_target(scores, ids, np.eye(4, dtype='float32'), classes)
-            target = expanded([sparse], classes)[0]
-            expected = softmax(score * np.eye(4, classes))
-            assert np.allclose(target, expected, atol=1e-6)
-        sparse = sparse_target(scores, np.zeros_like(ids), np.eye(4, dtype='float32'), 9)  # one class is all there is
-        target = expanded([sparse], 9)[0]
-        assert np.allclose(target, softmax(np.repeat([[score] + [0.0] * 8], 4, axis=0)), atol=1e-6)
-    nothing = sparse_target(scores, ids, np.zeros((2, 4), 'float32'), 9)
-    assert np.allclose(expanded([nothing], 9), 1 / 9, atol=1e-7)
-
-
-def test_padding_a_batch_changes_no_target():
-    rng = np.random.default_rng(3)
-    wide = sparse_target(*label_map(rng, 50)[:2], rng.dirichlet(np.ones(36), 5).astype('float32'), 50)
-    narrow = sparse_target(*label_map(rng, 3, best=1)[:2], rng.dirichlet(np.ones(36), 5).astype('float32'), 50)
-    assert narrow.ids.size <= 3 < wide.ids.size
-    together = stack_targets([wide, narrow])
-    assert together.ids.shape == (2, wide.ids.size) and together.listed.shape == (2, wide.ids.size, 5)
-    target = expanded([wide, narrow], 50)
-    for i, one in enumerate((wide, narrow)):
-        alone = expanded([one], 50)[0]
-        assert np.allclose(target[i], alone, atol=1e-7)
-
-
 # ---- geometry: what a token's target reads is where its pixels come from
 
 
