@@ -1,7 +1,8 @@
 """util/weights/torch_file.py: PyTorch's files are read without PyTorch, bit for bit, a file cannot reach beyond its own
 storages, and state dicts change between PyTorch's layout and Paddle's without a bit changed.
 
-The files are made by hand here, as PyTorch makes them (tests/torch_files.py).
+The files are made by hand here, as PyTorch makes them (tests/torch_files.py); one test asks PyTorch itself, where it is
+installed.
 """
 
 import pickle
@@ -115,6 +116,21 @@ def test_which_files_are_pytorchs(path):
     with zipfile.ZipFile(path, 'w') as archive:
         archive.writestr('photo.jpg', b'')
     assert torch_file.is_torch_file(open(path, 'rb').read(32)) and 'not one that PyTorch wrote' in refusal(path)
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+def test_files_of_pytorch(path, zipped):
+    torch = pytest.importorskip('torch')
+    names = 'float32 float16 bfloat16 float64 int64 int32 int16 int8 uint8 bool complex64'.split()
+    tensors = {name: (torch.arange(15) * 7).to(getattr(torch, name)).reshape(3, 5)[:, ::2] for name in names}
+    tied = {'a': tensors['float32'], 'b': tensors['float32'].t(), 'parameter': torch.nn.Linear(3, 4).weight}
+    content = {'tensors': tensors, 'tied': tied}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    result = torch_file.load_file(path)
+    for group, members in content.items():
+        for name, value in members.items():
+            expected = (value.float() if name == 'bfloat16' else value).detach().numpy()
+            assert_same(result[group][name], expected.copy(order='C'))
 
 
 # ---- files that are refused
