@@ -32,7 +32,6 @@ own_parser.add_argument('--naive', action='store_true', help='a stem without bat
 own_parser.add_argument('--as_gpu', action='store_true', help='agree on stopping as on GPUs')
 own_parser.add_argument('--no_maps', action='store_true', help='a mark for test_dist.py')
 own_parser.add_argument('--hit', nargs=4, metavar=('self|launcher', 'SIGNAL', 'RANK', 'STEP'), help='signal to send')
-own_parser.add_argument('--lost', type=int, metavar='RANK', help='a process that does not find its data')
 
 notes = defaultdict(list)
 own, model, collectives = None, None, 0  # of the run: its flags, its model in training, collectives so far
@@ -116,10 +115,7 @@ def run(argv):
     notes['batches'].append(0)
     models.FAMILY['lvvit_nano'].architecture['stem'] = 'naive' if own.naive else '4_2'
     train_state.on_gpu = lambda: own.as_gpu
-    args = main.parser().parse_args(flags)
-    if dist.rank() == own.lost:
-        args.data_path += '-lost'
-    main.main(args)
+    main.main(main.parser().parse_args(flags))
     save()
 
 

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import paddle
 import pytest
-from inference_helpers import AS_EXPORTED, FORMATS, MODEL, WORDS, random_weights, records
+from inference_helpers import AS_EXPORTED, MODEL, WORDS, random_weights, records
 from PIL import Image
 
 import predict
@@ -56,17 +56,10 @@ def test_there_are_tokens_after_each_block_and_the_last_are_the_models_own(model
     np.testing.assert_allclose(tokens[-1].scores, own.max(axis=1), atol=1e-6)
 
 
-def test_tokens_are_drawn_over_the_square_that_the_model_sees_and_the_rest_is_pale(model):
-    prediction = predictions.predict(model, CHELSEA)  # 451 x 300 pixels, cropped to 0.8 of the short side
-    picture = np.asarray(predictions.picture(prediction, model.blocks, model.names)).astype(int)
-    (x, y), side, square = prediction.corner, predictions.SIDE, np.asarray(prediction.square).astype(int)
-    assert (np.abs(picture[y : y + side, x : x + side] - square).max(axis=-1) > 10).mean() > 0.5
-    outside = np.ones(picture.shape[:2], bool)
-    outside[y : y + side, x : x + side] = False
-    assert picture[outside].min() >= 0.6 * 255 - 1 and outside.mean() > 0.3
-    seen = model.transform.crop(Image.open(CHELSEA).convert('RGB'))
-    small = prediction.square.resize(seen.size, Image.BICUBIC)
-    assert np.abs(np.asarray(small).astype(int) - np.asarray(seen)).mean() < 8, 'the same part of the photo'
+def test_the_square_on_the_page_is_what_the_model_sees(model):
+    prediction, seen = predictions.predict(model, CHELSEA), model.transform.crop(Image.open(CHELSEA).convert('RGB'))
+    square = prediction.square.resize(seen.size, Image.BICUBIC)
+    assert np.abs(np.asarray(square).astype(int) - np.asarray(seen)).mean() < 8
 
 
 def test_the_blocks_of_the_slider_count_from_1(model):
@@ -91,22 +84,12 @@ def test_a_model_trained_without_token_labels_gives_classes_only_and_says_why(tm
     assert predictions.picture(prediction, 1, model.names).size == prediction.faded.size
 
 
-@pytest.mark.parametrize('kind', FORMATS)
-def test_an_exported_model_gives_the_same_classes_and_no_tokens(model, exported, kind):
-    other = network('--model_file', exported / f'model.{kind}')
+def test_an_exported_model_gives_the_same_classes_and_no_tokens(model, exported):
+    other = network('--model_file', exported / 'model.pdmodel')
     expected, got = predictions.predict(model, CHELSEA), predictions.predict(other, CHELSEA)
     assert list(got.best) == list(expected.best) and got.tokens is None and other.why_no_tokens
     np.testing.assert_allclose(list(got.best.values()), list(expected.best.values()), atol=1e-4)
     assert got.corner == expected.corner
-
-
-def test_an_export_without_inference_yml_takes_the_flags(exported, label_list, tmp_path):
-    for name in ('model.pdmodel', 'model.pdiparams'):
-        (tmp_path / name).write_bytes((exported / name).read_bytes())
-    flags = ['--input_size', 32, *AS_EXPORTED, '--label_list', label_list]
-    bare = network('--model_file', tmp_path / 'model.pdmodel', *flags)
-    whole = network('--model_file', exported / 'model.pdmodel')
-    assert predictions.predict(bare, CHELSEA).best == predictions.predict(whole, CHELSEA).best
 
 
 def test_two_classes_of_one_name_are_both_listed(model, monkeypatch):
@@ -134,13 +117,12 @@ def test_a_file_that_is_no_photo_is_refused_in_one_line(tmp_path):
         error_of(tmp_path / name)
 
 
-def test_a_photo_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+def test_a_photo_of_too_many_pixels_is_refused(tmp_path, monkeypatch):
     path = tmp_path / 'large.png'
     path.write_bytes((ROOT / 'demo' / 'chelsea.png').read_bytes())
     monkeypatch.setattr(predictions, 'MAX_PIXELS', 451 * 300)
     assert predictions.read_photo(str(path)).size == (451, 300)
     monkeypatch.setattr(predictions, 'MAX_PIXELS', 451 * 300 - 1)
-    monkeypatch.setattr(predictions, 'open_rgb', lambda path: pytest.fail('decoded'))
     assert '451 x 300 pixels' in error_of(path)
 
 
@@ -161,16 +143,13 @@ def test_without_gradio_or_with_an_old_one_a_line_says_what_to_install(refused, 
         assert 'pip install -r demo/requirements-app.txt' in refused(app, '--resume', 'x.pd')
 
 
-def test_bad_addresses_and_missing_files_are_named(refused, monkeypatch):
+def test_bad_addresses_are_named(refused, monkeypatch):
     monkeypatch.setattr(app, 'import_gradio', lambda: None)  # none of these commands comes to use it
     with socket.create_server(('127.0.0.1', 0)) as taken:
         port = taken.getsockname()[1]
         assert f'--port {port}' in refused(app, '--resume', 'x.pd', '--port', port)
     assert '--host nowhere.invalid' in refused(app, '--resume', 'x.pd', '--host', 'nowhere.invalid')
-    for number in (0, 65536):
-        assert '--port: must be' in refused(app, '--resume', 'x.pd', '--port', number)
-    assert '--resume' in refused(app, '--port', port)
-    assert 'nowhere.json' in refused(app, '--port', port, '--model_file', 'nowhere.json')
+    assert '--port: must be' in refused(app, '--resume', 'x.pd', '--port', 65536)
 
 
 def test_examples_are_the_demos_or_those_named(images):

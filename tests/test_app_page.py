@@ -113,16 +113,3 @@ def test_nothing_is_fetched_from_other_servers(page, server):
     asked = {m['params']['request']['url'] for m in messages if m['method'] == 'Network.requestWillBeSent'}
     fetched = {address for address in asked if address.startswith(('http', 'ws'))}
     assert len(fetched) > 10 and {address for address in fetched if not address.startswith(server.address)} == set()
-
-
-def test_an_exported_model_shows_classes_and_says_why_there_are_no_tokens(driver, exported, tmp_path):
-    server = Server(tmp_path, '--model_file', exported / 'model.pdmodel')
-    try:
-        page = Page(driver, server.address)
-        assert page.text('note') == predictions.Exported.why_no_tokens and page.text('block') == ''
-        page.upload(CHELSEA)
-        wait(lambda: len(set(WORDS) & set(page.text('classes').split())) == 5, 'five classes')
-        wait(lambda: page.shown() is not None, 'the photo')
-    finally:
-        code = server.stop()
-    assert code == 143 and 'Traceback' not in server.printed(), 'SIGTERM ends it quietly'

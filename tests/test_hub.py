@@ -55,10 +55,3 @@ def test_weights_come_from_a_file_or_are_those_published_for_the_size(tiny, tmp_
     np.testing.assert_array_equal(model.head.weight.numpy(), source.head.weight.numpy())
     with pytest.raises(UserError, match='no weights are published for lvvit_s at 48 pixels'):
         models.lvvit_s(pretrained=True, img_size=48)
-
-
-def test_an_unknown_name_and_an_impossible_size_are_user_errors():
-    with pytest.raises(UserError, match='--model lvvit_x: unknown; use vit, lvvit, lvvit_nano'):
-        models.create('lvvit_x')
-    with pytest.raises(UserError, match='img_size 100'):
-        models.create('lvvit_s', img_size=100)
