@@ -1,10 +1,7 @@
 """util/logger.py: console lines, and statistics that are read from the device only when they are shown."""
 
-import re
-
 import paddle
 import pytest
-from tqdm import tqdm
 
 from util import logger
 from util.errors import UserError
@@ -34,14 +31,6 @@ def test_a_value_that_is_not_finite_is_named_with_its_step(bad):
         meters.update(step, lr=0.1, loss=paddle.to_tensor(value))
     with pytest.raises(FloatingPointError, match=f'step 7: loss is {bad}'):
         meters.flush()
-
-
-def test_progress_is_silent_for_what_is_quickly_done_and_has_an_eta_otherwise(capsys, monkeypatch):
-    assert list(logger.progress([1, 2, 3], 'predict')) == [1, 2, 3]
-    assert capsys.readouterr() == ('', '')
-    monkeypatch.setattr(logger, 'tqdm', lambda items, **kwargs: tqdm(items, **{**kwargs, 'delay': 0, 'mininterval': 0}))
-    assert list(logger.progress([1, 2, 3], 'predict')) == [1, 2, 3]
-    assert re.search(r'predict: 2/3  eta: [\d:]+\n', capsys.readouterr().err)
 
 
 def test_a_log_file_that_cannot_be_written_is_named(tmp_path):

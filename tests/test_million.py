@@ -4,8 +4,6 @@ import os
 import re
 
 from benchmarks import million
-from util.data.label_maps import LabelMaps
-from util.data.listing import read_folder, read_list
 
 
 def test_it_measures_every_step_and_removes_its_set(run, tmp_path):
@@ -15,16 +13,6 @@ def test_it_measures_every_step_and_removes_its_set(run, tmp_path):
     assert len(rows) == 9 and sum('first batch' in row for row in rows) == 2
     assert float(rows['growth of a loader process over an epoch, maps packed']) < 10
     assert '40 images, 2 loader processes' in result.out and os.listdir(tmp_path) == []
-
-
-def test_every_image_of_the_set_has_its_map_in_folders_and_packed(tmp_path):
-    out = tmp_path / 'set'
-    million.make(str(out), 3000)
-    samples, listed = read_folder(str(out / 'train'), 1000), read_list(str(out), str(out / 'train_list.txt'), 1000)
-    assert len(samples) == 3000 and sorted(samples) == sorted(listed) and list(samples) != list(listed)
-    for folder in ('maps', 'packed'):
-        LabelMaps(str(out / folder), 1000).require(listed.paths)
-        assert LabelMaps(str(out / folder), 1000).read(listed.paths[7])[0].shape == (5, 18, 18)
 
 
 def test_a_folder_that_exists_is_left_alone(refused, tmp_path):

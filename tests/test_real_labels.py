@@ -47,11 +47,9 @@ REFUSED = [
     ([[10]] * 50_000, VAL, r'is \[10\], not a list of class ids from 0 to 9'),
     ([[-1]] * 50_000, VAL, r'is \[-1\], not a list'),
     ([3] * 50_000, VAL, f'the entry of {VAL} is 3, not a list'),
-    ([[True]] * 50_000, VAL, 'not a list of class ids'),
     ({'b.png': [1]}, 'a.png', 'has no entry a.png'),
     ([[0]] * 50_000, 'val/cat.png', 'no such number'),
     ([[0]] * 50_000, 'ILSVRC2012_val_00050001.JPEG', 'no such number'),
-    ([[0]] * 50_000, 'ILSVRC2012_val_000000012.JPEG', 'no such number'),
 ]
 
 

@@ -152,18 +152,9 @@ def classifier(seed=1, name='lvvit_nano', img_size=48):
     return model
 
 
-def write_torch(path, state):
-    storages = {}
-    torch_files.write_zip(path, torch_files.instructions(state, storages), storages)
-
-
-@pytest.mark.parametrize('suffix', ['.pd', '.pth.tar'])
-def test_classification_weights_of_any_format_start_a_backbone(tmp_path, suffix):
-    trained, path = arrays(classifier()), tmp_path / f'weights{suffix}'
-    if suffix == '.pd':
-        checkpoint.save({'model': trained, 'epoch': 3}, str(path))
-    else:
-        write_torch(path, torch_file.to_torch(trained))
+def test_classification_weights_start_a_backbone(tmp_path):
+    trained, path = arrays(classifier()), tmp_path / 'weights.pd'
+    checkpoint.save({'model': trained, 'epoch': 3}, str(path))
     paddle.seed(5)
     initial = arrays(lvvit.LVViT_nano(img_size=32))
     paddle.seed(5)
@@ -190,9 +181,9 @@ def test_a_published_segmentation_file_sets_the_whole_network(tmp_path):
     source, path = network(seed=3), tmp_path / 'upernet_lvvit_nano.pth'
     state = torch_file.to_torch(arrays(source))
     assert 'decode_head.psp_modules.0.1.bn.running_mean' in state
-    write_torch(
-        path, {'meta': {'mmcv_version': '1.3.0', 'iter': 160000}, 'state_dict': state, 'optimizer': {'state': {}}}
-    )
+    whole = {'meta': {'mmcv_version': '1.3.0', 'iter': 160000}, 'state_dict': state, 'optimizer': {'state': {}}}
+    storages = {}
+    torch_files.write_zip(path, torch_files.instructions(whole, storages), storages)
     model = network(seed=4)
     weights.load_model(model, str(path))
     source.eval(), model.eval()

@@ -85,17 +85,6 @@ def pairs(masked, split='val'):
 # ---- training, evaluation, prediction, export
 
 
-def test_training_changes_backbone_and_heads(trained):
-    from util.weights import checkpoint
-
-    first = checkpoint.load(str(trained[1].parents[1] / 'iter_1' / 'model.pdparams'))
-    second = checkpoint.load(str(trained[1]))
-    for key in ('backbone.blocks.0.attn.qkv.weight', 'backbone.side_layer1.0.weight', 'decode_head.conv_seg.weight'):
-        assert np.abs(first[key] - second[key]).max() > 0, key
-    assert np.abs(first['auxiliary_head.conv_seg.weight'] - second['auxiliary_head.conv_seg.weight']).max() > 0
-    assert all(np.isfinite(value).all() for value in second.values())
-
-
 def test_training_continues_from_a_folder(trained, run, tmp_path):
     flags = f'--save_dir {tmp_path}/more --iters 3 --log_iters 1 --resume_model {trained[1].parent}'
     with paddle.utils.unique_name.guard():

@@ -84,13 +84,6 @@ def test_self_learns_from_the_maps_of_the_labeler_of_its_seed(study):
     assert len(study.commands) == 4, 'the student exists'
 
 
-def test_a_run_that_was_stopped_continues(study):
-    write_log(study.folder('labels', 0), [10.0])
-    assert study.accuracies('labels', 0) == []
-    study.run('labels', 0)
-    assert '--resume auto' in ' '.join(study.commands[0]) and len(study.accuracies('labels', 0)) == 2
-
-
 def test_the_table_has_means_deviations_and_differences_by_seed(study):
     for arm, values in {'labels': (70, 72, 74), 'self': (73, 75, 80), 'maps': ()}.items():
         for seed, value in enumerate(values):

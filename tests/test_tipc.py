@@ -6,14 +6,10 @@ import json
 import os
 import re
 import subprocess
-import sys
 
 import pytest
 
 from conftest import ROOT
-
-sys.path.insert(0, str(ROOT / 'test_tipc'))
-import compare_results
 
 TIPC = ROOT / 'test_tipc'
 CONFIGS = sorted(TIPC.glob('config/*/*.txt'))
@@ -110,7 +106,6 @@ CHECKS = {  # (function and its arguments after the log, content of the log): a 
     ('has_records log images True', RECORDS): "no line 'preprocess_time(ms)'",
     ('has_records log images True', RECORDS + 'preprocess_time(ms): 1.0'): '',
     ('has_file log', ''): 'wrote no log',
-    ('has_file log', 'weights'): '',
 }
 
 
@@ -128,9 +123,9 @@ def test_a_check_prints_what_is_missing(case, tmp_path):
 # -- the chain, with a script in place of Python -----------------------------------------------------------------------
 
 PYTHON = r"""#!/bin/sh
-# Writes what the project's commands write. FAIL: part of the command that fails. EPOCHS_LESS: epochs not trained.
+# Writes what the project's commands write. FAIL: part of the command that fails.
 case "$*" in *"$FAIL"*) [ -z "$FAIL" ] || { echo out of luck; exit 3; } ;; esac
-processes=1 epochs=-${EPOCHS_LESS:-0}
+processes=1 epochs=0
 for word; do
     case $word in
         --output_dir=*) out=${word#*=} ;;
@@ -236,13 +231,6 @@ def test_a_step_that_fails_fails_the_chain(chain, script):
         assert count(status) == (0, 1, STEPS - 1) and all('no checkpoint - ' in line for line in status[1:])
 
 
-def test_a_training_with_too_few_epochs_fails_the_chain(chain):
-    lines = {13: '--cooldown_epochs:1'}
-    assert chain(lines=lines)[0] == 0
-    code, out, _ = chain(lines=lines, EPOCHS_LESS='1')
-    assert code == 1 and 'log.txt has no epoch 2' in out
-
-
 def test_whole_infer_compares_with_predict_py_eval_py_and_stored_predictions(chain, tmp_path):
     code, out, status = chain('whole_infer', lines=INFER_ONCE)
     assert code == 0 and count(status) == (5, 0, 0), out  # eval, export, infer, predict, compare
@@ -255,13 +243,6 @@ def test_whole_infer_compares_with_predict_py_eval_py_and_stored_predictions(cha
     assert '--gt_file=./dataset/weights/lvvit_t.reference.txt' in status[5]
 
 
-def test_an_exported_model_alone_is_not_compared(chain, tmp_path):
-    (tmp_path / 'a project/dataset/exported').mkdir()
-    code, out, status = chain('whole_infer', lines={37: 'train_model:./dataset/exported', 38: 'infer_export:null'})
-    assert code == 0 and count(status) == (8, 0, 3)
-    assert status[-1].startswith('Not run: an exported model alone')
-
-
 def test_what_cannot_run_here_is_named_and_a_chain_in_which_nothing_ran_fails(chain):
     code, out, status = chain(lines={46: '--precision:fp32|fp16'})
     assert code == 0 and count(status) == (STEPS - 2, 0, 2 * 2 + 8)
@@ -269,12 +250,10 @@ def test_what_cannot_run_here_is_named_and_a_chain_in_which_nothing_ran_fails(ch
     code, out, status = chain(lines={46: '--precision:bf16|int8'})
     assert code == 0 and sum(line.startswith('Not run: bf16 on a CPU needs oneDNN') for line in status) == 4
     assert sum(line.startswith('Not run: int8 needs a quantised model (line 39)') for line in status) == 8
-    assert status[-1].startswith('Not run: no inference in fp32')
     code, out, status = chain(lines={41: '--use_gpu:True'})
     assert code == 1 and 'no inference of lines 41 to 46 can run here' in out and 'Run failed' not in out
-    code, out, status = chain(lines={15: 'trainer:pact_train'})
+    code, out, _ = chain(lines={15: 'trainer:pact_train'})
     assert code == 1 and 'nothing of what' in out
-    assert status == ['Not run: line 17 of the config says null - lvvit_t - train pact_train_gpus_0_autocast_null ! ']
 
 
 def test_missing_gpus_machines_and_images_fail_the_chain_and_are_named(chain, tmp_path):
@@ -356,7 +335,6 @@ def launcher_logs(folder):
     return logs, '\n'.join(log.read_text() for log in logs)
 
 
-STATIC = 'New Executor is Running'  # Paddle 3.3 logs this when it starts to run a static graph
 TRAIN_ONLY = {24: 'eval:null', 30: 'norm_export:null'}
 
 
@@ -367,7 +345,6 @@ def test_the_commands_of_the_page_run_the_chain(tipc):
     assert count(status) == (2 * 6, 0, 0)  # as one process and as two: train, eval, export, infer, predict, compare
     logs, text = launcher_logs(folder)
     assert [log.name for log in logs] == ['workerlog.0', 'workerlog.1'] and ' 2 process(es)' in text
-    assert STATIC not in text + (folder / 'norm_train_gpus_0_autocast_null.log').read_text()
     for label in ('0', '0,1'):
         log = folder / f'norm_train_gpus_{label}_autocast_null/log.txt'
         assert [json.loads(line)['epoch'] for line in read(log)] == [0, 1]
@@ -382,23 +359,6 @@ def test_predictions_of_lvvit_t_are_those_stored(tipc, shell):
     assert count(status) == (6, 0, 0)  # eval, export, infer, predict, compare, compare with what is stored
     assert ': 100 predictions agree with ' in (folder / 'lvvit_t/compare_stored.log').read_text()
     assert '100 predictions agree with test_tipc/results/python_lvvit_t_results_fp32.txt' in shell(script('compare'))
-
-
-@pytest.mark.readme
-def test_predictions_of_lvvit_s_for_ten_scenes_are_those_stored(shell, clone):
-    config = 'test_tipc/config/TokenLabeling/lvvit_s_linux_gpu_normal_normal_infer_python_linux_gpu_cpu.txt'
-    shell(f"bash test_tipc/prepare.sh {config} 'whole_infer'")
-    assert (clone / 'dataset/weights/lvvit_s.reference.txt').exists(), 'the scenes are those of the stored predictions'
-    val = clone / 'dataset/ILSVRC2012/val'
-    images = sorted(val.glob('*/val_0000?.JPEG'))
-    assert len({image.parent for image in images}) == len(images) == 10
-    weights = '--model lvvit_s --resume dataset/weights/lvvit_s.pdparams'
-    shell(f'.venv/bin/python predict.py {weights} --infer_imgs {" ".join(map(str, images))} > predict.log')
-    stored = compare_results.read(TIPC / 'results/python_lvvit_s_results_fp32.txt')
-    expected = {str(image.relative_to(val)): stored[str(image.relative_to(val))] for image in images}
-    found = compare_results.read(clone / 'predict.log', str(val))
-    problems, largest = compare_results.differences(expected, found, atol=1e-4, rtol=1e-3)
-    assert not problems and largest < 1e-4
 
 
 @pytest.mark.readme
@@ -418,4 +378,5 @@ def test_static_graphs_train(tipc):
     assert count(status) == (1, 0, 0) and '--to_static' in status[0]
     logs, text = launcher_logs(folder)
     assert [log.name for log in logs] == ['workerlog.0', 'workerlog.1'] and ' 2 process(es)' in text
-    assert all(STATIC in log.read_text() for log in logs)
+    # Paddle 3.3 logs this when it starts to run a static graph
+    assert all('New Executor is Running' in log.read_text() for log in logs)

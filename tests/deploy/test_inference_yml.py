@@ -60,20 +60,12 @@ def test_a_file_of_another_size_or_another_beginning_is_refused(line, folder, na
         assert f'{flag} {path}' in line(kind) and 'of another export' in line(kind)
 
 
-@pytest.mark.parametrize('content', [b'', b'hello world', bytes(range(256)) * 20])
 @pytest.mark.parametrize('name', [*(f'model.{kind}' for kind in FORMATS), 'model.pdiparams'])
-def test_files_of_something_else(line, unrecorded, name, content):
+def test_files_of_something_else(line, unrecorded, name):
     path, flag = unrecorded / name, '--params_file' if name == 'model.pdiparams' else '--model_file'
-    path.write_bytes(content)
+    path.write_bytes(b'hello world')
     text = line('json' if name == 'model.json' else 'pdmodel')
     assert f'{flag} {path}: not a {path.suffix} file' in text
-
-
-@pytest.mark.parametrize('kind', FORMATS)
-def test_swapped_files_are_recognised(line, unrecorded, kind):
-    model, params = unrecorded / f'model.{kind}', unrecorded / 'model.pdiparams'
-    text = line(model_file=params, params_file=model)
-    assert f'--model_file {params}' in text and 'swapped?' in text
 
 
 def test_what_paddle_refuses_is_one_line_that_names_the_files(line, unrecorded):
@@ -97,7 +89,6 @@ def test_settings_that_export_did_not_write_are_named(line, folder, text):
         (dict(input_size=48), '3, 48, 48]'),  # OpenVINO would not notice
         (dict(precision='fp16'), '--precision fp16'),
         (dict(std=[1, 1, 0]), '--std [1.0, 1.0, 0.0]'),
-        (dict(mean='grey'), 'inference.yml: not '),
         (dict(output='colours'), 'inference.yml: not '),
     ],
 )

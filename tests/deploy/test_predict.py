@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import os
-import signal
 
 import numpy as np
 import paddle
@@ -117,18 +116,6 @@ def test_batches_keep_the_order_and_mark_damaged_files(images, some_bad, batch_s
     assert labels == [0, 0, -1, -1] and all(np.array_equal(array, black) for array in arrays[2:])
     for path, array in zip(files[:2], arrays):
         np.testing.assert_array_equal(array, transform(Image.open(path)))
-
-
-def test_an_image_that_is_gone_is_one_line(refused, either, images, monkeypatch):
-    script, flags = either
-    monkeypatch.setattr(script, 'find_images', lambda inputs: [str(images / 'a.jpg'), '/nowhere/z.jpg'])
-    for batch_size in (1, 2):
-        assert '/nowhere/z.jpg' in refused(script, *flags, '--infer_imgs', 'x', '-b', batch_size)
-
-
-def test_a_decoding_process_that_dies_is_one_line(predict_with, monkeypatch):
-    monkeypatch.setattr(EvalTransform, 'load', lambda self, path: os.kill(os.getpid(), signal.SIGKILL))
-    assert 'a loader process has died' in predict_with('-b', 1)
 
 
 # ---- refusals
