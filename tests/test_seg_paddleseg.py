@@ -268,14 +268,6 @@ def test_a_missing_mask_is_named(config, refused, masked, tmp_path):
     )
 
 
-def test_a_crop_size_that_is_no_multiple_of_16_is_refused(config, refused, tmp_path):
-    content = yaml.safe_load(config.read_text())
-    content['train_dataset']['transforms'].insert(0, {'type': 'RandomPaddingCrop', 'crop_size': [40, 32]})
-    config.write_text(yaml.safe_dump(content))
-    line = refused(train, '--config', config, '--save_dir', tmp_path / 'run')
-    assert '40x32' in line and 'crop_size' in line
-
-
 @pytest.mark.parametrize(
     'script, flags, expected',
     [
@@ -286,9 +278,7 @@ def test_a_crop_size_that_is_no_multiple_of_16_is_refused(config, refused, tmp_p
         (train, '--config none.yml', 'none.yml'),
         (val, '--model_path none.pdparams', 'none.pdparams'),
         (val, '--model_path none.pdparams --is_slide', '--crop_size'),
-        (predict, '--model_path none.pdparams --image_path .', 'none.pdparams'),
         (predict, '--model_path none.pdparams --image_path none.jpg', 'none.jpg'),
-        (export, '--model_path none.pdparams', 'none.pdparams'),
         (export, '--model_path none.pdparams --input_shape 1 3 40 48', 'multiples of 16'),
     ],
 )
