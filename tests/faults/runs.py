@@ -25,20 +25,22 @@ RECIPE = (  # everything that has a state; --resume auto: the same command start
 ).split()
 
 
-def make_scenes(folder):
+def make_scenes(folder, images=STEPS_PER_EPOCH * BATCH):
     """A data set of demo/digits.py."""
-    flags = f'--train {STEPS_PER_EPOCH * BATCH} --val 40 --size 32'.split()
-    subprocess.run([sys.executable, ROOT / 'demo/digits.py', folder, *flags], check=True, stdout=subprocess.DEVNULL)
+    command = [sys.executable, ROOT / 'demo/digits.py', folder, *f'--train {images} --val 40 --size 32'.split()]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 class Run:
     """`python main.py` as a process, on the scenes in `data`, with its output in the folder `out`.
 
-    flags: of main.py, which win over RECIPE. script: in place of main.py.
+    flags: of main.py, which win over RECIPE; steps_per_epoch: what they lead to. script: in place of main.py.
     """
 
-    def __init__(self, data, out, *flags, workers=1, script=ROOT / 'main.py', env=None, **popen):
-        self.out, self.mark = Path(out), uuid.uuid4().hex
+    def __init__(
+        self, data, out, *flags, workers=1, steps_per_epoch=STEPS_PER_EPOCH, script=ROOT / 'main.py', env=None, **popen
+    ):
+        self.out, self.steps_per_epoch, self.mark = Path(out), steps_per_epoch, uuid.uuid4().hex
         self.log, self.err = (data.parent / f'{self.out.name}.{self.mark[:8]}.{name}' for name in ('log', 'err'))
         lists = ['--cls_label_path_train', data / 'train_list.txt', '--cls_label_path_val', data / 'val_list.txt']
         paths = ['--data_path', data, *lists, '--token_label_data', data / 'label_maps', '--output_dir', out]
@@ -55,7 +57,7 @@ class Run:
         """The step of the whole run from which it continues; None before the console says so."""
         for line in self.lines():
             if found := re.match(r'training on .* from epoch (\d+), step (\d+)', line):
-                return int(found[1]) * STEPS_PER_EPOCH + int(found[2])
+                return int(found[1]) * self.steps_per_epoch + int(found[2])
         return None
 
     def reached(self):
@@ -63,7 +65,7 @@ class Run:
         done = self.begin()
         for line in self.lines():
             if found := re.match(r'Epoch: \[(\d+)\]  \[ *(\d+)/', line):
-                done = int(found[1]) * STEPS_PER_EPOCH + int(found[2]) + 1
+                done = int(found[1]) * self.steps_per_epoch + int(found[2]) + 1
         return done
 
     def running(self):
@@ -124,9 +126,12 @@ class Run:
         return self
 
 
-def assert_same_end(reference, out):
-    """A run's folder holds the files of the undisturbed run, log.txt to the byte, checkpoints to the bit."""
-    names = {path.name for path in out.iterdir()}
+def assert_same_end(reference, out, extra=()):
+    """A run's folder holds what the undisturbed run left: the same files, log.txt to the byte, checkpoints to the bit.
+
+    extra: names of files to expect besides.
+    """
+    names = {path.name for path in out.iterdir()} - set(extra)
     assert names == {path.name for path in reference.iterdir()}
     assert (out / 'log.txt').read_bytes() == (reference / 'log.txt').read_bytes()
     for name in names - {'log.txt', 'args.yaml', 'checkpoint-previous.pd'}:
