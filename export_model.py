@@ -24,18 +24,13 @@ def parser():
     add_weights(parser)
     add_eval_transform(parser, FAMILY)
     add_normalisation(parser)
-    parser.add_argument('--output_dir', '--output', default='', metavar='DIR', help='folder for the files')
-    parser.add_argument(
-        '--format',
-        default='pdmodel',
-        choices=('pdmodel', 'json', 'both'),
-        help='pdmodel loads in Paddle 2.6 and 3 (default); json is the format of Paddle 3',
-    )
-    parser.add_argument('--fuse_softmax', action='store_true', help='add a softmax to the end of the network')
-    parser.add_argument(
-        '--precision', default='fp32', choices=('fp32', 'fp16'), help='of the weights: fp32 (default); fp16 for GPUs'
-    )
-    parser.add_argument('--label_list', metavar='FILE', help='class names to put into inference.yml')
+    add = parser.add_argument
+    add('--output_dir', '--output', default='', metavar='DIR', help='folder for the files')
+    help = 'pdmodel loads in Paddle 2.6 and 3 (default); json is the format of Paddle 3'
+    add('--format', default='pdmodel', choices=('pdmodel', 'json', 'both'), help=help)
+    add('--fuse_softmax', action='store_true', help='add a softmax to the end of the network')
+    add('--precision', default='fp32', choices=('fp32', 'fp16'), help='of the weights: fp32 (default); fp16 for GPUs')
+    add('--label_list', metavar='FILE', help='class names to put into inference.yml')
     parser.add_config()
     return parser
 

@@ -23,33 +23,19 @@ def parser():
     add('--crop_pct', type=float, help='side of the centre crop over the short side (without inference.yml: 0.9)')
     add('--interpolation', '--train_interpolation', help='filter of the resize (without inference.yml: bicubic)')
     add('--mean', type=float, nargs=3, metavar='M', help="RGB mean in 0-1 (without inference.yml: ImageNet's)")
-    add(
-        '--std',
-        type=float,
-        nargs=3,
-        metavar='S',
-        help="RGB standard deviation in 0-1 (without inference.yml: ImageNet's)",
-    )
+    add('--std', type=float, nargs=3, metavar='S', help="RGB deviation in 0-1 (without inference.yml: ImageNet's)")
     add('-b', '--batch_size', default=1, type=count, metavar='N', help='images per batch (default: 1)')
     add_records(parser)
     add = parser.add_argument_group('engine').add_argument
     add('--use_gpu', default=True, type=boolean, help='True (default): the GPU if there is one, else the CPU')
     add('--gpu_mem', default=8000, type=count, help='MB of GPU memory to reserve (default: 8000)')
     add('--use_tensorrt', default=False, type=boolean, help='True: TensorRT on the GPU (default: False)')
-    add(
-        '--engine',
-        default='auto',
-        choices=('auto', *predictor.CPU_ENGINES),
-        help='engine for CPUs; auto (default): the first of this list that this Paddle has and that can run the model',
-    )
+    help = 'engine for CPUs; auto (default): the first of this list that this Paddle has and that can run the model'
+    add('--engine', default='auto', choices=('auto', *predictor.CPU_ENGINES), help=help)
     add('--enable_mkldnn', type=boolean, help='True: like --engine onednn; False: like --engine paddle')
     add('--cpu_threads', type=count, help='CPU threads (default: OMP_NUM_THREADS)')
-    add(
-        '--precision',
-        default='fp32',
-        choices=('fp32', 'fp16', 'bf16', 'int8'),
-        help='fp32 (default); fp16 for GPUs; bf16 for CPUs with avx512_bf16 or amx_bf16; int8 for calibrated models',
-    )
+    help = 'fp32 (default); fp16 for GPUs; bf16 for CPUs with avx512_bf16 or amx_bf16; int8 for calibrated models'
+    add('--precision', default='fp32', choices=('fp32', 'fp16', 'bf16', 'int8'), help=help)
     add('--ir_optim', default=True, type=boolean, help='True (default): let Paddle Inference optimise the graph')
     add('--enable_benchmark', default=False, type=boolean, help='True: report the time of each stage (default: False)')
     return parser

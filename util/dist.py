@@ -28,7 +28,6 @@ def rank():
 
 
 def world_size():
-    """Number of processes of the run."""
     return int(os.environ.get('PADDLE_TRAINERS_NUM', 1))
 
 
@@ -61,6 +60,5 @@ def share_statistics(model):
 
 
 def barrier():
-    """Wait for all processes."""
     if world_size() > 1:
         pd.barrier()

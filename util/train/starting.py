@@ -22,10 +22,7 @@ INCIDENTAL = set(
 
 
 def start(state, published_weights=None):
-    """Load the weights and the position that a TrainState starts from; build its optimizer and moving average.
-
-    published_weights: see load_start. Raises UserError.
-    """
+    """Load the weights and the position that a TrainState starts from; build its optimizer and moving average."""
     args, model = state.args, state.model
     if args.token_pool_weight > 0 and not model.return_dense:
         raise UserError(f'--token_pool_weight needs a model with a token classifier; {args.model} has none')
@@ -54,10 +51,7 @@ def start(state, published_weights=None):
         _resume(state, content, path)
     positions = dist.gather([state.epoch, state.steps_done])
     if any(position != positions[0] for position in positions):
-        raise UserError(
-            f'--resume {args.resume}: the processes found different checkpoints (epoch, step: {positions}); '
-            'all machines must see the same --output_dir'
-        )
+        raise UserError('--resume: the processes found different checkpoints; all must see the same --output_dir')
     if args.output_dir and dist.is_main():
         _tidy_folder(state, path)
 
@@ -65,7 +59,7 @@ def start(state, published_weights=None):
 def load_start(args, model, published_weights=None):
     """Load the weights that a run starts from into `model`: of --resume; without it, of --finetune or --pretrained.
 
-    published_weights: a function that returns the file of --pretrained; it is called only if that file is needed.
+    published_weights: function without arguments, called with --pretrained only.
     Returns (content, path) of the checkpoint of --resume, or (None, ''). Raises UserError.
     """
     content, path = None, ''
@@ -87,7 +81,7 @@ def _newest_checkpoint(folder):
     """(content, path) for --resume auto; (None, '') for a new run."""
     if not folder:
         raise UserError('--resume auto needs --output_dir, the folder of the checkpoints')
-    found = checkpoint.load_newest(folder, log)
+    found = checkpoint.load_newest(folder)
     if found is None:
         log(f'--resume auto: no checkpoint in {folder} yet, a new run')
         return None, ''
@@ -158,10 +152,7 @@ def _resume_within_epoch(state, progress, path):
 
 
 def _tidy_folder(state, resumed_from):
-    """Remove from --output_dir what a killed run left: temporary files, later lines of log.txt, a damaged checkpoint.
-
-    resumed_from: path of the checkpoint of --resume, or ''.
-    """
+    """Remove from --output_dir what a killed run left: temporary files, later lines of log.txt, a damaged file."""
     folder = state.args.output_dir
     checkpoint.tidy(folder)
     if resumed_from:
@@ -171,6 +162,5 @@ def _tidy_folder(state, resumed_from):
         os.replace(latest, os.path.join(folder, 'checkpoint-damaged.pd'))
 
 
-def _as_json(value):
-    """A flag's value as JSON, to compare it with one from a file: lists and tuples are the same."""
+def _as_json(value):  # in which lists and tuples are the same
     return json.dumps(value, default=str)

@@ -14,6 +14,7 @@ import paddle
 
 from util import files
 from util.errors import UserError
+from util.logger import log
 from util.weights import unpickle
 from util.weights.unpickle import reading
 
@@ -22,9 +23,6 @@ TAIL = len(MARK) + 32
 ENDINGS = ('.pd', '.pdparams', '.pth', '.pth.tar', '.pt', '.safetensors')
 LATEST, PREVIOUS = 'checkpoint-latest.pd', 'checkpoint-previous.pd'
 PADDLE_NAMES = 'StructuredToParameterName@@'  # an entry that paddle.save adds to a state dict
-
-
-# -- writing ----------------------------------------------------------------------------------------------------------
 
 
 def to_numpy(state):
@@ -52,19 +50,13 @@ class HashedFile:
 
 
 def save(state, path, *more_paths, previous=None):
-    """Write `state` to `more_paths`, then to `path`, each completely or not at all. previous: see files.replacing.
-
-    Raises UserError if that fails (disk full, no permission); the old files are then unchanged.
-    """
+    """Write `state` to `path` and `more_paths`, as files.replacing does. Raises UserError."""
     with files.replacing(path, *more_paths, previous=previous) as f:
         hashed = HashedFile(f)
         pickler = pickle.Pickler(hashed, protocol=4)
         pickler.fast = True  # without it the pickler keeps a copy of every array to the end
         pickler.dump(to_numpy(state))
         f.write(MARK + hashed.sha256.digest())
-
-
-# -- in a folder ------------------------------------------------------------------------------------------------------
 
 
 def numbered(folder):
@@ -85,8 +77,7 @@ def of_folder(folder):
     return [os.path.join(folder, name) for name in sorted(names, key=_by_number)]
 
 
-def _by_number(name):
-    """Sorts checkpoint-9.pd before checkpoint-10.pd."""
+def _by_number(name):  # sorts checkpoint-9.pd before checkpoint-10.pd
     return [(part.isdecimal(), int(part) if part.isdecimal() else part) for part in re.split(r'(\d+)', name)]
 
 
@@ -100,10 +91,10 @@ def tidy(folder, keep=None):
             os.unlink(path)
 
 
-def load_newest(folder, warn):
+def load_newest(folder):
     """(content, path) of the newest readable checkpoint of an output folder; None if the folder has no checkpoint.
 
-    warn: a function that gets a line about each damaged file. Raises UserError if all are damaged.
+    Logs each damaged file. Raises UserError if all are damaged.
     """
     if not os.path.isdir(folder):
         return None
@@ -113,20 +104,14 @@ def load_newest(folder, warn):
         try:
             return load(path), path
         except UserError as error:
-            warn(f'warning: {error}; going back to the checkpoint before it')
+            log(f'warning: {error}; going back to the checkpoint before it')
     if paths:
         raise UserError(f'--resume auto: every checkpoint in {folder} is damaged; to start anew, move them away')
     return None
 
 
-# -- reading ----------------------------------------------------------------------------------------------------------
-
-
 def load(path):
-    """The content of a checkpoint, a dict of plain containers and numpy arrays.
-
-    Raises UserError that names the file if it is missing, damaged, not a checkpoint, or names a function to call.
-    """
+    """The content of a checkpoint, a dict of plain containers and numpy arrays. Raises UserError."""
     with reading(path, 'checkpoint'), open(path, 'rb') as f:
         _check_sha256(f)
         state = _without_names(unpickle.load(f))
