@@ -17,6 +17,7 @@ def train_one_epoch(state, model, criterion, mixup=None, writers=None):
     """Train the steps of the epoch that are left.
 
     state: TrainState. model: state.model, or paddle.DataParallel of it. criterion: (outputs, Targets) -> scalar.
+    mixup: Mixup or None. writers: Writers or None.
     Returns {'lr': rate of the last step, 'loss': mean over the epoch and all processes}.
     Raises UserError for a loss that is not finite, and Interrupted when the run is asked to stop.
     """
@@ -106,7 +107,8 @@ def evaluate(data_loader, model, amp=None, shared=False, header='Test:', print_f
 def predict_all(data_loader, model, k=5, amp=None, shared=False, header='Test:', print_freq=20):
     """metrics.Predictions for every image of the loader's set, in the order of the set.
 
-    k: classes to keep of each image; amp: Amp or None. shared: the loaders of the processes share the set.
+    k: classes to keep of each image; amp: Amp or None. shared: the loaders of the processes share the set. Each process
+    fills in its rows of a table of zeros, and every process gets the sum of the tables.
     Raises RuntimeError unless every image was counted exactly once.
     """
     model.eval()

@@ -44,14 +44,20 @@ def parser():
     add_normalisation(parser)
     add_amp(parser)
     add_protocols(parser)
-    parser.add_argument('--batch_size', default=64, type=count, metavar='N', help='images per batch (default: 64)')
+    parser.add_argument(
+        '--batch_size', default=64, type=count, metavar='N', help='images per batch and process (default: 64)'
+    )
     parser.add_argument('--dist_eval', action='store_true', help='no effect: the processes always share the evaluation')
     parser.add_config()
     return parser
 
 
 def new_eval_loader(args, rank=0, world_size=1, backend='pil'):
-    """The loader of the validation set that the flags describe; with several processes, of the part of `rank`."""
+    """The loader of the validation set that the flags describe; with several processes, of the part of process `rank`.
+
+    backend: the library that reads the images. main.py always uses pil, so that its accuracies compare with published
+    ones.
+    """
     samples = listing.read_samples(args.data_path, 'val', args.cls_label_path_val, args.nb_classes)
     transform = EvalTransform(args.input_size, args.crop_pct, args.interpolation, args.mean, args.std, backend)
     return loader.build_eval_loader(
@@ -60,15 +66,21 @@ def new_eval_loader(args, rank=0, world_size=1, backend='pil'):
 
 
 def check(args):
+    """Check the flags before anything is read. Raises UserError."""
     if args.topk and max(args.topk) > args.nb_classes:
         raise UserError(f'--topk {max(args.topk)}: there are only {args.nb_classes} classes (--nb_classes)')
     names = ('per_class', 'confusion', 'save_predictions', 'results_file')
     outputs = {f'--{name}': getattr(args, name) for name in names if getattr(args, name)}
     of_one_checkpoint = [flag for flag in outputs if flag != '--results_file']
     if of_one_checkpoint and os.path.isdir(args.resume):
-        raise UserError(f'{", ".join(of_one_checkpoint)}: --resume {args.resume} is a folder; use --results_file')
+        raise UserError(
+            f'{", ".join(of_one_checkpoint)}: needs one checkpoint, but --resume {args.resume} is a folder; '
+            'use --results_file'
+        )
     for flag, path in outputs.items():
         files.check_target(flag, path)
+    if len(set(map(os.path.realpath, outputs.values()))) < len(outputs):
+        raise UserError(f'{" and ".join(outputs)} must name different files')
 
 
 def main(args):

@@ -38,33 +38,52 @@ def parser():
     parser = Parser('generate_label.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('data', metavar='DATA', help='images: class folders, in train/ if there is such a folder')
     parser.add_argument('out', metavar='OUT', help='folder of the label maps')
-    help = (
-        'an LV-ViT, a classifier of paddle.vision.models that ends in a global pool and one linear layer, or an '
-        'ONNX file (.onnx) of any network with dense output [B, C, H, H] or [B, N, C]'
+    parser.add_argument(
+        '--model',
+        required=True,
+        metavar='NAME',
+        help='an LV-ViT, a classifier of paddle.vision.models that ends in a global pool and one linear layer, or an '
+        'ONNX file (.onnx) of any network with dense output [B, C, H, H] or [B, N, C]',
     )
-    parser.add_argument('--model', required=True, metavar='NAME', help=help)
-    group = add_weights(parser, '; without it a classifier of paddle.vision.models gets those that Paddle offers')
-    add = group.add_argument
-    add('--nb_classes', type=count, metavar='N', help='of the annotator (default: 1000, or as in the ONNX file)')
+    add = add_weights(parser, '; without it a classifier of paddle.vision.models gets those that Paddle offers')
+    add = add.add_argument
+    add(
+        '--nb_classes', type=count, metavar='N', help='classes of the annotator (default: 1000, or as in the ONNX file)'
+    )
     add('--transfer', action='store_true', help='take the number of classes from the head in the weights file')
-    help = "map the annotator's classes to yours: lines 'annotator_class_id user_class_id'; others are left out"
-    add('--class_map', default='', metavar='FILE', help=help)
+    add(
+        '--class_map',
+        default='',
+        metavar='FILE',
+        help="map the annotator's classes to yours: lines 'annotator_class_id user_class_id'; classes that are not "
+        'listed are left out, several may map to one of yours',
+    )
     add = parser.add_argument_group('images').add_argument
     add('--cls_label_path', metavar='FILE', help="list file 'path class_id' below DATA (default: all class folders)")
-    help = 'side of the input in pixels (default: 576); an ONNX file may set this flag and the next three'
-    add('--img_size', type=count, metavar='S', help=help)
+    add(
+        '--img_size',
+        type=count,
+        metavar='S',
+        help='side of the input in pixels (default: 576). An ONNX file may set other defaults for this flag and '
+        'the next three, in its metadata',
+    )
     add('--mean', type=float, nargs=3, metavar='M', help="of red, green and blue in 0-1 (default: ImageNet's)")
     add('--std', type=float, nargs=3, metavar='S', help="of red, green and blue in 0-1 (default: ImageNet's)")
     add('--interpolation', help='bicubic (default), bilinear, nearest, lanczos')
     add('--num_workers', default=10, type=int, help='loader processes, at most the cores of the machine')
     parser.add_argument('--topk', default=5, type=count, help='classes per cell')
-    help = "subtract the mean of the classes that a map leaves out: training then sees the annotator's probabilities"
-    parser.add_argument('--relative_scores', action='store_true', help=help)
+    parser.add_argument(
+        '--relative_scores',
+        action='store_true',
+        help='subtract the mean of the classes that a map leaves out: training then sees the probabilities of the '
+        'annotator',
+    )
     parser.add_argument('-b', '--batch_size', default=32, type=count, help='images per batch (default: 32)')
     return parser
 
 
 def read_samples(data, list_path):
+    """listing.Samples of DATA."""
     if list_path:
         return listing.read_list(data, list_path, ANY)
     train = os.path.join(data, 'train')
@@ -91,6 +110,7 @@ def set_defaults(args, values):
 
 
 def load_onnx(args):
+    """The OnnxHead of --model FILE.onnx."""
     for flag in ('resume', 'pretrained', 'ema'):
         if getattr(args, flag):
             raise UserError(f'--{flag}: an ONNX file holds its weights; leave the flag out')
@@ -126,6 +146,7 @@ def load_model(args):
 
 
 def describe(args, annotate, weights):
+    """What meta.json says of all maps of the set."""
     settings = {
         'annotator': os.path.basename(args.model),
         'weights': os.path.basename(weights) or 'as Paddle offers them',
@@ -149,7 +170,8 @@ def describe(args, annotate, weights):
 def report_accuracy(counts, num_classes, class_folders):
     """Log the top-1 accuracy of the annotator, and warn if it may be luck.
 
-    class_folders: their number, None if a list gave the class ids. Their ids are the annotator's if it has as many.
+    class_folders: the number of class folders, or None if a list gave the class ids. The ids of folders are those of
+    the annotator only if there are as many folders as classes.
     """
     if class_folders not in (None, num_classes):
         log(
@@ -182,7 +204,10 @@ def main(args):
     log(f'{counts.written} maps written to {args.out}')
     report_accuracy(counts, classes, None if args.cls_label_path else int(samples.labels.max()) + 1)
     if counts.undecodable:
-        raise UserError(f'{counts.undecodable} of {len(samples)} images could not be decoded (named above)')
+        raise UserError(
+            f'{counts.undecodable} of {len(samples)} images could not be decoded (named above) and have no map; '
+            'all others have one'
+        )
 
 
 if __name__ == '__main__':

@@ -76,6 +76,7 @@ def new_model(args):
 
 
 def new_train_loader(args, rank=0, world_size=1):
+    """The loader of the training set that the flags describe."""
     split = 'val' if args.debug else 'train'
     samples = listing.read_samples(args.data_path, split, args.cls_label_path_train, args.nb_classes)
     label_maps = None

@@ -348,8 +348,10 @@ def build_model(name, **kwargs):
 def create(name, pretrained=False, ema=False, **kwargs):
     """The model `name` of FAMILY, with or without weights. The functions below, which paddle.hub lists, call this.
 
-    pretrained: False, True (the published weights, fetched once) or a file. ema: a checkpoint's averaged weights.
-    kwargs: arguments of LV_ViT; img_size is that of the published evaluation if left out. Raises UserError.
+    pretrained: False (as initialised), True (the published weights, fetched once) or a file (.pd, .pdparams, .pth,
+    .safetensors). ema: a checkpoint's averaged weights. kwargs: arguments of LV_ViT, such as num_classes and
+    img_size (default: that of the published evaluation).
+    Raises UserError for an unknown name, and for weights that cannot be fetched, cannot be read or do not fit.
     """
     if name in FAMILY:  # build_model refuses other names
         kwargs.setdefault('img_size', FAMILY[name].input_size)
@@ -407,7 +409,8 @@ def token_grid(name, input_size):
 def published_weights(name, input_size, nearest=False):
     """Path of the published weights of a model of FAMILY at an input size in pixels; downloads them the first time.
 
-    nearest: take the nearest published size, for callers that resize the position embedding. Raises UserError.
+    nearest: take the nearest published size, for callers that resize the position embedding.
+    Raises UserError if there are no such weights, or if they cannot be downloaded.
     """
     addresses = FAMILY[name].weights
     if nearest and addresses:

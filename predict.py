@@ -34,9 +34,16 @@ def parser():
     add_eval_transform(parser, FAMILY, '--train_interpolation')
     add_normalisation(parser)
     add_records(parser)
-    add = parser.add_argument
-    add('--infer_imgs', nargs='+', default=[PHOTO], metavar='IMG', help='files, folders, patterns (default: a photo)')
-    add('-b', '--batch_size', default=16, type=count, metavar='N', help='images per batch (default: 16)')
+    parser.add_argument(
+        '--infer_imgs',
+        nargs='+',
+        default=[PHOTO],
+        metavar='IMG',
+        help='files, folders, glob patterns (default: demo/chelsea.png)',
+    )
+    parser.add_argument(
+        '-b', '--batch_size', default=16, type=count, metavar='N', help='images per batch (default: 16)'
+    )
     parser.add_config()
     return parser
 

@@ -198,9 +198,10 @@ def test_flags_that_do_not_fit_are_refused(refused, photos, tmp_path):
         ('--topk 0', '--topk'),
         ('--crop_pct 0', '--crop_pct 0'),
         ("--resume ''", '--resume is missing'),
-        (f'--real_labels {tmp_path}/real.json', 'real.json: not a readable text file'),
+        (f'--real_labels {tmp_path}/real.json', 'real.json: no such file'),
         (f'--confusion {tmp_path}', '--confusion'),
         ('--per_class /proc/nowhere/a.csv', '--per_class /proc/nowhere/a.csv'),
+        ('--per_class a.csv --confusion ./a.csv', '--per_class and --confusion'),
     ]:
         assert says in refused(eval_script, *photos[1], *words(wrong))
 

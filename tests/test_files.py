@@ -16,7 +16,7 @@ def path(tmp_path):
 def test_text_lines_json_and_yaml(path):
     path.write_bytes('\ufeffa µ\r\n\n  b\u2028c  \n'.encode())
     assert files.read_text(path) == 'a µ\n\n  b\u2028c  \n'
-    assert list(files.read_lines(path)) == [(1, 'a µ'), (3, 'b\u2028c')]
+    assert files.read_lines(path) == [(1, 'a µ'), (3, 'b\u2028c')]
     path.write_text('{"a": [1, 2.5, null, "x"]}')
     assert files.read_json(path) == files.read_yaml(path) == {'a': [1, 2.5, None, 'x']}
     path.write_text('label_names:\n  0: name, other\n  1: "yes"\n')

@@ -42,6 +42,7 @@ def test_an_object_goes_by_folder_and_name_before_the_name(write):
 VAL = 'ILSVRC2012_val_00000001.JPEG'
 REFUSED = [
     ('[[0], [1', 'a.png', 'not readable JSON'),
+    ('7', 'a.png', 'neither a list nor an object, but 7'),
     ([[0]] * 49_999, VAL, 'a list of 49999 entries; real.json has 50000'),
     ([[10]] * 50_000, VAL, r'is \[10\], not a list of class ids from 0 to 9'),
     ([[-1]] * 50_000, VAL, r'is \[-1\], not a list'),
@@ -59,5 +60,5 @@ def test_a_file_that_does_not_fit_is_refused(write, content, image, says):
 
 
 def test_a_missing_file_is_refused():
-    with pytest.raises(UserError, match='/none.json: not a readable text file'):
+    with pytest.raises(UserError, match='--real_labels /none.json: no such file'):
         real_labels.read('/none.json', ['a.png'], 10)

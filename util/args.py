@@ -24,9 +24,11 @@ class Parser(argparse.ArgumentParser):
 
     def add_config(self):
         self.reads_config = True
-        self.add_argument('-c', '--config', metavar='FILE', help='YAML file of flags; those on the command line win')
+        help = 'YAML file of flags, such as the args.yaml of a run; flags on the command line win'
+        self.add_argument('-c', '--config', metavar='FILE', help=help)
 
     def parse_args(self, args=None, namespace=None):
+        """As argparse. Raises UserError for a file of -c that is not a YAML file of flags."""
         args = sys.argv[1:] if args is None else list(args)
         parsed = super().parse_args(args, namespace)
         if self.reads_config and parsed.config:
@@ -40,9 +42,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def config_words(parser, path):
-    """The flags in a YAML file, without dashes, as words of a command line. Raises UserError for an unknown one.
+    """The flags in a YAML file as words of a command line. Raises UserError for a key that is not a flag of `parser`.
 
-    true: the flag without a value; false: its --no_ form if it has one; a list: several values; null: the default.
+    Names have no dashes in front. true gives a flag without a value; false its --no_ form, or nothing if it has none;
+    a list gives several values; null leaves the default.
     """
     content = files.read_yaml(path)
     if not isinstance(content, dict):
@@ -83,6 +86,7 @@ def boolean(word):
 
 
 def natural(word):
+    """A whole number of at least 0."""
     value = int(word)
     if value < 0:
         raise argparse.ArgumentTypeError(f'must not be negative, but is {word}')
@@ -90,6 +94,7 @@ def natural(word):
 
 
 def count(word):
+    """A whole number of at least 1."""
     value = int(word)
     if value < 1:
         raise argparse.ArgumentTypeError(f'must be at least 1, not {word}')
@@ -128,7 +133,8 @@ def add_weights(parser, more_help=''):
     """more_help: text to add to the help of --resume. Returns the group, for further flags."""
     group = parser.add_argument_group('weights')
     add = group.add_argument
-    add('--resume', default='', metavar='FILE', help='weights: .pd, .pdparams, .pth, .safetensors' + more_help)
+    help = 'checkpoint or state dict to load: .pd, .pdparams, .pth, .safetensors' + more_help
+    add('--resume', default='', metavar='FILE', help=help)
     add('--pretrained', action='store_true', help='use the published weights, downloaded once, instead of --resume')
     add('--ema', action='store_true', help="use the checkpoint's averaged weights")
     return group
@@ -153,12 +159,17 @@ def add_normalisation(parser):
 def add_data(parser, train=False):
     """train: add the flags of the training set too."""
     add = parser.add_argument_group('data').add_argument
-    add('--data_path', default='/datasets/imagenet/', metavar='DIR', help='folder with train/ and val/')
+    help = 'folder with train/ and val/ (default: %(default)s)'
+    add('--data_path', default='/datasets/imagenet/', metavar='DIR', help=help)
     if train:
-        add('--cls_label_path_train', metavar='FILE', help="lines 'path class_id' (default: the folders of train/)")
-    add('--cls_label_path_val', metavar='FILE', help="list of lines 'path class_id' (default: the folders of val/)")
-    add('--num_workers', default=10, type=int, metavar='N', help='loader processes, at most one per core (default: 10)')
-    add('--prefetch_factor', default=2, type=count, metavar='N', help='batches that each prepares ahead (default: 2)')
+        help = "list of training images, lines 'path class_id' (default: the folders of train/)"
+        add('--cls_label_path_train', metavar='FILE', help=help)
+    help = "list of validation images, lines 'path class_id' (default: the folders of val/)"
+    add('--cls_label_path_val', metavar='FILE', help=help)
+    help = 'loader processes, at most one for each core (default: 10)'
+    add('--num_workers', default=10, type=int, metavar='N', help=help)
+    help = 'batches that each loader process prepares in advance (default: 2)'
+    add('--prefetch_factor', default=2, type=count, metavar='N', help=help)
     if train:
         switch(add, 'persistent_workers', 'keep the loader processes of the training set from epoch to epoch')
     help = (
@@ -174,15 +185,18 @@ def add_amp(parser):
     add = parser.add_argument_group('mixed precision').add_argument
     switch(add, 'use_amp', 'use automatic mixed precision (GPU only)')
     add('--amp_dtype', default='float16', choices=('float16', 'bfloat16'), help='float16 (default) or bfloat16')
-    add('--amp_level', default='O1', choices=('O1', 'O2'), help='O1 (default), or O2: float16 nearly everywhere')
+    help = 'O1 (default): float16 where it is safe; O2: float16 nearly everywhere, weights too'
+    add('--amp_level', default='O1', choices=('O1', 'O2'), help=help)
 
 
 def add_records(parser):
+    """Flags for what predict.py and infer.py print and save."""
     add = parser.add_argument_group('output').add_argument
     add('--topk', default=5, type=count, metavar='K', help='classes for each image (default: 5)')
     add('--label_list', metavar='FILE', help="names of the classes, lines 'id name'")
     add('--save_json', default='', metavar='FILE', help='write the records to a JSON file too')
-    add('--skip_bad', action='store_true', help='list images that cannot be decoded, but do not fail')
+    help = 'list images that cannot be decoded, but do not fail'
+    add('--skip_bad', action='store_true', help=help)
 
 
 def add_protocols(parser):
@@ -190,9 +204,11 @@ def add_protocols(parser):
     add = parser.add_argument_group('protocols').add_argument
     add('--topk', type=count, nargs='+', metavar='K', help='accuracies to report (default: 1 5)')
     add('--results_file', default='', metavar='CSV', help='write the accuracies, one row for each checkpoint')
-    add('--real_labels', default='', metavar='FILE', help='ReaL labels, to report accuracy by them too: real.json')
+    help = 'report accuracy by ReaL labels too: real.json, or {file name: [class ids]} for other sets'
+    add('--real_labels', default='', metavar='FILE', help=help)
     add('--per_class', default='', metavar='CSV', help='write the accuracy of each class')
-    add('--confusion', default='', metavar='CSV', help='write the confusion matrix: row true, column predicted')
+    help = 'write how often images of each class (row) were predicted as each class (column)'
+    add('--confusion', default='', metavar='CSV', help=help)
     add('--save_predictions', default='', metavar='CSV', help='write the best classes of each image')
     add('--label_list', metavar='FILE', help="names of the classes for --per_class, lines 'id name'")
 
@@ -224,7 +240,10 @@ def complete_model(args, entry):
 
 
 def weights_file(args, published_weights):
-    """The file of --resume, '' without the flag; with --pretrained what models.published_weights returns."""
+    """The file of --resume ('' without the flag); with --pretrained the file of the published weights.
+
+    published_weights: the function of models.py. Raises UserError if both flags are given.
+    """
     if not args.pretrained:
         return args.resume
     if args.resume:
@@ -236,6 +255,7 @@ def weights_file(args, published_weights):
 
 
 def add_training(parser, family):
+    """Flags of the training recipe."""
     _add_run(parser)
     _add_optimizer(parser)
     _add_schedule(parser)
@@ -247,20 +267,27 @@ def add_training(parser, family):
 
 def _add_run(parser):
     add = parser.add_argument_group('training').add_argument
-    add('--batch_size', default=64, type=count, metavar='N', help='images per process and batch (default: 64)')
+    help = 'images per process and step; the total batch is batch_size * accum_iter * processes (default: 64)'
+    add('--batch_size', default=64, type=count, metavar='N', help=help)
     add('--epochs', default=300, type=int, metavar='N', help='epochs of the schedule, without cool-down (default: 300)')
-    add('--accum_iter', default=1, type=count, metavar='N', help='batches for one optimizer step (default: 1)')
+    help = 'batches whose gradients are accumulated for one optimizer step (default: 1)'
+    add('--accum_iter', default=1, type=count, metavar='N', help=help)
     add('--drop', default=0.0, type=float, metavar='RATE', help='dropout rate (default: 0)')
-    add('--drop_path', type=float, metavar='RATE', help='stochastic depth rate of the last block (default: 0)')
+    help = 'stochastic depth rate of the last block; it grows linearly over the blocks (default: 0)'
+    add('--drop_path', type=float, metavar='RATE', help=help)
     switch(add, 'model_ema', 'keep an exponential moving average of the weights')
-    add('--model_ema_decay', default=0.9999, type=float, metavar='DECAY', help='decay per step (default: 0.9999)')
+    help = 'decay of the moving average per step (default: 0.9999)'
+    add('--model_ema_decay', default=0.9999, type=float, metavar='DECAY', help=help)
     switch(add, 'model_ema_eval', 'evaluate the averaged weights after every epoch too')
-    add('--seed', default=0, type=natural, metavar='N', help='seed of everything random (default: 0)')
-    add('--max_bad_images', default=100, type=int, metavar='N', help='images that may fail to decode (default: 100)')
+    help = 'seed of the initial weights, the order of the images and all augmentation (default: 0)'
+    add('--seed', default=0, type=natural, metavar='N', help=help)
+    help = 'training images per process that may fail to decode before the run stops (default: 100)'
+    add('--max_bad_images', default=100, type=int, metavar='N', help=help)
     add('--finetune', default='', metavar='FILE', help='start from the weights in this file')
     switch(add, 'remove_head_from_pretained', 'with --finetune: start with new classification heads')
     add('--resume_ema', default='', metavar='FILE', help='take the averaged weights from this file')
-    add('--start_epoch', default=0, type=int, metavar='N', help='first epoch of a run without --resume (default: 0)')
+    help = 'number of the first epoch of a run that resumes no checkpoint (default: 0)'
+    add('--start_epoch', default=0, type=int, metavar='N', help=help)
     switch(add, 'sync_bn', 'compute batch-norm statistics over all processes (GPU only)')
     add('--to_static', action='store_true', help='train through a static graph (dy2static)')
     add('--eval', action='store_true', help='evaluate the weights and stop')
@@ -270,13 +297,14 @@ def _add_run(parser):
 
 def _add_optimizer(parser):
     add = parser.add_argument_group('optimizer').add_argument
-    add('--opt', default='adamw', choices=('adamw', 'momentum'), help='adamw (default) or momentum')
+    add('--opt', default='adamw', metavar='NAME', help='adamw (default) or momentum')
     add('--opt_eps', default=1e-8, type=float, metavar='EPS', help='epsilon of AdamW (default: 1e-8)')
     add('--opt_betas', type=float, nargs=2, metavar='BETA', help='betas of AdamW (default: 0.9 0.999)')
     add('--momentum', default=0.9, type=float, metavar='M', help='momentum of --opt momentum (default: 0.9)')
     add('--clip_grad', type=float, metavar='NORM', help='clip the global gradient norm (default: no clipping)')
     add('--weight_decay', default=0.05, type=float, metavar='W', help='weight decay (default: 0.05)')
-    add('--layer_decay', type=float, metavar='FACTOR', help='learning rate of a block over the next (default: 1)')
+    help = 'learning rate of a block divided by that of the next block (default: all blocks learn alike)'
+    add('--layer_decay', type=float, metavar='FACTOR', help=help)
 
 
 def _add_schedule(parser):
@@ -285,7 +313,8 @@ def _add_schedule(parser):
     add('--blr', default=8e-4, type=float, metavar='LR', help=help)
     add('--lr', type=float, help='learning rate after warm-up (default: from --blr)')
     add('--warmup_lr', default=1e-6, type=float, metavar='LR', help='learning rate at the start (default: 1e-6)')
-    add('--min_lr', default=1e-5, type=float, metavar='LR', help='learning rate at the end (default: 1e-5)')
+    help = 'lowest learning rate, at the end of the schedule (default: 1e-5)'
+    add('--min_lr', default=1e-5, type=float, metavar='LR', help=help)
     add('--warmup_epochs', default=5, type=int, metavar='N', help='epochs of linear warm-up (default: 5)')
     add('--cooldown_epochs', default=10, type=int, metavar='N', help='last epochs, at min_lr (default: 10)')
     switch(add, 't_in_epochs', 'change the learning rate once an epoch instead of in every step')
@@ -293,15 +322,18 @@ def _add_schedule(parser):
 
 def _add_augmentation(parser):
     add = parser.add_argument_group('augmentation').add_argument
-    add('--color_jitter', default=0.4, type=float, metavar='S', help="colour jitter, used with --aa '' (default: 0.4)")
-    add('--aa', default='rand-m9-mstd0.5-inc1', metavar='POLICY', help="RandAugment policy, original, v0 or '' (none)")
-    add('--train_interpolation', default='bicubic', metavar='NAME', help='random, bilinear, bicubic, nearest, lanczos')
+    help = "strength of the colour jitter, which is used only with --aa '' (default: 0.4)"
+    add('--color_jitter', default=0.4, type=float, metavar='S', help=help)
+    help = "RandAugment policy, or AutoAugment's original or v0; '' for none (default: %(default)s)"
+    add('--aa', default='rand-m9-mstd0.5-inc1', metavar='POLICY', help=help)
+    help = 'interpolation of the random crop: random, bilinear, bicubic (default), nearest, lanczos'
+    add('--train_interpolation', default='bicubic', metavar='NAME', help=help)
     help = "area of the random crop as a share of the image's (default: 0.08 1)"
     add('--train_scale', default=[0.08, 1.0], type=float, nargs=2, metavar=('MIN', 'MAX'), help=help)
     add('--hflip', default=0.5, type=float, metavar='P', help='probability of the horizontal flip (default: 0.5)')
     add('--reprob', default=0.25, type=float, metavar='P', help='probability of random erasing (default: 0.25)')
     help = 'fill of an erased box. pixel (default): a random colour per pixel; rand: one for the box; const: the mean'
-    add('--remode', default='pixel', choices=('pixel', 'rand', 'const'), help=help)
+    add('--remode', default='pixel', metavar='MODE', help=help)
     add('--recount', default=1, type=int, metavar='N', help='largest number of erased boxes (default: 1)')
 
 
@@ -311,12 +343,15 @@ def _add_mixing(parser):
     add('--mixup', default=0.8, type=float, metavar='ALPHA', help='alpha of Mixup, 0 for none (default: 0.8)')
     add('--cutmix', default=1.0, type=float, metavar='ALPHA', help='alpha of CutMix, 0 for none (default: 1)')
     help = "smallest and largest side of CutMix's box as a share of the image's, instead of drawing it by --cutmix"
-    add('--cutmix_minmax', type=float, nargs=2, metavar=('MIN', 'MAX'), help=help)
-    add('--mixup_prob', default=1.0, type=float, metavar='P', help='probability that a batch is mixed (default: 1)')
-    add('--mixup_switch_prob', default=0.5, type=float, metavar='P', help='of CutMix if both are on (default: 0.5)')
+    add('--cutmix_minmax', type=float, nargs='+', metavar='SHARE', help=help)
+    help = 'probability that a batch is mixed (default: 1)'
+    add('--mixup_prob', default=1.0, type=float, metavar='P', help=help)
+    help = 'probability of CutMix instead of Mixup if both are on (default: 0.5)'
+    add('--mixup_switch_prob', default=0.5, type=float, metavar='P', help=help)
     help = 'batch (default): one mix for the batch; pair: one for each pair of images; elem: one for each image'
-    add('--mixup_mode', default='batch', choices=('batch', 'pair', 'elem'), help=help)
-    add('--mixup_off_epoch', default=0, type=int, metavar='N', help='mix no images from this epoch on (default: never)')
+    add('--mixup_mode', default='batch', metavar='MODE', help=help)
+    help = 'no Mixup or CutMix from this epoch on; 0 (default): in all epochs'
+    add('--mixup_off_epoch', default=0, type=int, metavar='N', help=help)
 
 
 def _add_token_labels(parser, family):
@@ -325,14 +360,18 @@ def _add_token_labels(parser, family):
     patch_sizes = by_model(family, lambda entry: entry.architecture.get('patch_size', 16))
     help = f'tokens a side; must be input_size / patch size, which is the default (patch size: {patch_sizes})'
     add('--token_label_size', type=int, metavar='N', help=help)
-    add('--allow_missing_token_label', action='store_true', help='train images without a map with their label alone')
+    help = 'train images that have no map with their class label alone'
+    add('--allow_missing_token_label', action='store_true', help=help)
     add('--dense_weight', default=1.0, type=float, metavar='W', help='weight of the token loss (default: 1)')
     add('--cls_weight', default=1.0, type=float, metavar='W', help='weight of the class loss (default: 1)')
     help = "blend the class target with the image's true label, or with 'only' use the true label alone"
     add('--ground_truth', nargs='?', default=False, const='blend', choices=('blend', 'only'), help=help)
-    add('--token_label_gumbel', action='store_true', help='draw one class for each token (hard Gumbel-softmax)')
-    add('--token_label_confidence', default=0.0, type=float, metavar='P', help='skip less probable tokens (default: 0)')
-    add('--token_pool_weight', default=0.0, type=float, metavar='W', help='weight of the pooled loss (default: 0)')
+    help = 'train each token on one class, drawn in every step from its label (hard Gumbel-softmax)'
+    add('--token_label_gumbel', action='store_true', help=help)
+    help = 'leave out the loss of tokens whose best class has a probability below P (default: 0)'
+    add('--token_label_confidence', default=0.0, type=float, metavar='P', help=help)
+    help = "weight of the loss of the tokens' mean logits on the class label, to train a labeler (default: 0)"
+    add('--token_pool_weight', default=0.0, type=float, metavar='W', help=help)
     help = 'use MixToken (default: with --token_label, unless Mixup or CutMix is on)'
     add('--mix_token', action='store_true', default=None, help=help)  # None: complete_training decides
     add('--no_mix_token', action='store_false', dest='mix_token', help='do not use MixToken')
@@ -340,9 +379,13 @@ def _add_token_labels(parser, family):
 
 def _add_output(parser):
     add = parser.add_argument_group('output').add_argument
-    add('--output_dir', default='', metavar='DIR', help='folder for checkpoints and log.txt (default: none)')
-    add('--save_freq_steps', default=0, type=natural, metavar='N', help='save every N steps too (default: 0, never)')
-    add('--keep_checkpoints', type=count, metavar='K', help='keep the K newest numbered checkpoints (default: all)')
+    add(
+        '--output_dir', default='', metavar='DIR', help='folder for checkpoints and log.txt (default: none are written)'
+    )
+    help = 'save a checkpoint every N optimizer steps too, 0 for none (default: 0)'
+    add('--save_freq_steps', default=0, type=natural, metavar='N', help=help)
+    help = 'how many of the numbered checkpoints to keep, the newest (default: all)'
+    add('--keep_checkpoints', type=count, metavar='K', help=help)
     add('--log_file', default='', metavar='FILE', help='write the console lines to this file too')
     add('--print_freq', default=20, type=count, metavar='N', help='steps between console lines (default: 20)')
     add('--log_visualdl', default='', metavar='DIR', help='write VisualDL scalars')
@@ -352,18 +395,26 @@ def _add_output(parser):
 
 
 def mixes_images(args):
+    """Whether Mixup or CutMix is on."""
     return args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
 
 
 def complete_training(args, grid, total_batch):
     """Check the flags of main.py against each other, and set those left out. Raises UserError.
 
-    grid: tokens a side of the model at --input_size; total_batch: images of an optimizer step.
+    grid: tokens a side of the model at --input_size; total_batch: images of an optimizer step. The learning rate
+    depends on the total batch. MixToken is on with token labels, unless Mixup or CutMix is on. Without
+    --token_label_data, --token_label is turned off.
     """
     if args.token_label and not args.token_label_data and args.dense_weight:
-        raise UserError('--token_label needs --token_label_data; without maps add --dense_weight 0')
+        raise UserError(
+            '--token_label needs --token_label_data, the folder of the label maps; without maps add --dense_weight 0'
+        )
     if args.token_label and args.token_label_size not in (None, grid):
-        raise UserError(f'--token_label_size {args.token_label_size}: {args.model} has {grid} tokens a side here')
+        raise UserError(
+            f'--token_label_size {args.token_label_size}: {args.model} has {grid} tokens a side at '
+            f'--input_size {args.input_size}; leave the flag out'
+        )
     if args.pretrained and args.finetune:
         raise UserError('--pretrained and --finetune both name the weights to start from; give one')
     args.token_label_size = grid

@@ -28,6 +28,7 @@ def rank():
 
 
 def world_size():
+    """Number of processes of the run."""
     return int(os.environ.get('PADDLE_TRAINERS_NUM', 1))
 
 
@@ -60,5 +61,6 @@ def share_statistics(model):
 
 
 def barrier():
+    """Wait for all processes."""
     if world_size() > 1:
         pd.barrier()

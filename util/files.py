@@ -32,9 +32,9 @@ def check_target(flag, path):
 def replacing(path, *more_paths, previous=None, sync=True):
     """Context manager that yields a temporary binary file, which becomes `path` when the block ends without an error.
 
-    `more_paths` become hard links to it before `path` does, or copies. If the block raises an error, all files stay as
-    they were. previous: where to keep the old file of `path`. sync: wait until the file is on the disk, so that it
-    survives a power failure. Makes the folder. Raises UserError that names `path`.
+    `more_paths` become hard links to it before `path` does, or copies if the file system has no links. If the block
+    raises an error, all files stay as they were. previous: where to keep the old file of `path`. sync: wait until the
+    file is on the disk, so that it survives a power failure. Makes the folder. Raises UserError that names `path`.
     """
     folder, temporary = os.path.dirname(os.path.abspath(path)), None
     try:
@@ -82,10 +82,13 @@ def write(path, data):
         f.write(data)
 
 
-def read_text(path, hint='', errors='strict'):
+# -- small text files --------------------------------------------------------------------------------------------------
+
+
+def read_text(path, hint=''):
     """The text of a UTF-8 file, without a byte order mark. Raises UserError. hint: the remedy, for its message."""
     try:
-        with open(path, encoding='utf-8-sig', errors=errors) as f:
+        with open(path, encoding='utf-8-sig') as f:
             return f.read()
     except (OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
         raise UserError(
@@ -93,10 +96,9 @@ def read_text(path, hint='', errors='strict'):
         )
 
 
-def read_lines(path, errors='strict'):
-    """Iterates (line number, stripped line) of a text file, without blank lines. Raises UserError."""
-    lines = enumerate(read_text(path, errors=errors).split('\n'), 1)
-    return ((number, line.strip()) for number, line in lines if line.strip())
+def read_lines(path):
+    """[(line number, stripped line)] of a text file, without blank lines. Raises UserError."""
+    return [(number, line.strip()) for number, line in enumerate(read_text(path).split('\n'), 1) if line.strip()]
 
 
 def read_json(path, hint=''):

@@ -42,6 +42,9 @@ def log_accuracy(model, accuracy, images):
     log(f'Accuracy of the {model} on {test_images}: {accuracy:.1f}%')
 
 
+# -- tables -----------------------------------------------------------------------------------------------------------
+
+
 def write_per_class(path, predictions, num_classes, names, topk=(1, 5)):
     """Write a CSV file with columns class_id, name, images, and for each k correct@k and acc@k in percent.
 
@@ -77,11 +80,12 @@ def write_predictions(path, predictions, images, k):
 
 
 def write_results(path, results):
-    """Write a CSV file with a row for each checkpoint; results: [{column: value}]."""
+    """Write a CSV file with a row for each checkpoint; results: [{column: value}] with the same columns."""
     write_csv(path, [list(results[0]), *(_cells(row) for row in results)])
 
 
 def log_results(results):
+    """Log the same table, the best accuracy first."""
     accuracy = next(name for name in results[0] if name.startswith('acc'))
     ranked = sorted(results, key=lambda row: -row[accuracy])
     rows = [list(results[0]), *map(_cells, ranked)]

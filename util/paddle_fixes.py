@@ -155,7 +155,8 @@ def forget_workers():
 def death_of_worker():
     """How a loader process died ('SIGKILL', or 'exit code 1'); None if none died or all ended well.
 
-    Symptom (all): then Paddle raises errors of several types anywhere in the main process.
+    Symptom (all): when a loader process dies, Paddle raises errors of several types anywhere in the main process; this
+    tells whether a death is the cause.
     """
     for worker in _watched:
         code = worker.exitcode
@@ -187,6 +188,7 @@ def end_epoch_early(batches, workers):
 
     Symptom (all): Paddle leaves them running when an epoch ends early. With workers=0 a thread makes the batches. This
     function waits for it: a process that is forked while the thread holds a lock may wait for that lock forever.
+    With processes the thread only receives batches and ends within seconds.
     """
     if workers:
         batches._try_shutdown_all(SHUTDOWN_SECONDS)

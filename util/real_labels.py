@@ -18,12 +18,16 @@ def read(path, images, num_classes):
     The file is the published real.json, a list for ILSVRC2012_val_00000001 … 00050000 in this order, or for other sets
     an object {file name: [class ids]}. Its keys are 'folder/name' or 'name'; the first is preferred. Raises UserError.
     """
+    if not os.path.exists(path):
+        raise UserError(f'--real_labels {path}: no such file')
     content = files.read_json(path)
     if isinstance(content, list) and len(content) != IMAGENET_VAL_IMAGES:
         raise UserError(
             f'--real_labels {path}: a list of {len(content)} entries; real.json has {IMAGENET_VAL_IMAGES}, one for '
             'each image of the ImageNet validation set; for another set use an object {file name: [class ids]}'
         )
+    if not isinstance(content, (list, dict)):
+        raise UserError(f'--real_labels {path}: neither a list nor an object, but {json.dumps(content)[:40]}')
     find_key = _number if isinstance(content, list) else _name
     labels = [content[find_key(path, content, image)] for image in images]
     for image, ids in zip(images, labels):
@@ -39,7 +43,10 @@ def _number(path, content, image):
     """The index in real.json of an image of the ImageNet validation set: the number in its name, minus 1."""
     found = IMAGENET_VAL.match(os.path.basename(image))
     if not found or not 1 <= int(found[1]) <= IMAGENET_VAL_IMAGES:
-        raise UserError(f'--real_labels {path}: a list is for ILSVRC2012_val_XXXXXXXX; {image} has no such number')
+        raise UserError(
+            f'--real_labels {path}: a list needs images named ILSVRC2012_val_XXXXXXXX, and {image} has no such '
+            'number; for another set use an object {file name: [class ids]}'
+        )
     return int(found[1]) - 1
 
 

@@ -7,7 +7,8 @@ from util.errors import UserError
 class Writers:
     """Writes scalars to VisualDL and wandb, on the first process. Raises UserError if a package is missing.
 
-    log_visualdl: folder of VisualDL's log, or ''. config: {flag: value} for wandb. run_id: the wandb run to continue.
+    log_visualdl: folder of VisualDL's log, or '' for none. log_wandb: write to wandb. config: {flag: value} for wandb.
+    run_id: the wandb run to continue, None for a new one. Attribute run_id: the id of the run.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class Writers:
 
     @property
     def active(self):
+        """Whether anything is written."""
         return bool(self.visualdl or self.wandb)
 
     def write(self, scalars, step):
@@ -46,6 +48,7 @@ class Writers:
             self.wandb.log(values, step=step)
 
     def close(self):
+        """Finish writing."""
         if self.visualdl:
             self.visualdl.close()
         if self.wandb:

@@ -31,13 +31,15 @@ def save(path, weight, bias, output='BCHW', batch='batch', size='S', channels=3,
         'B1NC': [conv, flat, mean, helper.make_node('Concat', ['token', 'BCN'], ['both'], axis=2)]
         + [helper.make_node('Transpose', ['both'], ['B1NC'], perm=[0, 2, 1])],
         'softmax': [conv, helper.make_node('Softmax', ['BCHW'], ['softmax'], axis=1)],
+        'ids': [conv, helper.make_node('ArgMax', ['BCHW'], ['ids'], axis=1)],
     }[output]
     used = {name for step in steps for name in step.input}
+    kind = TensorProto.INT64 if output == 'ids' else floats
     graph = helper.make_graph(
         steps,
         'patches',
         [helper.make_tensor_value_info('image', floats, [batch, channels, size, size])],
-        [helper.make_tensor_value_info(output, floats, None)],
+        [helper.make_tensor_value_info(output, kind, None)],
         [numpy_helper.from_array(array, name) for name, array in constants.items() if name in used],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 13)], ir_version=8)

@@ -80,7 +80,7 @@ def test_meta_json_identifies_the_class_map(run, scenes, write, tmp_path):
 @pytest.mark.parametrize(
     'text, words',
     [
-        ('0 0\n1 2\n', ['maps to class 1,', 'to class 2']),
+        ('0 0\n1 2\n', ['no class of the annotator maps to class 1', 'to class 2']),
         ('0 0\n12 1\n', ['line 2', 'no class 12', '0 to 11']),
         ('3 0\n\n3 1\n', ['line 3', 'class 3', 'line 1 already']),
         ('0 0 cat\n', ['line 1', "found '0 0 cat'"]),

@@ -108,6 +108,9 @@ def test_files_that_hold_something_else_are_refused(tmp_path):
     npy, pt = tmp_path / 'n01' / 'x.npy', tmp_path / 'n01' / 'x.pt'
     save_map(npy, np.full((2, 3, 4, 4), 'a'))
     assert f'{npy}: a label map holds numbers' in refused(tmp_path)
+    with open(npy, 'wb') as f:
+        np.savez(f, make_map())
+    assert f'{npy}: not a readable .npy array' in refused(tmp_path)
     npy.unlink()
     save_map(pt, {'map': np.zeros(3)})
     assert f'{pt}: a label map is one tensor' in refused(tmp_path)
@@ -161,16 +164,17 @@ def test_coverage_in_meta_json_wins_over_the_flag_and_reference_geometry_over_bo
 @KINDS
 def test_a_meta_json_that_contradicts_the_maps_is_refused_and_one_that_agrees_is_fine(tmp_path, save_set):
     save_set(tmp_path, make_set())
-    good = {'shape': [2, 3, 4, 4], 'num_classes': 10, 'coverage': 'full', 'annotator': 'us'}
+    good = {'K': 3, 'label_size': 4, 'shape': [2, 3, 4, 4], 'num_classes': 10, 'coverage': 'full', 'annotator': 'us'}
     (tmp_path / META).write_text(json.dumps(good))
     LabelMaps(str(tmp_path), 10).read(IMAGES[0])
-    (tmp_path / META).write_text(json.dumps({**good, 'shape': [2, 5, 4, 4]}))
-    message = refused(tmp_path, 'n01/z')
-    assert message.startswith(str(tmp_path / META)) and 'shape' in message
-    assert str(tmp_path / ARRAY) in message or str(tmp_path / 'n01' / 'z.') in message
+    for wrong in ({'K': 5}, {'shape': [2, 5, 4, 4]}, {'label_size': 18}):
+        (tmp_path / META).write_text(json.dumps({**good, **wrong}))
+        message = refused(tmp_path, 'n01/z')
+        assert message.startswith(str(tmp_path / META)) and next(iter(wrong)) in message
+        assert str(tmp_path / ARRAY) in message or str(tmp_path / 'n01' / 'z.') in message
 
 
-@pytest.mark.parametrize('text', ['{', '[1]', '{"coverage": "half"}', '{"num_classes": 11}'])
+@pytest.mark.parametrize('text', ['{', '[1]', '{"coverage": "half"}', '{"num_classes": null}', '{"num_classes": 11}'])
 def test_an_unusable_meta_json_and_a_missing_folder_are_refused_by_name(tmp_path, text):
     (tmp_path / META).write_text(text)
     assert str(tmp_path / META) in refused(tmp_path)

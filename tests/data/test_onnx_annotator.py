@@ -161,6 +161,7 @@ def test_a_shape_that_is_wrong_or_ambiguous_is_refused(shape, num_classes, words
     'file, flags, word',
     [
         (dict(output='softmax'), [], 'probabilities'),
+        (dict(output='ids'), [], 'must be scores'),
         (dict(), ['--img_size', 40], 'do not tile'),
         (dict(), ['--img_size', 8], 'fails on images [2, 3, 8, 8]'),
         (dict(channels=1), [], 'must have one input of floats [B, 3, S, S], has image [batch, 1, S, S]'),

@@ -85,7 +85,7 @@ def test_eval_uses_its_filter_and_none_for_an_image_of_the_right_size(name):
 WRONG = [(EvalTransform, dict(crop_pct=0.0), 'crop_pct 0.0'), (EvalTransform, dict(crop_pct=1.5), 'crop_pct 1.5')]
 WRONG += [(EvalTransform, dict(crop_pct=0.9, interpolation='cubic'), 'interpolation cubic')]
 WRONG += [(TrainTransform, dict(interpolation='cubic'), 'train_interpolation cubic')]
-WRONG += [(TrainTransform, dict(aa='auto'), 'aa auto')]
+WRONG += [(TrainTransform, dict(remode='noise'), 'remode noise'), (TrainTransform, dict(aa='auto'), 'aa auto')]
 for wrong in dict(mean=(0.5, 0.5)), dict(std=(0.5, 0.0, 0.5)), dict(std=(1, 1, 1, 1)):
     WRONG += [(TrainTransform, wrong, 'mean .*--std'), (EvalTransform, {'crop_pct': 1.0, **wrong}, 'mean .*--std')]
 

@@ -85,6 +85,7 @@ def test_settings_that_export_did_not_write_are_named(line, folder, text):
     'values, says',
     [
         (dict(nb_classes=12), '10 label_names for 12 classes'),
+        (dict(nb_classes=3, label_names={}), 'gives 10 classes, inference.yml says 3'),
         (dict(input_size=48), '3, 48, 48]'),  # OpenVINO would not notice
         (dict(precision='fp16'), '--precision fp16'),
         (dict(std=[1, 1, 0]), '--std [1.0, 1.0, 0.0]'),

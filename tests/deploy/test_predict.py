@@ -132,6 +132,7 @@ LABEL_LISTS = {
     b'0 zero\n1 one\n': 'no name for class 2 of 10',
     b'0 zero\n\none 1\n': 'line 3',
     b'0 zero\n1\n': 'line 2',
+    b'0 zero\n1 one\n0 nought\n': 'line 3',
     b''.join(b'%d class\n' % i for i in range(11)): 'names 11 classes',
     b'0 \xff\xfe\n': 'not a readable text file',
 }

@@ -4,6 +4,7 @@ import numpy as np
 import paddle
 import pytest
 
+from util.errors import UserError
 from util.train.loss import Targets
 from util.train.mixup import Mixup
 
@@ -96,6 +97,14 @@ def test_nothing_is_mixed_at_probability_zero_or_with_both_alphas_zero():
         assert all(
             np.allclose(new, old, atol=1e-6) for seed in range(3) for old, new in zip(*step(Mixup(**off), seed=seed))
         )
+
+
+@pytest.mark.parametrize(
+    'wrong, word', [(dict(mode='half'), '--mixup_mode half'), (dict(cutmix_minmax=(0.5,)), '--cutmix_minmax')]
+)
+def test_unusable_settings_are_refused_by_the_name_of_their_flag(wrong, word):
+    with pytest.raises(UserError, match=word):
+        Mixup(**wrong)
 
 
 def test_a_label_is_mixed_by_the_very_share_of_the_pixels():

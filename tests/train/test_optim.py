@@ -125,6 +125,10 @@ def test_the_learning_rate_falls_by_a_factor_from_block_to_block_down_to_the_ste
         assert set(lr_scales(list(scales), off).values()) == {1.0}
 
 
-def test_a_layer_decay_of_0_is_refused():
-    with pytest.raises(UserError, match='--layer_decay'):
-        build_optimizer(model_of(0), layer_decay=0.0)
+def test_an_unknown_optimizer_and_a_layer_decay_of_0_are_refused():
+    for wrong, says in (
+        (dict(opt='lamb'), '--opt lamb: use adamw or momentum'),
+        (dict(layer_decay=0.0), '--layer_decay'),
+    ):
+        with pytest.raises(UserError, match=says):
+            build_optimizer(model_of(0), **wrong)

@@ -138,18 +138,19 @@ def test_one_save_writes_several_names_and_keeps_the_previous_file(tmp_path):
 # ---- in a folder
 
 
-def test_the_newest_readable_checkpoint_of_a_folder(tmp_path, capsys):
-    assert checkpoint.load_newest(str(tmp_path / 'missing')) is None
-    assert checkpoint.load_newest(str(tmp_path)) is None
+def test_the_newest_readable_checkpoint_of_a_folder(tmp_path):
+    damaged = []
+    assert checkpoint.load_newest(str(tmp_path / 'missing'), damaged.append) is None
+    assert checkpoint.load_newest(str(tmp_path), damaged.append) is None
     names = ['checkpoint-latest.pd', 'checkpoint-previous.pd', 'checkpoint-10.pd', 'checkpoint-9.pd']
     for epoch, name in enumerate(names):
         checkpoint.save({'epoch': epoch}, str(tmp_path / name))
     for epoch, name in enumerate(names):
-        assert checkpoint.load_newest(str(tmp_path)) == ({'epoch': epoch}, str(tmp_path / name))
-        damaged = capsys.readouterr().out.splitlines()
+        damaged.clear()
+        assert checkpoint.load_newest(str(tmp_path), damaged.append) == ({'epoch': epoch}, str(tmp_path / name))
         assert [old in line for old, line in zip(names, damaged)] == [True] * epoch
         os.truncate(tmp_path / name, 10)
-    assert 'move them away' in refusal(checkpoint.load_newest, str(tmp_path))
+    assert 'move them away' in refusal(checkpoint.load_newest, str(tmp_path), damaged.append)
 
 
 def test_files_of_a_folder_are_sorted_by_their_numbers(tmp_path):

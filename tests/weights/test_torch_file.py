@@ -163,6 +163,7 @@ def test_a_tensor_never_reaches_beyond_its_storage(path, write, size, stride, of
     [
         *[tensor(count=count) for count in (7, -1, None)],
         *[tensor(key='../../etc/passwd'), tensor(storage=op('O')), op('text') + b'Q', reference()],
+        b']' + tensor() + b'a' + tensor(storage=CLASSES['f2']) + b'a',  # a storage of two types
         *[reference() + b'}' + op('code') + op('O') + b'sb', tensor() + b'}' + op('storage') + b'Nsb'],
     ],
 )

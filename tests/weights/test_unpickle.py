@@ -72,6 +72,13 @@ def test_files_of_numpy_1_and_2():
         assert np.array_equal(array, np.arange(3.0)) and number == 7
 
 
+def test_files_of_python_2():
+    program = b'cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS"b"\ntR(I1\n(I2\ntcnumpy\ndtype\n'
+    program += b'(S"f4"\nI0\nI1\ntR(I3\nS"<"\nNNNI-1\nI-1\nI0\ntbI00\nS"\\x00\\x00\\x80?\\x00\\x00\\x00\\xc0"\ntb.'
+    assert np.array_equal(load(program), np.array([1, -2], 'f4'))
+    assert load(b'\x80\x02ccollections\nOrderedDict\n]](U\x01aK\x01ea\x85R.') == {'a': 1}
+
+
 def test_ordered_dicts_are_dicts_without_their_attributes_and_one_pickle_of_a_file_is_read():
     state = collections.OrderedDict(w=1)
     state._metadata = {'version': 1}  # as PyTorch does
@@ -125,6 +132,8 @@ def test_a_file_cannot_set_attributes_of_the_objects_behind_a_name(target, state
         (b'cnumpy\ndtype\n', 'type Function where a value'),
         (b'cargparse\nNamespace\n', 'type type where a value'),
         (b'cbuiltins\ntuple\n}\x8c\x08functionNsb', 'sets attributes of a Function'),
+        (b'}' + F8 + b'Ns', 'a Dtype as a dictionary key'),
+        (b'})\x85Ns', 'a tuple as a dictionary key'),
         (b']}\x8c\x09__class__Nsb', '__dict__'),
         (b'(ios\nsystem\n', 'os.system'),
         (b'(cos\nsystem\no', 'os.system'),

@@ -33,7 +33,10 @@ class TokenHead:
         if not model.return_dense:
             raise UserError(f'--model {name}: has no classifier of the tokens (aux_head), so it cannot make label maps')
         if not any(p.numpy().any() for p in model.aux_head.parameters()):
-            raise UserError(f'--model {name}: its aux_head is all zeros; train it with --token_pool_weight 1')
+            raise UserError(
+                f'--model {name}: its aux_head is all zeros, because it was trained without token labels; train it '
+                'with --token_pool_weight 1, or let tools/self_label.py train it, make the maps and train with them'
+            )
         model.eval()
         self.model, self.num_classes, self.side = model, model.num_classes, model.grid
 
@@ -47,8 +50,8 @@ class TokenHead:
 class PooledHead:
     """The last linear layer of a classifier, applied to every cell before its global average pool.
 
-    A linear layer commutes with averaging, so the mean over the cells must equal the model's logits. Raises UserError
-    if they differ, or if the cells do not tile the image.
+    One forward pass shows which layers these are. A linear layer commutes with averaging, so the mean over the cells
+    must equal the model's logits. Raises UserError if they differ, or if the cells do not tile the image.
     """
 
     def __init__(self, model, name, size):
@@ -76,7 +79,10 @@ class PooledHead:
             )
         cell = size / self.side
         if cell not in (8, 16, 32, 64):  # pixels of a cell, in networks of strides 2 whose cells tile the image
-            raise UserError(f'--img_size {size}: {self.side} cells a side do not tile the image; use a multiple of 32')
+            raise UserError(
+                f'--img_size {size}: the {self.side}x{self.side} cells of {name} do not tile the image, so '
+                'labels would lie beside their pixels; use a multiple of 32'
+            )
 
     def _keep(self, _, inputs):
         self._features = inputs[0]
@@ -123,20 +129,27 @@ def head_classes(weights, head, path):
 
 
 def load_classifier(name, num_classes, path='', ema=False, transfer=False):
-    """The classifier `name` of paddle.vision.models with the weights of a file; without a path, Paddle downloads them.
+    """The classifier `name` of paddle.vision.models with the weights of a file.
 
-    transfer: take the number of classes from the file's head. Raises UserError.
+    Without a path, Paddle downloads weights. transfer: take the number of classes from the file's head.
+    Raises UserError for an unknown name, weights that do not fit, or a failed download.
     """
     if name not in CLASSIFIERS:
         raise UserError(f'--model {name}: neither an LV-ViT nor one of paddle.vision.models ({", ".join(CLASSIFIERS)})')
     build = getattr(zoo, name)
     if not path:
         if num_classes != 1000:
-            raise UserError(f'--nb_classes {num_classes}: the weights of Paddle have 1000; give your own with --resume')
+            raise UserError(
+                f'--nb_classes {num_classes}: the weights that Paddle offers for {name} have 1000 classes; '
+                'give your own with --resume'
+            )
         try:
             model = build(pretrained=True)
         except Exception as error:  # no network, no such file, a full disk
-            raise UserError(f'--model {name}: could not be downloaded ({one_line(error)}); give a file with --resume')
+            raise UserError(
+                f'--model {name}: its weights could not be downloaded ({one_line(error)}); '
+                'give a local file (.pdparams, .pth, .safetensors) with --resume'
+            )
         log(f'using the weights that Paddle offers for {name}')
         return model
     state = read(path)
@@ -160,7 +173,8 @@ def fingerprint(model):
 def chance_warning(correct, images, num_classes):
     """A warning if an annotator with `correct` right answers is not clearly better than guessing, else ''.
 
-    Clearly: more than two standard deviations of the accuracy of guessing above its mean.
+    The accuracy of guessing on n images has mean p = 1 / num_classes and standard deviation √(p (1 − p) / n). The
+    annotator must be more than two standard deviations above p. If 100 % is not above that, there is no warning.
     """
     if not images:
         return ''
@@ -199,7 +213,8 @@ def relative_scores(scores, best, ids):
 
     scores: [..., C], of all classes; best, ids: [..., K], the K best and their ids. Training gives the classes that a
     map does not list score 0. With relative scores, softmax then gives the annotator's own probability for each listed
-    class, and the others share the rest equally. If K = C, the mean is over all classes.
+    class, and the others share the rest equally. Raw scores do not ensure that: adding a constant to them does not
+    change the annotator's probabilities, but it changes the targets. If K = C, the mean is over all classes.
     """
     others, count = scores, scores.shape[-1]
     if count > best.shape[-1]:

@@ -17,6 +17,9 @@ from util.errors import UserError
 RANDOM_INTERPOLATION = (Image.BILINEAR, Image.BICUBIC)
 
 
+# -- policies ---------------------------------------------------------------------------------------------------------
+
+
 class Policy:
     """Makes the ops that the policies below draw.
 
@@ -103,7 +106,10 @@ class RandAugment(Policy):
             if weights and self.layers > len(weights):
                 raise ValueError(config)
         except ValueError:
-            raise UserError(f"--aa {config}: unknown; use one like rand-m9-mstd0.5-inc1-n2-w0, original, v0 or ''")
+            raise UserError(
+                f'--aa {config}: unknown policy; use one like rand-m9-mstd0.5-inc1 '
+                f"(parts m, n, mstd, inc, w0), original or v0, or '' for none"
+            )
         self.weights = None if weights is None else np.array([weights.get(name, 0.0) for name in NAMES])
 
     def draw(self, size, rng):
@@ -167,7 +173,8 @@ AUTOAUGMENT = {'original': read_table(ORIGINAL), 'v0': read_table(V0)}
 class AutoAugment(Policy):
     """AutoAugment (arXiv 1805.09501): one random pair of a table, each op with its own probability and level.
 
-    config: `original` or `v0`, with `-mstdX` for normal noise on the levels. Raises UserError for any other.
+    config: `original` or `v0`, with `-mstdX` for normal noise on the levels. interpolation: see Policy.
+    Raises UserError for any other config.
     """
 
     def __init__(self, config, interpolation=None):
@@ -199,10 +206,16 @@ def build_policy(config, interpolation):
     return RandAugment(config, interpolation)
 
 
+# -- without a policy -------------------------------------------------------------------------------------------------
+
+
 def color_jitter(strength, rng):
     """Brightness, contrast and saturation by factors uniform in 1 ± strength, in random order: a list of Ops."""
     kinds = ('Brightness', 'Contrast', 'Color')
     return [Op(kinds[i], rng.uniform(max(0.0, 1.0 - strength), 1.0 + strength)) for i in rng.permutation(len(kinds))]
+
+
+# -- random erasing ---------------------------------------------------------------------------------------------------
 
 
 ERASED_AREA = (0.02, 1 / 3)  # share of the image

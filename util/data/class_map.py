@@ -38,25 +38,35 @@ class MappedClasses:
 def read_class_map(path, num_classes):
     """[[id, …], …]: for each class of the user, in their order, the annotator's class ids in ascending order.
 
-    num_classes: of the annotator. Raises UserError that names the line.
+    num_classes: of the annotator. Raises UserError for lines of another form, ids that the annotator does not have or
+    that are listed twice, and classes of the user without any line.
     """
     user_class, line_of = {}, {}  # by the annotator's class
     for number, line in files.read_lines(path):
         words = line.split()
         if len(words) != 2 or not all(re.fullmatch('[0-9]{1,9}', word) for word in words):
-            raise UserError(f"{path}, line {number}: expected two class ids, found '{one_line(line)}'")
+            raise UserError(
+                f"{path}, line {number}: expected 'annotator_class_id user_class_id', found '{one_line(line)}'"
+            )
         theirs, own = map(int, words)
         if theirs >= num_classes:
-            raise UserError(f'{path}, line {number}: no class {theirs}; the annotator has 0 to {num_classes - 1}')
+            raise UserError(
+                f'{path}, line {number}: the annotator has no class {theirs}; its ids are 0 to {num_classes - 1}'
+            )
         if theirs in line_of:
-            raise UserError(f'{path}, line {number}: class {theirs} is in line {line_of[theirs]} already')
+            raise UserError(
+                f'{path}, line {number}: class {theirs} of the annotator is in line {line_of[theirs]} already'
+            )
         user_class[theirs], line_of[theirs] = own, number
     if not user_class:
         raise UserError(f"{path}: lists no classes; expected lines 'annotator_class_id user_class_id'")
     ours = sorted(set(user_class.values()))
     for expected, found in enumerate(ours):
         if found != expected:
-            raise UserError(f'{path}: no line maps to class {expected}, but one maps to class {ours[-1]}')
+            raise UserError(
+                f'{path}: no class of the annotator maps to class {expected}, but one does to class {ours[-1]}; '
+                'every class from 0 on needs a line'
+            )
     groups = [[] for _ in ours]
     for theirs in sorted(user_class):
         groups[user_class[theirs]].append(theirs)

@@ -18,7 +18,8 @@ from util.errors import UserError
 class ImageDataset(paddle.io.Dataset):
     """Samples made by `sample(index)`. samples: listing.Samples, or a list [(path, class id)].
 
-    A UserError becomes the sample {'error': message}, and Loader raises it in the main process.
+    A UserError becomes the sample {'error': message}, and Loader raises it in the main process. (Paddle turns what a
+    loader process raises into a SystemError.)
     """
 
     def __init__(self, samples, transform):
@@ -28,6 +29,7 @@ class ImageDataset(paddle.io.Dataset):
         return len(self.samples)
 
     def sample_bytes(self):
+        """Bytes of the arrays of a sample."""
         return 3 * self.transform.size**2
 
     def __getitem__(self, index):
@@ -100,7 +102,10 @@ class TrainDataset(ImageDataset):
         return sample
 
     def _load(self, index):
-        """(the transform's result, index) of the image at `index`, or of the next one that can be decoded."""
+        """(the transform's result, index) of the image at `index`, or of the next one that can be decoded.
+
+        The random draws are those of `index` in either case.
+        """
         for step in range(len(self.samples)):
             candidate = (index + step) % len(self.samples)
             rng = np.random.default_rng([self.seed, self.epoch, index])
@@ -117,10 +122,17 @@ class TrainDataset(ImageDataset):
         self.bad[index] = 1
         print(f'warning: {error}; skipped', file=sys.stderr, flush=True)
         if self.bad_images() > self.max_bad_images:
-            raise UserError(f'--max_bad_images {self.max_bad_images}: exceeded by {self.samples[index][0]}')
+            raise UserError(
+                f'{self.samples[index][0]}: cannot be decoded, and this is one image more than '
+                f'--max_bad_images {self.max_bad_images} allows'
+            )
 
     def _target(self, path, source_size, side, matrix):
-        """The SparseTarget of an image file of source_size (width, height). side, matrix: see token_target."""
+        """The SparseTarget of an image file.
+
+        source_size: its (width, height); side: of the transformed image in pixels; matrix: pixels of the transformed
+        image to pixels of the file.
+        """
         scores, ids = self.label_maps.read(path)
         covered = self.label_maps.covered(*source_size)
         return token_label.token_target(
@@ -131,7 +143,8 @@ class TrainDataset(ImageDataset):
 class EvalDataset(ImageDataset):
     """Evaluation samples {'image': uint8 [S, S, 3], 'label': class id, 'index': position in the set}.
 
-    An image that cannot be decoded is a UserError; with skip_bad a warning, and the sample is black with label -1.
+    An image that cannot be decoded is a UserError, because an evaluation counts every image. With skip_bad there is a
+    warning on stderr instead, and the sample is black with label -1.
     """
 
     def __init__(self, samples, transform, skip_bad=False):

@@ -64,6 +64,9 @@ def open_rgb(path):
         raise BadImage(f'{path}: cannot be decoded ({one_line(error)})')
 
 
+# -- JPEG by simplejpeg, to the same pixels as Pillow's ---------------------------------------------------------------
+
+
 class DecodedImage:
     """An image in memory: uint8 [H, W, 3]. It has the interface of JpegFile; size: (width, height)."""
 
@@ -81,9 +84,11 @@ class JpegFile:
         self.path, self.data, self.size = path, data, size
 
     def decode(self, max_shrink=1):
-        """(uint8 [H, W, 3], `shrink` times smaller than the image in the file, shrink). Raises as open_rgb.
+        """(uint8 [H, W, 3], shrink). The result is `shrink` times smaller than the image in the file.
 
         shrink is the largest of 1, 2, 4 and 8 that is at most `max_shrink`: libjpeg decodes a smaller image faster.
+
+        Raises BadImage and UserError as open_rgb.
         """
         import simplejpeg
 

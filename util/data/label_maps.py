@@ -29,8 +29,9 @@ FLOAT16_EXACT = 2048  # float16 represents every class id up to this one
 class LabelMaps:
     """The label maps of a folder, by the paths of their images.
 
-    coverage: the part of an image that its map covers, `center` (the centre square) or `full`; meta.json overrides it.
-    With geometry `reference` it is `full`, as in the original. Raises UserError for a set that cannot be used.
+    coverage: the part of an image that its map covers, `center` (the centre square, as in the published sets) or `full`
+    (the whole image); meta.json overrides it. With geometry `reference` it is always `full`, because the original reads
+    every map as if it covered the whole image. Raises UserError for a set that cannot be used.
     """
 
     def __init__(self, folder, num_classes, coverage='center', geometry='exact'):
@@ -69,6 +70,7 @@ class LabelMaps:
         return ~self.maps.contains(map_names(image_paths))
 
     def require(self, image_paths):
+        """Raise UserError if images have no map: it says how many, and names the first."""
         missing = self.missing(image_paths)
         if missing.any():
             first = image_paths[int(missing.argmax())]
@@ -96,6 +98,9 @@ def map_names(image_paths):
     return np.array([os.fsencode(map_name(path)) for path in image_paths], 'S')
 
 
+# -- the two kinds of sets --------------------------------------------------------------------------------------------
+
+
 def open_set(folder):
     """The PackedSet or FolderSet in a folder. Raises UserError if its packing was interrupted."""
     if os.path.exists(os.path.join(folder, ARRAY)):
@@ -112,6 +117,7 @@ class FolderSet:
         self.folder = folder
 
     def path(self, name):
+        """The file of a map."""
         path = os.path.join(self.folder, *name.split('/'))
         if not os.path.exists(path + '.npy') and os.path.exists(path + '.pt'):
             return path + '.pt'
@@ -146,7 +152,8 @@ class FolderSet:
 class PackedSet:
     """A set packed into `<folder>/label_maps.npy`, which is memory-mapped, and names.txt.
 
-    The names are one array of bytes, whose memory loader processes share. Raises UserError if the files do not fit.
+    The names are one array of bytes, whose memory loader processes share after the fork. A million Python strings would
+    be copied into each process. Raises UserError if the two files do not belong together.
     """
 
     def __init__(self, folder, array=ARRAY):
@@ -157,6 +164,7 @@ class PackedSet:
         self._names = self._read_names(os.path.join(folder, NAMES))
 
     def _read_names(self, path):
+        """The lines of names.txt as an array of bytes."""
         try:
             with open(path, 'rb') as f:
                 lines = f.read().split(b'\n')[:-1]
@@ -189,14 +197,20 @@ class PackedSet:
         return np.isin(names, self._names)
 
 
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
 def read_npy(path, mmap_mode=None):
     """The array in a .npy file. Raises FileNotFoundError; UserError that names the file if it holds no array."""
     try:
-        return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+        array = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
     except FileNotFoundError:
         raise
     except Exception as error:  # np.load raises errors of many types for damaged files
         raise UserError(f'{path}: not a readable .npy array ({one_line(error)})')
+    if not isinstance(array, np.ndarray):
+        raise UserError(f'{path}: not a readable .npy array (an archive of several, .npz)')
+    return array
 
 
 def read_torch(path):
@@ -222,7 +236,12 @@ def read_meta(path):
     meta = files.read_json(path, remedy)
     if not isinstance(meta, dict):
         raise UserError(f'{path}: holds a {type(meta).__name__}, not a JSON object{remedy}')
+    if not isinstance(meta.get('num_classes', 0), int):
+        raise UserError(f'{path}: num_classes must be a whole number{remedy}')
     return meta
+
+
+# -- checks -----------------------------------------------------------------------------------------------------------
 
 
 def check_shape(shape, dtype, path):
@@ -243,7 +262,10 @@ def check_map(array, num_classes, path):
         raise UserError(f'{path}: has scores that are not finite')
     # float16 rounds 2049 to 2048, so with more than 2049 classes an id of 2048 is ambiguous
     if array.dtype == np.float16 and num_classes > FLOAT16_EXACT + 1 and (ids >= FLOAT16_EXACT).any():
-        raise UserError(f'{path}: float16 does not hold its class ids exactly; the set needs another dtype, float32')
+        raise UserError(
+            f'{path}: has class ids that float16 does not hold exactly (above {FLOAT16_EXACT}); a set of '
+            f'{num_classes} classes needs another dtype, float32'
+        )
     if not (np.isfinite(ids).all() and (ids >= 0).all() and (ids < num_classes).all()):
         raise UserError(f'{path}: has class ids outside 0…{num_classes - 1}; check --nb_classes')
     if (ids != np.floor(ids)).any():
@@ -253,6 +275,7 @@ def check_map(array, num_classes, path):
 
 def check_meta(meta, shape, meta_path, path):
     """Raise UserError if meta.json describes maps of another shape than `shape`, [2, K, H, H] of the map in `path`."""
-    shape = list(shape)
-    if meta.get('shape', shape) != shape:
-        raise UserError(f'{meta_path}: says shape {one_line(json.dumps(meta["shape"]))}, but it is {shape} in {path}')
+    _, k, size, _ = shape
+    for key, found in (('shape', list(shape)), ('K', k), ('label_size', size)):
+        if meta.get(key, found) != found:
+            raise UserError(f'{meta_path}: says {key} {one_line(json.dumps(meta[key]))}, but it is {found} in {path}')

@@ -12,7 +12,7 @@ import numpy as np
 from util import dist, files
 from util.data import annotator
 from util.data.datasets import EvalDataset
-from util.data.label_maps import META, map_names, npy_size, read_meta
+from util.data.label_maps import META, map_names, npy_size
 from util.data.loader import Loader
 from util.errors import UserError
 from util.logger import progress
@@ -32,8 +32,8 @@ class Counts(NamedTuple):
 class LabelWriter:
     """The label maps of `samples`, listing.Samples, in the folder `out`.
 
-    settings: what meta.json says of all maps, including 'shape' and 'dtype'. Raises UserError for a folder that does
-    not fit.
+    settings: what meta.json says of all maps, including 'shape' and 'dtype'. Raises UserError if the folder holds
+    something else or a set begun with other settings, and if two images would have the same map file.
     """
 
     def __init__(self, out, samples, settings):
@@ -48,10 +48,11 @@ class LabelWriter:
             self.missing[number] = not (os.path.isfile(path) and os.path.getsize(path) == whole)
 
     def path(self, number):
+        """The file of a sample's map."""
         return map_path(self.out, self.names[number])
 
     def write(self, annotate, transform, batch_size, num_workers):
-        """Write the missing maps, each process its share. annotate: see util/data/annotator.py."""
+        """Write the missing maps, each process its share; returns Counts. annotate: see util/data/annotator.py."""
         dist.barrier()  # no process writes before all have looked for missing maps
         self._write_meta(complete=False)
         dist.barrier()  # no process writes a map before meta.json exists
@@ -65,7 +66,8 @@ class LabelWriter:
     def _batches(self, batch_size):
         """This process's share of the batches in which a map is missing, as ranges of sample numbers.
 
-        A batch is computed in full, so which maps are missing does not change one bit of the others.
+        The division into batches does not depend on which maps are missing or on the number of processes, and a batch
+        is computed in full. So neither changes one bit of a map (with the same number of threads).
         """
         count = len(self.samples)
         starts = range(0, count, batch_size)[dist.rank() :: dist.world_size()]
@@ -88,7 +90,9 @@ class LabelWriter:
                     undecodable += 1
                     continue
                 if not np.isfinite(array).all():
-                    raise UserError(f'{self.path(number)}: scores are not finite in {dtype}; check the weights')
+                    raise UserError(
+                        f"{self.path(number)}: scores are not finite in {dtype}; check the annotator's weights"
+                    )
                 with files.replacing(self.path(number), sync=False) as f:
                     np.save(f, array)
                 written += 1
@@ -115,7 +119,10 @@ def check_distinct(names, images, out):
     repeated = np.flatnonzero(first != np.arange(len(names)))
     if repeated.size:
         first, second = int(first[repeated[0]]), int(repeated[0])
-        raise UserError(f'{images[second]}: its map would be that of {images[first]}; rename one of them')
+        raise UserError(
+            f'{images[second]}: its label map would be that of {images[first]} ({map_path(out, names[second])}); '
+            'rename one of them'
+        )
 
 
 def check_begun(out, settings):
@@ -125,7 +132,9 @@ def check_begun(out, settings):
     meta_path = os.path.join(out, META)
     if not os.path.exists(meta_path):
         raise UserError(f'{out}: not empty and without the meta.json of a set of label maps; choose another folder')
-    begun = read_meta(meta_path)
+    begun = files.read_json(meta_path)
+    if not isinstance(begun, dict):
+        raise UserError(f'{meta_path}: does not describe a set of label maps; choose another folder')
     for key in [*settings, *begun]:
         if key not in RESULTS and settings.get(key) != begun.get(key):
             raise UserError(
@@ -135,4 +144,5 @@ def check_begun(out, settings):
 
 
 def count_maps(out):
+    """Number of .npy files in a folder and all folders below it."""
     return sum(name.endswith('.npy') and not name.startswith('.') for _, _, names in os.walk(out) for name in names)

@@ -4,12 +4,12 @@ Paths and labels are kept in arrays. A million paths as Python strings would be 
 the fork, even reading a Python object changes its reference count, which copies its page of memory.
 """
 
+import codecs
 import os
 import re
 
 import numpy as np
 
-from util import files
 from util.data.images import EXTENSIONS, is_image
 from util.errors import UserError, one_line
 
@@ -69,21 +69,41 @@ def read_list(data_path, list_path, num_classes):
     if not os.path.isdir(data_path):
         raise UserError(f'--data_path {data_path}: no such folder')
     names, labels = [], []
+    root = os.fsencode(data_path)
     listings = {}  # {folder: names in it}: much faster than asking the disk for every image
-    for number, line in files.read_lines(list_path, errors='surrogateescape'):
-        name, _, word = line.rpartition(' ')
-        if not name or not re.fullmatch('-?[0-9]{1,18}', word):  # int() refuses thousands of digits
-            raise UserError(f"{list_path}, line {number}: expected 'path class_id', found '{one_line(line)}'")
+    for number, line in enumerate(read_lines(list_path), 1):
+        line = line.strip()
+        if not line:
+            continue
+        name, _, word = line.rpartition(b' ')
+        if not name or not re.fullmatch(b'-?[0-9]{1,18}', word):  # int() refuses thousands of digits
+            shown = one_line(os.fsdecode(line))
+            raise UserError(f"{list_path}, line {number}: expected 'path class_id', found '{shown}'")
         if not 0 <= int(word) < num_classes:
-            raise UserError(f'{list_path}, line {number}: class id {word}, but --nb_classes is {num_classes}')
-        path = os.path.join(data_path, name)
+            raise UserError(f'{list_path}, line {number}: class id {word.decode()}, but --nb_classes is {num_classes}')
+        path = os.path.join(root, name)
         folder, base = os.path.split(path)
         if folder not in listings:
             listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
         if base not in listings[folder]:
-            raise UserError(f'{list_path}, line {number}: {one_line(path)} does not exist; check --data_path')
-        names.append(name.encode(errors='surrogateescape'))
+            shown = one_line(os.fsdecode(path))
+            raise UserError(f'{list_path}, line {number}: {shown} does not exist; check --data_path')
+        names.append(name)
         labels.append(int(word))
     if not names:
         raise UserError(f'{list_path}: lists no images')
     return Samples(data_path, np.array(names, 'S'), np.array(labels, 'int64'))
+
+
+def read_lines(path):
+    """The lines of a text file, as bytes. Raises UserError if it cannot be read or is not text."""
+    try:
+        with open(path, 'rb') as f:
+            content = f.read()
+    except OSError as error:
+        raise UserError(f'{path}: not a readable text file ({error.strerror})')
+    if b'\0' in content:
+        raise UserError(f'{path}: not a readable text file (has zero bytes)')
+    if content.startswith(codecs.BOM_UTF8):
+        content = content[len(codecs.BOM_UTF8) :]
+    return content.splitlines()

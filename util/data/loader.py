@@ -39,9 +39,11 @@ def build_train_loader(
     rank=0,
     world_size=1,
 ):
-    """The Loader of a training set, shuffled and augmented. batch_size: images per process. Raises UserError.
+    """The Loader of a training set, shuffled and augmented.
 
-    samples: listing.Samples; transform: TrainTransform; label_maps: LabelMaps or None; token_label_size: tokens a side.
+    samples: listing.Samples; transform: TrainTransform; batch_size: images per process; label_maps: LabelMaps or None;
+    token_label_size: tokens a side of the targets. Raises UserError if an image has no label map, unless
+    allow_missing_token_label, and if the set is smaller than one batch of all processes.
     """
     paddle_fixes.sweep_shared_memory()
     unmapped = None
@@ -64,7 +66,10 @@ def build_train_loader(
 
 
 def build_eval_loader(samples, transform, batch_size, num_workers=10, prefetch_factor=2, rank=0, world_size=1):
-    """The Loader of a validation set, in order; with several processes, of the share of process `rank`."""
+    """The Loader of a validation set, in order; with several processes, of the share that belongs to process `rank`.
+
+    samples: listing.Samples; transform: EvalTransform.
+    """
     dataset = EvalDataset(samples, transform)
     sampler = EvalSampler(len(samples), batch_size, rank, world_size)
     return Loader(dataset, sampler, batch_size, num_workers, prefetch_factor)
@@ -81,6 +86,9 @@ def build_predict_loader(files, transform, batch_size, ahead=True):
     if ahead and len(sampler) > 1:
         return Loader(dataset, sampler, batch_size, num_workers=1)
     return LazyLoader(dataset, sampler)
+
+
+# -- which images make a batch ----------------------------------------------------------------------------------------
 
 
 class TrainSampler:
@@ -129,6 +137,9 @@ class EvalSampler:
             yield list(self.indices[start : start + self.batch_size])
 
 
+# -- from samples to batches ------------------------------------------------------------------------------------------
+
+
 def collate(samples):
     """Stack samples (see datasets.py) into a batch, a dict of arrays:
 
@@ -161,7 +172,10 @@ class Loader:
     """paddle.io.DataLoader over the batches of `sampler`, with at most as many processes as the machine has cores.
 
     Iterating yields batches as `collate` makes them, with tensors on the device, except that image is float32
-    [B, 3, S, S], normalised and erased. Raises the UserError of a sample. batch_size: images of the largest batch.
+    [B, 3, S, S], normalised and erased. Raises the UserError of a sample.
+
+    batch_size: images of the largest batch; prefetch_factor: batches that each process prepares in advance;
+    persistent_workers: keep the processes from epoch to epoch.
     """
 
     def __init__(self, dataset, sampler, batch_size, num_workers, prefetch_factor=2, persistent_workers=False):

@@ -31,14 +31,18 @@ PAGE = 'docs/token_labels.md, "Making maps", shows how to export one'
 class OnnxNetwork:
     """A network opened in ONNX Runtime; it runs on a GPU if ONNX Runtime's GPU package is installed.
 
-    settings: {flag: value} of the metadata, and of a fixed image size. Raises UserError.
+    settings: {flag: value} of the metadata, and of a fixed image size. Raises UserError if the file is not a network
+    with one image input and one output.
     """
 
     def __init__(self, path):
         try:
             import onnxruntime
         except ImportError as error:
-            raise UserError(f'--model FILE.onnx needs ONNX Runtime ({one_line(error)}); pip install onnxruntime')
+            raise UserError(
+                f'--model FILE.onnx needs ONNX Runtime ({one_line(error)}); `pip install onnxruntime`, for GPUs '
+                '`pip install onnxruntime-gpu`'
+            )
         if not os.path.isfile(path):
             raise UserError(f'--model {path}: no such file')
         options = onnxruntime.SessionOptions()
@@ -54,7 +58,9 @@ class OnnxNetwork:
         outputs = session.get_outputs()
         if len(outputs) != 1:
             names = ', '.join(one_line(output.name) for output in outputs)
-            raise UserError(f'--model {path}: must have one output, has {len(outputs)} ({names})')
+            raise UserError(
+                f'--model {path}: must have one output, has {len(outputs)} ({names}); export the dense output'
+            )
         self._output = outputs[0].name
         self.settings = self._read_settings(session.get_modelmeta().custom_metadata_map)
 
@@ -66,7 +72,9 @@ class OnnxNetwork:
             batch, channels, height, width = [side if isinstance(side, int) else None for side in inputs[0].shape]
             fits = channels in (None, 3) and (height == width or None in (height, width))
         if not fits:
-            raise UserError(f'--model {self.path}: must have one input of floats [B, 3, S, S], has {", ".join(shapes)}')
+            raise UserError(
+                f'--model {self.path}: must have one input of floats [B, 3, S, S], has {", ".join(shapes) or "none"}'
+            )
         self._input, self._dtype = inputs[0].name, DTYPES[inputs[0].type]
         self.batch = batch or None  # the number of images that a run takes; None: any
         self.fixed_size = height or width
@@ -78,7 +86,10 @@ class OnnxNetwork:
                 try:
                     settings[key] = read(properties[key])
                 except ValueError:
-                    raise UserError(f"{self.path}: its metadata '{key}' is '{one_line(properties[key])}'; correct it")
+                    raise UserError(
+                        f"{self.path}: its metadata property '{key}' is '{one_line(properties[key])}', which is not "
+                        f'a value of --{key}; correct it in the file (see generate_label.py --help)'
+                    )
         return settings
 
     def run(self, images):
@@ -98,8 +109,13 @@ class OnnxNetwork:
             output = self._session.run([self._output], {self._input: images})[0]
         except Exception as error:
             raise UserError(f'--model {self.path}: fails on images {_shape(images.shape)} ({_reason(error)})')
+        if not isinstance(output, np.ndarray) or output.dtype.kind != 'f':
+            raise UserError(f'--model {self.path}: its output must be scores, floating point numbers')
         if output.shape[:1] != images.shape[:1]:
-            raise UserError(f'--model {self.path}: gives {_shape(output.shape)} for {len(images)} images')
+            raise UserError(
+                f'--model {self.path}: its output for {len(images)} images is {_shape(output.shape)}; the first '
+                'dimension must be the number of images'
+            )
         return output.astype('float32')
 
     def fingerprint(self):
@@ -108,7 +124,8 @@ class OnnxNetwork:
         for path in [self.path, *(self.path + ending for ending in EXTERNAL)]:
             if os.path.isfile(path):
                 with open(path, 'rb') as f:
-                    digest.update(f.read())
+                    for block in iter(lambda: f.read(1 << 24), b''):
+                        digest.update(block)
         return digest.hexdigest()[:16]
 
 
@@ -123,16 +140,24 @@ class OnnxHead:
         self._network = network
         named = f'--model {network.path}'
         if network.fixed_size not in (None, size):
-            raise UserError(f'{named}: takes images of {network.fixed_size} pixels, not --img_size {size}')
+            raise UserError(
+                f'{named}: takes images of {network.fixed_size} pixels, but --img_size (or its metadata) says {size}'
+            )
         images = np.random.default_rng(0).standard_normal((2, 3, size, size), dtype='float32')
         output = network.run(images)
         self._has_class_token, self.side, self.num_classes = read_shape(output.shape, num_classes, named)
         scores = self._cells(output)
         if np.isfinite(scores).all() and (scores >= 0).all() and np.abs(scores.sum(axis=-1) - 1).max() < 1e-3:
-            raise UserError(f'{named}: gives probabilities (their sum is 1); export the network without its softmax')
+            raise UserError(
+                f'{named}: the scores of a cell are probabilities (their sum is 1), but a map holds logits; '
+                'export the network without its softmax'
+            )
         cell = size / self.side
         if cell not in CELLS:
-            raise UserError(f'--img_size {size}: {self.side}x{self.side} cells do not tile the image; use another size')
+            raise UserError(
+                f'--img_size {size}: {self.side}x{self.side} cells of {cell:g} pixels do not tile the image, so labels '
+                'would not lie on their pixels; use a multiple of the stride, 32 for most networks'
+            )
 
     def _cells(self, output):
         """[B, C, H, H] or [B, N, C] -> [B, H·H, C]"""
@@ -151,8 +176,8 @@ class OnnxHead:
 def read_shape(shape, num_classes, named):
     """(whether the first cell is a class token, cells a side, classes) of a dense output [B, C, H, H] or [B, N, C].
 
-    num_classes: the number that it must have; None: any. Raises UserError, which begins with `named`, also for an
-    ambiguous shape: if num_classes is None, [B, N, C] may also be [B, C, N].
+    num_classes: the number that it must have; None: any. Raises UserError, which begins with `named`, for another shape
+    or number of classes, and for an ambiguous shape: if num_classes is None, [B, N, C] may also be [B, C, N].
     """
     found = f'its output is {_shape(["B", *shape[1:]])}'
     if len(shape) == 4 and shape[2] == shape[3]:

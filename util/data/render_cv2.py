@@ -15,8 +15,6 @@ from PIL import Image
 
 from util.data import augment_ops, images
 
-open_image = images.open_jpeg
-
 cv2.setNumThreads(0)  # the loader has processes of its own
 cv2.ocl.setUseOpenCL(False)
 
@@ -28,6 +26,11 @@ FILTERS = {
 }
 GREY = np.array([0.299, 0.587, 0.114])  # of R, G, B, as Pillow's mode L
 STATISTICS_SIDE = 512  # short side in pixels of the image from which statistics come
+
+
+def open_image(path):
+    """images.JpegFile or images.DecodedImage. Raises BadImage and UserError as images.open_rgb."""
+    return images.open_jpeg(path)
 
 
 def train_pixels(image, draws, size, fill):
@@ -48,6 +51,9 @@ def eval_pixels(image, resized, corner, size, interpolation):
     x, y = corner
     output = resample(pixels, np.diag([factors[0] / shrink, factors[1] / shrink, 1]), resized, interpolation)
     return output[y : y + size, x : x + size]
+
+
+# -- ops --------------------------------------------------------------------------------------------------------------
 
 
 class Renderer:
@@ -137,6 +143,9 @@ def sharpen(pixels, factor, matrix):
     return cv2.addWeighted(pixels, factor, blur(pixels, x_variance, y_variance), 1 - factor, 0)
 
 
+# -- resampling -------------------------------------------------------------------------------------------------------
+
+
 def resample(pixels, matrix, size, interpolation):
     """uint8 [height, width, 3] of `size` (width, height), seen through `matrix` from its points to those of `pixels`.
 
@@ -145,9 +154,7 @@ def resample(pixels, matrix, size, interpolation):
     box = whole_pixel_box(pixels, matrix, size)
     if box is None or interpolation == Image.NEAREST:
         return warp(pixels, matrix, size, interpolation)
-    left, top, right, bottom = box
-    part = anti_alias(pixels[top:bottom, left:right], (right - left) / size[0], (bottom - top) / size[1])
-    resized = cv2.resize(part, size, interpolation=FILTERS[interpolation])
+    resized = resize_box(pixels, box, size, interpolation)
     return cv2.flip(resized, 1) if matrix[0, 0] < 0 else resized
 
 
@@ -160,6 +167,14 @@ def whole_pixel_box(pixels, matrix, size):
     (left, top), (right, bottom) = rounded.min(axis=1).astype(int), rounded.max(axis=1).astype(int)
     inside = left >= 0 and top >= 0 and right <= pixels.shape[1] and bottom <= pixels.shape[0]
     return (left, top, right, bottom) if inside else None
+
+
+def resize_box(pixels, box, size, interpolation):
+    """The box (left, top, right, bottom) of the pixels, resized to `size` (width, height)."""
+    left, top, right, bottom = box
+    width, height = size
+    part = anti_alias(pixels[top:bottom, left:right], (right - left) / width, (bottom - top) / height)
+    return cv2.resize(part, size, interpolation=FILTERS[interpolation])
 
 
 def warp(pixels, matrix, size, interpolation):

@@ -7,9 +7,13 @@ region that each of them must produce; then the ops are applied to these regions
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from util.data import augment_ops, images
+from util.data import augment_ops
+from util.data.images import open_rgb
 
-open_image = images.open_rgb
+
+def open_image(path):
+    """RGB PIL image. Raises BadImage and UserError as images.open_rgb."""
+    return open_rgb(path)
 
 
 def train_pixels(image, draws, size, fill):
@@ -25,6 +29,7 @@ def eval_pixels(image, resized, corner, size, interpolation):
 
 
 def eval_crop(image, resized, corner, size, interpolation):
+    """The same as a PIL image."""
     if resized != image.size:
         image = resize(image, resized, interpolation)
     x, y = corner

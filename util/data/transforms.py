@@ -35,7 +35,8 @@ INTERPOLATIONS = {
 def renderer(backend):
     """The module that makes the pixels: `pil`, as in the published recipe, or `cv2`, faster and nearly the same.
 
-    It has open_image, train_pixels and eval_pixels. Raises UserError if a package that `cv2` needs is not installed.
+    It has open_image(path), whose result has a `size` (width, height), and train_pixels and eval_pixels, which take
+    that result. Raises UserError if a package that `cv2` needs is not installed.
     """
     if backend == 'pil':
         return render_pil
@@ -118,6 +119,8 @@ class TrainTransform:
     ):
         if interpolation != 'random' and interpolation not in INTERPOLATIONS:
             raise UserError(f'--train_interpolation {interpolation}: use random, {", ".join(INTERPOLATIONS)}')
+        if remode not in ('pixel', 'rand', 'const'):
+            raise UserError(f'--remode {remode}: use pixel, rand or const')
         check_normalisation(mean, std)
         self.size, self.scale, self.flip, self.geometry = size, scale, flip, geometry
         self.interpolation = INTERPOLATIONS.get(interpolation)  # None: random
@@ -170,6 +173,7 @@ class TrainTransform:
 
 
 def check_eval_transform(crop_pct, interpolation, mean, std):
+    """Raise UserError for a value that EvalTransform does not take."""
     if not 0 < crop_pct <= 1:
         raise UserError(f'--crop_pct {crop_pct}: must be above 0 and at most 1')
     if interpolation != 'random' and interpolation not in INTERPOLATIONS:
@@ -180,7 +184,8 @@ def check_eval_transform(crop_pct, interpolation, mean, std):
 class EvalTransform:
     """Resize the short side to size / crop_pct, cut the centre square, normalise: the field's standard evaluation.
 
-    size: side of the output in pixels. interpolation: a key of INTERPOLATIONS; `random`: bicubic. Raises UserError.
+    size: side of the output in pixels. interpolation: a key of INTERPOLATIONS; `random` means bicubic. mean, std: see
+    normalise. backend: see renderer. Raises UserError for a value that is none of these.
     """
 
     def __init__(self, size, crop_pct, interpolation='bicubic', mean=IMAGENET_MEAN, std=IMAGENET_STD, backend='pil'):

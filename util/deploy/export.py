@@ -45,7 +45,10 @@ def save_graph(model, prefix, as_json):
 
 
 def to_float16(prefix):
-    """Turn <prefix>.pdmodel and its parameters into float16; images and outputs stay float32. Raises UserError."""
+    """Turn <prefix>.pdmodel and its parameters into float16 for GPUs; images and outputs stay float32.
+
+    Raises UserError if Paddle leaves them unchanged, as builds for CPUs do without reporting an error.
+    """
     model_file, params_file = f'{prefix}.pdmodel', f'{prefix}.pdiparams'
     size = os.path.getsize(params_file)
     inference.convert_to_mixed_precision(
@@ -59,8 +62,13 @@ def to_float16(prefix):
     )
     os.replace(f'{prefix}-fp16.pdmodel', model_file)
     os.replace(f'{prefix}-fp16.pdiparams', params_file)
-    if os.path.getsize(params_file) > 0.6 * size:  # builds for CPUs report no error
-        raise UserError('--precision fp16: this Paddle converted nothing; it needs a build for GPUs')
+    if os.path.getsize(params_file) > 0.6 * size:
+        raise UserError(
+            f'--precision fp16: this Paddle {paddle.__version__} converted nothing; it needs a build for GPUs'
+        )
+
+
+# -- comparison with the model -----------------------------------------------------------------------------------------
 
 
 @paddle.no_grad()
@@ -77,13 +85,16 @@ def random_outputs(model):
 def compare(pairs, network, name, limit=LIMIT):
     """The largest difference between network(images) and the outputs of `random_outputs`, over their largest value.
 
-    name: of the file. Raises UserError if the difference is NaN or above the limit.
+    Raises UserError that names the file `name` if the difference is NaN or above the limit.
     """
     worst = 0.0
     for images, expected in pairs:
         got, batch_size = network(images), len(images)
         if got.shape != expected.shape:
-            raise UserError(f'{name}: gives {list(got.shape)}, the model {list(expected.shape)}; nothing is exported')
+            raise UserError(
+                f'{name}: gives {list(got.shape)} for a batch of {batch_size}, the model '
+                f'{list(expected.shape)}; nothing is exported'
+            )
         difference = float(np.abs(got - expected).max() / np.abs(expected).max())
         if not difference <= limit:  # also for NaN
             raise UserError(
@@ -94,7 +105,11 @@ def compare(pairs, network, name, limit=LIMIT):
     return worst
 
 
+# -- export_model.py ---------------------------------------------------------------------------------------------------
+
+
 def check_flags(format, precision, output_dir):
+    """Raise UserError for flags of export_model.py that this Paddle cannot carry out."""
     if format != 'pdmodel' and not PADDLE_3:
         raise UserError(f'--format {format}: model.json needs Paddle 3, this is {paddle.__version__}')
     if precision == 'fp16' and format != 'pdmodel':

@@ -21,8 +21,14 @@ def is_json(path):
     return path.endswith('.json')
 
 
+# -- settings ----------------------------------------------------------------------------------------------------------
+
+
 def write_settings(folder, settings, files):
-    """Write inference.yml: the settings, the version of Paddle, and the identity of each of `files` by extension."""
+    """Write inference.yml: the settings, the version of Paddle, and the identity of each file.
+
+    files: names in `folder`, such as model.pdmodel. Each is recorded under its extension.
+    """
     identities = {name.rpartition('.')[2]: identity(os.path.join(folder, name)) for name in files}
     content = {**settings, 'paddle': paddle.__version__, 'files': identities}
     with open(os.path.join(folder, 'inference.yml'), 'w', encoding='utf-8') as f:
@@ -44,7 +50,7 @@ def read_settings(path):
             'output': content['output'],
             'precision': content['precision'],
             'label_names': dict(content['label_names']),
-            'files': {kind: dict(recorded) for kind, recorded in content.get('files', {}).items()},
+            'files': {kind: dict(recorded) for kind, recorded in (content.get('files') or {}).items()},
         }
         if settings['output'] not in OUTPUTS:
             raise ValueError(f'output: {settings["output"]}')
@@ -88,7 +94,8 @@ def find_settings(model_file, config=None, label_list=None, **flags):
 def assume_classes(settings, outputs, label_list):
     """For an export without inference.yml: set its classes and output, and log every assumption.
 
-    outputs: what the network gives for an image, [1, C].
+    outputs: what the network gives for an image, [1, C]: scores if they are not negative and sum to 1, else logits.
+    label_list: file of the class names, or None.
     """
     num_classes = outputs.shape[1]
     sums_to_one = outputs.min() >= 0 and abs(outputs.sum() - 1) < 1e-3
@@ -109,6 +116,9 @@ def assume_classes(settings, outputs, label_list):
     )
 
 
+# -- the files ---------------------------------------------------------------------------------------------------------
+
+
 def identity(path):
     """{'bytes': size, 'sha256_of_first_mb': hex digest} of a file. Hashing all of a large file would be slow."""
     with open(path, 'rb') as f:
@@ -117,9 +127,14 @@ def identity(path):
 
 
 def check_files(model_file, params_file, recorded):
-    """Raise UserError for a missing, swapped, damaged or foreign file. recorded: {extension: identity}."""
+    """Raise UserError that names the flag and the file that is missing, swapped, cut off, or of another export.
+
+    recorded: {extension: identity} of inference.yml.
+    """
     if is_json(model_file) and not PADDLE_3:
-        raise UserError(f'--model_file {model_file}: needs Paddle 3; export with --format pdmodel')
+        raise UserError(
+            f'--model_file {model_file}: Paddle {paddle.__version__} reads .pdmodel only; export with --format pdmodel'
+        )
     kind = 'json' if is_json(model_file) else 'pdmodel'
     for flag, path, kind in (('--model_file', model_file, kind), ('--params_file', params_file, 'pdiparams')):
         if not os.path.isfile(path):
@@ -127,7 +142,11 @@ def check_files(model_file, params_file, recorded):
         begin = FIRST_BYTES[kind]
         with open(path, 'rb') as f:
             if f.read(len(begin)) != begin:
-                raise UserError(f'{flag} {path}: not a .{kind} file of Paddle (are the two files swapped?)')
+                raise UserError(
+                    f'{flag} {path}: not a .{kind} file of Paddle (are --model_file and --params_file swapped?)'
+                )
         expected = recorded.get(kind, {})
         if any(expected.get(key, found) != found for key, found in identity(path).items()):
-            raise UserError(f'{flag} {path}: not the file that export_model.py wrote: damaged, or of another export')
+            raise UserError(
+                f'{flag} {path}: not the file that export_model.py wrote: cut off, damaged, or of another export'
+            )

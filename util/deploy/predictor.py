@@ -26,6 +26,9 @@ CPU_ENGINES = ('openvino', 'onednn', 'paddle')  # the order in which --engine au
 BF16_OPS = {'fc', 'matmul_v2', 'fused_matmul', 'conv2d', 'fused_conv2d'}
 
 
+# -- what this machine, this wheel and this model support -------------------------------------------------------------
+
+
 def has_gpu():
     return paddle.device.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
 
@@ -50,7 +53,7 @@ def has_onednn():
 
 
 def cpu_engines(model_file, precision='fp32', ir_optim=True):
-    """Those of CPU_ENGINES that can run this model here, in their order."""
+    """Those of CPU_ENGINES that can run this model in this precision here, in their order."""
     engines = []
     if ir_optim and not is_json(model_file) and precision != 'int8' and has_openvino():
         engines.append('openvino')
@@ -69,13 +72,20 @@ def is_quantised(model_file):
 
 
 def check_engine(engine, precision, model_file, ir_optim=True):
+    """Raise UserError for an engine or precision that this machine, this wheel or this model does not support."""
     version = paddle.__version__
     if engine == 'tensorrt' and not has_gpu():
         raise UserError('--use_tensorrt needs a GPU and a Paddle built with TensorRT; leave it out to run on the CPU')
     if engine == 'tensorrt' and not any(inference.get_trt_compile_version()):
-        raise UserError('--use_tensorrt: this Paddle was built without TensorRT; leave the flag out')
+        raise UserError(
+            f'--use_tensorrt: this Paddle {version} was built without TensorRT; leave it out, or install '
+            "a wheel with it from Paddle's own index"
+        )
     if precision == 'int8' and not is_quantised(model_file):
-        raise UserError(f'--precision int8: {model_file} is not calibrated; quantise it first')
+        raise UserError(
+            f'--precision int8: {model_file} is not calibrated (it has no quantisation operators); '
+            'quantise it first, with PaddleSlim for instance'
+        )
     if precision == 'fp16' and engine in CPU_ENGINES:
         raise UserError('--precision fp16 needs a GPU; use fp32 here, or bf16 on processors that have it')
     if precision == 'bf16' and engine not in CPU_ENGINES:
@@ -91,6 +101,9 @@ def check_engine(engine, precision, model_file, ir_optim=True):
             f'--engine {engine}: not in this build of Paddle {version}, or not with --precision '
             f'{precision}; use {" or ".join(cpu_engines(model_file, precision, ir_optim))}'
         )
+
+
+# -- Paddle Inference -------------------------------------------------------------------------------------------------
 
 
 def reason(error):
@@ -111,14 +124,22 @@ def exported_image_shape(model_file, name):
 class Predictor:
     """predictor(images float32 [B, 3, S, S]) -> float32 [B, C], for any B.
 
-    precision: fp32; fp16 and int8 where the engine supports them; bf16 on CPUs.
-    Raises UserError when Paddle refuses the files or the images.
+    precision: fp32; fp16 and int8 where the engine supports them; bf16 on CPUs. num_classes: C, if it is known.
+    Raises UserError when Paddle refuses the files or the images, or when C is not num_classes.
     """
 
     def __init__(
-        self, model_file, params_file, engine='onednn', precision='fp32', threads=1, ir_optim=True, gpu_mem=8000
+        self,
+        model_file,
+        params_file,
+        engine='onednn',
+        precision='fp32',
+        threads=1,
+        ir_optim=True,
+        gpu_mem=8000,
+        num_classes=None,
     ):
-        self.model_file, self.engine = model_file, engine
+        self.model_file, self.engine, self.num_classes = model_file, engine, num_classes
         self.image_shape = None
         with tempfile.TemporaryDirectory() as cache:
             try:
@@ -174,12 +195,14 @@ class Predictor:
     def __call__(self, images):
         shape = list(images.shape[1:])
         if self.image_shape not in (None, shape):  # OpenVINO would return its last outputs again
-            raise UserError(f'{self.model_file}: takes images {self.image_shape}, not {shape}; check --input_size')
+            raise UserError(
+                f'{self.model_file}: takes images {self.image_shape}, not {shape}; check --input_size or inference.yml'
+            )
         try:
             self._image.reshape(images.shape)
             self._image.copy_from_cpu(np.ascontiguousarray(images, 'float32'))
             self._predictor.run()
-            return self._output.copy_to_cpu()
+            outputs = self._output.copy_to_cpu()
         except Exception as error:
             if death_of_worker():  # the loader process has died meanwhile, and util/runtime.py reports that
                 raise
@@ -187,6 +210,14 @@ class Predictor:
                 f'{self.model_file}: Paddle {paddle.__version__} cannot run it on images '
                 f'{list(images.shape)} with engine {self.engine} ({reason(error)}); check --input_size'
             )
+        if self.num_classes not in (None, outputs.shape[1]):
+            raise UserError(
+                f'{self.model_file}: gives {outputs.shape[1]} classes, inference.yml says {self.num_classes}'
+            )
+        return outputs
+
+
+# -- infer.py's flags --------------------------------------------------------------------------------------------------
 
 
 def choose_engine(model_file, engine, use_gpu, use_tensorrt, enable_mkldnn, precision, ir_optim):
@@ -232,6 +263,7 @@ def create(
         'threads': cpu_threads or int(os.environ['OMP_NUM_THREADS']),
         'ir_optim': ir_optim,
         'gpu_mem': gpu_mem,
+        'num_classes': settings['nb_classes'],
     }
     try:
         predictor = Predictor(model_file, params_file, engine=engine, **options)

@@ -12,6 +12,9 @@ from util.logger import progress
 IMAGENET_NAMES = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'imagenet1k_label_list.txt')
 
 
+# -- names of the classes ----------------------------------------------------------------------------------------------
+
+
 def read_label_list(path):
     """{class id: name} from a file with lines `id name`. A name may hold several synonyms, joined with ', '."""
     names = {}
@@ -19,6 +22,8 @@ def read_label_list(path):
         key, _, name = line.partition(' ')
         if not key.isdecimal() or len(key) > 9 or not name:
             raise UserError(f"{path}, line {number}: expected 'id name', found '{one_line(line)}'")
+        if int(key) in names:
+            raise UserError(f'{path}, line {number}: class {int(key)} has a name already')
         names[int(key)] = name
     return names
 
@@ -34,6 +39,9 @@ def class_names(path, num_classes):
     if len(names) > num_classes:
         raise UserError(f'--label_list {path}: names {len(names)} classes, but the model has {num_classes}')
     return names
+
+
+# -- records -----------------------------------------------------------------------------------------------------------
 
 
 def best_classes(files, outputs, names, topk, are_scores=False):
@@ -89,8 +97,11 @@ def print_and_save(records, path=''):
 
 
 def check_undecoded(num_files, num_records, skip_bad):
-    """Raise UserError if a file has no record; with skip_bad only if no file has one."""
+    """Raise UserError if a file has no record; with skip_bad only if no file has one. Call it after printing."""
     if num_records == 0:
         raise UserError(f'{num_files} of {num_files} images could not be decoded (named above)')
     if num_records < num_files and not skip_bad:
-        raise UserError(f'{num_files - num_records} of {num_files} images could not be decoded; or use --skip_bad')
+        raise UserError(
+            f'{num_files - num_records} of {num_files} images could not be decoded (named above) and have no record; '
+            '--skip_bad accepts that'
+        )

@@ -8,6 +8,7 @@ from util.logger import log
 
 
 def on_gpu():
+    """Whether Paddle computes on a GPU."""
     return paddle.device.get_device().startswith('gpu')
 
 
@@ -31,6 +32,7 @@ class Amp:
             paddle.amp.decorate(models=model, optimizers=optimizer, level='O2', dtype=self.dtype)
 
     def autocast(self):
+        """Context manager for the forward pass."""
         if not self.enabled:
             return contextlib.nullcontext()
         return paddle.amp.auto_cast(level=self.level, dtype=self.dtype)

@@ -84,7 +84,8 @@ class TokenLabelLoss(nn.Layer):
     The first two terms are token labeling (arXiv 2104.10858). The third trains the mean of the token logits on the
     class target, so that tokens learn to classify from image labels alone (arXiv 2401.03844, eq. 2).
     In the first term MixToken's lam mixes the class targets of a batch and its reverse; the model returns the tokens
-    unmixed, so the others need no mixing. Terms without their targets or classifier are left out.
+    unmixed, so the others need no mixing. The second term needs token targets and a token classifier, the third a
+    token classifier; without them they are left out.
     """
 
     def __init__(self, cls_weight=1.0, dense_weight=1.0, pool_weight=0.0):

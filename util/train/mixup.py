@@ -8,6 +8,7 @@ that of the class target the mean over the image.
 import numpy as np
 import paddle
 
+from util.errors import UserError
 from util.train.loss import Targets
 from util.train.mixtoken import rand_box
 
@@ -17,10 +18,14 @@ class Mixup:
 
     mixup_alpha, cutmix_alpha: a of Beta(a, a), 0 = off. cutmix_minmax: (min, max) side of the box as a share of the
     image's, instead of drawing it from Beta. prob: probability of mixing; switch_prob: probability of CutMix if both
-    are on. mode: draw one mix for the `batch`, for each `pair` of images, or for each image (`elem`).
+    are on. mode: draw one mix for the `batch`, for each `pair` of images, or for each image (`elem`). Raises UserError.
     """
 
     def __init__(self, mixup_alpha=0.8, cutmix_alpha=1.0, cutmix_minmax=None, prob=1.0, switch_prob=0.5, mode='batch'):
+        if mode not in ('batch', 'pair', 'elem'):
+            raise UserError(f'--mixup_mode {mode}: use batch, pair or elem')
+        if cutmix_minmax is not None and len(cutmix_minmax) != 2:
+            raise UserError('--cutmix_minmax takes two numbers, the smallest and the largest side of the box')
         self.mixup_alpha, self.cutmix_minmax = mixup_alpha, cutmix_minmax
         self.cutmix_alpha = cutmix_alpha if cutmix_minmax is None else 1.0
         self.prob, self.switch_prob, self.mode = prob, switch_prob, mode

@@ -70,9 +70,11 @@ def build_optimizer(
             apply_decay_param_fun=lambda auto: auto in decayed,
             grad_clip=clip,
         )
-    for name, p in named:
-        p.regularizer = paddle.regularizer.L2Decay(weight_decay if decays(name, p, no_decay) else 0.0)
-    return paddle.optimizer.Momentum(learning_rate=lr, momentum=momentum, parameters=params, grad_clip=clip)
+    if opt == 'momentum':
+        for name, p in named:
+            p.regularizer = paddle.regularizer.L2Decay(weight_decay if decays(name, p, no_decay) else 0.0)
+        return paddle.optimizer.Momentum(learning_rate=lr, momentum=momentum, parameters=params, grad_clip=clip)
+    raise UserError(f'--opt {opt}: use adamw or momentum')
 
 
 def state_by_name(optimizer, model):
@@ -106,12 +108,18 @@ def has_automatic_names(state):
 
 
 def restore_by_name(optimizer, model, state, path):
-    """Set the optimizer's state from what state_by_name returned. Raises UserError if it is of another optimizer."""
+    """Set the optimizer's state from what state_by_name returned.
+
+    Raises UserError that names the file `path` if the state is of another optimizer or of other parameters.
+    """
     slot = 'velocity' if isinstance(optimizer, paddle.optimizer.Momentum) else 'moment1'
     held = {key.rsplit('_', 1)[0] for key in state}
     for name, p in model.named_parameters():
         if not p.stop_gradient and f'{name}/{slot}' not in held:
-            raise UserError(f"{path}: its optimizer has no '{slot}' of {name}; resume with its --opt and --token_label")
+            raise UserError(
+                f"{path}: its optimizer state has no '{slot}' of {name}; resume with the --opt and --token_label of "
+                'the run that wrote it, or start a new run from its weights with --finetune'
+            )
     autos = {name: p.name for name, p in model.named_parameters()}
     restored = {}
     for key, value in state.items():

@@ -14,7 +14,8 @@ from util.weights import checkpoint
 def save(state, tags=()):
     """Write checkpoint-latest.pd, and the same content to checkpoint-<tag>.pd for each tag. state: TrainState.
 
-    The old checkpoint-latest.pd becomes checkpoint-previous.pd. All processes must call this. Raises UserError.
+    The old checkpoint-latest.pd becomes checkpoint-previous.pd. All processes must call this; the first one writes.
+    Raises UserError if weights are not finite or the file cannot be written.
     """
     _share_bad_images(state.loader.dataset)
     folder = state.args.output_dir
@@ -62,7 +63,10 @@ def _share_bad_images(dataset):
 
 
 def _content(state, meters, sums):
-    """The content of a checkpoint. meters: names; sums: float64 [processes, meters, 2], the (sum, count) of each."""
+    """The content of a checkpoint. meters: names; sums: float64 [processes, meters, 2], the (sum, count) of each.
+
+    Raises UserError if weights are not finite.
+    """
     weights = checkpoint.to_numpy(state.model.state_dict())
     broken = [name for name, value in weights.items() if not np.isfinite(value).all()]
     if broken:

@@ -22,7 +22,10 @@ INCIDENTAL = set(
 
 
 def start(state, published_weights=None):
-    """Load the weights and the position that a TrainState starts from; build its optimizer and moving average."""
+    """Load the weights and the position that a TrainState starts from; build its optimizer and moving average.
+
+    published_weights: see load_start. Raises UserError.
+    """
     args, model = state.args, state.model
     if args.token_pool_weight > 0 and not model.return_dense:
         raise UserError(f'--token_pool_weight needs a model with a token classifier; {args.model} has none')
@@ -51,7 +54,10 @@ def start(state, published_weights=None):
         _resume(state, content, path)
     positions = dist.gather([state.epoch, state.steps_done])
     if any(position != positions[0] for position in positions):
-        raise UserError('--resume: the processes found different checkpoints; all must see the same --output_dir')
+        raise UserError(
+            f'--resume {args.resume}: the processes found different checkpoints (epoch, step: {positions}); '
+            'all machines must see the same --output_dir'
+        )
     if args.output_dir and dist.is_main():
         _tidy_folder(state, path)
 
@@ -59,7 +65,7 @@ def start(state, published_weights=None):
 def load_start(args, model, published_weights=None):
     """Load the weights that a run starts from into `model`: of --resume; without it, of --finetune or --pretrained.
 
-    published_weights: function without arguments, called with --pretrained only.
+    published_weights: a function that returns the file of --pretrained; it is called only if that file is needed.
     Returns (content, path) of the checkpoint of --resume, or (None, ''). Raises UserError.
     """
     content, path = None, ''
@@ -81,7 +87,7 @@ def _newest_checkpoint(folder):
     """(content, path) for --resume auto; (None, '') for a new run."""
     if not folder:
         raise UserError('--resume auto needs --output_dir, the folder of the checkpoints')
-    found = checkpoint.load_newest(folder)
+    found = checkpoint.load_newest(folder, log)
     if found is None:
         log(f'--resume auto: no checkpoint in {folder} yet, a new run')
         return None, ''
@@ -152,7 +158,10 @@ def _resume_within_epoch(state, progress, path):
 
 
 def _tidy_folder(state, resumed_from):
-    """Remove from --output_dir what a killed run left: temporary files, later lines of log.txt, a damaged file."""
+    """Remove from --output_dir what a killed run left: temporary files, later lines of log.txt, a damaged checkpoint.
+
+    resumed_from: path of the checkpoint of --resume, or ''.
+    """
     folder = state.args.output_dir
     checkpoint.tidy(folder)
     if resumed_from:
@@ -162,5 +171,6 @@ def _tidy_folder(state, resumed_from):
         os.replace(latest, os.path.join(folder, 'checkpoint-damaged.pd'))
 
 
-def _as_json(value):  # in which lists and tuples are the same
+def _as_json(value):
+    """A flag's value as JSON, to compare it with one from a file: lists and tuples are the same."""
     return json.dumps(value, default=str)

@@ -55,8 +55,8 @@ class TrainState:
     def after_step(self):
         """Call after every optimizer step: saves every --save_freq_steps steps and when the run is asked to stop.
 
-        Raises Interrupted on all processes after the same step. They agree on that in a collective, for which the host
-        waits for the device; on GPUs only every --print_freq steps.
+        Raises Interrupted when the run is asked to stop, on all processes after the same step. The processes agree on
+        that in a collective, for which the host waits for the device; on GPUs only every --print_freq steps.
         """
         stop = interrupt.requested()
         if dist.world_size() > 1:
@@ -72,7 +72,10 @@ class TrainState:
             raise interrupt.Interrupted(stop)
 
     def save(self, *tags):
-        """Write checkpoint-latest.pd, and checkpoint-<tag>.pd for each tag. All processes must call it."""
+        """Write checkpoint-latest.pd, and checkpoint-<tag>.pd for each tag. All processes must call it.
+
+        Raises UserError if losses or weights are not finite, or if the file cannot be written.
+        """
         self.check_losses()
         saving.save(self, tags)
 

@@ -14,7 +14,6 @@ import paddle
 
 from util import files
 from util.errors import UserError
-from util.logger import log
 from util.weights import unpickle
 from util.weights.unpickle import reading
 
@@ -23,6 +22,9 @@ TAIL = len(MARK) + 32
 ENDINGS = ('.pd', '.pdparams', '.pth', '.pth.tar', '.pt', '.safetensors')
 LATEST, PREVIOUS = 'checkpoint-latest.pd', 'checkpoint-previous.pd'
 PADDLE_NAMES = 'StructuredToParameterName@@'  # an entry that paddle.save adds to a state dict
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------
 
 
 def to_numpy(state):
@@ -50,13 +52,19 @@ class HashedFile:
 
 
 def save(state, path, *more_paths, previous=None):
-    """Write `state` to `path` and `more_paths`, as files.replacing does. Raises UserError."""
+    """Write `state` to `more_paths`, then to `path`, each completely or not at all. previous: see files.replacing.
+
+    Raises UserError if that fails (disk full, no permission); the old files are then unchanged.
+    """
     with files.replacing(path, *more_paths, previous=previous) as f:
         hashed = HashedFile(f)
         pickler = pickle.Pickler(hashed, protocol=4)
         pickler.fast = True  # without it the pickler keeps a copy of every array to the end
         pickler.dump(to_numpy(state))
         f.write(MARK + hashed.sha256.digest())
+
+
+# -- in a folder ------------------------------------------------------------------------------------------------------
 
 
 def numbered(folder):
@@ -77,7 +85,8 @@ def of_folder(folder):
     return [os.path.join(folder, name) for name in sorted(names, key=_by_number)]
 
 
-def _by_number(name):  # sorts checkpoint-9.pd before checkpoint-10.pd
+def _by_number(name):
+    """Sorts checkpoint-9.pd before checkpoint-10.pd."""
     return [(part.isdecimal(), int(part) if part.isdecimal() else part) for part in re.split(r'(\d+)', name)]
 
 
@@ -91,10 +100,10 @@ def tidy(folder, keep=None):
             os.unlink(path)
 
 
-def load_newest(folder):
+def load_newest(folder, warn):
     """(content, path) of the newest readable checkpoint of an output folder; None if the folder has no checkpoint.
 
-    Logs each damaged file. Raises UserError if all are damaged.
+    warn: a function that gets a line about each damaged file. Raises UserError if all are damaged.
     """
     if not os.path.isdir(folder):
         return None
@@ -104,14 +113,20 @@ def load_newest(folder):
         try:
             return load(path), path
         except UserError as error:
-            log(f'warning: {error}; going back to the checkpoint before it')
+            warn(f'warning: {error}; going back to the checkpoint before it')
     if paths:
         raise UserError(f'--resume auto: every checkpoint in {folder} is damaged; to start anew, move them away')
     return None
 
 
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
 def load(path):
-    """The content of a checkpoint, a dict of plain containers and numpy arrays. Raises UserError."""
+    """The content of a checkpoint, a dict of plain containers and numpy arrays.
+
+    Raises UserError that names the file if it is missing, damaged, not a checkpoint, or names a function to call.
+    """
     with reading(path, 'checkpoint'), open(path, 'rb') as f:
         _check_sha256(f)
         state = _without_names(unpickle.load(f))

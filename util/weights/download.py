@@ -15,7 +15,8 @@ BY_HAND = 'try again, or fetch the file by hand and give it with --resume'
 def fetch(url):
     """Download the file at `url` unless Paddle's cache (download.WEIGHTS_HOME) has it; returns its path there.
 
-    A download that is not a readable file of weights is deleted. Raises UserError that names the URL.
+    Of several processes on a machine the first downloads it and the others wait. A download that is not a readable file
+    of weights (cut short, a web page) is deleted. Raises UserError that names the URL.
     """
     folder = download.WEIGHTS_HOME
     path = os.path.join(folder, url.rpartition('/')[2])

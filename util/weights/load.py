@@ -29,7 +29,8 @@ def load(model, path, ema=False, new_heads=False, resize=False):
     """Load the weights of the file `path` into a model, and log which they are. Returns what `read` returned.
 
     ema: take the averaged weights of a checkpoint. resize: resize a position embedding of another token grid.
-    new_heads: True: heads that do not fit keep their initial weights; 'all': every head does. Raises UserError.
+    new_heads: True: heads that do not fit keep their initial weights; 'all': every head does.
+    Raises UserError that names the file if it cannot be read or its weights do not fit; the model is then unchanged.
     """
     if not path:
         raise UserError('--resume is missing: the checkpoint or state dict (.pd, .pth, .safetensors); or --pretrained')
@@ -52,10 +53,14 @@ def load_state(model, state, path, ema=False, new_heads=False, resize=False):
         log(line)
 
 
-def read(path):
-    """The content of a file of weights: a state dict or a checkpoint, of numpy arrays in Paddle's layout.
+# -- what a file holds ------------------------------------------------------------------------------------------------
 
-    Of a PyTorch checkpoint only the state dicts are kept. Raises UserError that names the file.
+
+def read(path):
+    """The content of a file of weights: a dict of plain containers and numpy arrays, in Paddle's layout.
+
+    The content is a state dict, or a checkpoint with state dicts in it; of a PyTorch checkpoint only these are kept.
+    Calls no function that the file names. Raises UserError that names the file.
     """
     state, layout = read_as_written(path)
     return state if layout == PADDLE else _for_each_set(state, torch_file.to_paddle)
@@ -129,8 +134,14 @@ def _without_prefix(weights):
     return weights
 
 
+# -- which weights of the file ----------------------------------------------------------------------------------------
+
+
 def choose(state, path, ema=False):
-    """(trained weights, with ema the averaged ones, description for the log) of what `read` returned."""
+    """(state dict, description for the log) from what `read` returned: the trained weights, with ema the averaged ones.
+
+    Raises UserError if the file does not have them.
+    """
     trained, averaged = _first_of(TRAINED, state), _first_of(AVERAGED, state)
     if ema:
         if averaged is None:
@@ -144,13 +155,16 @@ def choose(state, path, ema=False):
             return state, f'plain weights of {path}'
         if len(sets) > 1:
             found = one_line(', '.join(map(str, sets)))
-            raise UserError(f'{path}: holds several sets of weights ({found}), none called model or state_dict')
+            raise UserError(
+                f'{path}: holds several sets of weights ({found}), none of them called {" or ".join(TRAINED)}'
+            )
         trained = sets[0]
     also = '; it also holds averaged weights, which --ema selects' if averaged else ''
     return state[trained], f'trained weights ({trained}) of {path}{also}'
 
 
 def has_average(state):
+    """Whether what `read` returned holds averaged weights."""
     return _first_of(AVERAGED, state) is not None
 
 
@@ -159,8 +173,14 @@ def _first_of(names, state):
     return next((name for name in names if isinstance(state.get(name), dict)), None)
 
 
+# -- into a model -----------------------------------------------------------------------------------------------------
+
+
 def set_weights(model, weights, path, hint='; check --model, --input_size and --nb_classes'):
-    """Set all weights, {name: array}, in the model's own dtypes. Raises UserError if they do not fit."""
+    """Set all weights of a model, in the model's own dtypes. weights: {name: array}.
+
+    Raises UserError that names the first differences if they do not fit the model, which is then unchanged.
+    """
     own = model.state_dict()
     problems = differences(own, weights)
     if problems:
@@ -171,7 +191,7 @@ def set_weights(model, weights, path, hint='; check --model, --input_size and --
 
 
 def differences(own, weights):
-    """A text for each name in which `weights` differs from `own`, the state dict of a model."""
+    """Differences of `weights` from `own`, the state dict of a model: a list with a text for each name that differs."""
     problems = [f'missing {key}' for key in own if key not in weights]
     problems += [f'unexpected {one_line(key)}' for key in weights if key not in own]
     for key in own:

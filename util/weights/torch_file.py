@@ -24,6 +24,8 @@ STORAGES = {
     'Half': 'f2',
     'BFloat16': BFLOAT16,
     'Double': 'f8',
+    'ComplexFloat': 'c8',
+    'ComplexDouble': 'c16',
     'Bool': 'b1',
     'Long': 'i8',
     'Int': 'i4',
@@ -32,6 +34,9 @@ STORAGES = {
     'Byte': 'u1',
 }
 DTYPES = ('float32', 'float16', BFLOAT16, 'float64', 'int64', 'int32', 'int16', 'int8', 'uint8', 'bool')
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
 
 
 class Storage(unpickle.StandIn):
@@ -54,7 +59,10 @@ class Tensor(unpickle.StandIn):
         self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
 
     def value(self):
-        """A contiguous array. Raises UserError for a view beyond its storage: numpy's own check can overflow."""
+        """A contiguous array, which shares the storage's memory where it can.
+
+        Raises UserError for a view that reaches beyond its storage: numpy's own check can overflow.
+        """
         array = self.storage.array
         if min((self.offset, *self.shape, *self.strides)) < 0:
             raise UserError('has a tensor of a negative shape, stride or offset; not loaded')
@@ -102,7 +110,10 @@ class Unpickler(unpickle.Unpickler):
         kind, code, key, _device, count, *_ = reference
         if kind != 'storage' or code not in STORAGES.values() or type(count) is not int or count < 0:
             raise UserError('refers to something that is no storage; not loaded')
-        return self.storages.setdefault(key, (Storage(code), count))[0]
+        storage, _ = self.storages.setdefault(key, (Storage(code), count))
+        if storage.code != code:
+            raise UserError('has a storage of two types; not loaded')
+        return storage
 
 
 def is_torch_file(head):
@@ -111,8 +122,10 @@ def is_torch_file(head):
 
 
 def load_file(path):
-    """The object in a file. Tensors become contiguous arrays, which may be read-only or share memory; bfloat16 becomes
-    float32, a dtype or device its name, a Size a tuple, a Namespace a dict. Raises UserError that names the file.
+    """The object in a file. Tensors and parameters become contiguous arrays, which may be read-only or share memory;
+    bfloat16 becomes float32, a dtype or device its name, a Size a tuple, a Namespace a dict.
+
+    Raises UserError that names the file if it is missing, damaged, of another kind, or names a function to call.
     """
     with reading(path, 'PyTorch file'), open(path, 'rb') as f:
         read = read_zip if f.read(2) == b'PK' else read_legacy
@@ -191,8 +204,8 @@ def to_torch(weights):
 def guess_layout(weights, path):
     """TORCH or PADDLE, for a file that does not say which; PADDLE if it has no layer whose layout differs.
 
-    Found from the names of the statistics, else from which side of a Linear weight is as long as its bias. Raises
-    UserError if all are square.
+    Found from the names of the statistics, else from which side of a Linear weight is as long as its bias.
+    Raises UserError that names `path` if all Linear weights are square or without bias.
     """
     names = {_split(key)[1] for key in weights}
     if names & {*STATISTICS, COUNTER}:

@@ -15,6 +15,7 @@ import numpy as np
 from util.errors import UserError, one_line
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes, bytearray)
+KEYS = (type(None), bool, int, float, str, bytes)  # of dicts
 
 
 class StandIn:
@@ -29,6 +30,8 @@ class StandIn:
 
 
 class Function(StandIn):
+    """A function that a file may call, with any arguments."""
+
     def __init__(self, function):
         self.function = function
 
@@ -81,7 +84,9 @@ class OrderedDict(dict):
 
 
 def make_array(shape, dtype, order, data):
-    """A new numpy array from a Dtype and bytes. Raises UserError if they do not fit."""
+    """A new numpy array from a Dtype and bytes (from Python 2: text). Raises UserError if they do not fit."""
+    if isinstance(data, str):
+        data = data.encode('latin1')
     if not isinstance(dtype, Dtype) or math.prod(shape) * dtype.dtype.itemsize != len(data):
         raise UserError('has an array whose header does not fit its data; not loaded')
     return np.frombuffer(data, dtype.dtype).reshape(shape, order=order).copy(order='K')
@@ -105,9 +110,15 @@ for core in ('numpy.core', 'numpy._core'):  # numpy 1 and 2
 
 
 class Unpickler(pickle.Unpickler):
-    """Reads one pickle. load() raises UserError for a name that is not in `names`, for a damaged file any error."""
+    """Reads one pickle of a binary file. `finished` turns what load() returns into plain values.
+
+    load() raises UserError for a name that is not in `names`; for a damaged file, nearly any error (see `reading`).
+    """
 
     names = NAMES
+
+    def __init__(self, file):
+        super().__init__(file, encoding='latin1')  # for the text and the arrays of Python 2
 
     def find_class(self, module, name):
         module = 'builtins' if module == '__builtin__' else module  # its name in protocols 0 to 2
@@ -121,6 +132,9 @@ def finished(value):
     if isinstance(value, StandIn):
         return value.value()
     if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, KEYS):
+                raise UserError(f'has a {type(key).__name__} as a dictionary key; not loaded')
         return {key: finished(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(finished(item) for item in value)
