@@ -23,7 +23,7 @@ def parser():
     add('--crop_pct', type=float, help='side of the centre crop over the short side (without inference.yml: 0.9)')
     add('--interpolation', '--train_interpolation', help='filter of the resize (without inference.yml: bicubic)')
     add('--mean', type=float, nargs=3, metavar='M', help="RGB mean in 0-1 (without inference.yml: ImageNet's)")
-    add('--std', type=float, nargs=3, metavar='S', help="RGB deviation in 0-1 (without inference.yml: ImageNet's)")
+    add('--std', type=float, nargs=3, metavar='S', help="RGB std in 0-1 (without inference.yml: ImageNet's)")
     add('-b', '--batch_size', default=1, type=count, metavar='N', help='images per batch (default: 1)')
     add_records(parser)
     add = parser.add_argument_group('engine').add_argument

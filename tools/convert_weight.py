@@ -107,7 +107,12 @@ def main(args):
     else:
         new_layout, convert, write = TORCH, torch_file.to_torch, write_safetensors
     if layout != new_layout:
-        weights = convert(weights)
+        converted = convert(weights)
+        if len(converted) < len(weights):
+            log(f'left out, because Paddle has no such tensor: {len(weights) - len(converted)} num_batches_tracked')
+        if len(converted) > len(weights):
+            log(f'added, because PyTorch requires them: {len(converted) - len(weights)} num_batches_tracked = 0')
+        weights = converted
     write(weights, args.output)
     dtypes = sorted({str(value.dtype) for value in weights.values()})
     log(

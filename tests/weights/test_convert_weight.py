@@ -80,6 +80,7 @@ def test_the_lines_of_a_conversion(convert, monkeypatch):
     torch_files.save(theirs(), 'in.pth', torch_files.write_legacy)
     assert convert('in.pth', 'out.pdparams') == [
         'plain weights of in.pth',
+        'left out, because Paddle has no such tensor: 3 num_batches_tracked',
         f'out.pdparams: {len(ours())} tensors, {torch_file.count_parameters(ours()) / 1e6:.2f} M parameters, float32, '
         f'{os.path.getsize("out.pdparams") / 1e6:.1f} MB',
         'these weights fit --model lvvit_s --input_size 32 --nb_classes 5',
@@ -89,7 +90,9 @@ def test_the_lines_of_a_conversion(convert, monkeypatch):
 def test_the_parts_of_a_checkpoint_that_are_left_out_are_named(convert):
     averaged = {key: value + 1 for key, value in ours().items()}
     checkpoint.save({'model': ours(), 'model_ema': averaged, 'epoch': 3, 'args': {}}, 'in.pd')
-    assert 'left out: model_ema, epoch, args' in convert('in.pd', 'out.safetensors')
+    lines = convert('in.pd', 'out.safetensors')
+    assert 'left out: model_ema, epoch, args' in lines
+    assert 'added, because PyTorch requires them: 3 num_batches_tracked = 0' in lines
     assert_same(load_safetensors('out.safetensors'), theirs())
     assert 'left out: model, epoch, args' in convert('in.pd', 'out.pdparams', '--ema')
     assert_same(checkpoint.load('out.pdparams'), averaged)
