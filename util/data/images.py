@@ -7,11 +7,13 @@ for example; such a file goes to Pillow. simplejpeg is optional: only --image_ba
 import glob
 import os
 import warnings
+from collections import Counter
 
 import numpy as np
 from PIL import Image
 
 from util.errors import UserError, one_line
+from util.logger import log
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 FORMATS = ('JPEG', 'PNG', 'BMP', 'WEBP')  # by content, not by name; Pillow starts programs to decode some others
@@ -25,7 +27,53 @@ class BadImage(Exception):
 
 
 def is_image(name):
-    return name.lower().endswith(EXTENSIONS)
+    return name.lower().endswith(EXTENSIONS) and not name.startswith('.')
+
+
+def is_hidden(folder):
+    """Whether a folder's name says that no data set means it: those of macOS, of file systems and of tools."""
+    return folder.startswith('.') or folder in ('__MACOSX', '@eaDir', 'lost+found')
+
+
+def walk_images(folder, skipped, above=()):
+    """Paths below `folder` of its images, sorted, those of its subfolders after its own. Links are followed.
+
+    skipped: a Counter, which gets the suffix of every other file. above: the folders around this one; a link back to
+    one of them is not followed. Raises UserError for a folder that cannot be read.
+    """
+    above = (*above, os.path.realpath(folder))
+    images, folders = [], []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if is_image(entry.name):
+                    images.append(entry.name)
+                elif not entry.is_dir():
+                    skipped[suffix(entry.name)] += 1
+                elif not is_hidden(entry.name):
+                    folders.append(entry.name)
+    except OSError as error:
+        raise UserError(f'{folder}: cannot be read ({error.strerror})')
+    images.sort()
+    for name in sorted(folders):
+        path = os.path.join(folder, name)
+        if os.path.realpath(path) not in above:
+            images += [os.path.join(name, inside) for inside in walk_images(path, skipped, above)]
+    return images
+
+
+def suffix(name):
+    """The suffix of a skipped file, as the log counts it."""
+    if name.startswith('._'):  # what macOS writes beside x.jpg
+        return '._*'
+    return os.path.splitext(name)[1].lower() or 'no suffix'
+
+
+def log_skipped(folder, skipped):
+    """Log the files that were skipped in a folder. skipped: Counter of walk_images."""
+    if skipped:
+        counts = ', '.join(f'{count} {suffix}' for suffix, count in skipped.most_common(10))
+        log(f'{folder}: skipped {sum(skipped.values())} file(s): {counts}')
 
 
 def find_images(inputs):
@@ -36,7 +84,9 @@ def find_images(inputs):
     found = []
     for item in inputs:
         if os.path.isdir(item):
-            paths = [os.path.join(root, name) for root, _, names in os.walk(item) for name in names if is_image(name)]
+            skipped = Counter()
+            paths = [os.path.join(item, name) for name in walk_images(item, skipped)]
+            log_skipped(item, skipped)
         elif os.path.isfile(item):
             paths = [item]
         else:

@@ -7,11 +7,13 @@ the fork, even reading a Python object changes its reference count, which copies
 import codecs
 import os
 import re
+from collections import Counter
 
 import numpy as np
 
-from util.data.images import EXTENSIONS, is_image
+from util.data.images import EXTENSIONS, is_hidden, log_skipped, suffix, walk_images
 from util.errors import UserError, one_line
+from util.logger import log
 
 
 class Paths:
@@ -28,10 +30,13 @@ class Paths:
 
 
 class Samples:
-    """A sequence of (path, class id). paths: Paths; labels: int64 [n]."""
+    """A sequence of (path, class id). paths: Paths; labels: int64 [n].
 
-    def __init__(self, root, names, labels):
-        self.paths, self.labels = Paths(root, names), labels
+    class_names: the names of the classes by id, from class folders; None from a list file.
+    """
+
+    def __init__(self, root, names, labels, class_names=None):
+        self.paths, self.labels, self.class_names = Paths(root, names), labels, class_names
 
     def __len__(self):
         return len(self.labels)
@@ -40,28 +45,72 @@ class Samples:
         return self.paths[index], int(self.labels[index])
 
 
-def read_samples(data_path, split, list_path, num_classes):
-    """Samples of a list file below `data_path`; without one, of the class folders in data_path/split."""
+def read_samples(data_path, split, list_path, num_classes, class_names=None):
+    """Samples of a list file below `data_path`; without one, of the class folders in data_path/split.
+
+    class_names: see read_folder.
+    """
     if list_path:
         return read_list(data_path, list_path, num_classes)
-    return read_folder(os.path.join(data_path, split), num_classes)
+    return read_folder(os.path.join(data_path, split), num_classes, class_names)
 
 
-def read_folder(root, num_classes):
-    """Samples of a folder like ImageNet's: one folder per class, with ids in the sorted order of the folders."""
+def read_folder(root, num_classes, class_names=None):
+    """Samples of a folder like ImageNet's: one folder per class, with images in it and in its subfolders.
+
+    class_names: names of the classes by id, of which the folder may have some. Without them the sorted names of the
+    folders get the ids 0, 1, …. Logs classes and ids, and what is skipped. Raises UserError for a folder that is none
+    of the classes, and for a class without images.
+    """
     if not os.path.isdir(root):
         raise UserError(f'{root}: no such folder; check --data_path')
-    classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
-    if len(classes) > num_classes:
-        raise UserError(f'{root}: has {len(classes)} class folders, but --nb_classes is {num_classes}')
-    names, counts = [np.empty(0, 'S1')], []  # an array per folder: its longest name sets the size of all
-    for folder in classes:
-        inside = sorted(name for name in os.listdir(os.path.join(root, folder)) if is_image(name))
+    folders, skipped = [], Counter()
+    with os.scandir(root) as entries:
+        for entry in entries:
+            if not entry.is_dir():
+                skipped[f'{suffix(entry.name)} outside the class folders'] += 1
+            elif is_hidden(entry.name):
+                log(f'{root}: skipped the folder {entry.name}')
+            else:
+                folders.append(entry.name)
+    folders.sort()
+    if class_names is None:
+        class_names = folders
+    if len(class_names) > num_classes:
+        raise UserError(f'{root}: has {len(class_names)} class folders, but --nb_classes is {num_classes}')
+    ids = {name: i for i, name in enumerate(class_names)}
+    names, labels = [np.empty(0, 'S1')], [np.empty(0, 'int64')]  # an array per folder: its longest name sets its size
+    for folder in folders:
+        if folder not in ids:
+            raise UserError(
+                f'{root}: the folder {folder} is none of the {len(ids)} classes ({shorten(class_names)}); rename or '
+                'remove it'
+            )
+        inside = walk_images(os.path.join(root, folder), skipped)
+        if not inside:
+            raise UserError(
+                f'{os.path.join(root, folder)}: no images (looked for {" ".join(EXTENSIONS)}); remove the folder if '
+                'the class is not meant'
+            )
         names.append(np.array([os.fsencode(os.path.join(folder, name)) for name in inside], 'S'))
-        counts.append(len(inside))
-    if not any(counts):
-        raise UserError(f'{root}: no images in its class folders (looked for {" ".join(EXTENSIONS)})')
-    return Samples(root, np.concatenate(names), np.repeat(np.arange(len(classes)), counts))
+        labels.append(np.full(len(inside), ids[folder]))
+    if not folders:
+        raise UserError(f'{root}: no class folders; it needs one folder with images per class')
+    samples = Samples(root, np.concatenate(names), np.concatenate(labels), list(class_names))
+    numbered = [f'{ids[folder]} {folder}' for folder in folders]
+    log(f'{root}: {len(samples)} images of {len(folders)} classes: {shorten(numbered)}')
+    log_skipped(root, skipped)
+    present = set(folders)
+    missing = [name for name in class_names if name not in present]
+    if missing:
+        log(f'{root}: no folder for {len(missing)} of the {len(ids)} classes: {shorten(missing)}')
+    return samples
+
+
+def shorten(words):
+    """The first ten words of a list, and how many follow."""
+    more = f' and {len(words) - 10} more' if len(words) > 10 else ''
+    return ', '.join(words[:10]) + more
 
 
 def read_list(data_path, list_path, num_classes):
