@@ -31,35 +31,36 @@ PAGE = 'docs/token_labels.md, "Making maps", shows how to export one'
 class OnnxNetwork:
     """A network opened in ONNX Runtime; it runs on a GPU if ONNX Runtime's GPU package is installed.
 
-    settings: {flag: value} of the metadata, and of a fixed image size. Raises UserError if the file is not a network
-    with one image input and one output.
+    flag: that names the file, for messages. settings: {flag: value} of the metadata, and of a fixed image size. Raises
+    UserError if the file is not a network with one image input and one output.
     """
 
-    def __init__(self, path):
+    def __init__(self, path, flag='--model'):
+        self.path, self.named = path, f'{flag} {path}'
         try:
             import onnxruntime
         except ImportError as error:
             raise UserError(
-                f'--model FILE.onnx needs ONNX Runtime ({one_line(error)}); `pip install onnxruntime`, for GPUs '
+                f'{flag} FILE.onnx needs ONNX Runtime ({one_line(error)}); `pip install onnxruntime`, for GPUs '
                 '`pip install onnxruntime-gpu`'
             )
         if not os.path.isfile(path):
-            raise UserError(f'--model {path}: no such file')
+            raise UserError(f'{self.named}: no such file')
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = int(os.environ.get('OMP_NUM_THREADS') or 0)  # 0: all cores
         options.log_severity_level = 4  # errors are in the exceptions
         try:
             session = onnxruntime.InferenceSession(path, options, providers=_providers(onnxruntime))
         except Exception as error:  # its exceptions have no common base class
-            raise UserError(f'--model {path}: ONNX Runtime cannot open it ({_reason(error)})')
-        self.path, self._session = path, session
+            raise UserError(f'{self.named}: ONNX Runtime cannot open it ({_reason(error)})')
+        self._session = session
         self.provider = session.get_providers()[0]
         self._check_input()
         outputs = session.get_outputs()
         if len(outputs) != 1:
             names = ', '.join(one_line(output.name) for output in outputs)
             raise UserError(
-                f'--model {path}: must have one output, has {len(outputs)} ({names}); export the dense output'
+                f'{self.named}: must have one output, has {len(outputs)} ({names}); export the dense output'
             )
         self._output = outputs[0].name
         self.settings = self._read_settings(session.get_modelmeta().custom_metadata_map)
@@ -73,7 +74,7 @@ class OnnxNetwork:
             fits = channels in (None, 3) and (height == width or None in (height, width))
         if not fits:
             raise UserError(
-                f'--model {self.path}: must have one input of floats [B, 3, S, S], has {", ".join(shapes) or "none"}'
+                f'{self.named}: must have one input of floats [B, 3, S, S], has {", ".join(shapes) or "none"}'
             )
         self._input, self._dtype = inputs[0].name, DTYPES[inputs[0].type]
         self.batch = batch or None  # the number of images that a run takes; None: any
@@ -108,12 +109,12 @@ class OnnxNetwork:
         try:
             output = self._session.run([self._output], {self._input: images})[0]
         except Exception as error:
-            raise UserError(f'--model {self.path}: fails on images {_shape(images.shape)} ({_reason(error)})')
+            raise UserError(f'{self.named}: fails on images {_shape(images.shape)} ({_reason(error)})')
         if not isinstance(output, np.ndarray) or output.dtype.kind != 'f':
-            raise UserError(f'--model {self.path}: its output must be scores, floating point numbers')
+            raise UserError(f'{self.named}: its output must be scores, floating point numbers')
         if output.shape[:1] != images.shape[:1]:
             raise UserError(
-                f'--model {self.path}: its output for {len(images)} images is {_shape(output.shape)}; the first '
+                f'{self.named}: its output for {len(images)} images is {_shape(output.shape)}; the first '
                 'dimension must be the number of images'
             )
         return output.astype('float32')
@@ -138,7 +139,7 @@ class OnnxHead:
 
     def __init__(self, network, size, num_classes=None):
         self._network = network
-        named = f'--model {network.path}'
+        named = network.named
         if network.fixed_size not in (None, size):
             raise UserError(
                 f'{named}: takes images of {network.fixed_size} pixels, but --img_size (or its metadata) says {size}'
@@ -152,12 +153,7 @@ class OnnxHead:
                 f'{named}: the scores of a cell are probabilities (their sum is 1), but a map holds logits; '
                 'export the network without its softmax'
             )
-        cell = size / self.side
-        if cell not in CELLS:
-            raise UserError(
-                f'--img_size {size}: {self.side}x{self.side} cells of {cell:g} pixels do not tile the image, so labels '
-                'would not lie on their pixels; use a multiple of the stride, 32 for most networks'
-            )
+        check_cells(size, self.side)
 
     def _cells(self, output):
         """[B, C, H, H] or [B, N, C] -> [B, H·H, C]"""
@@ -199,6 +195,16 @@ def read_shape(shape, num_classes, named):
         hint = '; if it is [B, C, N], export it transposed' if shape[1] == num_classes else ''
         raise UserError(f'{named}: {found}, so it has {classes} classes, not --nb_classes {num_classes}{hint}')
     return has_class_token, side, classes
+
+
+def check_cells(size, side):
+    """Raise UserError if side x side cells do not tile an image of size x size pixels."""
+    cell = size / side
+    if cell not in CELLS:
+        raise UserError(
+            f'--img_size {size}: {side}x{side} cells of {cell:g} pixels do not tile the image, so labels would not lie '
+            'on their pixels; use a multiple of the stride, 32 for most networks'
+        )
 
 
 def _cells_a_side(number):
