@@ -72,6 +72,7 @@ def new_model(args):
         drop_rate=args.drop,
         drop_path_rate=args.drop_path,
         mix_token=args.mix_token,
+        recompute=args.recompute,
     )
 
 

@@ -14,6 +14,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 from paddle.base.layer_helper import LayerHelper
+from paddle.distributed.fleet.utils import recompute
 
 from util.errors import UserError
 from util.train import mixtoken
@@ -22,6 +23,7 @@ from util.weights.load import load
 
 NORMAL = nn.initializer.Normal(std=0.02)
 ZEROS = nn.initializer.Constant(0.0)
+PADDLE_2 = paddle.__version__.startswith('2.')
 
 
 def linear(in_features, out_features, bias=True):
@@ -100,6 +102,32 @@ class DropPath(nn.Layer):
         return x * (kept.astype(x.dtype) / keep)
 
 
+def uses_fused_attention(q):
+    """Whether attention runs through F.scaled_dot_product_attention: on GPUs, for float16 and bfloat16.
+
+    q: queries [B, T, heads, width]. Paddle 3 chooses a kernel that takes them. Paddle 2 has one kernel, for widths that
+    are multiples of 8 and GPUs of compute capability 8.0 or higher. Static graphs, such as an export, do not use it.
+    """
+    if not paddle.in_dynamic_mode() or not q.place.is_gpu_place() or q.dtype == paddle.float32:
+        return False
+    return not PADDLE_2 or (q.shape[-1] % 8 == 0 and paddle.device.cuda.get_device_capability() >= (8, 0))
+
+
+def recomputed(block, x):
+    """block(x), whose intermediate values are not kept: the backward pass computes them again, with the same draws.
+
+    Paddle 2 cannot restore its generator for that on CPUs, so this does. The backward pass leaves the generator in
+    another state; training seeds it in every batch (engine.step_rng). use_reentrant=False works in DataParallel.
+    """
+    state = paddle.get_rng_state()
+
+    def run(x):
+        paddle.set_rng_state(state)
+        return block(x)
+
+    return recompute(run, x, use_reentrant=False, preserve_rng_state=False)
+
+
 class Attention(nn.Layer):
     """Multi-head self-attention over all tokens, [B, T, D] -> [B, T, D]."""
 
@@ -115,9 +143,13 @@ class Attention(nn.Layer):
         # split, not qkv[i]: the gradient of an index is a zero-filled tensor of the full size; OpenVINO has no unbind
         heads = [-1, tokens, self.num_heads, self.head_dim]
         q, k, v = (part.reshape(heads) for part in self.qkv(x).split(3, axis=-1))
-        q, k, v = q.transpose([0, 2, 1, 3]), k.transpose([0, 2, 3, 1]), v.transpose([0, 2, 1, 3])
-        attention = F.softmax((q * self.head_dim**-0.5) @ k, axis=-1)  # paddle.matmul cannot be saved as .pdmodel
-        x = (attention @ v).transpose([0, 2, 1, 3]).reshape([-1, tokens, dim])
+        if uses_fused_attention(q):
+            x = F.scaled_dot_product_attention(q, k, v)
+        else:
+            q, k, v = q.transpose([0, 2, 1, 3]), k.transpose([0, 2, 3, 1]), v.transpose([0, 2, 1, 3])
+            attention = F.softmax((q * self.head_dim**-0.5) @ k, axis=-1)  # paddle.matmul cannot be saved as .pdmodel
+            x = (attention @ v).transpose([0, 2, 1, 3])
+        x = x.reshape([-1, tokens, dim])
         return self.proj_drop(self.proj(x))
 
 
@@ -158,6 +190,7 @@ class LV_ViT(nn.Layer):
     '4_2_128' (128 channels) or 'naive' (one convolution). drop_rate: dropout. drop_path_rate: stochastic depth of the
     last block; it grows linearly from 0 over the blocks. skip_lam: divides each residual branch (the paper's residual
     scaling). return_dense: add `aux_head`, the classifier of the patch tokens. mix_token: in training, use MixToken.
+    recompute: in training, keep only the inputs of the blocks, and compute the rest again in the backward pass.
     Attribute `grid`: patch tokens a side. Raises ValueError unless patch_size divides img_size and num_heads embed_dim.
     """
 
@@ -178,6 +211,7 @@ class LV_ViT(nn.Layer):
         skip_lam=1.0,
         return_dense=True,
         mix_token=True,
+        recompute=False,
     ):
         super().__init__()
         if img_size < patch_size or img_size % patch_size or embed_dim % num_heads:
@@ -188,6 +222,7 @@ class LV_ViT(nn.Layer):
         self.img_size, self.num_classes, self.embed_dim = img_size, num_classes, embed_dim
         self.grid = img_size // patch_size
         self.return_dense, self.mix_token = return_dense, mix_token and return_dense
+        self.recompute = recompute
 
         if stem == 'naive':
             self.patch_embed = PatchEmbedNaive(patch_size, in_chans, embed_dim)
@@ -234,7 +269,7 @@ class LV_ViT(nn.Layer):
         cls = self.cls_token.expand([x.shape[0], 1, self.embed_dim])
         x = self.pos_drop(paddle.concat([cls, x], axis=1) + self.pos_embed)
         for block in self.blocks:
-            x = block(x)
+            x = recomputed(block, x) if self.recompute and self.training else block(x)
         return self.norm(x)
 
     def forward_features(self, x):

@@ -25,9 +25,10 @@ RECORDS = 'topk=5 label_list=None save_json= skip_bad=False'
 TRAIN = """
     cls_label_path_train=None persistent_workers=False batch_size=64 epochs=300 accum_iter=1 drop=0.0 drop_path=None
     model_ema=False model_ema_decay=0.9999 model_ema_eval=False seed=0 max_bad_images=100 finetune=
-    remove_head_from_pretained=False resume_ema= start_epoch=0 sync_bn=False to_static=False eval=False dist_eval=False
-    debug=False opt=adamw opt_eps=1e-08 opt_betas=None momentum=0.9 clip_grad=None weight_decay=0.05 layer_decay=None
-    blr=0.0008 lr=None warmup_lr=1e-06 min_lr=1e-05 warmup_epochs=5 cooldown_epochs=10 t_in_epochs=False
+    remove_head_from_pretained=False resume_ema= start_epoch=0 sync_bn=False recompute=False to_static=False
+    eval=False dist_eval=False debug=False opt=adamw opt_eps=1e-08 opt_betas=None momentum=0.9 clip_grad=None
+    weight_decay=0.05 layer_decay=None blr=0.0008 lr=None warmup_lr=1e-06 min_lr=1e-05 warmup_epochs=5
+    cooldown_epochs=10 t_in_epochs=False
     color_jitter=0.4 aa=rand-m9-mstd0.5-inc1 train_interpolation=bicubic train_scale=[0.08,1.0] hflip=0.5 reprob=0.25
     remode=pixel recount=1 smoothing=0.1 mixup=0.8 cutmix=1.0 cutmix_minmax=None mixup_prob=1.0 mixup_switch_prob=0.5
     mixup_mode=batch mixup_off_epoch=0 token_label_data= token_label_coverage=center token_label_geometry=exact
@@ -187,6 +188,7 @@ REFUSED = """
 --token_label --token_label_data DIR --token_label_size 3           --token_label_size 3: lvvit_nano has 2 tokens a side
 --pretrained --finetune FILE                                        --pretrained and --finetune
 --token_pool_weight 1 --model lvvit                                 --token_pool_weight
+--recompute --to_static                                             --recompute and --to_static
 --ground_truth always                                               --ground_truth
 --token_label_geometry round                                        --token_label_geometry
 --token_label_coverage half                                         --token_label_coverage

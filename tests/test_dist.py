@@ -160,11 +160,14 @@ def two(folder):
 
 @pytest.fixture(scope='module')
 def stopped(folder):
-    """A run that is stopped twice, by SIGTERM to a process and to its launcher, and resumed each time."""
+    """A run that is stopped twice, by SIGTERM to a process and to its launcher, and resumed each time.
+
+    The second of its three parts recomputes the blocks, which changes no bit.
+    """
     out, jobs = folder / 'out-stopped', {}
     for who, command, code, hit in [
         ('one', several(2), 0, '--hit self SIGTERM 1 2'),
-        ('launcher', NEWER, signal.SIGTERM, '--hit launcher SIGTERM 0 3'),
+        ('launcher', NEWER, signal.SIGTERM, '--recompute --hit launcher SIGTERM 0 3'),
         ('end', several(2), 0, ''),
     ]:
         flags = f'{WHOLE} --output_dir {out} --resume auto {hit}'

@@ -8,6 +8,7 @@ import paddle
 import pytest
 from paddle import nn
 
+import models
 from models import LV_ViT
 from util.train.mixtoken import EMPTY_BOX
 
@@ -223,3 +224,38 @@ def test_dropout_and_mixtoken_are_for_training_only():
     model.train()
     assert not np.array_equal(model(x, EMPTY_BOX)[0].numpy(), model(x, EMPTY_BOX)[0].numpy())
     assert sum(isinstance(layer, nn.Dropout) and layer.p == 0.5 for layer in model.sublayers()) == 1 + 2 * 2
+
+
+# ---- memory
+
+
+def test_recomputed_blocks_run_twice_and_give_the_same_gradients():
+    gradients, calls = [], []
+    for recompute in (False, True):
+        model = randomise(tiny(depth=3, drop_rate=0.3, drop_path_rate=0.5, recompute=recompute))
+        model.train()
+        for block in model.blocks:
+            block.register_forward_pre_hook(lambda block, inputs: calls.append(recompute))
+        paddle.seed(3)
+        cls, aux, _ = model(paddle.to_tensor(images(4)), (0, 1, 2, 2))
+        (cls.square().sum() + aux.square().sum()).backward()
+        gradients.append({name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None})
+    assert calls == [False] * 3 + [True] * 6
+    assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) > 40
+    for name in gradients[0]:
+        assert np.array_equal(gradients[0][name], gradients[1][name]), name
+
+
+@pytest.mark.parametrize('width', [8, 6])
+def test_fused_attention_gives_the_result_and_the_gradients_of_the_written_out_form(monkeypatch, width):
+    attention = models.Attention(2 * width, num_heads=2)
+    results = []
+    for fused in (False, True):
+        monkeypatch.setattr(models, 'uses_fused_attention', lambda q: fused)
+        x = paddle.to_tensor(np.random.default_rng(4).normal(size=(3, 5, 2 * width)), 'float32', stop_gradient=False)
+        out = attention(x)
+        (out * paddle.arange(2.0 * width)).sum().backward()
+        results.append((out.numpy(), x.grad.numpy(), attention.qkv.weight.grad.numpy()))
+        attention.clear_gradients()
+    for written_out, fused in zip(*results):
+        assert close(fused, written_out)

@@ -289,6 +289,8 @@ def _add_run(parser):
     help = 'number of the first epoch of a run that resumes no checkpoint (default: 0)'
     add('--start_epoch', default=0, type=int, metavar='N', help=help)
     switch(add, 'sync_bn', 'compute batch-norm statistics over all processes (GPU only)')
+    help = 'save memory: keep only the inputs of the blocks, compute the rest again in the backward pass'
+    add('--recompute', '--grad_checkpointing', action='store_true', help=help)
     add('--to_static', action='store_true', help='train through a static graph (dy2static)')
     add('--eval', action='store_true', help='evaluate the weights and stop')
     add('--dist_eval', action='store_true', help='share the evaluation among the processes')
@@ -417,6 +419,8 @@ def complete_training(args, grid, total_batch):
         )
     if args.pretrained and args.finetune:
         raise UserError('--pretrained and --finetune both name the weights to start from; give one')
+    if args.recompute and args.to_static:
+        raise UserError('--recompute and --to_static exclude each other; give one')
     args.token_label_size = grid
     if args.mix_token is None:
         args.mix_token = args.token_label and not mixes_images(args)

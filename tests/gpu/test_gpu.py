@@ -1,4 +1,4 @@
-"""What only a GPU can show: mixed precision, exact resume, two cards, TensorRT.
+"""What only a GPU can show: mixed precision, exact resume, fused attention, two cards, TensorRT.
 
 On a machine with a GPU (this project has none; please report the table that is printed at the end):
 
@@ -14,12 +14,16 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
+from unittest import mock
 
+import numpy as np
 import paddle
 import pytest
 from paddle import inference
 
+import models
 from conftest import ROOT
 from states import differences
 from util.weights import checkpoint
@@ -188,6 +192,44 @@ def test_a_stopped_run_that_is_resumed_ends_with_the_same_bits(folder, dtype, le
     for training in (whole, twin, resumed):
         training.delete_checkpoints()
     measured(f'stopped after step {stop} of {EPOCHS * STEPS}, resumed: all bits the same')
+
+
+# ---- attention
+
+
+def attention_step(fused, dtype, width, tokens):
+    """Of a forward and backward pass: output and gradient of the input, float32; seconds; MB after the forward pass."""
+    paddle.seed(0)
+    attention = models.Attention(6 * width, num_heads=6)
+    attention.to(dtype=dtype)
+    x = paddle.randn([8, tokens, 6 * width]).astype(dtype)
+    x.stop_gradient = False
+    with mock.patch.object(models, 'uses_fused_attention', lambda q: fused):
+        for _ in range(5):  # the first steps choose kernels
+            attention.clear_gradients()
+            x.clear_gradient()
+            if CARDS:
+                paddle.device.synchronize()
+            start = time.monotonic()
+            out = attention(x)
+            memory = paddle.device.cuda.memory_allocated() / 1e6 if CARDS else 0.0
+            out.astype('float32').square().sum().backward()
+            gradient = x.grad.astype('float32').numpy()  # waits for the device
+            seconds = time.monotonic() - start
+    return out.astype('float32').numpy(), gradient, seconds, memory
+
+
+WIDTHS = [(64, 197), (64, 1025), (60, 197)]  # lvvit_s at 224 px and lvvit_l at 512 px have width 64; lvvit_t has 60
+
+
+@pytest.mark.parametrize('width, tokens', WIDTHS if CARDS else WIDTHS[::2])
+@pytest.mark.parametrize('dtype', ['float16', 'bfloat16'] if CARDS else ['float32'])
+def test_fused_attention_agrees_with_the_written_out_form(dtype, width, tokens, measured):
+    written_out, fused = (attention_step(which, dtype, width, tokens) for which in (False, True))
+    worst = max(np.abs(a - b).max() / np.abs(a).max() for a, b in zip(written_out[:2], fused[:2]))
+    assert worst <= 10 * ROUNDOFF[dtype]
+    times = [f'{1e3 * seconds:.1f} ms, {memory:.0f} MB' for *_, seconds, memory in (written_out, fused)]
+    measured(f'{worst:.1e} apart; written out {times[0]}; fused {times[1]}')
 
 
 # ---- two cards

@@ -105,11 +105,11 @@ def test_a_run_killed_twice_within_its_epochs_ends_bit_identical(train, whole, k
 @pytest.mark.parametrize(
     'flags', ['--accum_iter 2 --batch_size 4', '--opt momentum --clip_grad 1 --layer_decay 0.7 --dense_weight 0']
 )
-def test_other_runs_too_even_with_another_number_of_loader_processes(train, killed, flags):
+def test_other_runs_too_even_with_more_loader_processes_or_recomputed_blocks(train, killed, flags):
     train.always += words(flags, '--save_freq_steps 2')
     assert train(out='whole').code == 0
     killed(8)
-    assert train('--num_workers 2 --persistent_workers').code == 0
+    assert train('--num_workers 2 --persistent_workers --recompute').code == 0
     assert_same_end(train)
 
 

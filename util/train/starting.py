@@ -17,7 +17,7 @@ from util.weights.load import has_average, load, load_state, read
 INCIDENTAL = set(
     'resume resume_ema finetune output_dir data_path cls_label_path_train cls_label_path_val '
     'pretrained token_label_data num_workers print_freq log_file log_visualdl log_wandb save_freq_steps '
-    'keep_checkpoints batch_size accum_iter dist_eval config'.split()
+    'keep_checkpoints batch_size accum_iter dist_eval recompute config'.split()
 )
 
 
