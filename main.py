@@ -26,6 +26,7 @@ from util.args import (
     complete_model,
     complete_training,
     mixes_images,
+    scale_learning_rates,
     write_config,
 )
 from util.data import listing, loader
@@ -131,6 +132,9 @@ def main(args):
     if args.debug and paddle.device.is_compiled_with_cuda():
         paddle.set_flags({'FLAGS_cudnn_deterministic': True})
     log(f'Paddle {paddle.__version__} on {paddle.device.get_device()}, {world_size} process(es). {runtime.CPU}')
+    scaled = scale_learning_rates(args, total_batch(args))
+    if scaled:
+        log(scaled)
     log('arguments: ' + json.dumps(vars(args)))
 
     val_loader = new_eval_loader(args, rank, world_size) if args.dist_eval else new_eval_loader(args)

@@ -27,8 +27,8 @@ TRAIN = """
     model_ema=False model_ema_decay=0.9999 model_ema_eval=False seed=0 max_bad_images=100 finetune=
     remove_head_from_pretained=False resume_ema= start_epoch=0 sync_bn=False recompute=False to_static=False
     eval=False dist_eval=False debug=False opt=adamw opt_eps=1e-08 opt_betas=None momentum=0.9 clip_grad=None
-    weight_decay=0.05 layer_decay=None blr=0.0008 lr=None warmup_lr=1e-06 min_lr=1e-05 warmup_epochs=5
-    cooldown_epochs=10 t_in_epochs=False
+    weight_decay=0.05 layer_decay=None blr=0.0008 lr=None lr_total_batch=None warmup_lr=1e-06 min_lr=1e-05
+    warmup_epochs=5 cooldown_epochs=10 t_in_epochs=False cosine_over_warmup=False
     color_jitter=0.4 aa=rand-m9-mstd0.5-inc1 train_interpolation=bicubic train_scale=[0.08,1.0] hflip=0.5 reprob=0.25
     remode=pixel recount=1 smoothing=0.1 mixup=0.8 cutmix=1.0 cutmix_minmax=None mixup_prob=1.0 mixup_switch_prob=0.5
     mixup_mode=batch mixup_off_epoch=0 token_label_data= token_label_coverage=center token_label_geometry=exact
@@ -68,8 +68,8 @@ def test_every_flag_keeps_its_name_and_default(script, needed, expected):
 
 
 WHOLE_NUMBERS = """
-    input_size nb_classes num_workers prefetch_factor batch_size epochs accum_iter seed max_bad_images start_epoch
-    warmup_epochs cooldown_epochs recount mixup_off_epoch token_label_size save_freq_steps keep_checkpoints print_freq
+    input_size nb_classes num_workers prefetch_factor batch_size epochs accum_iter seed lr_total_batch max_bad_images
+    start_epoch warmup_epochs cooldown_epochs recount mixup_off_epoch token_label_size save_freq_steps keep_checkpoints print_freq
 """
 NUMBERS = """
     crop_pct drop drop_path model_ema_decay opt_eps momentum clip_grad weight_decay layer_decay blr lr warmup_lr min_lr

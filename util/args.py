@@ -28,34 +28,51 @@ class Parser(argparse.ArgumentParser):
         self.add_argument('-c', '--config', metavar='FILE', help=help)
 
     def parse_args(self, args=None, namespace=None):
-        """As argparse. Raises UserError for a file of -c that is not a YAML file of flags."""
+        """As argparse. Raises UserError for a file of -c that is not a YAML file of flags, or is for another model."""
         args = sys.argv[1:] if args is None else list(args)
         parsed = super().parse_args(args, namespace)
         if self.reads_config and parsed.config:
+            content = read_config(self, parsed.config)
             self.error_source = f'-c {parsed.config}: '  # the command line alone has no error
-            parsed = super().parse_args(config_words(self, parsed.config) + args, namespace)
+            parsed = super().parse_args(as_words(self, content) + args, namespace)
             self.error_source = ''
+            model = content.get('model')
+            if model and parsed.model != model:
+                raise UserError(f'-c {parsed.config}: is for {model}, but --model is {parsed.model}; leave --model out')
         return parsed
 
 
 # -- -c FILE and args.yaml ---------------------------------------------------------------------------------------------
 
 
-def config_words(parser, path):
-    """The flags in a YAML file as words of a command line. Raises UserError for a key that is not a flag of `parser`.
+def read_config(parser, path):
+    """{flag name: value} of a YAML file. `_base_` in it names another one beside it, whose values it overrides.
 
-    Names have no dashes in front. true gives a flag without a value; false its --no_ form, or nothing if it has none;
-    a list gives several values; null leaves the default.
+    Raises UserError for a key that is not a flag of `parser`.
     """
     content = files.read_yaml(path)
     if not isinstance(content, dict):
         raise UserError(f'-c {path}: must hold lines such as "batch_size: 64"')
+    base = content.pop('_base_', None)
+    content = {str(key).replace('-', '_'): value for key, value in content.items()}
+    flags = {flag for action in parser._actions for flag in action.option_strings}
+    for name in content:
+        if f'--{name}' not in flags or name in ('help', 'config'):
+            raise UserError(f'-c {path}: {name} is not a flag of {parser.prog} (see {parser.prog} --help)')
+    if base:
+        return {**read_config(parser, os.path.join(os.path.dirname(path), str(base))), **content}
+    return content
+
+
+def as_words(parser, content):
+    """Flags, {name: value}, as words of a command line.
+
+    true gives a flag without a value; false its --no_ form, or nothing if it has none; a list gives several values;
+    null leaves the default.
+    """
     flags = {flag for action in parser._actions for flag in action.option_strings}
     words = []
-    for key, value in content.items():
-        name = str(key).replace('-', '_')
-        if f'--{name}' not in flags or name in ('help', 'config'):
-            raise UserError(f'-c {path}: {key} is not a flag of {parser.prog} (see {parser.prog} --help)')
+    for name, value in content.items():
         if value is True:
             words.append(f'--{name}')
         elif value is False:
@@ -314,12 +331,16 @@ def _add_schedule(parser):
     help = 'base learning rate: lr = blr * total batch / 512 if --lr is not given (default: 8e-4)'
     add('--blr', default=8e-4, type=float, metavar='LR', help=help)
     add('--lr', type=float, help='learning rate after warm-up (default: from --blr)')
+    help = 'images per step for which --lr, --warmup_lr and --min_lr are given; others scale them (default: not scaled)'
+    add('--lr_total_batch', type=count, metavar='N', help=help)
     add('--warmup_lr', default=1e-6, type=float, metavar='LR', help='learning rate at the start (default: 1e-6)')
     help = 'lowest learning rate, at the end of the schedule (default: 1e-5)'
     add('--min_lr', default=1e-5, type=float, metavar='LR', help=help)
     add('--warmup_epochs', default=5, type=int, metavar='N', help='epochs of linear warm-up (default: 5)')
     add('--cooldown_epochs', default=10, type=int, metavar='N', help='last epochs, at min_lr (default: 10)')
     switch(add, 't_in_epochs', 'change the learning rate once an epoch instead of in every step')
+    help = 'let the cosine begin at epoch 0, as in the original, instead of after the warm-up'
+    add('--cosine_over_warmup', action='store_true', help=help)
 
 
 def _add_augmentation(parser):
@@ -413,8 +434,9 @@ def complete_training(args, grid, total_batch):
             '--token_label needs --token_label_data, the folder of the label maps; without maps add --dense_weight 0'
         )
     if args.token_label and args.token_label_size not in (None, grid):
+        source = f'-c {args.config}: ' if args.config else ''
         raise UserError(
-            f'--token_label_size {args.token_label_size}: {args.model} has {grid} tokens a side at '
+            f'{source}--token_label_size {args.token_label_size}: {args.model} has {grid} tokens a side at '
             f'--input_size {args.input_size}; leave the flag out'
         )
     if args.pretrained and args.finetune:
@@ -425,5 +447,22 @@ def complete_training(args, grid, total_batch):
     if args.mix_token is None:
         args.mix_token = args.token_label and not mixes_images(args)
     args.token_label = args.token_label and bool(args.token_label_data)
+    if args.lr is None and args.lr_total_batch:
+        raise UserError('--lr_total_batch needs --lr')
     if args.lr is None:
         args.lr = args.blr * total_batch / 512
+
+
+def scale_learning_rates(args, total_batch):
+    """Scale --lr, --warmup_lr and --min_lr linearly from --lr_total_batch to the total batch (arXiv 1706.02677).
+
+    Returns a line for the log; '' if there is nothing to scale.
+    """
+    if args.lr_total_batch in (None, total_batch):
+        return ''
+    factor, before = total_batch / args.lr_total_batch, args.lr
+    args.lr, args.warmup_lr, args.min_lr = factor * args.lr, factor * args.warmup_lr, factor * args.min_lr
+    return (
+        f'warning: {total_batch} images a step (batch_size * accum_iter * processes), but the learning rates are for '
+        f'{args.lr_total_batch}: --lr, --warmup_lr and --min_lr are scaled by {factor:g}, lr {before:g} -> {args.lr:g}'
+    )

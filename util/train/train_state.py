@@ -40,6 +40,7 @@ class TrainState:
             epochs=args.epochs,
             warmup_epochs=args.warmup_epochs,
             in_epochs=args.t_in_epochs,
+            over_warmup=args.cosine_over_warmup,
         )
 
     def check_losses(self):
