@@ -7,7 +7,7 @@ links to one JPEG and one .npy map; the same maps packed (a sparse file of zeros
 in random order. Removes OUT at the end. Measures once each:
 
 - listing the images from the folders, and from the list file;
-- opening a set of label maps and checking that every image has one, in folders and packed;
+- opening a set of label maps and finding the map of every image, in folders and packed;
 - from there to the first batch of 128 images, augmented, with targets;
 - the private memory (/proc/self/smaps_rollup) that a loader process gains in an epoch. Two processes of
   paddle.io.DataLoader share the epoch, in shuffled order. For every image they look up path and class and read the
@@ -80,18 +80,15 @@ def timed(call, *args):
     return result, time.perf_counter() - start
 
 
-def checked_maps(folder, samples):
-    """The LabelMaps of a folder, after the check that every image has a map."""
-    maps = LabelMaps(folder, 1000)
-    maps.require(samples.paths)
-    return maps
+def new_dataset(folder, samples):
+    """The TrainDataset with the label maps of a folder. It finds the map of every image."""
+    return TrainDataset(samples, TrainTransform(224), 1000, label_maps=LabelMaps(folder, 1000))
 
 
-def first_batch(samples, maps):
+def first_batch(dataset):
     """The iterator of a training loader, after its first batch."""
-    dataset = TrainDataset(samples, TrainTransform(224), 1000, label_maps=maps)
-    size = min(BATCH, len(samples))
-    batches = iter(Loader(dataset, TrainSampler(len(samples), size), size, PROCESSES))
+    size = min(BATCH, len(dataset))
+    batches = iter(Loader(dataset, TrainSampler(len(dataset), size), size, PROCESSES))
     next(batches)
     return batches
 
@@ -99,9 +96,9 @@ def first_batch(samples, maps):
 class Epoch(paddle.io.Dataset):
     """An epoch in chunks. Item i reads CHUNK label maps; it is int64 [3]: pid, private bytes before and after."""
 
-    def __init__(self, samples, maps):
-        self.samples, self.maps = samples, maps
-        self.order = np.random.default_rng(0).permutation(len(samples))
+    def __init__(self, dataset):
+        self.dataset = dataset
+        self.order = np.random.default_rng(0).permutation(len(dataset))
 
     def __len__(self):
         return -(-len(self.order) // CHUNK)
@@ -109,8 +106,8 @@ class Epoch(paddle.io.Dataset):
     def __getitem__(self, chunk):
         before = private_memory()
         for index in self.order[chunk * CHUNK : (chunk + 1) * CHUNK].tolist():
-            path, label = self.samples[index]
-            self.maps.read(path)
+            path, label = self.dataset.samples[index]
+            self.dataset.label_maps.read(os.fsdecode(self.dataset.map_names[index]))
         return np.array([os.getpid(), before, private_memory()])
 
 
@@ -120,11 +117,11 @@ def private_memory():
         return 1024 * sum(int(line.split()[1]) for line in f if line.startswith('Private_'))
 
 
-def growth(samples, maps, name):
+def growth(dataset, name):
     """Megabytes that a loader process gains in an epoch, the largest of all processes."""
     begin = functools.partial(paddle_fixes.begin_worker, os.getpid())
     loader = paddle.io.DataLoader(
-        Epoch(samples, maps), batch_size=1, num_workers=PROCESSES, worker_init_fn=begin, return_list=True
+        Epoch(dataset), batch_size=1, num_workers=PROCESSES, worker_init_fn=begin, return_list=True
     )
     with paddle_fixes.frozen_garbage():
         batches = iter(loader)
@@ -152,12 +149,12 @@ def main(args):
     rows.append(('listing from the list file', f'{seconds:.1f} s'))
     rows.append(('memory of the list', f'{(samples.paths.names.nbytes + samples.labels.nbytes) / 1e6:.0f} MB'))
     for kind, folder in (('in folders', 'maps'), ('packed', 'packed')):
-        maps, seconds = timed(checked_maps, os.path.join(args.out, folder), samples)
-        rows.append((f'check for missing maps, {kind}', f'{seconds:.1f} s'))
-        batches, seconds = timed(first_batch, samples, maps)
+        dataset, seconds = timed(new_dataset, os.path.join(args.out, folder), samples)
+        rows.append((f'finding the map of every image, {kind}', f'{seconds:.1f} s'))
+        batches, seconds = timed(first_batch, dataset)
         batches.close()  # waits for the loader processes
         rows.append((f'from there to the first batch of {BATCH}, maps {kind}', f'{seconds:.1f} s'))
-        gained = growth(samples, maps, f'epoch, maps {kind}')
+        gained = growth(dataset, f'epoch, maps {kind}')
         rows.append((f'growth of a loader process over an epoch, maps {kind}', f'{gained:.1f} MB'))
     print(f'{len(samples)} images, {PROCESSES} loader processes. Paddle {paddle.__version__}. {runtime.CPU}\n')
     print('| | |\n|---|---|')

@@ -63,7 +63,7 @@ def npy_header(header):
 
 
 def read_map(path):
-    return label_maps.LabelMaps('maps', 10).read('n01/x.JPEG')
+    return label_maps.LabelMaps('maps', 10).read('n01/x')
 
 
 def pickles():

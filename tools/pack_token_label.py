@@ -37,16 +37,16 @@ def parser():
 
 
 def open_maps(folder):
-    """(set, names) of a folder. Raises UserError if it has no maps, or names that are not `folder/stem`."""
+    """(set, names) of a folder. Raises UserError if it has no maps, or names that lead out of the folder."""
     if not os.path.isdir(folder):
         raise UserError(f'{folder}: no such folder')
     maps = label_maps.open_set(folder)
     names = maps.names()
     if not names:
-        raise UserError(f'{folder}: has no label maps (looked for <class folder>/<image stem>.npy and .pt)')
+        raise UserError(f'{folder}: has no label maps (looked for .npy and .pt files)')
     for name in names:  # unpacking writes to OUT/name, which must be inside of OUT
-        if name.count('/') != 1 or {'', '.', '..'} & set(name.split('/')):
-            raise UserError(f'{folder}: {name!r} is not <class folder>/<image stem>; pack the set again')
+        if {'', '.', '..'} & set(name.split('/')):
+            raise UserError(f'{folder}: {name!r} is not the name of a file in a folder; pack the set again')
     return maps, names
 
 
@@ -128,7 +128,7 @@ def open_array(partial, index, lines, first):
 
 
 def unpack(data, out):
-    """Write OUT/<class folder>/<stem>.npy and OUT/meta.json; then compare all maps. No file is ever half written."""
+    """Write OUT/<name>.npy and OUT/meta.json; then compare all maps. No file is ever half written."""
     maps, names = open_maps(data)
     if not isinstance(maps, PackedSet):
         raise UserError(f'{data}: is not a packed set; leave --unpack out to pack it')

@@ -65,7 +65,7 @@ def parser():
 def map_tiles(path, maps, args, names):
     """Tiles: the photo, its label map over the part that it covers, and random augmentations with their targets."""
     source = open_rgb(path)
-    scores, ids = maps.read(path)
+    scores, ids = maps.read(maps.name_for(path))
     covered = maps.covered(*source.size)
 
     left, top, width, height = covered

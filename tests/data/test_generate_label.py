@@ -101,7 +101,7 @@ def test_a_map_is_the_dense_forward_of_the_lvvit_at_any_image_size(generate, sce
     path = str(scenes / 'train/digit3/train_00013.JPEG')
     generate()
     dense = generate.model.forward_dense(inputs(path))[1].numpy()[0].reshape(2, 2, 10)
-    scores, ids = LabelMaps(str(generate.out / 'maps'), 10).read(path)
+    scores, ids = LabelMaps(str(generate.out / 'maps'), 10).read('digit3/train_00013')
     for row in range(2):
         for column in range(2):
             best = np.argsort(-dense[row, column])[:5]
@@ -301,6 +301,28 @@ def test_images_that_would_share_a_map_are_refused(generate, refuse, pictures):
     Image.new('RGB', (40, 40)).save(pictures / 'cat' / '0.jpg')
     line = refuse(data=pictures)
     assert '0.jpg' in line and '0.png' in line and not (generate.out / 'maps').exists()
+
+
+def test_maps_have_the_path_below_the_data_folder_from_folders_and_from_lists(generate, pictures):
+    (pictures / 'dog/1.png').unlink()
+    os.renames(pictures / 'dog', pictures / 'cat/old/dogs')
+    names = ['cat/0', 'cat/1', 'cat/2', 'cat/old/dogs/0', 'cat/old/dogs/2']
+    (pictures / 'list.txt').write_text(''.join(f'train/{name}.png 0\n' for name in names))
+    os.renames(pictures / 'cat', pictures / 'train/cat')
+    for flags in ([], ['--cls_label_path', pictures / 'list.txt']):
+        assert generate(*flags, data=pictures).code == 0  # the second run continues the set of the first
+    assert sorted(contents(generate.out / 'maps')) == sorted(f'{name}.npy' for name in names) + ['meta.json']
+
+
+def test_a_set_begun_with_other_names_is_not_continued(generate, refuse, pictures):
+    (pictures / 'list.txt').write_text('a/cat/0.png 0\na/cat/1.png 0\n')
+    os.renames(pictures / 'cat', pictures / 'a/cat')
+    assert generate('--cls_label_path', pictures / 'list.txt', data=pictures).code == 0
+    maps = generate.out / 'maps'
+    os.renames(maps / 'a/cat', maps / 'cat')  # as it was before maps were named by the whole path
+    line = refuse('--cls_label_path', pictures / 'list.txt', data=pictures)
+    assert str(maps / 'cat/0.npy') in line and 'choose another folder' in line
+    assert sorted(contents(maps)) == ['cat/0.npy', 'cat/1.npy', 'meta.json']
 
 
 def test_other_settings_than_the_set_was_begun_with_are_refused(generate, refuse):

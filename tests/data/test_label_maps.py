@@ -7,15 +7,16 @@ import pytest
 from map_files import make_map, save_folders, save_map, save_packed
 
 from util.data.label_maps import ARRAY, META, NAMES, LabelMaps
+from util.data.listing import Samples
 from util.errors import UserError
 
 
-IMAGES = [f'data/train/{name}.JPEG' for name in ('n02/b', 'n01/a.b', 'n01/z', 'n10/µ')]
+MAPS = ['n02/b', 'n01/a.b', 'n01/z', 'n10/µ']
 
 
 def make_set(**options):
-    """{name: map} for IMAGES."""
-    return {'/'.join(path.rsplit('.', 1)[0].split('/')[-2:]): make_map(i, **options) for i, path in enumerate(IMAGES)}
+    """{name: map} for MAPS."""
+    return {name: make_map(i, **options) for i, name in enumerate(MAPS)}
 
 
 def save_pt(folder, maps):
@@ -28,7 +29,7 @@ KINDS = pytest.mark.parametrize('save_set', [save_folders, save_pt, save_packed]
 def refused(folder, name='n01/x', num_classes=10):
     """The one-line message with which a map or its set is refused."""
     with pytest.raises(UserError) as error:
-        LabelMaps(str(folder), num_classes).read(f'train/{name}.JPEG')
+        LabelMaps(str(folder), num_classes).read(name)
     assert '\n' not in str(error.value)
     return str(error.value)
 
@@ -42,8 +43,8 @@ def test_a_map_is_read_as_float32_scores_and_int64_ids(tmp_path, save_set, optio
     maps = make_set(**options)
     save_set(tmp_path, maps)
     label_maps = LabelMaps(str(tmp_path), 10)
-    for path, array in zip(IMAGES, maps.values()):
-        scores, ids = label_maps.read(path)
+    for name, array in maps.items():
+        scores, ids = label_maps.read(name)
         assert scores.dtype == np.float32 and np.array_equal(scores, array[0].astype('float32'))
         assert ids.dtype == np.int64 and np.array_equal(ids, array[1].astype('int64'))
 
@@ -52,24 +53,25 @@ def test_a_map_is_read_as_float32_scores_and_int64_ids(tmp_path, save_set, optio
 def test_images_without_a_map_are_found_without_reading_one(tmp_path, save_set):
     save_set(tmp_path, make_set())
     label_maps = LabelMaps(str(tmp_path), 10)
-    others = [f'train/{name}' for name in ('n01/y.JPEG', 'n99/z.JPEG', 'n01/a.JPEG', f'n00/{"long" * 50}.png')]
-    assert label_maps.missing(IMAGES).tolist() == [False] * 4 and label_maps.missing([]).tolist() == []
-    assert label_maps.missing([IMAGES[0], *others, IMAGES[3]]).tolist() == [False, True, True, True, True, False]
-    label_maps.require(IMAGES)
-    with pytest.raises(UserError, match='n01/y.JPEG; 4 of 8 images have none in'):
-        label_maps.require(IMAGES + others)
-    for path in others:
-        with pytest.raises(UserError, match=f'no label map for {path}'):
-            label_maps.read(path)
+    others = ['n01/y', 'n99/z', 'n01/a', 'n00/' + 50 * 'long']
+    images = [f'{name}.JPEG'.encode() for name in (MAPS[0], *others, MAPS[3])]
+    samples = Samples('train', np.array(images), np.zeros(6, 'int64'))
+    found = [MAPS[0].encode(), b'', b'', b'', b'', MAPS[3].encode()]
+    assert label_maps.names_for(samples, allow_missing=True).tolist() == found
+    with pytest.raises(UserError, match='no label map for train/n01/y.JPEG; 4 of 6 images .* --allow_missing'):
+        label_maps.names_for(samples)
+    for name in others:
+        with pytest.raises(UserError, match='no such label map'):
+            label_maps.read(name)
 
 
 def test_npy_comes_before_pt(tmp_path):
     npy, pt = (save_map(tmp_path / 'n01' / f'x{suffix}', make_map(i)) for i, suffix in enumerate(('.npy', '.pt')))
     maps = LabelMaps(str(tmp_path), 10)
     for i, path in enumerate((npy, pt)):
-        assert np.array_equal(maps.read('n01/x.png')[0], make_map(i)[0]) and maps.path('n01/x.png') == str(path)
+        assert np.array_equal(maps.read('n01/x')[0], make_map(i)[0]) and maps.path('n01/x') == str(path)
         path.unlink()
-    assert f'{npy}: no label map for train/n01/x.JPEG' in refused(tmp_path)
+    assert f'{npy}: no such label map' in refused(tmp_path)
 
 
 # ---- one file
@@ -99,9 +101,9 @@ def test_ids_that_float16_would_round_are_refused(tmp_path):
     array[1, 0, 0, 0] = 2049  # in float16: 2048
     path = save_map(tmp_path / 'n01' / 'x.npy', array.astype('float16'))
     assert f'{path}: ' in refused(tmp_path, num_classes=3000) and 'another dtype' in refused(tmp_path, num_classes=3000)
-    assert LabelMaps(str(tmp_path), 2049).read('n01/x.JPEG')[1].max() == 2048  # can only be 2048 itself
+    assert LabelMaps(str(tmp_path), 2049).read('n01/x')[1].max() == 2048  # can only be 2048 itself
     save_map(path, array)
-    assert LabelMaps(str(tmp_path), 3000).read('n01/x.JPEG')[1].max() == 2049
+    assert LabelMaps(str(tmp_path), 3000).read('n01/x')[1].max() == 2049
 
 
 def test_files_that_hold_something_else_are_refused(tmp_path):
@@ -166,7 +168,7 @@ def test_a_meta_json_that_contradicts_the_maps_is_refused_and_one_that_agrees_is
     save_set(tmp_path, make_set())
     good = {'K': 3, 'label_size': 4, 'shape': [2, 3, 4, 4], 'num_classes': 10, 'coverage': 'full', 'annotator': 'us'}
     (tmp_path / META).write_text(json.dumps(good))
-    LabelMaps(str(tmp_path), 10).read(IMAGES[0])
+    LabelMaps(str(tmp_path), 10).read(MAPS[0])
     for wrong in ({'K': 5}, {'shape': [2, 5, 4, 4]}, {'label_size': 18}):
         (tmp_path / META).write_text(json.dumps({**good, **wrong}))
         message = refused(tmp_path, 'n01/z')

@@ -14,6 +14,7 @@ from tools import pack_token_label as tool
 from util.data.label_maps import ARRAY, META, NAMES, PARTIAL, FolderSet, LabelMaps
 
 MAPS = {f'n{c:02d}/image{i}': make_map(10 * c + i) for c in range(3) for i in range(10)}
+DEEP = {name: make_map(i) for i, name in enumerate(('image', 'cat/image', 'cat/old/b', 'cat/old/\udce9', 'cat-x/a'))}
 
 
 def save_set(folder, maps=MAPS, suffix='.npy'):
@@ -50,6 +51,18 @@ def test_shape_and_dtype_are_kept_and_pt_files_are_read(pack, tmp_path, dtype, s
     save_set(tmp_path / 'others', maps, suffix)
     assert pack(data='others').code == 0
     assert_packed(tmp_path / 'packed', maps)
+
+
+def test_names_of_any_depth_are_packed_and_unpacked(pack, tmp_path):
+    save_set(tmp_path / 'deep', DEEP)
+    (tmp_path / 'deep/.cache').mkdir()
+    (tmp_path / 'deep/.cache/image.npy').write_text('no map')
+    assert pack(data='deep').code == 0
+    lines = (tmp_path / 'packed' / NAMES).read_bytes().splitlines()
+    assert lines == [b'cat-x/a', b'cat/image', b'cat/old/b', b'cat/old/\xe9', b'image']
+    assert pack('--unpack', data='packed', out='again').code == 0
+    again = contents(tmp_path / 'again')
+    assert again == {name: data for name, data in contents(tmp_path / 'deep').items() if '.cache' not in name}
 
 
 # ---- interruptions

@@ -8,6 +8,7 @@ from PIL import Image
 from util.data import transforms
 from util.data.datasets import TrainDataset
 from util.data.label_maps import LabelMaps
+from util.data.listing import Samples
 from util.data.loader import collate
 from util.data.transforms import network_input
 
@@ -25,16 +26,17 @@ class Set:
     def __init__(self, folder, original, map_side, num_classes, seed=0):
         self.folder, self.original, self.num_classes = folder, original, num_classes
         rng = np.random.default_rng(seed)
-        self.samples = []
+        names, labels = [], []
         for i, (width, height) in enumerate(SIZES):
-            label = int(rng.integers(num_classes))
+            labels.append(int(rng.integers(num_classes)))
             name = f'class{i % 2}/image{i}'
             path, stem = folder / 'train' / f'{name}.png', folder / 'maps' / name
             for parent in (path.parent, stem.parent):
                 parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype='uint8')).save(path)
             self._write_map(rng, stem, map_side)
-            self.samples.append((str(path), label))
+            names.append(f'{name}.png'.encode())
+        self.samples = Samples(str(folder / 'train'), np.array(names), np.array(labels))
         self.flips = [bool(i % 2) for i in range(len(SIZES))]
         self.boxes = [transforms.random_crop_box(*size, rng) for size in SIZES]
 

@@ -5,6 +5,7 @@ seeded with these three. So neither the number of loader processes nor a resumed
 """
 
 import multiprocessing
+import os
 import sys
 
 import numpy as np
@@ -49,20 +50,31 @@ class TrainDataset(ImageDataset):
     target   token_label.SparseTarget, with label maps
     mapped   whether the image has a label map, if some have none
 
-    grid: tokens a side of the targets. unmapped: bool [n], the images without a map, which train with their label
-    alone; None if all have a map. An image that cannot be decoded is replaced by the next one of the set. Each such
-    file is named once on stderr; more than `max_bad_images` of them are a UserError.
+    grid: tokens a side of the targets. With allow_missing_token_label an image without a map trains with its label
+    alone; otherwise it is a UserError, as are two images that would have one map. An image that cannot be decoded is
+    replaced by the next one of the set. Each such file is named once on stderr; more than `max_bad_images` of them are
+    a UserError.
     """
 
     def __init__(
-        self, samples, transform, num_classes, seed=0, label_maps=None, grid=14, max_bad_images=100, unmapped=None
+        self,
+        samples,
+        transform,
+        num_classes,
+        seed=0,
+        label_maps=None,
+        grid=14,
+        max_bad_images=100,
+        allow_missing_token_label=False,
     ):
         super().__init__(samples, transform)
         self.num_classes, self.seed = num_classes, seed
         self._epoch = multiprocessing.RawValue('q', 0)  # shared with loader processes, which may outlast an epoch
         self.label_maps, self.grid = label_maps, grid
-        self.unmapped = np.zeros(len(samples), bool) if unmapped is None else unmapped
-        self.unmapped_images = int(self.unmapped.sum())
+        self.unmapped_images = 0
+        if label_maps:  # an array, which loader processes share
+            self.map_names = label_maps.names_for(samples, allow_missing_token_label)
+            self.unmapped_images = int((self.map_names == b'').sum())
         self.max_bad_images = max_bad_images
         # int8 [n], 1: this file cannot be decoded; in memory that the loader processes share
         self.bad = np.frombuffer(multiprocessing.RawArray('b', len(samples)), 'int8')
@@ -90,15 +102,16 @@ class TrainDataset(ImageDataset):
 
     def sample(self, index):
         (pixels, matrix, source_size, erased), index = self._load(index)
-        path, label = self.samples[index]
+        _, label = self.samples[index]
         sample = {'image': pixels, 'erased': erased, 'label': label, 'index': index}
         if self.label_maps:
-            if self.unmapped[index]:
-                sample['target'] = token_label.no_target(self.grid)
+            name = os.fsdecode(self.map_names[index])
+            if name:
+                sample['target'] = self._target(name, source_size, len(pixels), matrix)
             else:
-                sample['target'] = self._target(path, source_size, len(pixels), matrix)
+                sample['target'] = token_label.no_target(self.grid)
             if self.unmapped_images:
-                sample['mapped'] = not self.unmapped[index]
+                sample['mapped'] = bool(name)
         return sample
 
     def _load(self, index):
@@ -127,13 +140,13 @@ class TrainDataset(ImageDataset):
                 f'--max_bad_images {self.max_bad_images} allows'
             )
 
-    def _target(self, path, source_size, side, matrix):
-        """The SparseTarget of an image file.
+    def _target(self, name, source_size, side, matrix):
+        """The SparseTarget of an image.
 
-        source_size: its (width, height); side: of the transformed image in pixels; matrix: pixels of the transformed
-        image to pixels of the file.
+        name: of its label map; source_size: (width, height) of the image file; side: of the transformed image in
+        pixels; matrix: pixels of the transformed image to pixels of the file.
         """
-        scores, ids = self.label_maps.read(path)
+        scores, ids = self.label_maps.read(name)
         covered = self.label_maps.covered(*source_size)
         return token_label.token_target(
             scores, ids, self.num_classes, matrix=matrix, side=side, grid=self.grid, covered=covered

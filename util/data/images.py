@@ -35,31 +35,47 @@ def is_hidden(folder):
     return folder.startswith('.') or folder in ('__MACOSX', '@eaDir', 'lost+found')
 
 
-def walk_images(folder, skipped, above=()):
-    """Paths below `folder` of its images, sorted, those of its subfolders after its own. Links are followed.
+def walk_images(folder, skipped):
+    """Paths below `folder` of its images. skipped and what is raised: see walk_files."""
+    return walk_files(folder, is_image, skipped)
 
-    skipped: a Counter, which gets the suffix of every other file. above: the folders around this one; a link back to
-    one of them is not followed. Raises UserError for a folder that cannot be read.
+
+def walk_files(folder, wanted, skipped, above=()):
+    """Paths below `folder` of its files, sorted, those of its subfolders after its own. Links are followed.
+
+    wanted: a function of a file's name; skipped: a Counter, which gets the suffixes of the other files, and the folders
+    that no data set means; above: the folders around this one, to which no link is followed. Raises UserError for a
+    folder that cannot be read.
     """
     above = (*above, os.path.realpath(folder))
-    images, folders = [], []
+    files, folders = [], []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if is_image(entry.name):
-                    images.append(entry.name)
+                if wanted(entry.name):
+                    files.append(entry.name)
                 elif not entry.is_dir():
                     skipped[suffix(entry.name)] += 1
-                elif not is_hidden(entry.name):
+                elif is_hidden(entry.name):
+                    skipped[f'folder {entry.name}'] += 1
+                elif leads_back(entry.path, above):
+                    skipped['link to a folder around it'] += 1
+                else:
                     folders.append(entry.name)
     except OSError as error:
         raise UserError(f'{folder}: cannot be read ({error.strerror})')
-    images.sort()
+    files.sort()
     for name in sorted(folders):
-        path = os.path.join(folder, name)
-        if os.path.realpath(path) not in above:
-            images += [os.path.join(name, inside) for inside in walk_images(path, skipped, above)]
-    return images
+        files += [
+            os.path.join(name, inside) for inside in walk_files(os.path.join(folder, name), wanted, skipped, above)
+        ]
+    return files
+
+
+def leads_back(folder, above):
+    """Whether a folder is one of those in `above`, or contains one of them. above: real paths."""
+    real = os.path.join(os.path.realpath(folder), '')
+    return any(os.path.join(path, '').startswith(real) for path in above)
 
 
 def suffix(name):
@@ -70,10 +86,10 @@ def suffix(name):
 
 
 def log_skipped(folder, skipped):
-    """Log the files that were skipped in a folder. skipped: Counter of walk_images."""
+    """Log what was skipped in a folder. skipped: Counter of walk_files."""
     if skipped:
         counts = ', '.join(f'{count} {suffix}' for suffix, count in skipped.most_common(10))
-        log(f'{folder}: skipped {sum(skipped.values())} file(s): {counts}')
+        log(f'{folder}: skipped {sum(skipped.values())}: {counts}')
 
 
 def find_images(inputs):

@@ -1,23 +1,25 @@
-"""Label maps on disk: found by the image they belong to, read and checked.
+"""Label maps on disk: found by the image they belong to, read and checked. map_names.py says how maps are named.
 
 A label map is an array [2, K, H, H], float16 or float32. [0] holds the scores (raw logits) and [1] the class ids of the
 K best classes of each cell; row = y, column = x. A set of maps is a folder with one file per image, or packed:
 
-    SET/<class folder>/<image stem>.npy or .pt
+    SET/<name>.npy or .pt                          n01/a.npy for the image n01/a.JPEG
     SET/label_maps.npy, SET/names.txt              packed by tools/pack_token_label.py
     SET/meta.json                                  optional, with either: coverage, shape, num_classes, …
 
-The packed array is [n, 2, K, H, H]. Line i of names.txt, which is sorted by bytes, names its map i as
-`<class folder>/<image stem>`.
+The packed array is [n, 2, K, H, H]. Line i of names.txt, which is sorted by bytes, is the name of its map i.
 """
 
 import io
 import json
 import os
+from collections import Counter
 
 import numpy as np
 
 from util import files
+from util.data.images import walk_files
+from util.data.map_names import check_distinct, map_names, short_names
 from util.errors import UserError, one_line
 from util.weights import torch_file
 
@@ -51,33 +53,62 @@ class LabelMaps:
             check_shape(self.maps.shape, self.maps.dtype, self.maps.file)
             check_meta(self.meta, self.maps.shape, self.meta_path, self.maps.file)
 
-    def path(self, image_path):
-        """The file that holds the map of an image, or should hold it."""
-        return self.maps.path(map_name(image_path))
+    def path(self, name):
+        """The file that holds the map of this name, or should hold it."""
+        return self.maps.path(name)
 
-    def read(self, image_path):
-        """(scores float32 [K, H, H], ids int64 [K, H, H]) of an image. Raises UserError that names the file."""
+    def read(self, name):
+        """(scores float32 [K, H, H], ids int64 [K, H, H]) of a map. Raises UserError that names the file."""
         try:
-            array, path = self.maps.read(map_name(image_path))
+            array, path = self.maps.read(name)
         except FileNotFoundError:
-            raise UserError(f'{self.path(image_path)}: no label map for {image_path}')
+            raise UserError(f'{self.path(name)}: no such label map')
         scores, ids = check_map(array, self.num_classes, path)
         check_meta(self.meta, array.shape, self.meta_path, path)
         return scores, ids
 
-    def missing(self, image_paths):
-        """bool [n]: which of the images have no map. Looks at file names only."""
-        return ~self.maps.contains(map_names(image_paths))
+    def names_for(self, samples, allow_missing=False):
+        """The name of the map of each sample (listing.Samples), an array of bytes [n]; b'' for an image without a map.
 
-    def require(self, image_paths):
-        """Raise UserError if images have no map: it says how many, and names the first."""
-        missing = self.missing(image_paths)
-        if missing.any():
-            first = image_paths[int(missing.argmax())]
+        If there is no map of an image's name, the image gets the map of its short name, unless that is the name of
+        another image. Looks at file names only. Raises UserError that names two images if they would have one map, and
+        an image without a map unless allow_missing.
+        """
+        wanted = map_names(samples)
+        names = self._existing(wanted)
+        check_distinct(names, samples.paths, 'rename one of the two and make its map with generate_label.py')
+        without = np.flatnonzero(names == b'')
+        if without.size:
+            short = self._existing(short_names(samples.paths, without))
+            short[np.isin(short, names)] = b''
+            names = names.astype(np.promote_types(names.dtype, short.dtype))
+            names[without] = short
+            remedy = 'make the maps again with generate_label.py, which names them by the path below the data folder'
+            check_distinct(names, samples.paths, remedy)
+        missing = names == b''
+        if missing.any() and not allow_missing:
+            first = int(missing.argmax())
             raise UserError(
-                f'{self.path(first)}: no label map for {first}; {missing.sum()} of '
-                f'{len(image_paths)} images have none in {self.folder}'
+                f'{self.path(os.fsdecode(wanted[first]))}: no label map for {samples.paths[first]}; {missing.sum()} of '
+                f'{len(samples)} images have none in {self.folder}; make them with generate_label.py, or add '
+                '--allow_missing_token_label'
             )
+        return names
+
+    def _existing(self, names):
+        """The names (an array of bytes) with b'' in place of those of which there is no map."""
+        return np.where(self.maps.contains(names), names, b'')
+
+    def name_for(self, image_path):
+        """The name of the map of a single image whose data folder is not known: the longest end of its path that is the
+        name of a map. Raises UserError if there is none.
+        """
+        parts = os.path.splitext(os.path.abspath(image_path))[0].split('/')[1:]
+        ends = ['/'.join(parts[start:]) for start in range(len(parts))]
+        found = np.flatnonzero(self.maps.contains(np.array([os.fsencode(end) for end in ends], 'S')))
+        if not found.size:
+            raise UserError(f'{image_path}: has no label map in {self.folder}')
+        return ends[found[0]]
 
     def covered(self, width, height):
         """(x, y, width, height) in pixels: the part that a map covers of an image of this size."""
@@ -85,17 +116,6 @@ class LabelMaps:
             return 0.0, 0.0, float(width), float(height)
         side = float(min(width, height))
         return (width - side) / 2, (height - side) / 2, side, side
-
-
-def map_name(image_path):
-    """`<class folder>/<image stem>`."""
-    folder, name = os.path.split(image_path)
-    return f'{os.path.basename(folder)}/{os.path.splitext(name)[0]}'
-
-
-def map_names(image_paths):
-    """map_name of many images, as an array of bytes [n]."""
-    return np.array([os.fsencode(map_name(path)) for path in image_paths], 'S')
 
 
 # -- the two kinds of sets --------------------------------------------------------------------------------------------
@@ -111,7 +131,7 @@ def open_set(folder):
 
 
 class FolderSet:
-    """A set with one file per map: `<folder>/<class folder>/<stem>.npy`, or `.pt` if there is no .npy."""
+    """A set with one file per map: `<folder>/<name>.npy`, or `.pt` if there is no .npy."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -129,24 +149,25 @@ class FolderSet:
         return (read_torch(path) if path.endswith('.pt') else read_npy(path)), path
 
     def names(self):
-        """All names, sorted by bytes."""
-        folders = [entry.name for entry in os.scandir(self.folder) if entry.is_dir() and not entry.name.startswith('.')]
-        return [os.fsdecode(name) for name in self._list(folders).tolist()]
+        """All names, sorted by bytes. Raises UserError for a folder that cannot be read."""
+        names = {os.path.splitext(name)[0] for name in walk_files(self.folder, is_map, Counter())}
+        return sorted(names, key=os.fsencode)
 
     def contains(self, names):
-        """bool [n]: which of the names (an array of bytes) have a map. Lists each class folder once."""
-        folders = {name.split(b'/')[0] for name in names.tolist()}
-        return np.isin(names, self._list(map(os.fsdecode, folders)))
-
-    def _list(self, folders):
-        """The names in some class folders, an array of bytes in ascending order."""
-        names = [np.empty(0, 'S1')]  # an array per folder, because its longest name sets the size of all elements
-        for folder in folders:
-            path = os.path.join(self.folder, folder)
+        """bool [n]: which of the names (an array of bytes) have a map. Lists each folder once."""
+        names = names.tolist()
+        existing = set()
+        for folder in {name.rpartition(b'/')[0] for name in names}:
+            path = os.path.join(os.fsencode(self.folder), folder)
             inside = os.listdir(path) if os.path.isdir(path) else []
-            inside = [name for name in inside if name.endswith(('.npy', '.pt')) and not name.startswith('.')]
-            names.append(np.array([os.fsencode(f'{folder}/{os.path.splitext(name)[0]}') for name in inside], 'S'))
-        return np.unique(np.concatenate(names))
+            existing.update(os.path.join(folder, file[: file.rindex(b'.')]) for file in inside if is_map(file))
+        return np.fromiter((name in existing for name in names), bool, len(names))
+
+
+def is_map(file):
+    """Whether a file has the name of a label map, str or bytes."""
+    file = os.fsencode(file)
+    return file.endswith((b'.npy', b'.pt')) and not file.startswith(b'.')
 
 
 class PackedSet:

@@ -12,8 +12,9 @@ import numpy as np
 from util import dist, files
 from util.data import annotator
 from util.data.datasets import EvalDataset
-from util.data.label_maps import META, map_names, npy_size
+from util.data.label_maps import META, FolderSet, npy_size
 from util.data.loader import Loader
+from util.data.map_names import check_distinct, map_names, short_names
 from util.errors import UserError
 from util.logger import progress
 
@@ -33,14 +34,15 @@ class LabelWriter:
     """The label maps of `samples`, listing.Samples, in the folder `out`.
 
     settings: what meta.json says of all maps, including 'shape' and 'dtype'. Raises UserError if the folder holds
-    something else or a set begun with other settings, and if two images would have the same map file.
+    something else, or a set begun with other settings or names, and if two images would have one map.
     """
 
     def __init__(self, out, samples, settings):
         self.out, self.samples, self.settings = out, samples, settings
-        self.names = map_names(samples.paths)  # an array, which loader processes share
-        check_distinct(self.names, samples.paths, out)
+        self.names = map_names(samples)  # an array, which loader processes share
+        check_distinct(self.names, samples.paths, 'rename one of the two')
         check_begun(out, settings)
+        check_names(out, self.names, samples.paths)
         whole = npy_size(settings['shape'], settings['dtype'])
         self.missing = np.ones(len(samples), bool)
         for number in range(len(samples)):
@@ -112,19 +114,6 @@ def map_path(out, name):
     return os.path.join(out, *os.fsdecode(name).split('/')) + '.npy'
 
 
-def check_distinct(names, images, out):
-    """Raise UserError if two images would have the same map file. names: map_names of the images' paths."""
-    _, first, inverse = np.unique(names, return_index=True, return_inverse=True)
-    first = first[inverse]  # where each name occurs first
-    repeated = np.flatnonzero(first != np.arange(len(names)))
-    if repeated.size:
-        first, second = int(first[repeated[0]]), int(repeated[0])
-        raise UserError(
-            f'{images[second]}: its label map would be that of {images[first]} ({map_path(out, names[second])}); '
-            'rename one of them'
-        )
-
-
 def check_begun(out, settings):
     """Raise UserError unless `out` is new, empty, or a set of label maps begun with the same settings."""
     if not os.path.isdir(out) or all(name.startswith('.') for name in os.listdir(out)):
@@ -141,6 +130,18 @@ def check_begun(out, settings):
                 f"{meta_path}: this set was begun with '{key}' {json.dumps(begun.get(key))}, not "
                 f'{json.dumps(settings.get(key))}; choose another folder'
             )
+
+
+def check_names(out, names, paths):
+    """Raise UserError if `out` has maps by short names that are not those of the images (see map_names.py)."""
+    short = short_names(paths, np.arange(len(paths)))
+    short = short[~np.isin(short, names)]
+    begun = FolderSet(out).contains(short)
+    if begun.any():
+        raise UserError(
+            f'{map_path(out, short[begun.argmax()])}: this set was begun with maps named <last folder>/<stem>; '
+            'the names are now the paths below the data folder; choose another folder'
+        )
 
 
 def count_maps(out):

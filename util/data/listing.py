@@ -11,7 +11,7 @@ from collections import Counter
 
 import numpy as np
 
-from util.data.images import EXTENSIONS, is_hidden, log_skipped, suffix, walk_images
+from util.data.images import EXTENSIONS, is_hidden, leads_back, log_skipped, suffix, walk_images
 from util.errors import UserError, one_line
 from util.logger import log
 
@@ -32,11 +32,12 @@ class Paths:
 class Samples:
     """A sequence of (path, class id). paths: Paths; labels: int64 [n].
 
-    class_names: the names of the classes by id, from class folders; None from a list file.
+    class_names: the names of the classes by id, from class folders; None from a list file. from_list: whether a list
+    file named the images.
     """
 
-    def __init__(self, root, names, labels, class_names=None):
-        self.paths, self.labels, self.class_names = Paths(root, names), labels, class_names
+    def __init__(self, root, names, labels, class_names=None, from_list=False):
+        self.paths, self.labels, self.class_names, self.from_list = Paths(root, names), labels, class_names, from_list
 
     def __len__(self):
         return len(self.labels)
@@ -71,6 +72,8 @@ def read_folder(root, num_classes, class_names=None):
                 skipped[f'{suffix(entry.name)} outside the class folders'] += 1
             elif is_hidden(entry.name):
                 log(f'{root}: skipped the folder {entry.name}')
+            elif leads_back(entry.path, [os.path.realpath(root)]):
+                log(f'{root}: skipped the link {entry.name}, which leads back to this folder')
             else:
                 folders.append(entry.name)
     folders.sort()
@@ -141,7 +144,7 @@ def read_list(data_path, list_path, num_classes):
         labels.append(int(word))
     if not names:
         raise UserError(f'{list_path}: lists no images')
-    return Samples(data_path, np.array(names, 'S'), np.array(labels, 'int64'))
+    return Samples(data_path, np.array(names, 'S'), np.array(labels, 'int64'), from_list=True)
 
 
 def read_lines(path):

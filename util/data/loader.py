@@ -43,14 +43,9 @@ def build_train_loader(
 
     samples: listing.Samples; transform: TrainTransform; batch_size: images per process; label_maps: LabelMaps or None;
     token_label_size: tokens a side of the targets. Raises UserError if an image has no label map, unless
-    allow_missing_token_label, and if the set is smaller than one batch of all processes.
+    allow_missing_token_label, if two would have one map, and if the set is smaller than one batch of all processes.
     """
     paddle_fixes.sweep_shared_memory()
-    unmapped = None
-    if label_maps and allow_missing_token_label:
-        unmapped = label_maps.missing(samples.paths)
-    elif label_maps:
-        label_maps.require(samples.paths)
     dataset = TrainDataset(
         samples,
         transform,
@@ -59,7 +54,7 @@ def build_train_loader(
         label_maps=label_maps,
         grid=token_label_size,
         max_bad_images=max_bad_images,
-        unmapped=unmapped,
+        allow_missing_token_label=allow_missing_token_label,
     )
     sampler = TrainSampler(len(samples), batch_size, rank=rank, world_size=world_size, seed=seed, accum_iter=accum_iter)
     return Loader(dataset, sampler, batch_size, num_workers, prefetch_factor, persistent_workers)
