@@ -1,5 +1,6 @@
 """tools/self_label.py: labeler, maps and student, from a folder of photos."""
 
+import os
 import shutil
 
 import numpy as np
@@ -68,7 +69,7 @@ def test_the_defaults_are_those_of_the_paper_and_maps_at_twice_the_input_size(ru
 def test_the_same_share_of_each_class_is_held_out_every_time(photos, tmp_path):
     lists = []
     for out in ('a', 'b'):
-        assert self_label.write_lists(str(photos), str(tmp_path / out), 0.5) == 10
+        assert self_label.write_lists(str(photos), str(tmp_path / out), 0.5, 0) == 10
         lists.append([(tmp_path / out / f'{split}_list.txt').read_text() for split in ('train', 'val')])
     assert lists[0] == lists[1]
     train, val = (text.splitlines() for text in lists[0])
@@ -79,7 +80,7 @@ def test_the_same_share_of_each_class_is_held_out_every_time(photos, tmp_path):
 
 
 def test_a_folder_val_is_the_validation_set(scenes, tmp_path):
-    self_label.write_lists(str(scenes), str(tmp_path), 0.5)
+    self_label.write_lists(str(scenes), str(tmp_path), 0.5, 0)
     for name in ('train_list.txt', 'val_list.txt'):
         lines, expected = ((folder / name).read_text().splitlines() for folder in (tmp_path, scenes))
         assert sorted(lines) == sorted(expected)
@@ -102,6 +103,48 @@ def test_unusable_photos_are_refused(refused, steps, photos, tmp_path):
         if folder.name != 'digit7':
             shutil.rmtree(folder)
     assert 'one class only (digit7)' in refused(self_label, photos, out) and not steps
+
+
+def names_in(list_file):
+    return {line.rsplit(' ', 1)[0] for line in list_file.read_text().splitlines()}
+
+
+def test_photos_that_cannot_be_decoded_are_named_once_and_left_out_of_all_steps(run, photos, steps, tmp_path):
+    bad = sorted(photos.rglob('*.JPEG'))[:40:5]
+    for photo in bad:
+        os.truncate(photo, 300)
+    result = run(self_label, '--val_share', 0.3, photos, tmp_path / 'out', *words(SMALL))
+    assert result.code == 0 and len(steps) == 3 and f'left out {len(bad)} photos' in result.out
+    assert [line.split(': ')[1] for line in result.err.splitlines()] == [str(photo) for photo in bad]
+    listed = names_in(tmp_path / 'out/train_list.txt') | names_in(tmp_path / 'out/val_list.txt')
+    good = set(photos.rglob('*.JPEG')) - set(bad)
+    assert {photos / name for name in listed} == good
+
+
+def test_too_many_photos_that_cannot_be_decoded_are_an_error_before_the_first_step(run, photos, steps, tmp_path):
+    for photo in sorted(photos.rglob('*.JPEG'))[:3]:
+        os.truncate(photo, 300)
+    result = run(self_label, photos, tmp_path / 'out', *words(SMALL, '--max_bad_images 2'))
+    assert result.code == 1 and '3 photos' in result.err and '--max_bad_images is 2' in result.err and not steps
+    for photo in (photos / 'digit7').iterdir():
+        os.truncate(photo, 300)
+    result = run(self_label, photos, tmp_path / 'out', *words(SMALL))
+    assert result.code == 1 and str(photos / 'digit7') in result.err and not steps
+
+
+def test_photos_in_subfolders_and_beside_hidden_folders_are_in_the_lists(photos, steps, run, tmp_path):
+    (photos / 'digit3/old').mkdir()
+    for photo in list((photos / 'digit3').glob('*.JPEG'))[:2]:
+        photo.rename(photos / 'digit3/old' / photo.name)
+    shutil.copytree(photos / 'digit1', photos / '.ipynb_checkpoints')
+    assert run(self_label, photos, tmp_path / 'out', *words(SMALL)).code == 0
+    assert len(names_in(tmp_path / 'out/train_list.txt') | names_in(tmp_path / 'out/val_list.txt')) == 40
+    assert len((tmp_path / 'out/label_list.txt').read_text().splitlines()) == 10 and '--nb_classes 10' in steps[0]
+
+
+def test_val_without_train_is_refused(refused, photos, steps, tmp_path):
+    shutil.copytree(photos / 'digit1', photos / 'val/digit1')
+    assert 'has val/, but no train/' in refused(self_label, photos, tmp_path / 'out', *words(SMALL)) and not steps
 
 
 def test_a_step_that_fails_names_the_log(run, photos, tmp_path):

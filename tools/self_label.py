@@ -10,8 +10,9 @@ Self-emerging token labeling (arXiv 2401.03844) in three steps; the same command
     3. OUT/student   a new model learns from the labels and these maps
 
 PHOTOS has one folder per class, or train/ and val/ with one folder per class each; without val/ a share of each class
-is held out. The tool writes OUT/train_list.txt, val_list.txt and label_list.txt; OUT/self_label.log has the output of
-all steps.
+is held out. The tool first decodes every photo: those that cannot be decoded are named and left out of all three steps;
+more than --max_bad_images of them are an error. It writes OUT/train_list.txt, val_list.txt and label_list.txt;
+OUT/self_label.log has the output of all steps.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import os
 import shlex
 import subprocess
 import sys
+from multiprocessing.pool import ThreadPool
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from util import runtime
@@ -31,8 +33,9 @@ from models import FAMILY
 from util import files
 from util.args import Parser, complete_model
 from util.data import listing
+from util.data.images import BadImage, open_rgb
 from util.errors import UserError
-from util.logger import log
+from util.logger import log, progress
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SET_HERE = ['--data_path', '--cls_label_path_train', '--cls_label_path_val', '--output_dir', '--resume', '--nb_classes']
@@ -60,19 +63,38 @@ def parser():
 # -- the photos -------------------------------------------------------------------------------------------------------
 
 
-def write_lists(photos, out, val_share):
-    """Write train_list.txt, val_list.txt and label_list.txt into `out`; returns the number of classes."""
-    train = os.path.join(photos, 'train')
+def write_lists(photos, out, val_share, max_bad_images):
+    """Write train_list.txt, val_list.txt and label_list.txt into `out`; returns the number of classes.
+
+    Photos that cannot be decoded are left out. Raises UserError for more than `max_bad_images` of them.
+    """
+    train, val = os.path.join(photos, 'train'), os.path.join(photos, 'val')
+    if os.path.isdir(val) and not os.path.isdir(train):
+        raise UserError(f'{photos}: has val/, but no train/; put the class folders for training into train/')
     root = train if os.path.isdir(train) else photos
     samples = listing.read_folder(root, sys.maxsize)
-    names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    names = samples.class_names
     if len(names) < 2:
         raise UserError(f'{root}: photos of one class only ({names[0]}); it needs one folder per class')
-    val = os.path.join(photos, 'val')
-    if os.path.isdir(val):
-        held_out = listing.read_folder(val, len(names))
+    held_out = listing.read_folder(val, len(names), names) if os.path.isdir(val) else []
+    bad = undecodable([path for path, _ in [*samples, *held_out]])
+    if len(bad) > max_bad_images:
+        raise UserError(
+            f'{photos}: {len(bad)} photos cannot be decoded (named above), but --max_bad_images is {max_bad_images}; '
+            'repair or remove them'
+        )
+    if bad:
+        log(f'{photos}: left out {len(bad)} photos that cannot be decoded (named above)')
+    samples = [sample for sample in samples if sample[0] not in bad]
+    empty = set(range(len(names))) - {label for _, label in samples}
+    if empty:
+        raise UserError(f'{os.path.join(root, names[min(empty)])}: no photo can be decoded; repair them')
+    if held_out:
+        held_out = [sample for sample in held_out if sample[0] not in bad]
     else:
         samples, held_out = hold_out(samples, names, val_share)
+    if not held_out:
+        raise UserError(f'{val}: no photo can be decoded; repair them')
     for name, part in (('train_list.txt', samples), ('val_list.txt', held_out)):
         lines = [f'{os.path.relpath(path, photos)} {label}\n' for path, label in part]
         files.write(os.path.join(out, name), os.fsencode(''.join(lines)))
@@ -81,6 +103,27 @@ def write_lists(photos, out, val_share):
     )
     log(f'{photos}: {len(names)} classes, {len(samples)} training photos, {len(held_out)} validation photos')
     return len(names)
+
+
+def undecodable(paths):
+    """Decode every photo; returns the set of those that cannot be decoded, and names each on stderr."""
+    bad = set()
+    with ThreadPool() as pool:  # Pillow decodes without the interpreter lock
+        errors = pool.imap(decoding_error, paths)
+        for path, error in progress(zip(paths, errors), 'decode all photos', len(paths)):
+            if error:
+                print(f'warning: {error}; left out', file=sys.stderr, flush=True)
+                bad.add(path)
+    return bad
+
+
+def decoding_error(path):
+    """Why a photo cannot be decoded, '' if it can be."""
+    try:
+        open_rgb(path)
+    except BadImage as error:
+        return str(error)
+    return ''
 
 
 def hold_out(samples, names, share):
@@ -149,8 +192,11 @@ def check_flags(words):
 def main(args):
     common = args.flags
     check_flags(common)
+    flags = trainer.parser().parse_args([*common, *shlex.split(args.labeler_flags)])  # wrong flags are an error now
+    trainer.parser().parse_args([*common, *shlex.split(args.student_flags)])
+    complete_model(flags, FAMILY[flags.model])
     files.check_folder(args.out, f'OUT {args.out}')
-    num_classes = write_lists(args.photos, args.out, args.val_share)
+    num_classes = write_lists(args.photos, args.out, args.val_share, flags.max_bad_images)
     labeler, maps, student = (os.path.join(args.out, name) for name in ('labeler', 'maps', 'student'))
     data = ['--data_path', args.photos, '--nb_classes', str(num_classes), '--resume', 'auto']
     data += ['--cls_label_path_train', os.path.join(args.out, 'train_list.txt')]
@@ -158,9 +204,6 @@ def main(args):
     first = [*common, '--token_pool_weight', '1', *shlex.split(args.labeler_flags), *data, '--output_dir', labeler]
     second = [*common, '--token_label', '--token_label_data', maps, *shlex.split(args.student_flags), *data]
     second += ['--output_dir', student]
-    flags = trainer.parser().parse_args(first)  # wrong flags are an error before the first step
-    trainer.parser().parse_args(second)
-    complete_model(flags, FAMILY[flags.model])
 
     steps = Steps(args.out, args.launch)
     steps.run('labeler', ['main.py', *first])

@@ -123,15 +123,17 @@ class MetricLogger:
         log(f'{header} Total time: {datetime.timedelta(seconds=int(time.time() - start))}')
 
 
-def progress(items, name):
-    """Yield from a sequence and show its progress with an ETA: on a terminal a bar, else a line every 10 seconds.
+def progress(items, name, total=None):
+    """Yield from items and show the progress with an ETA: on a terminal a bar, else a line every 10 seconds.
 
-    Nothing is shown in the first 5 seconds. Only the first process shows it.
+    total: the number of items that have no length. Nothing is shown in the first 5 seconds. Only the first process
+    shows it.
     """
     terminal = sys.stderr.isatty()
     return tqdm(
         items,
         desc=name,
+        total=total,
         disable=not dist.is_main(),
         delay=5,
         leave=False,
