@@ -22,7 +22,6 @@ from util.args import (
     add_protocols,
     add_weights,
     complete_model,
-    count,
     weights_file,
 )
 from util.data import listing, loader
@@ -30,6 +29,7 @@ from util.data.transforms import EvalTransform
 from util.deploy import records
 from util.errors import UserError
 from util.logger import log
+from util.ranges import count
 from util.train.amp import Amp
 from util.weights import checkpoint
 from util.weights.load import load

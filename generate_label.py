@@ -19,7 +19,7 @@ import paddle
 
 from models import FAMILY, build_model, published_weights
 from util import dist
-from util.args import Parser, add_weights, count
+from util.args import Parser, add_weights
 from util.data import annotator, listing
 from util.data.class_map import MappedClasses, read_class_map
 from util.data.label_writer import LabelWriter
@@ -27,6 +27,7 @@ from util.data.onnx_annotator import OnnxHead, OnnxNetwork
 from util.data.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform
 from util.errors import UserError
 from util.logger import log
+from util.ranges import count, natural, positive, probability
 from util.weights.load import choose, load_state, read
 
 ANY = sys.maxsize  # the data may have other class ids than the annotator
@@ -67,10 +68,10 @@ def parser():
         help='side of the input in pixels (default: 576). An ONNX file may set other defaults for this flag and '
         'the next three, in its metadata',
     )
-    add('--mean', type=float, nargs=3, metavar='M', help="of red, green and blue in 0-1 (default: ImageNet's)")
-    add('--std', type=float, nargs=3, metavar='S', help="of red, green and blue in 0-1 (default: ImageNet's)")
+    add('--mean', type=probability, nargs=3, metavar='M', help="of red, green and blue in 0-1 (default: ImageNet's)")
+    add('--std', type=positive, nargs=3, metavar='S', help="of red, green and blue in 0-1 (default: ImageNet's)")
     add('--interpolation', help='bicubic (default), bilinear, nearest, lanczos')
-    add('--num_workers', default=10, type=int, help='loader processes, at most the cores of the machine')
+    add('--num_workers', default=10, type=natural, help='loader processes, at most the cores of the machine')
     parser.add_argument('--topk', default=5, type=count, help='classes per cell')
     parser.add_argument(
         '--relative_scores',

@@ -4,11 +4,12 @@ from util import runtime
 
 import numpy as np
 
-from util.args import Parser, add_records, boolean, count
+from util.args import Parser, add_records, boolean
 from util.data.images import find_images
 from util.data.loader import build_predict_loader
 from util.data.transforms import EvalTransform
 from util.deploy import benchmark, inference_yml, predictor, records
+from util.ranges import count, positive, probability, share
 
 
 def parser():
@@ -20,10 +21,11 @@ def parser():
     add = parser.add_argument_group('images (default: the values in inference.yml)').add_argument
     add('--input_file', '--infer_imgs', nargs='+', required=True, metavar='IMG', help='files, folders, glob patterns')
     add('--input_size', type=count, help='side in pixels, as exported (without inference.yml: 224)')
-    add('--crop_pct', type=float, help='side of the centre crop over the short side (without inference.yml: 0.9)')
+    help = 'side of the centre crop over the short side (without inference.yml: 0.9)'
+    add('--crop_pct', type=share, help=help)
     add('--interpolation', '--train_interpolation', help='filter of the resize (without inference.yml: bicubic)')
-    add('--mean', type=float, nargs=3, metavar='M', help="RGB mean in 0-1 (without inference.yml: ImageNet's)")
-    add('--std', type=float, nargs=3, metavar='S', help="RGB std in 0-1 (without inference.yml: ImageNet's)")
+    add('--mean', type=probability, nargs=3, metavar='M', help="RGB mean in 0-1 (without inference.yml: ImageNet's)")
+    add('--std', type=positive, nargs=3, metavar='S', help="RGB std in 0-1 (without inference.yml: ImageNet's)")
     add('-b', '--batch_size', default=1, type=count, metavar='N', help='images per batch (default: 1)')
     add_records(parser)
     add = parser.add_argument_group('engine').add_argument

@@ -203,6 +203,11 @@ def train(state, val_loader):
     state.wandb_run = writers.run_id
 
     epochs = args.epochs + args.cooldown_epochs
+    if args.warmup_epochs >= args.epochs:
+        log(
+            f'--warmup_epochs {args.warmup_epochs} is not less than --epochs {args.epochs}: the learning rate rises in '
+            'all epochs of the schedule'
+        )
     log(f'Start training for {epochs} epochs')
     log(
         f'training on {len(dataset)} images, validating on {len(val_loader.dataset)}, '

@@ -15,13 +15,13 @@ from util.args import (
     add_records,
     add_weights,
     complete_model,
-    count,
     weights_file,
 )
 from util.data.images import find_images
 from util.data.loader import build_predict_loader
 from util.data.transforms import EvalTransform
 from util.deploy import records
+from util.ranges import count
 from util.weights.load import load
 
 PHOTO = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'demo', 'chelsea.png')

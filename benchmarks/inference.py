@@ -19,8 +19,10 @@ import time
 
 import numpy as np
 
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from util.ranges import count
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
 
 ENGINES = ('paddle', 'onednn', 'openvino', 'onednn bf16', 'openvino bf16')
 BASELINE = 'onnxruntime'
@@ -108,16 +110,19 @@ def measure(connections, batch, rounds, repeat):
     return {engine: (outputs[engine], seconds[engine]) for engine in connections}
 
 
-def main():
+def parser():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--model', default='lvvit_t', help='model to export and measure (default: lvvit_t)')
-    parser.add_argument('--input_size', default=224, type=int, help='side of the input in pixels (default: 224)')
-    parser.add_argument('--batch_size', default=[1, 8], type=int, nargs='+', help='batch sizes (default: 1 8)')
-    parser.add_argument('--threads', default=[1, 2], type=int, nargs='+', help='numbers of threads (default: 1 2)')
+    parser.add_argument('--input_size', default=224, type=count, help='side of the input in pixels (default: 224)')
+    parser.add_argument('--batch_size', default=[1, 8], type=count, nargs='+', help='batch sizes (default: 1 8)')
+    parser.add_argument('--threads', default=[1, 2], type=count, nargs='+', help='numbers of threads (default: 1 2)')
     parser.add_argument('--engines', default=ENGINES, nargs='+', choices=ENGINES, help='what to measure (default: all)')
-    parser.add_argument('--rounds', default=9, type=int, help='rounds of the measurement (default: 9)')
-    parser.add_argument('--repeat', default=3, type=int, help='timed runs of an engine in each round (default: 3)')
-    args = parser.parse_args()
+    parser.add_argument('--rounds', default=9, type=count, help='rounds of the measurement (default: 9)')
+    parser.add_argument('--repeat', default=3, type=count, help='timed runs of an engine in each round (default: 3)')
+    return parser
+
+
+def main(args):
     print(f'{args.model} at {args.input_size} px, n = {args.rounds * args.repeat}\n')
     print('| threads | batch | engine | ms per image: median (quartiles) | ratio to ONNX Runtime | difference |')
     print('|---|---|---|---|---|---|')
@@ -141,4 +146,4 @@ def main():
 
 
 if __name__ == '__main__':
-    main()
+    main(parser().parse_args())

@@ -42,12 +42,12 @@ from benchmarks.clock import Clock
 from benchmarks.input_processes import BATCH, apart, from_processes, make, slow_disk
 from benchmarks.input_report import BACKENDS, STAGES, draw, table
 from util import files
-from util.args import count
 from util.data import images, transforms
 from util.data.datasets import EvalDataset
 from util.data.images import open_rgb
 from util.data.loader import collate
 from util.errors import UserError
+from util.ranges import count
 
 SIZE = 224
 
@@ -59,7 +59,7 @@ def parser():
     add('--data_path', required=True, metavar='DIR', help='folder of the images: DIR/train/CLASS/, or as --list says')
     add('--list', default='', metavar='FILE', help="lines 'path class_id' (default: the folders of DIR/train)")
     add('--token_label_data', default='', metavar='DIR', help='label maps of the images')
-    add('--nb_classes', default=1000, type=int, help='number of classes (default: 1000)')
+    add('--nb_classes', default=1000, type=count, help='number of classes (default: 1000)')
     add('--rounds', default=5, type=count, help='rounds of the measurement (default: 5)')
     add('--images', default=128, type=count, help='images per arm and round (default: 128)')
     add('--processes', default=[1, 2], type=count, nargs='+', metavar='N', help='loader processes (default: 1 2)')

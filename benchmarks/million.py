@@ -29,7 +29,7 @@ import paddle
 from PIL import Image
 
 from util import paddle_fixes
-from util.args import Parser, count
+from util.args import Parser
 from util.data.datasets import TrainDataset
 from util.data.label_maps import ARRAY, NAMES, LabelMaps
 from util.data.listing import read_folder, read_list
@@ -37,6 +37,7 @@ from util.data.loader import Loader, TrainSampler
 from util.data.transforms import TrainTransform
 from util.errors import UserError
 from util.logger import progress
+from util.ranges import count
 
 PHOTO = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'demo', 'chelsea.png')
 IMAGES, PER_FOLDER = 1_281_167, 1_282  # the training images of ImageNet, in 1,000 class folders

@@ -44,6 +44,7 @@ import numpy as np
 from util.args import Parser
 from util.errors import UserError
 from util.logger import log
+from util.ranges import count, natural
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = 'lvvit_nano_patch8'  # 8x8 tokens at 64 pixels
@@ -208,9 +209,9 @@ def parser():
     add('data', metavar='DATA', type=Path, help='see the head of benchmarks/study.py')
     add('out', metavar='OUT', type=Path, help='folder for the runs and the table')
     add('--arms', nargs='+', default=['labels', 'self', 'maps_truth', 'distilled'], choices=ARMS, help='what to train')
-    add('--seeds', nargs='+', type=int, default=[0, 1, 2], help='a run for each (default: 0 1 2)')
-    add('--epochs', type=int, default=14, help='epochs of a run (default: 14)')
-    add('--jobs', type=int, default=2, help='seeds at a time, with one thread each (default: 2)')
+    add('--seeds', nargs='+', type=natural, default=[0, 1, 2], help='a run for each (default: 0 1 2)')
+    add('--epochs', type=count, default=14, help='epochs of a run (default: 14)')
+    add('--jobs', type=count, default=2, help='seeds at a time, with one thread each (default: 2)')
     return parser
 
 

@@ -18,8 +18,8 @@ import engine
 import main as trainer
 from benchmarks.clock import Clock
 
-from util.args import count
 from util.errors import UserError
+from util.ranges import count
 from util.train import starting
 from util.train.amp import Amp, on_gpu
 from util.train.loss import TokenLabelLoss

@@ -6,7 +6,6 @@ demo/app.py --model_file output/export/model.pdmodel              an exported mo
 The server fetches nothing, and the page needs no internet. Install: pip install -r demo/requirements-app.txt
 """
 
-import argparse
 import os
 import socket
 import sys
@@ -21,6 +20,7 @@ from util.args import Parser, add_eval_transform, add_model, add_weights
 from util.data.images import BadImage, find_images
 from util.errors import UserError
 from util.logger import log
+from util.ranges import whole
 
 DEMO = os.path.dirname(os.path.abspath(__file__))
 EXPLANATION = (
@@ -28,14 +28,6 @@ EXPLANATION = (
     'The model does not see the pale border.'
 )
 MAX_BYTES = 64 << 20  # of a file
-
-
-def port(word):
-    """A whole number from 1 to 65535."""
-    value = int(word)
-    if not 1 <= value <= 65535:
-        raise argparse.ArgumentTypeError(f'must be 1 to 65535, not {word}')
-    return value
 
 
 def parser():
@@ -53,7 +45,7 @@ def parser():
     add('--label_list', metavar='FILE', help="names of the classes, lines 'id name'")
     add('--examples', nargs='+', metavar='IMG', help="photos to click on (default: the demo's)")
     add('--host', default='127.0.0.1', help='address to listen on (default: 127.0.0.1); 0.0.0.0 for other machines too')
-    add('--port', default=7860, type=port, help='port to listen on (default: 7860)')
+    add('--port', default=7860, type=whole(at_least=1, at_most=65535), help='port to listen on (default: 7860)')
     return parser
 
 

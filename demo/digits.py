@@ -29,6 +29,9 @@ import numpy as np
 
 import scenes
 
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from util.ranges import count, natural, whole
+
 NAMES = 'zero one two three four five six seven eight nine'.split()
 VERSION = 1  # increase it when the scenes change: folders of another version are not reused
 
@@ -90,47 +93,40 @@ def made_by_this_script(folder):
     fail(f'{folder} exists and was not made by this script, pass another folder')
 
 
-def parse(argv):
+def parser():
     parser = argparse.ArgumentParser(
         description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.error = fail  # one line, without the usage text
     add = parser.add_argument
     add('out', metavar='OUT', type=Path, help='folder to make')
-    add('--train', type=int, default=2560, help='training scenes (2560)')
-    add('--val', type=int, default=400, help='validation scenes (400)')
-    add('--size', type=int, default=64, help='side of a scene, px (64)')
-    add('--seed', type=int, default=0, help='another seed gives other scenes of the same digits (0)')
+    add('--train', type=whole(at_least=10), default=2560, help='training scenes (2560)')
+    add('--val', type=whole(at_least=10), default=400, help='validation scenes (400)')
+    add('--size', type=whole(at_least=32, at_most=1024), default=64, help='side of a scene, px (64)')
+    add('--seed', type=natural, default=0, help='another seed gives other scenes of the same digits (0)')
     add('--hard', action='store_true', help='smaller main digits, more clutter, less contrast')
-    add('--label_size', type=int, default=18, help='cells along a side of a label map (18)')
+    add('--label_size', type=count, default=18, help='cells along a side of a label map (18)')
     ids = 'ids to write for the digits 0-9, ascending (0 1 ... 9)'
-    add('--class_ids', type=int, nargs=10, default=list(range(10)), metavar='ID', help=ids)
+    exact = whole(at_least=0, at_most=2048)  # float16 maps hold these exactly
+    add('--class_ids', type=exact, nargs=10, default=list(range(10)), metavar='ID', help=ids)
     add('--masks', action='store_true', help='also write masks for segmentation: the class of each pixel')
     add('--fresh', action='store_true', help='make OUT again, if this script made it')
-    args = parser.parse_args(argv)
-    check(args)
-    return args
+    return parser
 
 
 def check(args):
     """End the run with one line about a wrong flag."""
     ids = args.class_ids
-    if args.train < 10 or args.val < 10:
-        fail('--train and --val must be at least 10, one scene for each class')
-    if not 32 <= args.size <= 1024:
-        fail('--size must be 32 to 1024 px')
-    if not 1 <= args.label_size <= args.size:
-        fail('--label_size must be 1 to --size cells')
-    if args.seed < 0:
-        fail('--seed must not be negative')
+    if args.label_size > args.size:
+        fail('--label_size must be at most --size')
     if ids != sorted(set(ids)):
         fail('--class_ids must be ascending, so that sorted folders and ids agree')
-    if ids[0] < 0 or ids[-1] > 2048:
-        fail('--class_ids must be 0 to 2048: float16 maps hold these exactly')
 
 
 def main(argv=None):
-    options = vars(parse(argv))
+    args = parser().parse_args(argv)
+    check(args)
+    options = vars(args)
     out, fresh = options.pop('out').resolve(), options.pop('fresh')
     if not options['masks']:  # older digits.json have no such key
         del options['masks']

@@ -51,14 +51,17 @@ def demo(folder):
     visualize(os.path.join(folder, 'demo_targets.png'), *model, *maps, '--input', train)
 
 
-def main():
+def parser():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('folder', metavar='DIR', help='folder of the pictures')
-    folder = parser.parse_args().folder
+    return parser
+
+
+def main(folder):
     os.makedirs(folder, exist_ok=True)
     geometry(os.path.join(folder, 'geometry.png'))
     demo(folder)
 
 
 if __name__ == '__main__':
-    main()
+    main(parser().parse_args().folder)

@@ -6,6 +6,7 @@ import os
 from seg import data, lvvit, shims, upernet, weights
 from util.errors import UserError, one_line
 from util.logger import log
+from util.ranges import count, positive
 
 INSTALL = (
     'pip install -r seg/requirements.txt && pip install --no-deps -r seg/requirements-nodeps.txt (docs/segmentation.md)'
@@ -76,11 +77,11 @@ def add_inference(parser):
     """How an image goes through the model: whole or in windows, at one scale or several."""
     add = parser.add_argument
     add('--aug_eval', action='store_true', help='average several scales and flips')
-    add('--scales', nargs='+', type=float, default=[1.0], metavar='S', help='with --aug_eval (default: 1.0)')
+    add('--scales', nargs='+', type=positive, default=[1.0], metavar='S', help='with --aug_eval (default: 1.0)')
     add('--flip_horizontal', action='store_true', help='with --aug_eval: add the mirrored image')
     add('--is_slide', action='store_true', help='use overlapping windows')
-    add('--crop_size', nargs=2, type=int, metavar=('W', 'H'), help='size of the windows')
-    add('--stride', nargs=2, type=int, metavar=('W', 'H'), help='distance of the windows')
+    add('--crop_size', nargs=2, type=count, metavar=('W', 'H'), help='size of the windows')
+    add('--stride', nargs=2, type=count, metavar=('W', 'H'), help='distance of the windows')
 
 
 def inference(args, config):

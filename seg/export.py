@@ -14,6 +14,7 @@ from seg import common
 from util.args import Parser
 from util.errors import UserError
 from util.logger import log
+from util.ranges import whole
 
 
 def parser():
@@ -22,7 +23,8 @@ def parser():
     common.add_model_path(parser)
     add = parser.add_argument
     add('--save_dir', default='output/seg_inference', metavar='DIR', help='folder of the exported files')
-    add('--input_shape', nargs=4, type=int, metavar=('N', 'C', 'H', 'W'), help='default: any number, height and width')
+    help = 'default: any number, height and width'
+    add('--input_shape', nargs=4, type=whole(at_least=-1), metavar=('N', 'C', 'H', 'W'), help=help)
     ops = ('argmax', 'softmax', 'none')
     add('--output_op', default='argmax', choices=ops, help='class ids (default), probabilities or scores')
     return parser
@@ -33,7 +35,7 @@ def main(args):
     from paddleseg.deploy.export import WrappedModel
 
     shape = args.input_shape or [None, 3, None, None]
-    if args.input_shape and (shape[1] != 3 or shape[2] % 16 or shape[3] % 16):
+    if args.input_shape and (0 in shape or shape[1] != 3 or shape[2] % 16 or shape[3] % 16):
         raise UserError(f'--input_shape {" ".join(map(str, shape))}: must be N 3 H W, H and W multiples of 16')
     built = common.builder(args)
     model = common.trained_model(args, built)

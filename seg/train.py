@@ -7,7 +7,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from util import runtime
 
 from seg import common
-from util.args import Parser, count
+from util.args import Parser
+from util.ranges import count, natural, positive, whole
 
 
 def parser():
@@ -17,14 +18,16 @@ def parser():
     add('--save_dir', default='output/seg', metavar='DIR', help='folder of iter_N/ and best_model/')
     add('--iters', type=count, help='training steps (default: the config)')
     add('--batch_size', type=count, help='images per process (default: the config)')
-    add('--learning_rate', type=float, help='default: the config')
+    add('--learning_rate', type=positive, help='default: the config')
     add('--do_eval', action='store_true', help='evaluate at every --save_interval and keep the best')
     add('--save_interval', default=1000, type=count, metavar='N', help='steps (default: 1000)')
     add('--log_iters', default=10, type=count, metavar='N', help='steps between lines of the log (default: 10)')
-    add('--keep_checkpoint_max', default=5, type=int, metavar='K', help='keep the last K iter_N/ (default: 5)')
+    help = 'keep the last K iter_N/, 0 for all (default: 5)'
+    add('--keep_checkpoint_max', default=5, type=natural, metavar='K', help=help)
     add('--resume_model', metavar='DIR', help='continue from a folder iter_N/')
-    add('--num_workers', default=0, type=int, help='loader processes (default: 0)')
-    add('--seed', type=int, help='random seed (default: a different one in every run)')
+    add('--num_workers', default=0, type=natural, help='loader processes (default: 0)')
+    help = 'random seed (default: a different one in every run)'
+    add('--seed', type=whole(at_least=0, at_most=2**32 - 1), help=help)  # what numpy's global generator takes
     add('--use_vdl', action='store_true', help='log to VisualDL')
     add('--precision', default='fp32', choices=('fp32', 'fp16'), help='fp16: mixed precision')
     add('--amp_level', default='O1', choices=('O1', 'O2'), help="Paddle's level of mixed precision")

@@ -8,6 +8,7 @@ from util import runtime
 
 from seg import common
 from util.args import Parser
+from util.ranges import natural
 
 
 def parser():
@@ -15,7 +16,7 @@ def parser():
     common.add_config(parser)
     common.add_model_path(parser)
     common.add_inference(parser)
-    parser.add_argument('--num_workers', default=0, type=int, help='loader processes (default: 0)')
+    parser.add_argument('--num_workers', default=0, type=natural, help='loader processes (default: 0)')
     common.add_check(parser)
     return parser
 

@@ -24,6 +24,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from util import runtime
 from util.args import Parser
 from util.errors import UserError
+from util.ranges import not_negative, number
 
 SHOWN = 5  # differences listed for one log
 ROUNDING = 1e-5  # scores are printed with 5 decimals
@@ -32,12 +33,13 @@ ROUNDING = 1e-5  # scores are printed with 5 decimals
 def parser():
     parser = Parser('compare_results.py', description=__doc__.split('\n')[0])
     parser.add_argument('--gt_file', metavar='FILES', help='reference, may be a glob pattern')
-    parser.add_argument('--acc1', type=float, metavar='PERCENT', help='accuracy that the predictions must have')
+    help = 'accuracy that the predictions must have'
+    parser.add_argument('--acc1', type=number(at_least=0, at_most=100), metavar='PERCENT', help=help)
     parser.add_argument('--cls_label_path', metavar='FILE', help='for --acc1: lines "val/class/image.JPEG 7"')
     parser.add_argument('--log_file', required=True, metavar='FILES', help='logs to check, may be a glob pattern')
     parser.add_argument('--folder', metavar='DIR', help='folder of the images (default: the common one of a log)')
-    parser.add_argument('--atol', type=float, default=1e-3, help='absolute tolerance of a score (1e-3)')
-    parser.add_argument('--rtol', type=float, default=1e-3, help='relative tolerance of a score (1e-3)')
+    parser.add_argument('--atol', type=not_negative, default=1e-3, help='absolute tolerance of a score (1e-3)')
+    parser.add_argument('--rtol', type=not_negative, default=1e-3, help='relative tolerance of a score (1e-3)')
     parser.add_argument('--store', action='store_true', help='write the predictions of the log to --gt_file instead')
     return parser
 

@@ -1,6 +1,8 @@
 """util/args.py: the flags that users' commands rely on: names, defaults, types, contradictions, -c FILE."""
 
+import importlib.util
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -14,7 +16,8 @@ import models
 import predict
 from conftest import ROOT, TINY_RUN, words
 from states import same
-from util.args import complete_model
+from util.args import boolean, complete_model
+from util.ranges import Range
 
 MODEL = 'model=lvvit_t input_size=None nb_classes=1000'
 WEIGHTS = 'resume= pretrained=False ema=False'
@@ -76,7 +79,7 @@ NUMBERS = """
     color_jitter hflip reprob smoothing mixup cutmix mixup_prob mixup_switch_prob dense_weight cls_weight
     token_label_confidence token_pool_weight
 """
-LISTS = [('mean', [1, 2.5, 3]), ('std', [1, 2.5, 3]), ('opt_betas', [0.9, 0.95]), ('train_scale', [0.5, 1])]
+LISTS = [('mean', [0.25, 0.5, 1]), ('std', [1, 2.5, 3]), ('opt_betas', [0.9, 0.95]), ('train_scale', [0.5, 1])]
 LISTS += [('cutmix_minmax', [0.2, 0.8])]
 
 
@@ -201,7 +204,8 @@ REFUSED = """
 --print_freq 0                                                      --print_freq
 --seed -1                                                           --seed
 --save_freq_steps -1                                                --save_freq_steps
---crop_pct 1.5                                                      --crop_pct 1.5
+--train_scale 0.7 0.2                                                --train_scale 0.7 0.2: the smaller number
+--cutmix_minmax 0.8 0.2                                              --cutmix_minmax 0.8 0.2: the smaller number
 --model lvvit_xxl                                                   'lvvit_xxl'
 --input_size 40                                                     img_size 40 must be a multiple of patch_size 16
 --no_such_flag                                                      --no_such_flag
@@ -212,6 +216,89 @@ REFUSED = """
 @pytest.mark.parametrize('flags, says', [re.split(' {2,}', line) for line in REFUSED.strip().splitlines()])
 def test_flags_that_contradict_each_other_or_have_bad_values_are_refused(refused, scenes, tiny, flags, says):
     assert says in refused(main, *words(TINY_RUN, '--data_path', scenes, flags))
+
+
+# ---- ranges: words that are refused, and what the message says after "argument --flag: "
+
+OUTSIDE = """
+--drop 1                        must be at least 0 and below 1, not 1
+--drop_path 1.5                 must be at least 0 and below 1, not 1.5
+--model_ema_decay 1.5           must be at least 0 and at most 1, not 1.5
+--smoothing 2                   must be at least 0 and below 1, not 2
+--lr -1                         must be at least 0, not -1
+--min_lr -1e-5                  must be at least 0, not -1e-5
+--reprob 2                      must be at least 0 and at most 1, not 2
+--hflip -0.1                    must be at least 0 and at most 1, not -0.1
+--epochs 0                      must be at least 1, not 0
+--warmup_epochs -1              must be at least 0, not -1
+--train_scale 2 3               must be above 0 and at most 1, not 2
+--train_scale 0 1               must be above 0 and at most 1, not 0
+--crop_pct 1.5                  must be above 0 and at most 1, not 1.5
+--opt_betas 1.5 2               must be at least 0 and below 1, not 1.5
+--opt_eps 0                     must be above 0, not 0
+--momentum 1                    must be at least 0 and below 1, not 1
+--recount 0                     must be at least 1, not 0
+--color_jitter -1               must be at least 0, not -1
+--cutmix_minmax 0.2 1.1         must be at least 0 and at most 1, not 1.1
+--clip_grad -1                  must be at least 0, not -1
+--layer_decay 0                 must be above 0 and at most 1, not 0
+--mean 123.675 116.28 103.53    must be at least 0 and at most 1, not 123.675
+--std 0 1 1                     must be above 0, not 0
+--nb_classes 0                  must be at least 1, not 0
+--num_workers -1                must be at least 0, not -1
+--token_label_confidence 1.1    must be at least 0 and at most 1, not 1.1
+--batch_size 1.5                must be a whole number, not 1.5
+--mixup nan                     must be a finite number, not nan
+--cutmix -inf                   must be a finite number, not -inf
+--weight_decay 1e999            must be a finite number, not 1e999
+"""
+
+
+@pytest.mark.parametrize('flags, says', [re.split(' {2,}', line) for line in OUTSIDE.strip().splitlines()])
+def test_a_number_outside_its_range_is_refused_by_flag_and_range(refused, flags, says):
+    line = refused(main, *words(flags))
+    assert line == f'main.py: error: argument {flags.split()[0]}: {says} (see main.py --help)'
+
+
+LIMITS = """
+    drop=0 drop_path=0 model_ema_decay=0 model_ema_decay=1 smoothing=0 lr=0 blr=0 min_lr=0 warmup_lr=0 weight_decay=0
+    momentum=0 clip_grad=0 layer_decay=1 reprob=0 reprob=1 hflip=1 mixup=0 cutmix=0 mixup_prob=1 mixup_switch_prob=0
+    color_jitter=0 crop_pct=1 dense_weight=0 cls_weight=0 token_pool_weight=0 token_label_confidence=1 epochs=1
+    warmup_epochs=0 cooldown_epochs=0 recount=1 num_workers=0 max_bad_images=0 start_epoch=0 seed=0 seed=1700000000000
+"""
+
+
+@pytest.mark.parametrize('flag', LIMITS.split())
+def test_the_limits_of_a_range_belong_to_it(flag):
+    name, value = flag.split('=')
+    assert vars(main_flags(f'--{flag}'))[name] == float(value)
+
+
+def has_parser(path):
+    return re.search(r'Parser\(|def parser\(', path.read_text(encoding='utf-8'))
+
+
+FOLDERS = [ROOT, *(ROOT / name for name in 'benchmarks demo docs seg test_tipc tests/faults tools'.split())]
+SCRIPTS = [
+    str(path.relative_to(ROOT)) for folder in FOLDERS for path in sorted(folder.glob('*.py')) if has_parser(path)
+]
+
+
+@pytest.mark.parametrize('script', SCRIPTS)
+def test_every_number_of_every_script_has_a_range(script, monkeypatch):
+    monkeypatch.syspath_prepend(str((ROOT / script).parent))
+    spec = importlib.util.spec_from_file_location(f'{script} of test_args', ROOT / script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for action in module.parser()._actions:
+        defaults = action.default if isinstance(action.default, (list, tuple)) else [action.default]
+        if isinstance(action.type, Range):
+            assert action.type.bounds, f'{action.option_strings}: a range without a limit'
+            for value in defaults:
+                assert value is None or action.type(str(value)) == value, action.option_strings
+        else:
+            assert action.type in (None, Path, boolean), f'{action.option_strings}: see util/ranges.py'
+            assert not {int, float} & set(map(type, defaults)), f'{action.option_strings}: see util/ranges.py'
 
 
 COUNTS = [(eval_script, '--batch_size'), (eval_script, '--topk'), (predict, '--batch_size'), (predict, '--topk')]
@@ -261,6 +348,9 @@ REFUSED_IN_FILE = [
     ('learning_rate: 1', 'learning_rate is not a flag of main.py'),
     ('batch: 8', 'batch is not a flag of main.py'),  # an abbreviation
     ('batch_size: 0', '--batch_size: must be at least 1'),
+    ('drop_path: .nan', '--drop_path: must be a finite number, not nan'),
+    ('lr: -0.001', '--lr: must be at least 0, not -0.001'),
+    ('opt_betas: [-.inf, 0.9]', '--opt_betas: must be a finite number, not -inf'),
     ('mixup: true', '--mixup'),
     ('use_amp: 1', '--use_amp'),
     ('amp_level: O3', "--amp_level: invalid choice: 'O3'"),

@@ -196,7 +196,7 @@ def test_flags_that_do_not_fit_are_refused(refused, photos, tmp_path):
     for wrong, says in [
         ('--topk 1 11', '--topk 11: there are only 10 classes'),
         ('--topk 0', '--topk'),
-        ('--crop_pct 0', '--crop_pct 0'),
+        ('--crop_pct 0', '--crop_pct: must be above 0'),
         ("--resume ''", '--resume is missing'),
         (f'--real_labels {tmp_path}/real.json', 'real.json: no such file'),
         (f'--confusion {tmp_path}', '--confusion'),

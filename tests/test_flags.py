@@ -40,13 +40,13 @@ def new_loader(root, *flags):
 
 def test_flags_of_the_training_images_reach_their_transform(photos, maps):
     flags = "--aa '' --train_interpolation bilinear --color_jitter 0.3 --reprob 0.6 --remode const --recount 3 "
-    flags += '--train_scale 0.2 0.7 --hflip 0.1 --mean 0.1 0.5 1.2 --std 0.5 0.25 2 --image_backend cv2 --token_label '
+    flags += '--train_scale 0.2 0.7 --hflip 0.1 --mean 0.1 0.5 1 --std 0.5 0.25 2 --image_backend cv2 --token_label '
     flags += f'--token_label_geometry reference --token_label_data {maps}'
     dataset = new_loader(photos, flags).dataset
     assert dataset.label_maps.coverage == 'full', 'as in the reference geometry'
     expected = dict(size=32, augment=None, interpolation=Image.BILINEAR, jitter=0.3, flip=0.1, scale=[0.2, 0.7])
     expected.update(reprob=0.6, remode='const', recount=3, fill=(26, 128, 255), backend='cv2', geometry='reference')
-    expected.update(mean=[0.1, 0.5, 1.2], std=[0.5, 0.25, 2.0])
+    expected.update(mean=[0.1, 0.5, 1.0], std=[0.5, 0.25, 2.0])
     assert {name: getattr(dataset.transform, name) for name in expected} == expected
     assert new_loader(photos, '--aa rand-m7-n4').dataset.transform.augment.magnitude == 7
 
@@ -96,7 +96,7 @@ def test_token_label_confidence_drops_the_loss_of_less_certain_tokens(train, tin
         train(*train.token, '--no_mix_token', STILL, *flags)
         return train.log()[-1]['train_loss']
 
-    assert loss('--token_label_confidence 1.1') == pytest.approx(loss('--dense_weight 0'), rel=1e-6)
+    assert loss('--token_label_confidence 1') == pytest.approx(loss('--dense_weight 0'), rel=1e-6)
     assert loss('--token_label_confidence 1e-6') == loss()
 
 
@@ -155,6 +155,11 @@ def test_opt_betas_and_opt_eps_are_those_of_adamw(train, tiny):
         train(f'--opt_eps {eps} --lr 0.01 --weight_decay 0', out=str(eps))
         moved[eps] = np.abs(train.state(str(eps))['model']['head.weight'] - start['head.weight']).max()
     assert moved[1e-8] > 1e-3 and moved[1e4] < 1e-6, 'a step is lr · m / (√v + eps)'
+
+
+def test_a_warm_up_as_long_as_the_run_is_said(train, tiny):
+    assert '--warmup_epochs 1 is not less than --epochs 1' in train('--warmup_epochs 1 --cooldown_epochs 1').out
+    assert '--warmup_epochs' not in train('--epochs 2 --warmup_epochs 1', out='other').out
 
 
 def test_start_epoch_is_the_first_epoch_of_a_run_that_resumes_nothing(train, tiny):

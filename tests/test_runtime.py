@@ -100,7 +100,7 @@ def test_transposes_are_copies_without_gpus_unless_set(prepared):
 
 def test_there_are_at_most_as_many_loader_processes_as_cores(monkeypatch):
     monkeypatch.setattr(runtime.os, 'cpu_count', lambda: 4)
-    assert [runtime.worker_count(n) for n in (-1, 0, 1, 4, 5, 100)] == [0, 0, 1, 4, 4, 4]
+    assert [runtime.worker_count(n) for n in (0, 1, 4, 5, 100)] == [0, 1, 4, 4, 4]
     monkeypatch.setattr(runtime.os, 'cpu_count', lambda: None)
     assert runtime.worker_count(10) == 1
 

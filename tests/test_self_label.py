@@ -95,7 +95,7 @@ def test_wrong_flags_are_an_error_before_the_first_step(run, photos, steps, tmp_
 def test_unusable_photos_are_refused(refused, steps, photos, tmp_path):
     out = tmp_path / 'out'
     assert '/nowhere' in refused(self_label, '/nowhere', out)
-    assert '--val_share 1.0' in refused(self_label, '--val_share', 1, photos, out)
+    assert '--val_share: must be above 0 and below 1, not 1' in refused(self_label, '--val_share', 1, photos, out)
     for photo in list((photos / 'digit7').iterdir())[1:]:
         photo.unlink()
     assert 'digit7' in refused(self_label, photos, out), 'a single photo cannot be in both lists'

@@ -17,6 +17,7 @@ import numpy as np
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from util.errors import UserError, one_line
+from util.ranges import count
 
 LIMIT = 1.9e9  # bytes of weights that fit into an ONNX file; larger weights go to FILE.onnx.data
 TOLERANCE = 1e-3  # of the largest score: float32 sums in another order differ, as in PooledHead
@@ -27,9 +28,9 @@ def parser():
     add = parser.add_argument
     add('model', metavar='NAME', help='a classifier of timm')
     add('output', metavar='FILE.onnx', help='the ONNX file to write')
-    add('--img_size', type=int, metavar='S', help="side of the input (default: timm's for testing the model)")
+    add('--img_size', type=count, metavar='S', help="side of the input (default: timm's for testing the model)")
     add('--checkpoint', default='', metavar='FILE', help='weights (default: those that timm fetches)')
-    add('--nb_classes', type=int, metavar='N', help='classes of the checkpoint (default: 1000)')
+    add('--nb_classes', type=count, metavar='N', help='classes of the checkpoint (default: 1000)')
     return parser
 
 

@@ -22,6 +22,7 @@ from util.args import Parser, add_model, add_weights, weights_file
 from util.deploy import export
 from util.errors import UserError
 from util.logger import log
+from util.ranges import whole
 from util.weights.load import load
 
 INSTALL = 'pip install paddle2onnx==2.1.0 onnx onnxruntime'
@@ -33,7 +34,7 @@ def parser():
     add_weights(parser)
     parser.add_argument('--output', required=True, metavar='FILE', help='the ONNX file to write')
     help = 'operator set, 13 to 19 (default: 17); paddle2onnx crashes for others'
-    parser.add_argument('--opset', default=17, type=int, choices=range(13, 20), metavar='N', help=help)
+    parser.add_argument('--opset', default=17, type=whole(at_least=13, at_most=19), metavar='N', help=help)
     parser.add_argument('--fuse_softmax', action='store_true', help='end the network with a softmax')
     return parser
 

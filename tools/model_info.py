@@ -22,7 +22,8 @@ import paddle
 from paddle import nn
 
 import models
-from util.args import Parser, count
+from util.args import Parser
+from util.ranges import count
 
 # (model, size): (M parameters, top-1) as the original and the port publish them
 PUBLISHED = {

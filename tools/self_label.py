@@ -36,6 +36,7 @@ from util.data import listing
 from util.data.images import BadImage, open_rgb
 from util.errors import UserError
 from util.logger import log, progress
+from util.ranges import count, number
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SET_HERE = ['--data_path', '--cls_label_path_train', '--cls_label_path_val', '--output_dir', '--resume', '--nb_classes']
@@ -44,8 +45,9 @@ SET_HERE = ['--data_path', '--cls_label_path_train', '--cls_label_path_val', '--
 def parser():
     parser = Parser('tools/self_label.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add('--val_share', default=0.1, type=float, help='share of each class to hold out without val/ (default: 0.1)')
-    add('--map_size', type=int, metavar='PX', help="labeler's input size for the maps (default: twice --input_size)")
+    help = 'share of each class to hold out without val/ (default: 0.1)'
+    add('--val_share', default=0.1, type=number(above=0, below=1), help=help)
+    add('--map_size', type=count, metavar='PX', help="labeler's input size for the maps (default: twice --input_size)")
     add('--labeler_flags', default='', metavar='FLAGS', help='flags of main.py for the labeler alone')
     add(
         '--student_flags',
@@ -128,8 +130,6 @@ def decoding_error(path):
 
 def hold_out(samples, names, share):
     """(training samples, validation samples): the same share of each class, the same photos every time."""
-    if not 0 < share < 1:
-        raise UserError(f'--val_share {share}: must be above 0 and below 1')
     chosen, of_class = set(), [[] for _ in names]
     for i, (_, label) in enumerate(samples):
         of_class[label].append(i)

@@ -26,7 +26,6 @@ from util.args import (
     add_normalisation,
     add_weights,
     complete_model,
-    count,
     weights_file,
 )
 from util.data.images import BadImage, find_images, open_rgb
@@ -36,6 +35,7 @@ from util.data.transforms import EvalTransform, TrainTransform, to_input
 from util.deploy import records
 from util.errors import UserError
 from util.logger import log
+from util.ranges import count, natural
 from util.weights.load import load
 
 
@@ -53,8 +53,8 @@ def parser():
     parser.add_argument('--rollout', action='store_true', help='also draw the attention rollout of the class token')
     group = add_label_maps(parser)
     group.add_argument('--aa', default='rand-m9-mstd0.5-inc1', help="RandAugment of the draws, '' for none")
-    group.add_argument('--draws', default=4, type=int, help='draws of the train transform per image (default: 4)')
-    group.add_argument('--seed', default=0, type=int, help='seed of the draws (default: 0)')
+    group.add_argument('--draws', default=4, type=natural, help='draws of the train transform per image (default: 4)')
+    group.add_argument('--seed', default=0, type=natural, help='seed of the draws (default: 0)')
     parser.add_argument('--output', required=True, metavar='PNG', help='picture to write')
     return parser
 

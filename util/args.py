@@ -5,6 +5,7 @@
 
 import argparse
 import os
+import re
 import sys
 
 import yaml
@@ -12,12 +13,18 @@ import yaml
 from util import files
 from util.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from util.errors import UserError
+from util.ranges import below_one, count, natural, not_negative, positive, probability, seed, share
 
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line. With `add_config` it reads flags from a YAML file too."""
 
     reads_config, error_source = False, ''
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        # argparse before Python 3.14 takes -1e-3 and -inf for flags, and then says that a value is missing
+        self._negative_number_matcher = re.compile(r'-(\d|\.\d|inf|nan)')
 
     def error(self, message):
         self.exit(2, f'{self.prog}: error: {self.error_source}{message} (see {self.prog} --help)\n')
@@ -102,22 +109,6 @@ def boolean(word):
     raise argparse.ArgumentTypeError(f'must be True or False, not {word}')
 
 
-def natural(word):
-    """A whole number of at least 0."""
-    value = int(word)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f'must not be negative, but is {word}')
-    return value
-
-
-def count(word):
-    """A whole number of at least 1."""
-    value = int(word)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f'must be at least 1, not {word}')
-    return value
-
-
 def switch(add, name, help):
     """`--name` and `--no_name`, off by default. add: the add_argument of a group."""
     add(f'--{name}', action='store_true', help=help)
@@ -142,8 +133,8 @@ def add_model(parser, family):
     help = f'one of {", ".join(family)} (default: lvvit_t)'
     add('--model', default='lvvit_t', choices=list(family), metavar='NAME', help=help)
     sizes = by_model(family, lambda entry: entry.input_size)
-    add('--input_size', type=int, metavar='PX', help=f'side of the input in pixels (default: {sizes})')
-    add('--nb_classes', default=1000, type=int, metavar='C', help='number of classes (default: 1000)')
+    add('--input_size', type=count, metavar='PX', help=f'side of the input in pixels (default: {sizes})')
+    add('--nb_classes', default=1000, type=count, metavar='C', help='number of classes (default: 1000)')
 
 
 def add_weights(parser, more_help=''):
@@ -161,16 +152,16 @@ def add_eval_transform(parser, family, *interpolation_aliases):
     add = parser.add_argument_group('evaluation transform').add_argument
     crops = by_model(family, lambda entry: entry.crop_pct)
     help = f"side of the centre crop divided by the resized image's short side (default: {crops})"
-    add('--crop_pct', type=float, metavar='SHARE', help=help)
+    add('--crop_pct', type=share, metavar='SHARE', help=help)
     help = 'bicubic (default), bilinear, nearest, lanczos'
     add('--interpolation', *interpolation_aliases, default='bicubic', metavar='NAME', help=help)
 
 
 def add_normalisation(parser):
     add = parser.add_argument_group('normalisation').add_argument
-    for name, default in ('mean', IMAGENET_MEAN), ('std', IMAGENET_STD):
+    for name, kind, default in ('mean', probability, IMAGENET_MEAN), ('std', positive, IMAGENET_STD):
         help = f"{name} of red, green and blue in 0-1 (default: ImageNet's, {' '.join(map(str, default))})"
-        add(f'--{name}', default=list(default), type=float, nargs=3, metavar=('R', 'G', 'B'), help=help)
+        add(f'--{name}', default=list(default), type=kind, nargs=3, metavar=('R', 'G', 'B'), help=help)
 
 
 def add_data(parser, train=False):
@@ -184,7 +175,7 @@ def add_data(parser, train=False):
     help = "list of validation images, lines 'path class_id' (default: the folders of val/)"
     add('--cls_label_path_val', metavar='FILE', help=help)
     help = 'loader processes, at most one for each core (default: 10)'
-    add('--num_workers', default=10, type=int, metavar='N', help=help)
+    add('--num_workers', default=10, type=natural, metavar='N', help=help)
     help = 'batches that each loader process prepares in advance (default: 2)'
     add('--prefetch_factor', default=2, type=count, metavar='N', help=help)
     if train:
@@ -286,25 +277,26 @@ def _add_run(parser):
     add = parser.add_argument_group('training').add_argument
     help = 'images per process and step; the total batch is batch_size * accum_iter * processes (default: 64)'
     add('--batch_size', default=64, type=count, metavar='N', help=help)
-    add('--epochs', default=300, type=int, metavar='N', help='epochs of the schedule, without cool-down (default: 300)')
+    help = 'epochs of the schedule, without cool-down (default: 300)'
+    add('--epochs', default=300, type=count, metavar='N', help=help)
     help = 'batches whose gradients are accumulated for one optimizer step (default: 1)'
     add('--accum_iter', default=1, type=count, metavar='N', help=help)
-    add('--drop', default=0.0, type=float, metavar='RATE', help='dropout rate (default: 0)')
+    add('--drop', default=0.0, type=below_one, metavar='RATE', help='dropout rate (default: 0)')
     help = 'stochastic depth rate of the last block; it grows linearly over the blocks (default: 0)'
-    add('--drop_path', type=float, metavar='RATE', help=help)
+    add('--drop_path', type=below_one, metavar='RATE', help=help)
     switch(add, 'model_ema', 'keep an exponential moving average of the weights')
     help = 'decay of the moving average per step (default: 0.9999)'
-    add('--model_ema_decay', default=0.9999, type=float, metavar='DECAY', help=help)
+    add('--model_ema_decay', default=0.9999, type=probability, metavar='DECAY', help=help)
     switch(add, 'model_ema_eval', 'evaluate the averaged weights after every epoch too')
     help = 'seed of the initial weights, the order of the images and all augmentation (default: 0)'
-    add('--seed', default=0, type=natural, metavar='N', help=help)
+    add('--seed', default=0, type=seed, metavar='N', help=help)
     help = 'training images per process that may fail to decode before the run stops (default: 100)'
-    add('--max_bad_images', default=100, type=int, metavar='N', help=help)
+    add('--max_bad_images', default=100, type=natural, metavar='N', help=help)
     add('--finetune', default='', metavar='FILE', help='start from the weights in this file')
     switch(add, 'remove_head_from_pretained', 'with --finetune: start with new classification heads')
     add('--resume_ema', default='', metavar='FILE', help='take the averaged weights from this file')
     help = 'number of the first epoch of a run that resumes no checkpoint (default: 0)'
-    add('--start_epoch', default=0, type=int, metavar='N', help=help)
+    add('--start_epoch', default=0, type=natural, metavar='N', help=help)
     switch(add, 'sync_bn', 'compute batch-norm statistics over all processes (GPU only)')
     help = 'save memory: keep only the inputs of the blocks, compute the rest again in the backward pass'
     add('--recompute', '--grad_checkpointing', action='store_true', help=help)
@@ -317,27 +309,28 @@ def _add_run(parser):
 def _add_optimizer(parser):
     add = parser.add_argument_group('optimizer').add_argument
     add('--opt', default='adamw', metavar='NAME', help='adamw (default) or momentum')
-    add('--opt_eps', default=1e-8, type=float, metavar='EPS', help='epsilon of AdamW (default: 1e-8)')
-    add('--opt_betas', type=float, nargs=2, metavar='BETA', help='betas of AdamW (default: 0.9 0.999)')
-    add('--momentum', default=0.9, type=float, metavar='M', help='momentum of --opt momentum (default: 0.9)')
-    add('--clip_grad', type=float, metavar='NORM', help='clip the global gradient norm (default: no clipping)')
-    add('--weight_decay', default=0.05, type=float, metavar='W', help='weight decay (default: 0.05)')
+    add('--opt_eps', default=1e-8, type=positive, metavar='EPS', help='epsilon of AdamW (default: 1e-8)')
+    add('--opt_betas', type=below_one, nargs=2, metavar='BETA', help='betas of AdamW (default: 0.9 0.999)')
+    add('--momentum', default=0.9, type=below_one, metavar='M', help='momentum of --opt momentum (default: 0.9)')
+    help = 'clip the global gradient norm, 0 for no clipping (default: none)'
+    add('--clip_grad', type=not_negative, metavar='NORM', help=help)
+    add('--weight_decay', default=0.05, type=not_negative, metavar='W', help='weight decay (default: 0.05)')
     help = 'learning rate of a block divided by that of the next block (default: all blocks learn alike)'
-    add('--layer_decay', type=float, metavar='FACTOR', help=help)
+    add('--layer_decay', type=share, metavar='FACTOR', help=help)
 
 
 def _add_schedule(parser):
     add = parser.add_argument_group('learning rate').add_argument
     help = 'base learning rate: lr = blr * total batch / 512 if --lr is not given (default: 8e-4)'
-    add('--blr', default=8e-4, type=float, metavar='LR', help=help)
-    add('--lr', type=float, help='learning rate after warm-up (default: from --blr)')
+    add('--blr', default=8e-4, type=not_negative, metavar='LR', help=help)
+    add('--lr', type=not_negative, help='learning rate after warm-up (default: from --blr)')
     help = 'images per step for which --lr, --warmup_lr and --min_lr are given; others scale them (default: not scaled)'
     add('--lr_total_batch', type=count, metavar='N', help=help)
-    add('--warmup_lr', default=1e-6, type=float, metavar='LR', help='learning rate at the start (default: 1e-6)')
+    add('--warmup_lr', default=1e-6, type=not_negative, metavar='LR', help='learning rate at the start (default: 1e-6)')
     help = 'lowest learning rate, at the end of the schedule (default: 1e-5)'
-    add('--min_lr', default=1e-5, type=float, metavar='LR', help=help)
-    add('--warmup_epochs', default=5, type=int, metavar='N', help='epochs of linear warm-up (default: 5)')
-    add('--cooldown_epochs', default=10, type=int, metavar='N', help='last epochs, at min_lr (default: 10)')
+    add('--min_lr', default=1e-5, type=not_negative, metavar='LR', help=help)
+    add('--warmup_epochs', default=5, type=natural, metavar='N', help='epochs of linear warm-up (default: 5)')
+    add('--cooldown_epochs', default=10, type=natural, metavar='N', help='last epochs, at min_lr (default: 10)')
     switch(add, 't_in_epochs', 'change the learning rate once an epoch instead of in every step')
     help = 'let the cosine begin at epoch 0, as in the original, instead of after the warm-up'
     add('--cosine_over_warmup', action='store_true', help=help)
@@ -346,35 +339,35 @@ def _add_schedule(parser):
 def _add_augmentation(parser):
     add = parser.add_argument_group('augmentation').add_argument
     help = "strength of the colour jitter, which is used only with --aa '' (default: 0.4)"
-    add('--color_jitter', default=0.4, type=float, metavar='S', help=help)
+    add('--color_jitter', default=0.4, type=not_negative, metavar='S', help=help)
     help = "RandAugment policy, or AutoAugment's original or v0; '' for none (default: %(default)s)"
     add('--aa', default='rand-m9-mstd0.5-inc1', metavar='POLICY', help=help)
     help = 'interpolation of the random crop: random, bilinear, bicubic (default), nearest, lanczos'
     add('--train_interpolation', default='bicubic', metavar='NAME', help=help)
     help = "area of the random crop as a share of the image's (default: 0.08 1)"
-    add('--train_scale', default=[0.08, 1.0], type=float, nargs=2, metavar=('MIN', 'MAX'), help=help)
-    add('--hflip', default=0.5, type=float, metavar='P', help='probability of the horizontal flip (default: 0.5)')
-    add('--reprob', default=0.25, type=float, metavar='P', help='probability of random erasing (default: 0.25)')
+    add('--train_scale', default=[0.08, 1.0], type=share, nargs=2, metavar=('MIN', 'MAX'), help=help)
+    add('--hflip', default=0.5, type=probability, metavar='P', help='probability of the horizontal flip (default: 0.5)')
+    add('--reprob', default=0.25, type=probability, metavar='P', help='probability of random erasing (default: 0.25)')
     help = 'fill of an erased box. pixel (default): a random colour per pixel; rand: one for the box; const: the mean'
     add('--remode', default='pixel', metavar='MODE', help=help)
-    add('--recount', default=1, type=int, metavar='N', help='largest number of erased boxes (default: 1)')
+    add('--recount', default=1, type=count, metavar='N', help='largest number of erased boxes (default: 1)')
 
 
 def _add_mixing(parser):
     add = parser.add_argument_group('label smoothing, Mixup and CutMix').add_argument
-    add('--smoothing', default=0.1, type=float, metavar='EPS', help='label smoothing (default: 0.1)')
-    add('--mixup', default=0.8, type=float, metavar='ALPHA', help='alpha of Mixup, 0 for none (default: 0.8)')
-    add('--cutmix', default=1.0, type=float, metavar='ALPHA', help='alpha of CutMix, 0 for none (default: 1)')
+    add('--smoothing', default=0.1, type=below_one, metavar='EPS', help='label smoothing (default: 0.1)')
+    add('--mixup', default=0.8, type=not_negative, metavar='ALPHA', help='alpha of Mixup, 0 for none (default: 0.8)')
+    add('--cutmix', default=1.0, type=not_negative, metavar='ALPHA', help='alpha of CutMix, 0 for none (default: 1)')
     help = "smallest and largest side of CutMix's box as a share of the image's, instead of drawing it by --cutmix"
-    add('--cutmix_minmax', type=float, nargs='+', metavar='SHARE', help=help)
+    add('--cutmix_minmax', type=probability, nargs=2, metavar=('MIN', 'MAX'), help=help)
     help = 'probability that a batch is mixed (default: 1)'
-    add('--mixup_prob', default=1.0, type=float, metavar='P', help=help)
+    add('--mixup_prob', default=1.0, type=probability, metavar='P', help=help)
     help = 'probability of CutMix instead of Mixup if both are on (default: 0.5)'
-    add('--mixup_switch_prob', default=0.5, type=float, metavar='P', help=help)
+    add('--mixup_switch_prob', default=0.5, type=probability, metavar='P', help=help)
     help = 'batch (default): one mix for the batch; pair: one for each pair of images; elem: one for each image'
     add('--mixup_mode', default='batch', metavar='MODE', help=help)
     help = 'no Mixup or CutMix from this epoch on; 0 (default): in all epochs'
-    add('--mixup_off_epoch', default=0, type=int, metavar='N', help=help)
+    add('--mixup_off_epoch', default=0, type=natural, metavar='N', help=help)
 
 
 def _add_token_labels(parser, family):
@@ -382,19 +375,19 @@ def _add_token_labels(parser, family):
     add('--token_label', action='store_true', help='train with a label for every token')
     patch_sizes = by_model(family, lambda entry: entry.architecture.get('patch_size', 16))
     help = f'tokens a side; must be input_size / patch size, which is the default (patch size: {patch_sizes})'
-    add('--token_label_size', type=int, metavar='N', help=help)
+    add('--token_label_size', type=count, metavar='N', help=help)
     help = 'train images that have no map with their class label alone'
     add('--allow_missing_token_label', action='store_true', help=help)
-    add('--dense_weight', default=1.0, type=float, metavar='W', help='weight of the token loss (default: 1)')
-    add('--cls_weight', default=1.0, type=float, metavar='W', help='weight of the class loss (default: 1)')
+    add('--dense_weight', default=1.0, type=not_negative, metavar='W', help='weight of the token loss (default: 1)')
+    add('--cls_weight', default=1.0, type=not_negative, metavar='W', help='weight of the class loss (default: 1)')
     help = "blend the class target with the image's true label, or with 'only' use the true label alone"
     add('--ground_truth', nargs='?', default=False, const='blend', choices=('blend', 'only'), help=help)
     help = 'train each token on one class, drawn in every step from its label (hard Gumbel-softmax)'
     add('--token_label_gumbel', action='store_true', help=help)
     help = 'leave out the loss of tokens whose best class has a probability below P (default: 0)'
-    add('--token_label_confidence', default=0.0, type=float, metavar='P', help=help)
+    add('--token_label_confidence', default=0.0, type=probability, metavar='P', help=help)
     help = "weight of the loss of the tokens' mean logits on the class label, to train a labeler (default: 0)"
-    add('--token_pool_weight', default=0.0, type=float, metavar='W', help=help)
+    add('--token_pool_weight', default=0.0, type=not_negative, metavar='W', help=help)
     help = 'use MixToken (default: with --token_label, unless Mixup or CutMix is on)'
     add('--mix_token', action='store_true', default=None, help=help)  # None: complete_training decides
     add('--no_mix_token', action='store_false', dest='mix_token', help='do not use MixToken')

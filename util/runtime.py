@@ -31,7 +31,7 @@ def local_processes():
 
 def worker_count(requested):
     """Number of loader processes to start: as requested, but at most one for each core of this machine."""
-    return max(0, min(requested, os.cpu_count() or 1))
+    return min(requested, os.cpu_count() or 1)
 
 
 paddle_fixes.import_numpy()

@@ -27,6 +27,8 @@ import numpy as np
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from runs import BATCH, Run, assert_same_end, make_scenes
 
+from util.ranges import count, natural, positive
+
 STEPS_PER_EPOCH, SAVE_EVERY = 120, 20
 
 
@@ -115,12 +117,15 @@ def intervals(mean, rng):
         yield rng.exponential(mean)
 
 
-def main():
+def parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('every', nargs='*', type=float, default=[10, 20, 40], help='mean seconds between kills')
-    parser.add_argument('--epochs', type=int, default=15, help=f'of {STEPS_PER_EPOCH} steps')
-    parser.add_argument('--seed', type=int, default=0, help='of the intervals')
-    args = parser.parse_args()
+    parser.add_argument('every', nargs='*', type=positive, default=[10, 20, 40], help='mean seconds between kills')
+    parser.add_argument('--epochs', type=count, default=15, help=f'of {STEPS_PER_EPOCH} steps')
+    parser.add_argument('--seed', type=natural, default=0, help='of the intervals')
+    return parser
+
+
+def main(args):
     with tempfile.TemporaryDirectory(prefix='effective-') as folder:
         course = Course(folder, args.epochs)
         rows = []
@@ -131,4 +136,4 @@ def main():
 
 
 if __name__ == '__main__':
-    main()
+    main(parser().parse_args())

@@ -100,7 +100,8 @@ def test_nothing_is_mixed_at_probability_zero_or_with_both_alphas_zero():
 
 
 @pytest.mark.parametrize(
-    'wrong, word', [(dict(mode='half'), '--mixup_mode half'), (dict(cutmix_minmax=(0.5,)), '--cutmix_minmax')]
+    'wrong, word',
+    [(dict(mode='half'), '--mixup_mode half'), (dict(cutmix_minmax=(0.5, 0.2)), '--cutmix_minmax 0.5 0.2')],
 )
 def test_unusable_settings_are_refused_by_the_name_of_their_flag(wrong, word):
     with pytest.raises(UserError, match=word):

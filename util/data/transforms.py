@@ -121,6 +121,8 @@ class TrainTransform:
             raise UserError(f'--train_interpolation {interpolation}: use random, {", ".join(INTERPOLATIONS)}')
         if remode not in ('pixel', 'rand', 'const'):
             raise UserError(f'--remode {remode}: use pixel, rand or const')
+        if scale[0] > scale[1]:
+            raise UserError(f'--train_scale {scale[0]} {scale[1]}: the smaller number must come first')
         check_normalisation(mean, std)
         self.size, self.scale, self.flip, self.geometry = size, scale, flip, geometry
         self.interpolation = INTERPOLATIONS.get(interpolation)  # None: random

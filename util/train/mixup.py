@@ -24,8 +24,10 @@ class Mixup:
     def __init__(self, mixup_alpha=0.8, cutmix_alpha=1.0, cutmix_minmax=None, prob=1.0, switch_prob=0.5, mode='batch'):
         if mode not in ('batch', 'pair', 'elem'):
             raise UserError(f'--mixup_mode {mode}: use batch, pair or elem')
-        if cutmix_minmax is not None and len(cutmix_minmax) != 2:
-            raise UserError('--cutmix_minmax takes two numbers, the smallest and the largest side of the box')
+        if cutmix_minmax is not None and cutmix_minmax[0] > cutmix_minmax[1]:
+            raise UserError(
+                f'--cutmix_minmax {cutmix_minmax[0]} {cutmix_minmax[1]}: the smaller number must come first'
+            )
         self.mixup_alpha, self.cutmix_minmax = mixup_alpha, cutmix_minmax
         self.cutmix_alpha = cutmix_alpha if cutmix_minmax is None else 1.0
         self.prob, self.switch_prob, self.mode = prob, switch_prob, mode

@@ -43,20 +43,18 @@ def build_optimizer(
     """A Paddle optimizer for the parameters of a model that are not frozen. Raises UserError.
 
     opt: `adamw` (decoupled decay) or `momentum` (SGD, decay as L2 in the gradient). clip_grad: largest global norm of
-    the gradient, or None. layer_decay: see lr_scales; the factor applies to the weight decay too.
+    the gradient, 0 or None for no clipping. layer_decay: see lr_scales; the factor applies to the weight decay too.
 
     All parameters form one group, because Paddle clips each group by its own norm. Layer decay sets the learning rate
     factor of each parameter, because AdamW's lr_ratio does not work on a CPU.
     """
-    if layer_decay is not None and not 0.0 < layer_decay <= 1.0:
-        raise UserError(f'--layer_decay {layer_decay:g}: must be above 0 and at most 1')
     named = [(name, p) for name, p in model.named_parameters() if not p.stop_gradient]
     params = [p for _, p in named]
     scales = lr_scales([name for name, _ in named], layer_decay)
     for name, p in named:
         p.optimize_attr = {**p.optimize_attr, 'learning_rate': scales[name]}
     no_decay = model.no_weight_decay()
-    clip = nn.ClipGradByGlobalNorm(clip_grad) if clip_grad is not None else None
+    clip = nn.ClipGradByGlobalNorm(clip_grad) if clip_grad else None
     if opt == 'adamw':
         decayed = {p.name for name, p in named if decays(name, p, no_decay)}
         beta1, beta2 = betas or (0.9, 0.999)
