@@ -79,9 +79,8 @@ def test_the_benchmark_of_engines_runs(libraries, monkeypatch, capsys):
         return SimpleNamespace(returncode=execute(scripts[command[1]], *command[2:]))
 
     flags = '--model lvvit_nano --input_size 32 --batch_size 2 --threads 1 --rounds 1 --repeat 2 --engines onednn'
-    monkeypatch.setattr(sys, 'argv', ['inference.py', *flags.split()])
     monkeypatch.setattr(inference.subprocess, 'run', in_this_process)
-    inference.main()
+    inference.main(inference.parser().parse_args(flags.split()))
     rows = [line.split('|') for line in capsys.readouterr().out.splitlines() if line.startswith('| 1 | 2 |')]
     assert [row[3].strip() for row in rows] == ['onnxruntime', 'onednn']
     assert float(rows[1][6]) < 1e-4, 'the same outputs'
