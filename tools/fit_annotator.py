@@ -21,7 +21,7 @@ import numpy as np
 
 from tools import backbone, drawing, linear_classifier, photo_features
 from util import files
-from util.args import Parser, count
+from util.args import Parser
 from util.data import listing
 from util.data.datasets import EvalDataset
 from util.data.images import open_rgb
@@ -30,6 +30,7 @@ from util.data.onnx_annotator import OnnxHead, OnnxNetwork
 from util.deploy import records
 from util.errors import UserError
 from util.logger import log, progress
+from util.ranges import count, natural, positive, probability
 
 FEWEST = 10  # labelled photos of a class
 COMPARED = 500  # photos whose cells are compared with their label, at most
@@ -45,13 +46,14 @@ def parser():
     add('--label_list', metavar='FILE', help="names of the classes of --cls_label_path: lines 'id name'")
     add = parser.add_argument_group("images (default: what BACKBONE's metadata says)").add_argument
     add('--img_size', type=count, metavar='S', help='side of the input in pixels')
-    add('--mean', type=float, nargs=3, metavar='M', help='of red, green and blue in 0-1')
-    add('--std', type=float, nargs=3, metavar='S', help='of red, green and blue in 0-1')
+    add('--mean', type=probability, nargs=3, metavar='M', help='of red, green and blue in 0-1')
+    add('--std', type=positive, nargs=3, metavar='S', help='of red, green and blue in 0-1')
     add('--interpolation', help='bicubic (default without metadata), bilinear, nearest, lanczos')
     add = parser.add_argument
     help = 'tokens of [B, N, C] before the cells: class token and registers (default: 1 if N − 1 is a square, else 0)'
-    add('--prefix_tokens', type=int, metavar='N', help=help)
-    add('--num_workers', default=10, type=int, metavar='N', help='loader processes, at most the cores of the machine')
+    add('--prefix_tokens', type=natural, metavar='N', help=help)
+    help = 'loader processes, at most the cores of the machine'
+    add('--num_workers', default=10, type=natural, metavar='N', help=help)
     add('-b', '--batch_size', default=32, type=count, metavar='N', help='photos per batch (default: 32)')
     return parser
 
