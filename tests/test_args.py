@@ -72,7 +72,8 @@ def test_every_flag_keeps_its_name_and_default(script, needed, expected):
 
 WHOLE_NUMBERS = """
     input_size nb_classes num_workers prefetch_factor batch_size epochs accum_iter seed lr_total_batch max_bad_images
-    start_epoch warmup_epochs cooldown_epochs recount mixup_off_epoch token_label_size save_freq_steps keep_checkpoints print_freq
+    start_epoch warmup_epochs cooldown_epochs recount mixup_off_epoch token_label_size save_freq_steps keep_checkpoints
+    print_freq
 """
 NUMBERS = """
     crop_pct drop drop_path model_ema_decay opt_eps momentum clip_grad weight_decay layer_decay blr lr warmup_lr min_lr
