@@ -42,6 +42,18 @@ def test_files_folders_and_patterns_name_images_in_their_order(tmp_path):
         find_images([str(tmp_path / 'b'), str(tmp_path / 'none.jpg')])
 
 
+def test_a_folder_is_searched_recursively_and_what_is_skipped_is_logged(tmp_path, capsys):
+    for name in ('z.jpg', 'b/a/1.png', '.cache/2.png', 'b/@eaDir/1.png', 'b/._1.png', 'b/note.txt'):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / 'b/loop').symlink_to('..')
+    (tmp_path / 'c').symlink_to('b/a')
+    assert find_images([str(tmp_path)]) == [str(tmp_path / name) for name in ('b/a/1.png', 'c/1.png', 'z.jpg')]
+    log = capsys.readouterr().out
+    for count in ('1 .txt', '1 ._*', '1 folder .cache', '1 folder @eaDir', '1 link to a folder around it'):
+        assert count in log
+
+
 @pytest.mark.parametrize('subsampling', [0, 1, 2])
 @pytest.mark.parametrize('mode, progressive', [('RGB', False), ('RGB', True), ('L', False)])
 def test_plain_jpegs_have_pillows_pixels_and_an_exif_orientation_is_ignored(mode, progressive, subsampling, tmp_path):

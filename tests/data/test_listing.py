@@ -1,5 +1,6 @@
 """listing.py: which images a folder or a list has, in arrays; what is wrong with either is named."""
 
+import os
 import pickle
 
 import numpy as np
@@ -44,6 +45,76 @@ def test_a_missing_folder_an_empty_one_and_one_of_too_many_classes_are_named(fol
     assert 'no images' in refused(read_folder, str(tmp_path / 'empty'), 2)
     message = refused(read_folder, str(folder), 1)
     assert str(folder) in message and '2 class folders' in message and '--nb_classes is 1' in message
+
+
+def touch(root, *names):
+    """Empty files below root."""
+    for name in names:
+        os.makedirs(os.path.dirname(os.path.join(root, name)), exist_ok=True)
+        open(os.path.join(root, name), 'w').close()
+
+
+def listed(root):
+    """[(path below root, class id)] of the samples of a folder."""
+    return [(os.path.relpath(path, root), label) for path, label in read_folder(str(root), 10)]
+
+
+def test_class_folders_are_read_recursively_those_of_subfolders_last(folder):
+    touch(folder, 'a/old/2019/x.jpeg', 'a/old/5.bmp', 'b/A/6.jpg')
+    a = ['a/1.png', 'a/2.JPG', 'a/old/5.bmp', 'a/old/2019/x.jpeg']
+    assert listed(folder) == [(name, 0) for name in a] + [('b/3.webp', 1), ('b/A/6.jpg', 1)]
+
+
+def test_folders_of_systems_and_tools_are_no_classes_and_hold_no_images(folder, capsys):
+    before = listed(folder)
+    for hidden in ('.ipynb_checkpoints', '__MACOSX', '@eaDir', 'lost+found'):
+        touch(folder, f'{hidden}/9.png', f'a/{hidden}/9.png')
+    capsys.readouterr()
+    assert listed(folder) == before
+    log = capsys.readouterr().out
+    assert f'{folder}: skipped the folder __MACOSX' in log and '1 folder @eaDir' in log
+
+
+def test_links_are_followed_but_none_that_leads_back(folder, tmp_path, capsys):
+    before = listed(folder)
+    touch(tmp_path, 'other/c/1.png', 'other/more/7.png')
+    (folder / 'c').symlink_to(tmp_path / 'other/c')
+    (folder / 'a/more').symlink_to(tmp_path / 'other/more')
+    (tmp_path / 'other/more/a').symlink_to(folder / 'a')
+    for loop, target in (('all', '.'), ('above', '..'), ('a/itself', '.'), ('b/all', '..'), ('b/round/b', '../../b')):
+        (folder / loop).parent.mkdir(exist_ok=True)
+        (folder / loop).symlink_to(target)
+    assert sorted(listed(folder)) == sorted([*before, ('a/more/7.png', 0), ('c/1.png', 2)])
+    log = capsys.readouterr().out
+    assert 'skipped the link all' in log and 'skipped the link above' in log and '4 link to a folder around it' in log
+
+
+def test_what_is_skipped_is_counted_by_suffix(folder, capsys):
+    touch(folder, 'a/x.heic', 'b/y.HEIC', 'b/README', 'b/._3.webp', 'stray.png')
+    read_folder(str(folder), 2)
+    log = capsys.readouterr().out
+    counts = '2 .heic, 1 .txt, 1 no suffix, 1 ._*, 1 .md outside the class folders, 1 .png outside the class folders'
+    assert f'{folder}: skipped 7: ' in log and all(count in log for count in counts.split(', '))
+
+
+@pytest.mark.parametrize('name', [None, 'notes.txt', '.hidden.png', '._1.png', '@eaDir/1.png', 'sub/notes.txt'])
+def test_a_class_without_images_is_named(folder, name):
+    (folder / 'empty').mkdir()
+    if name:
+        touch(folder, f'empty/{name}')
+    assert f'{folder}/empty: no images' in refused(read_folder, str(folder), 10)
+
+
+def test_an_empty_data_folder_is_named(tmp_path):
+    (tmp_path / 'train/.cache').mkdir(parents=True)
+    assert f'{tmp_path}/train: no class folders' in refused(read_folder, str(tmp_path / 'train'), 10)
+
+
+def test_names_may_hold_any_bytes(folder, monkeypatch):
+    monkeypatch.setattr('util.data.listing.log', repr)  # in scripts, util/runtime.py lets stdout take such names
+    strange = os.fsdecode(b'caf\xe9')
+    touch(folder, f'{strange}/\udcff x\u4e2d.png')
+    assert listed(folder)[-1] == (f'{strange}/\udcff x\u4e2d.png', 2)
 
 
 # ---- lists
