@@ -168,13 +168,15 @@ def describe(args, annotate, weights):
     return settings
 
 
-def report_accuracy(counts, num_classes, class_folders):
+def report_accuracy(counts, num_classes, class_folders, has_labels):
     """Log the top-1 accuracy of the annotator, and warn if it may be luck.
 
     class_folders: the number of class folders, or None if a list gave the class ids. The ids of folders are those of
     the annotator only if there are as many folders as classes.
     """
-    if class_folders not in (None, num_classes):
+    if not has_labels:
+        log('top-1 not known: no image has a label')
+    elif class_folders not in (None, num_classes):
         log(
             f'top-1 not known: {class_folders} class folders, but the annotator has {num_classes} classes; '
             'a list (--cls_label_path) gives the ids'
@@ -203,7 +205,8 @@ def main(args):
     )
     counts = writer.write(annotate, transform, args.batch_size, args.num_workers)
     log(f'{counts.written} maps written to {args.out}')
-    report_accuracy(counts, classes, None if args.cls_label_path else int(samples.labels.max()) + 1)
+    class_folders = None if args.cls_label_path else int(samples.labels.max()) + 1
+    report_accuracy(counts, classes, class_folders, not samples.unlabelled.all())
     if counts.undecodable:
         raise UserError(
             f'{counts.undecodable} of {len(samples)} images could not be decoded (named above) and have no map; '

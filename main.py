@@ -215,6 +215,8 @@ def train(state, val_loader):
     )
     if dataset.unmapped_images:
         log(f'{dataset.unmapped_images} of them have no label map and train with their label alone')
+    if dataset.unlabelled_images:
+        log(f'{dataset.unlabelled_images} of them have no label and train with their label map alone')
     start_time, n_parameters = time.time(), count_parameters(model)
     while state.epoch < epochs:
         if 0 < args.mixup_off_epoch <= state.epoch:
@@ -225,6 +227,8 @@ def train(state, val_loader):
         stats.update({f'train_{name}': value for name, value in train_stats.items()})
         if dataset.unmapped_images:
             stats['images_without_label_map'] = dataset.unmapped_images
+        if dataset.unlabelled_images:
+            stats['images_without_label'] = dataset.unlabelled_images
         if dataset.bad_images():
             stats['bad_images'] = dataset.bad_images()
 

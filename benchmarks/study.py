@@ -1,140 +1,218 @@
-"""Do token labels help on photos? Trains several arms with several seeds and writes a table of their accuracies.
+"""What do label maps bring when a few photos have labels and many have none?
 
-    python benchmarks/study.py DATA OUT [--arms labels self maps …] [--seeds 0 1 2] [--jobs 2]
+    python benchmarks/study.py DATA OUT --csv CSV [--backbone FILE.onnx] [--arms labels_few …] [--labels 100] [--jobs 2]
 
-DATA holds train/ and val/ with a folder for each class, train_list.txt, val_list.txt, and in label_maps/ the maps that
-a pretrained annotator made of the training photos. OUT receives a folder for each run, study.csv and study.md. A second
-call continues and does not repeat finished runs. To see what the tokens of each arm predict, give the checkpoints to
-tools/visualize.py --compare.
+DATA holds photos, train_list.txt and val_list.txt. The first N photos of each class in train_list.txt count as
+labelled (--labels N). Every finished run is a row of CSV; runs that are rows already are skipped, and an interrupted
+run continues from its last epoch. OUT receives a folder for each run. benchmarks/study_report.py makes tables of CSV.
 
-All arms train the same model for the same number of epochs on the same photos in the same order, except where stated:
+    arm           photos seen    targets
+    labels_few    labelled       their labels
+    self_few      labelled       maps of a labeler of the same seed, which learned their labels (arXiv 2401.03844)
+    maps_few      labelled       maps of an annotator fitted on the labels; the class token learns the label
+    maps_rest     all            the same annotator's maps; the class token learns the label where there is one
+    class_rest    all            the same maps on the class token alone (--dense_weight 0)
+    labels_all    all            the labels of all
+    maps_all      all            maps of an annotator fitted on all labels; the class token learns the label
+    labeler_few   labelled       their labels, on the class token and on the mean of the tokens (--token_pool_weight 1)
 
-    labels           the image's label alone
-    labels_twice     the same for twice the epochs, which is the cost of `self`
-    labeler          the image's label for the class token and for the mean of the tokens (--token_pool_weight 1)
-    self             maps by the labeler of the same seed, as in arXiv 2401.03844: the true label for the class token,
-                     for each token one class drawn from the labeler's prediction
-    self_soft        the same maps used as the original uses an annotator's: soft, blended with the label
-    maps             maps of the pretrained annotator for all tokens
-    maps_truth       the same, blended with the image's label for the class token (--ground_truth)
-    maps_only        the same, the true label alone for the class token (--ground_truth only)
-    reference        maps_truth with --token_label_geometry reference
-    distilled        the annotator's map for the class token, no loss on the others (--dense_weight 0)
-    distilled_truth  the same, blended with the image's label
-    augmented        maps_truth with the published augmentation: RandAugment, random erasing, crops of 8 % and more
-    augmented_cv2    the same with --image_backend cv2
-
-The table has the accuracy of the last epoch; the best epoch would be chosen on the validation photos.
+An annotator is a linear classifier on the features of a pretrained network, --backbone, by tools/fit_annotator.py.
+All arms train the model of study_model.py for the same number of steps with the same learning rates: lists repeat the
+photos, so that an epoch has as many photos in every arm.
 """
 
 import csv
+import io
 import json
-import math
 import os
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from util import runtime
 
-import numpy as np
-
-from util.args import Parser
+from util import files
+from util.args import Parser, count
 from util.errors import UserError
 from util.logger import log
-from util.ranges import count, natural
 
 ROOT = Path(__file__).resolve().parents[1]
-MODEL = 'lvvit_nano_patch8'  # 8x8 tokens at 64 pixels
+MODEL, SIDE, BATCH, EPOCHS = 'lvvit_32', 32, 50, 10
 RECIPE = (
-    f'--model {MODEL} --input_size 64 --batch_size 50 --lr 1e-3 --min_lr 1e-5 --warmup_epochs 1 --cooldown_epochs 0 '
-    '--clip_grad 1 --mixup 0 --cutmix 0 --train_scale 0.35 1 --aa= --color_jitter 0 --reprob 0 --no_mix_token '
-    '--num_workers 0 --print_freq 50'
+    f'--model {MODEL} --batch_size {BATCH} --epochs {EPOCHS} --lr 1e-3 --min_lr 1e-5 --warmup_epochs 1 '
+    '--cooldown_epochs 0 --clip_grad 1 --mixup 0 --cutmix 0 --no_mix_token --aa= --color_jitter 0 --reprob 0 '
+    '--train_scale 0.35 1 --num_workers 0 --print_freq 100'
 )
-MAPS = '--token_label --token_label_data {maps}'
-AUGMENTED = '--aa rand-m9-mstd0.5-inc1 --train_scale 0.08 1 --reprob 0.25 --train_interpolation random'
+
+
+class Arm(NamedTuple):
+    photos: str  # few: those with labels; rest: all, without the labels of the others; all
+    maps: str = ''  # who makes them: few, all: an annotator fitted on so many labels; labeler
+    flags: str = ''  # of main.py
+
+
 ARMS = {
-    'labels': '',
-    'labels_twice': '',
-    'labeler': '--token_pool_weight 1',
-    'self': f'{MAPS} --ground_truth only --token_label_gumbel',
-    'self_soft': f'{MAPS} --ground_truth',
-    'maps': MAPS,
-    'maps_truth': f'{MAPS} --ground_truth',
-    'maps_only': f'{MAPS} --ground_truth only',
-    'reference': f'{MAPS} --ground_truth --token_label_geometry reference',
-    'distilled': f'{MAPS} --dense_weight 0',
-    'distilled_truth': f'{MAPS} --dense_weight 0 --ground_truth',
-    'augmented': f'{MAPS} --ground_truth {AUGMENTED}',
-    'augmented_cv2': f'{MAPS} --ground_truth {AUGMENTED} --image_backend cv2',
+    'labels_few': Arm('few'),
+    'maps_few': Arm('few', 'few', '--ground_truth only'),
+    'maps_rest': Arm('rest', 'few', '--ground_truth only'),
+    'class_rest': Arm('rest', 'few', '--ground_truth only --dense_weight 0'),
+    'labels_all': Arm('all'),
+    'maps_all': Arm('all', 'all', '--ground_truth only'),
+    'self_few': Arm('few', 'labeler', '--ground_truth only --token_label_gumbel'),
+    'labeler_few': Arm('few', '', '--token_pool_weight 1'),
 }
-LABELER_VIEW = 128  # pixels: twice the labeler's own input size, for maps of 16x16 cells
-T_975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # Student's t
+COLUMNS = ['arm', 'labels', 'seed', 'steps', 'top1', 'tokens_agree', 'image_agrees', 'seconds', 'commit', 'curve']
+
+
+class Run(NamedTuple):
+    """A row of the CSV, and a folder of OUT."""
+
+    arm: str
+    labels: int  # a class
+    seed: int
+
+    def __str__(self):
+        return f'{self.arm}-{self.labels}-seed{self.seed}'
 
 
 class Study:
-    """The runs of a study; an arm is a key of ARMS. Each run is a folder of `out`."""
+    """The runs of a study. data, out, table: folders of photos and results, and the CSV; backbone: ONNX file or ''."""
 
-    def __init__(self, data, out, epochs):
-        for name in ('train_list.txt', 'val_list.txt', 'label_maps'):
+    def __init__(self, data, out, table, backbone, steps):
+        self.data, self.out, self.table, self.backbone, self.steps = data, out, table, backbone, steps
+        for name in ('train_list.txt', 'val_list.txt'):
             if not (data / name).exists():
                 raise UserError(f'{data / name}: missing; benchmarks/study.py --help describes DATA')
-        self.data, self.out, self.epochs = data, out, epochs
-        lines = (data / 'train_list.txt').read_text().splitlines()
-        self.classes = 1 + max(int(line.rsplit(' ', 1)[1]) for line in lines)
+        self.train = [line.rsplit(' ', 1) for line in (data / 'train_list.txt').read_text().splitlines()]
+        self.classes = 1 + max(int(label) for _, label in self.train)
+        self.all_labels = len(self.train) // self.classes
+        self.rows = read_rows(table)
+        self.writing, self.annotating = threading.Lock(), threading.Lock()
+        self.commit = subprocess.check_output(['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT, text=True).strip()
 
-    def folder(self, arm, seed):
-        return self.out / f'{arm}-seed{seed}'
+    def folder(self, run):
+        return self.out / str(run)
 
-    def arm_epochs(self, arm):
-        return 2 * self.epochs if arm == 'labels_twice' else self.epochs
+    # -- lists of photos
 
-    def accuracies(self, arm, seed):
-        """Top-1 in percent after each epoch of a finished run; [] of any other."""
-        log_txt = self.folder(arm, seed) / 'log.txt'
-        if not log_txt.exists():
-            return []
-        values = [json.loads(line)['test_acc1'] for line in log_txt.read_text().splitlines()]
-        return values if len(values) == self.arm_epochs(arm) else []
+    def photos(self, kind, labels):
+        """Lines of a list file. kind: see Arm.photos."""
+        if kind == 'all':
+            return [f'{path} {label}\n' for path, label in self.train]
+        seen, lines = [0] * self.classes, []
+        for path, label in self.train:
+            seen[int(label)] += 1
+            if seen[int(label)] <= labels:
+                lines.append(f'{path} {label}\n')
+            elif kind == 'rest':
+                lines.append(f'{path} -1\n')
+        return lines
 
-    def run(self, arm, seed):
-        """Train an arm, and what it needs before, unless that is done."""
-        if self.accuracies(arm, seed):
+    def list_file(self, kind, labels, epoch=0):
+        """A list file of photos; epoch: repeat them up to so many lines."""
+        lines = self.photos(kind, labels)
+        if epoch:
+            lines = (lines * (1 + epoch // len(lines)))[:epoch]
+        path = self.out / f'{kind}-{labels}{"-epoch" if epoch else ""}.txt'
+        files.write(str(path), ''.join(lines).encode())
+        return path
+
+    # -- steps
+
+    def finish(self, run):
+        """Train a run, and what it needs before, and write its row, unless that is done."""
+        row = self.rows.get(run)
+        if row and (row['image_agrees'] or not self.backbone):
             return
-        maps = self.data / 'label_maps'
-        if arm in ('self', 'self_soft'):
-            self.run('labeler', seed)
-            maps = self.label(seed)
+        arm, folder = ARMS[run.arm], self.folder(run)
+        flags = arm.flags
+        if arm.maps:
+            flags += f' --token_label --token_label_data {self.maps(run)}'
+        photos = self.list_file(arm.photos, run.labels, epoch=self.steps // EPOCHS * BATCH)
+        start = time.time()
         self.command(
-            self.folder(arm, seed),
-            f'main.py {RECIPE} {ARMS[arm].format(maps=maps)} --nb_classes {self.classes} --seed {seed} '
-            f'--epochs {self.arm_epochs(arm)} --data_path {self.data} '
-            f'--cls_label_path_train {self.data}/train_list.txt --cls_label_path_val {self.data}/val_list.txt '
-            f'--output_dir {self.folder(arm, seed)} --resume auto --keep_checkpoints 1',
+            folder,
+            f'main.py {RECIPE} {flags} --nb_classes {self.classes} --seed {run.seed} --data_path {self.data} '
+            f'--cls_label_path_train {photos} --cls_label_path_val {self.data}/val_list.txt '
+            f'--output_dir {folder} --resume auto --keep_checkpoints 1',
         )
-        log(f'{arm}, seed {seed}: {self.accuracies(arm, seed)[-1]:.1f} %')
+        curve = [json.loads(line)['test_acc1'] for line in (folder / 'log.txt').read_text().splitlines()]
+        agreement = self.agreement(run) if self.backbone else {}
+        row = {
+            **run._asdict(),
+            'steps': self.steps,
+            'top1': f'{curve[-1]:.2f}',
+            'tokens_agree': agreement.get('tokens', ''),
+            'image_agrees': agreement.get('image', ''),
+            'seconds': row['seconds'] if row else round(time.time() - start),
+            'commit': row['commit'] if row else self.commit,
+            'curve': ' '.join(f'{value:.2f}' for value in curve),
+        }
+        with self.writing:
+            self.rows[run] = row
+            write_rows(self.table, self.rows)
+        log(f'{run}: {row["top1"]} %')
 
-    def label(self, seed):
-        """Make the maps of the labeler unless they exist; returns their folder."""
-        folder = self.folder('labeler', seed)
-        meta = folder / 'maps' / 'meta.json'
-        if not (meta.exists() and json.loads(meta.read_text())['complete']):
+    def maps(self, run):
+        """The folder of the maps that a run learns from."""
+        arm = ARMS[run.arm]
+        if arm.maps == 'labeler':
+            return self.labeler_maps(run._replace(arm='labeler_few'))
+        return self.annotate(self.all_labels if arm.maps == 'all' else run.labels, 'train')
+
+    def labeler_maps(self, labeler):
+        """The maps of a labeler, at twice its input size."""
+        self.finish(labeler)
+        folder = self.folder(labeler)
+        self.command(
+            folder,
+            f'generate_label.py {self.data} {folder}/maps --model {MODEL} --img_size {2 * SIDE} '
+            f'--nb_classes {self.classes} --cls_label_path {self.list_file("few", labeler.labels)} '
+            f'--resume {folder}/checkpoint-latest.pd --relative_scores --num_workers 0',
+        )
+        return folder / 'maps'
+
+    def annotate(self, labels, split):
+        """The maps of an annotator fitted on so many labels a class, of the photos of a split: train or val."""
+        if not self.backbone:
+            raise UserError('--backbone is missing: an ONNX file of features, for the arms with an annotator')
+        folder = self.out / f'annotator-{labels}'
+        photos = self.data / 'val_list.txt' if split == 'val' else self.list_file('rest', labels)
+        with self.annotating:
+            if not (folder / 'annotator.onnx').exists():
+                self.command(
+                    folder,
+                    f'tools/fit_annotator.py {self.backbone} {self.data} {folder}/annotator.onnx '
+                    f'--cls_label_path {self.list_file("few", labels)}',
+                )
             self.command(
                 folder,
-                f'generate_label.py {self.data} {folder}/maps --model {MODEL} --img_size {LABELER_VIEW} '
-                f'--nb_classes {self.classes} --cls_label_path {self.data}/train_list.txt '
-                f'--resume {folder}/checkpoint-latest.pd --relative_scores --num_workers 0',
+                f'generate_label.py {self.data} {folder}/{split} --model {folder}/annotator.onnx --relative_scores '
+                f'--cls_label_path {photos} --num_workers 0',
             )
-        return folder / 'maps'
+        return folder / split
+
+    def agreement(self, run):
+        """What study_tokens.py finds, by the maps of the annotator that was fitted on all labels."""
+        maps = self.annotate(self.all_labels, 'val')
+        result = self.folder(run) / 'agreement.json'
+        self.command(
+            self.folder(run),
+            f'benchmarks/study_tokens.py {self.folder(run)}/checkpoint-latest.pd {self.data} {maps} {result}',
+        )
+        return json.loads(result.read_text())
 
     def command(self, folder, words):
         """Run a script of the project on one thread; its output goes to FOLDER/console.log."""
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / 'console.log', 'a') as console:
             done = subprocess.run(
-                [sys.executable, *words.split()],
+                [sys.executable, str(ROOT / 'benchmarks/study_model.py'), *words.split()],
                 cwd=ROOT,
                 env={**os.environ, 'OMP_NUM_THREADS': '1'},
                 stdout=console,
@@ -144,74 +222,60 @@ class Study:
             raise UserError(f'{folder}/console.log: a run failed, see its end')
 
 
-def mean_and_std(values):
-    if len(values) == 1:
-        return f'{values[0]:.1f}'
-    return f'{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}'
+def read_rows(path):
+    """{Run: row of the CSV}."""
+    if not path.exists():
+        return {}
+    with open(path, newline='') as f:
+        return {Run(row['arm'], int(row['labels']), int(row['seed'])): row for row in csv.DictReader(f)}
 
 
-def difference(values):
-    """Paired differences as text: mean, and its 95 % confidence interval by Student's t."""
-    if len(values) < 2:
-        return f'{values[0]:+.1f}'
-    half = T_975[len(values) - 1] * np.std(values, ddof=1) / math.sqrt(len(values))
-    return f'{np.mean(values):+.1f} [{np.mean(values) - half:+.1f}, {np.mean(values) + half:+.1f}]'
+def write_rows(path, rows):
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(rows.values())
+    files.write(str(path), text.getvalue().encode())
 
 
-def report(study, arms, seeds):
-    """Write study.csv and study.md of the finished runs; returns the table in Markdown."""
-    runs = {arm: {seed: study.accuracies(arm, seed) for seed in seeds} for arm in arms}
-    runs = {arm: {seed: curve for seed, curve in curves.items() if curve} for arm, curves in runs.items()}
-    with open(study.out / 'study.csv', 'w', newline='') as f:
-        writer = csv.writer(f, lineterminator='\n')
-        writer.writerow(['arm', 'seed', 'epochs', 'top1_last', 'top1_each_epoch'])
-        for arm, curves in runs.items():
-            for seed, curve in curves.items():
-                writer.writerow([arm, seed, len(curve), f'{curve[-1]:.2f}', ' '.join(f'{v:.2f}' for v in curve)])
-    lines = ['| arm | n | top-1, mean ± std | each seed | against `labels`, each seed | mean [95 % interval] |']
-    lines += ['|---|--:|--:|---|---|---|']
-    base = {seed: curve[-1] for seed, curve in runs.get('labels', {}).items()}
-    for arm, curves in runs.items():
-        last = {seed: curve[-1] for seed, curve in curves.items()}
-        if not last:
-            continue
-        cells = [f'`{arm}`', str(len(last)), mean_and_std(list(last.values()))]
-        cells.append(', '.join(f'{value:.1f}' for value in last.values()))
-        gains = [value - base[seed] for seed, value in last.items() if seed in base]
-        if gains and arm != 'labels':
-            cells += [', '.join(f'{gain:+.1f}' for gain in gains), difference(gains)]
-        else:
-            cells += ['', '']
-        lines.append('| ' + ' | '.join(cells) + ' |')
-    table = '\n'.join(lines)
-    (study.out / 'study.md').write_text(table + '\n')
-    return table
+def planned(arms, seeds, labels, all_labels):
+    """The runs, all arms of a seed before the next seed. Arms that use all labels are runs of `all_labels`, once."""
+    runs = [
+        Run(arm, all_labels if ARMS[arm].photos == 'all' else number, seed)
+        for number in labels
+        for seed in seeds
+        for arm in arms
+    ]
+    return list(dict.fromkeys(runs))
 
 
 def main(args):
     args.out.mkdir(parents=True, exist_ok=True)
-    study = Study(args.data.resolve(), args.out.resolve(), args.epochs)
-
-    def run_arms(seed):  # in one thread, so that two arms never train the same labeler at once
-        for arm in args.arms:
-            study.run(arm, seed)
-
-    try:
-        with ThreadPoolExecutor(args.jobs) as pool:
-            list(pool.map(run_arms, args.seeds))  # raises the first error
-    finally:
-        print(report(study, args.arms, args.seeds))
+    study = Study(args.data.resolve(), args.out.resolve(), args.csv, args.backbone, args.steps)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        list(pool.map(study.finish, planned(args.arms, args.seeds, args.labels, study.all_labels)))
 
 
 def parser():
     parser = Parser('benchmarks/study.py', description=__doc__.splitlines()[0])
     add = parser.add_argument
     add('data', metavar='DATA', type=Path, help='see the head of benchmarks/study.py')
-    add('out', metavar='OUT', type=Path, help='folder for the runs and the table')
-    add('--arms', nargs='+', default=['labels', 'self', 'maps_truth', 'distilled'], choices=ARMS, help='what to train')
-    add('--seeds', nargs='+', type=natural, default=[0, 1, 2], help='a run for each (default: 0 1 2)')
-    add('--epochs', type=count, default=14, help='epochs of a run (default: 14)')
-    add('--jobs', type=count, default=2, help='seeds at a time, with one thread each (default: 2)')
+    add('out', metavar='OUT', type=Path, help='folder for the runs')
+    add('--csv', type=Path, required=True, help='the results; finished runs in it are skipped')
+    add('--backbone', default='', metavar='ONNX', help='features of a pretrained network (tools/export_dense_onnx.py)')
+    arms = [arm for arm in ARMS if arm != 'labeler_few']
+    add(
+        '--arms',
+        nargs='+',
+        default=arms,
+        choices=ARMS,
+        metavar='ARM',
+        help=f'what to train (default: {" ".join(arms)})',
+    )
+    add('--labels', nargs='+', type=count, default=[100], metavar='N', help='labelled photos a class (default: 100)')
+    add('--seeds', nargs='+', type=int, default=[0, 1, 2], metavar='S', help='a run for each (default: 0 1 2)')
+    add('--steps', type=count, default=4000, metavar='N', help='optimizer steps of a run (default: 4000)')
+    add('--jobs', type=count, default=2, metavar='N', help='runs at a time, with one thread each (default: 2)')
     return parser
 
 

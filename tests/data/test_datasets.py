@@ -11,7 +11,7 @@ import eval as eval_script
 import main
 from util.args import complete_training
 from util.data import label_maps
-from util.data.datasets import EvalDataset, TrainDataset
+from util.data.datasets import UNDECODABLE, EvalDataset, TrainDataset
 from util.data.images import open_rgb
 from util.data.listing import read_list
 from util.data.loader import build_predict_loader
@@ -135,7 +135,7 @@ def test_evaluation_stops_at_a_bad_image_and_prediction_marks_it(photos, backend
         batches = list(build_predict_loader(files, EvalTransform(32, 1.0, backend=backend), 5))
         message = refused(list, eval_loader(photos, '--num_workers', workers, '--image_backend', backend))
         assert message.startswith(f'{bad}: cannot be decoded')
-    assert [batch['label'].tolist() for batch in batches] == [[0] * 5, [0, 0, -1, 0, 0], [0, 0]]
+    assert [batch['label'].tolist() for batch in batches] == [[0] * 5, [0, 0, UNDECODABLE, 0, 0], [0, 0]]
     assert sum((batch['index'].tolist() for batch in batches), []) == list(range(12))
     assert np.array_equal(batches[1]['image'][2].numpy(), to_input(np.zeros((32, 32, 3), 'uint8')))
     assert f'warning: {bad}: ' in capfd.readouterr().err

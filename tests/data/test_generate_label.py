@@ -245,6 +245,21 @@ def test_top1_counts_only_classes_that_the_annotator_has(generate, scenes, weigh
     assert '10 class folders, but the annotator has 20 classes' in result.out
 
 
+def test_images_without_a_label_get_maps_and_top1_leaves_them_out(generate, pictures):
+    """dog/1.png is no image, and its label is -1 too: it is counted as undecodable."""
+    lines = ['cat/0.png -1', 'cat/1.png 3', 'dog/1.png -1', 'dog/2.png -1']
+    (generate.out / 'list.txt').write_text('\n'.join(lines))
+    result = generate('--cls_label_path', generate.out / 'list.txt', data=pictures)
+    assert accuracy(result.out)[1] == 1 and '1 of 4 images could not be decoded' in result.err
+    (pictures / 'dog/1.png').unlink()
+    (pictures / 'dog').rename(pictures / 'unlabelled')
+    result = generate(data=pictures, out='folders', *['--nb_classes', 10])
+    assert '1 class folders' in result.out and 'unlabelled/0.npy' in contents(generate.out / 'folders')
+    (generate.out / 'list.txt').write_text('cat/0.png -1')
+    result = generate('--cls_label_path', generate.out / 'list.txt', data=pictures, out='none')
+    assert 'top-1 not known: no image has a label' in result.out
+
+
 @pytest.mark.parametrize(
     'correct, images, classes, warned',
     [

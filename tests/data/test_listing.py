@@ -117,6 +117,20 @@ def test_names_may_hold_any_bytes(folder, monkeypatch):
     assert listed(folder)[-1] == (f'{strange}/\udcff x\u4e2d.png', 2)
 
 
+def test_the_folder_unlabelled_is_no_class_and_its_images_have_no_label(folder, capfd):
+    for name in ('b/3.webp', 'new/deep/4.png'):
+        (folder / 'unlabelled' / name).parent.mkdir(parents=True)
+        Image.new('RGB', (8, 6)).save(folder / 'unlabelled' / name)
+    (folder / 'c').mkdir()
+    Image.new('RGB', (8, 6)).save(folder / 'c/1.png')
+    samples = read_folder(str(folder), 3)
+    assert samples.class_names == ['a', 'b', 'c']
+    assert [label for _, label in samples] == [0, 0, 1, 2, -1, -1]
+    assert samples.unlabelled.tolist() == [False] * 4 + [True] * 2
+    assert f'{folder}: 2 images without a label in unlabelled/' in capfd.readouterr().out
+    assert read_folder(str(folder), 4, ['a', 'x', 'b', 'c']).labels.tolist() == [0, 0, 2, 3, -1, -1]
+
+
 # ---- lists
 
 
@@ -139,8 +153,13 @@ def test_a_list_keeps_its_order_its_ids_and_names_with_spaces(listing, folder):
     assert list(samples) == [(str(folder / name), label) for name, label in expected]
 
 
+def test_class_id_minus_one_is_an_image_without_a_label(listing):
+    samples = listing('a/1.png 0\nb/3.webp -1\n')
+    assert samples.labels.tolist() == [0, -1] and samples.unlabelled.tolist() == [False, True]
+
+
 BAD_LINES = [(line, 'expected') for line in ('a/2.JPG', 'a/2.JPG x', 'a/2.JPG 1.5', '7', 'a/2.JPG,3')]
-BAD_LINES += [(f'a/2.JPG {label}', f'class id {label}, but --nb_classes is 10') for label in (10, -1)]
+BAD_LINES += [(f'a/2.JPG {label}', f'class id {label}, but --nb_classes is 10') for label in (10, -2)]
 BAD_LINES += [(line, 'does not exist; check --data_path') for line in ('a/none.png 3', 'c/1.png 3', 'a/2.jpg 3')]
 
 

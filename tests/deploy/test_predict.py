@@ -14,6 +14,7 @@ from PIL import Image
 import export_model
 import infer
 import predict
+from util.data.datasets import UNDECODABLE
 from util.data.loader import build_predict_loader
 from util.data.transforms import EvalTransform
 from util.weights import checkpoint
@@ -113,7 +114,7 @@ def test_batches_keep_the_order_and_mark_damaged_files(images, some_bad, batch_s
         labels += np.asarray(batch['label']).tolist()
         arrays += list(np.asarray(batch['image']))
     black = transform(Image.new('RGB', (32, 32)))
-    assert labels == [0, 0, -1, -1] and all(np.array_equal(array, black) for array in arrays[2:])
+    assert labels == [0, 0, UNDECODABLE, UNDECODABLE] and all(np.array_equal(array, black) for array in arrays[2:])
     for path, array in zip(files[:2], arrays):
         np.testing.assert_array_equal(array, transform(Image.open(path)))
 

@@ -143,6 +143,48 @@ def test_images_without_a_map_teach_the_class_token_their_label_and_the_tokens_n
     assert np.allclose(targets.token_targets.numpy(), [np.zeros([4, CLASSES]), dense[1, 1:]], atol=1e-6)
 
 
+def written_out(labels, mapped, dense, smoothing, ground_truth, confidence):
+    """(class targets [B, C], token targets [B, N, C]) in float64, image by image."""
+    cls, tokens = [], []
+    for label, has_map, (whole, *cells) in zip(labels, mapped, dense):
+        from_map, hard = (smooth(whole, smoothing), np.eye(CLASSES)[label] * (1 - smoothing) + smoothing / CLASSES)
+        if label == -1 or (has_map and not ground_truth):
+            cls.append(from_map)
+        elif not has_map or ground_truth == 'only':
+            cls.append(hard)
+        else:
+            share = 0.5 if whole.argmax() == label else 0.9
+            cls.append(share * from_map + (1 - share) * hard)
+        tokens.append([smooth(cell, smoothing) * (has_map and cell.max() >= confidence) for cell in cells])
+    return np.stack(cls), np.stack(tokens)
+
+
+def smooth(target, smoothing):
+    return target * (1 - smoothing + smoothing / CLASSES) + smoothing / CLASSES
+
+
+@pytest.mark.parametrize('confidence', [0.0, 0.6])
+@pytest.mark.parametrize('ground_truth', [False, 'blend', 'only'])
+@pytest.mark.parametrize('box', [EMPTY_BOX, (0, 1, 2, 2)])
+def test_images_without_a_label_learn_their_map_among_images_without_a_map_and_with_both(ground_truth, confidence, box):
+    _, dense = labelled_batch([0] * 6)
+    labels = [-1, dense[1, 0].argmax(), (dense[2, 0].argmax() + 1) % CLASSES, 4, -1, 0]
+    mapped = [1.0, 1.0, 1.0, 0.0, 1.0, 0.0]
+    batch, _ = labelled_batch(labels)
+    batch['mapped'] = paddle.to_tensor(mapped)
+    batch['labelled'] = paddle.to_tensor([float(label >= 0) for label in labels])
+    targets = batch_targets(batch, CLASSES, 0.1, ground_truth=ground_truth, confidence=confidence)
+    cls, tokens = written_out(labels, mapped, dense, 0.1, ground_truth, confidence)
+    assert np.abs(targets.cls.numpy() - cls).max() < 1e-6
+    assert np.abs(targets.token_targets.numpy() - tokens).max() < 1e-6
+
+    rng = np.random.default_rng(3)
+    logits, aux = rng.normal(0, 2, (6, CLASSES)), rng.normal(0, 2, (6, 4, CLASSES))
+    kept = 1 - (box[2] - box[0]) * (box[3] - box[1]) / 4
+    expected = cross_entropy(logits, kept * cls + (1 - kept) * cls[::-1]) + cross_entropy(aux, tokens)
+    assert TokenLabelLoss()((tensor(logits), tensor(aux), box), targets).item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_gumbel_gives_each_token_one_class_as_often_as_its_map_says():
     batch, dense = labelled_batch([0] * 4)
     paddle.seed(0)

@@ -15,6 +15,8 @@ from util.data import token_label
 from util.data.images import BadImage
 from util.errors import UserError
 
+UNDECODABLE = -2  # the label of an image that EvalDataset could not decode
+
 
 class ImageDataset(paddle.io.Dataset):
     """Samples made by `sample(index)`. samples: listing.Samples, or a list [(path, class id)].
@@ -45,13 +47,15 @@ class TrainDataset(ImageDataset):
 
     image    uint8 [S, S, 3]
     erased   augment.Erased, what random erasing drew, or None
-    label    class id
+    label    class id, -1 for an image without a label
     index    position in the set
     target   token_label.SparseTarget, with label maps
     mapped   whether the image has a label map, if some have none
+    labelled whether the image has a label, if some have none
 
     grid: tokens a side of the targets. With allow_missing_token_label an image without a map trains with its label
-    alone; otherwise it is a UserError, as are two images that would have one map. An image that cannot be decoded is
+    alone; otherwise it is a UserError, as are two images that would have one map, and an image without a label if it
+    has no map. unlabelled_images: how many have no label. An image that cannot be decoded is
     replaced by the next one of the set. Each such file is named once on stderr; more than `max_bad_images` of them are
     a UserError.
     """
@@ -66,12 +70,13 @@ class TrainDataset(ImageDataset):
         grid=14,
         max_bad_images=100,
         allow_missing_token_label=False,
+        unlabelled_images=0,
     ):
         super().__init__(samples, transform)
         self.num_classes, self.seed = num_classes, seed
         self._epoch = multiprocessing.RawValue('q', 0)  # shared with loader processes, which may outlast an epoch
         self.label_maps, self.grid = label_maps, grid
-        self.unmapped_images = 0
+        self.unmapped_images, self.unlabelled_images = 0, unlabelled_images
         if label_maps:  # an array, which loader processes share
             self.map_names = label_maps.names_for(samples, allow_missing_token_label)
             self.unmapped_images = int((self.map_names == b'').sum())
@@ -112,6 +117,8 @@ class TrainDataset(ImageDataset):
                 sample['target'] = token_label.no_target(self.grid)
             if self.unmapped_images:
                 sample['mapped'] = bool(name)
+            if self.unlabelled_images:
+                sample['labelled'] = label >= 0
         return sample
 
     def _load(self, index):
@@ -157,7 +164,7 @@ class EvalDataset(ImageDataset):
     """Evaluation samples {'image': uint8 [S, S, 3], 'label': class id, 'index': position in the set}.
 
     An image that cannot be decoded is a UserError, because an evaluation counts every image. With skip_bad there is a
-    warning on stderr instead, and the sample is black with label -1.
+    warning on stderr instead, and the sample is black with label UNDECODABLE.
     """
 
     def __init__(self, samples, transform, skip_bad=False):
@@ -173,4 +180,4 @@ class EvalDataset(ImageDataset):
                 raise UserError(f'{error}; evaluation counts every image, so it stops here')
             print(f'warning: {error}; skipped', file=sys.stderr, flush=True)
             black = np.zeros([self.transform.size, self.transform.size, 3], 'uint8')
-            return {'image': black, 'label': -1, 'index': index}
+            return {'image': black, 'label': UNDECODABLE, 'index': index}

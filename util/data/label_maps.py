@@ -72,7 +72,7 @@ class LabelMaps:
 
         If there is no map of an image's name, the image gets the map of its short name, unless that is the name of
         another image. Looks at file names only. Raises UserError that names two images if they would have one map, and
-        an image without a map unless allow_missing.
+        an image without a map unless allow_missing and it has a label.
         """
         wanted = map_names(samples)
         names = self._existing(wanted)
@@ -86,6 +86,7 @@ class LabelMaps:
             remedy = 'make the maps again with generate_label.py, which names them by the path below the data folder'
             check_distinct(names, samples.paths, remedy)
         missing = names == b''
+        samples.require_labels(f'it needs a label map, and {self.folder} has none of it', among=missing)
         if missing.any() and not allow_missing:
             first = int(missing.argmax())
             raise UserError(

@@ -11,7 +11,7 @@ import numpy as np
 
 from util import dist, files
 from util.data import annotator
-from util.data.datasets import EvalDataset
+from util.data.datasets import UNDECODABLE, EvalDataset
 from util.data.label_maps import META, FolderSet, npy_size
 from util.data.loader import Loader
 from util.data.map_names import check_distinct, map_names, short_names
@@ -88,7 +88,7 @@ class LabelWriter:
             for number, label, guess, array in zip(batch['index'].tolist(), batch['label'].tolist(), guesses, maps):
                 if not self.missing[number]:
                     continue
-                if label == -1:
+                if label == UNDECODABLE:
                     undecodable += 1
                     continue
                 if not np.isfinite(array).all():
@@ -98,7 +98,7 @@ class LabelWriter:
                 with files.replacing(self.path(number), sync=False) as f:
                     np.save(f, array)
                 written += 1
-                labelled += label < annotate.num_classes
+                labelled += 0 <= label < annotate.num_classes
                 correct += label == guess
         return Counts(written, undecodable, labelled, correct)
 

@@ -15,6 +15,9 @@ from util.data.images import EXTENSIONS, is_hidden, leads_back, log_skipped, suf
 from util.errors import UserError, one_line
 from util.logger import log
 
+UNLABELLED = -1  # the class id of an image without a label
+UNLABELLED_FOLDER = 'unlabelled'  # such images, beside the class folders
+
 
 class Paths:
     """A sequence of paths. names: the paths below `root`, an array of bytes [n]."""
@@ -30,7 +33,7 @@ class Paths:
 
 
 class Samples:
-    """A sequence of (path, class id). paths: Paths; labels: int64 [n].
+    """A sequence of (path, class id). paths: Paths; labels: int64 [n], UNLABELLED for images without a label.
 
     class_names: the names of the classes by id, from class folders; None from a list file. from_list: whether a list
     file named the images.
@@ -44,6 +47,21 @@ class Samples:
 
     def __getitem__(self, index):
         return self.paths[index], int(self.labels[index])
+
+    @property
+    def unlabelled(self):
+        """bool [n]: which have no label."""
+        return self.labels == UNLABELLED
+
+    def require_labels(self, remedy, among=True):
+        """Raise UserError if images have no label: with the first, the remedy and their number.
+
+        among: bool [n], the images to look at; True: all.
+        """
+        without = self.unlabelled & among
+        if without.any():
+            first = self.paths[int(without.argmax())]
+            raise UserError(f'{first}: has no label; {remedy} ({without.sum()} of {len(self)} images are like it)')
 
 
 def read_samples(data_path, split, list_path, num_classes, class_names=None):
@@ -60,8 +78,8 @@ def read_folder(root, num_classes, class_names=None):
     """Samples of a folder like ImageNet's: one folder per class, with images in it and in its subfolders.
 
     class_names: names of the classes by id, of which the folder may have some. Without them the sorted names of the
-    folders get the ids 0, 1, …. Logs classes and ids, and what is skipped. Raises UserError for a folder that is none
-    of the classes, and for a class without images.
+    folders get the ids 0, 1, …. The folder `unlabelled` is no class; its images have no label. Logs classes and ids,
+    and what is skipped. Raises UserError for a folder that is none of the classes, and for a class without images.
     """
     if not os.path.isdir(root):
         raise UserError(f'{root}: no such folder; check --data_path')
@@ -77,17 +95,20 @@ def read_folder(root, num_classes, class_names=None):
             else:
                 folders.append(entry.name)
     folders.sort()
+    if not folders:
+        raise UserError(f'{root}: no class folders; it needs one folder with images per class')
+    classes = [folder for folder in folders if folder != UNLABELLED_FOLDER]
     if class_names is None:
-        class_names = folders
+        class_names = classes
     if len(class_names) > num_classes:
         raise UserError(f'{root}: has {len(class_names)} class folders, but --nb_classes is {num_classes}')
-    ids = {name: i for i, name in enumerate(class_names)}
+    ids = {**{name: i for i, name in enumerate(class_names)}, UNLABELLED_FOLDER: UNLABELLED}
     names, labels = [np.empty(0, 'S1')], [np.empty(0, 'int64')]  # an array per folder: its longest name sets its size
     for folder in folders:
         if folder not in ids:
             raise UserError(
-                f'{root}: the folder {folder} is none of the {len(ids)} classes ({shorten(class_names)}); rename or '
-                'remove it'
+                f'{root}: the folder {folder} is none of the {len(class_names)} classes ({shorten(class_names)}); '
+                'rename or remove it'
             )
         inside = walk_images(os.path.join(root, folder), skipped)
         if not inside:
@@ -97,16 +118,17 @@ def read_folder(root, num_classes, class_names=None):
             )
         names.append(np.array([os.fsencode(os.path.join(folder, name)) for name in inside], 'S'))
         labels.append(np.full(len(inside), ids[folder]))
-    if not folders:
-        raise UserError(f'{root}: no class folders; it needs one folder with images per class')
     samples = Samples(root, np.concatenate(names), np.concatenate(labels), list(class_names))
-    numbered = [f'{ids[folder]} {folder}' for folder in folders]
-    log(f'{root}: {len(samples)} images of {len(folders)} classes: {shorten(numbered)}')
+    numbered = [f'{ids[folder]} {folder}' for folder in classes]
+    labelled = int((samples.labels != UNLABELLED).sum())
+    log(f'{root}: {labelled} images of {len(classes)} classes: {shorten(numbered)}')
+    if labelled < len(samples):
+        log(f'{root}: {len(samples) - labelled} images without a label in {UNLABELLED_FOLDER}/')
     log_skipped(root, skipped)
     present = set(folders)
     missing = [name for name in class_names if name not in present]
     if missing:
-        log(f'{root}: no folder for {len(missing)} of the {len(ids)} classes: {shorten(missing)}')
+        log(f'{root}: no folder for {len(missing)} of the {len(class_names)} classes: {shorten(missing)}')
     return samples
 
 
@@ -117,7 +139,10 @@ def shorten(words):
 
 
 def read_list(data_path, list_path, num_classes):
-    """Samples of a list file with lines `path class_id`, the paths below `data_path`. Names may hold any bytes."""
+    """Samples of a list file with lines `path class_id`, the paths below `data_path`. Names may hold any bytes.
+
+    Class id -1: an image without a label.
+    """
     if not os.path.isdir(data_path):
         raise UserError(f'--data_path {data_path}: no such folder')
     names, labels = [], []
@@ -131,7 +156,7 @@ def read_list(data_path, list_path, num_classes):
         if not name or not re.fullmatch(b'-?[0-9]{1,18}', word):  # int() refuses thousands of digits
             shown = one_line(os.fsdecode(line))
             raise UserError(f"{list_path}, line {number}: expected 'path class_id', found '{shown}'")
-        if not 0 <= int(word) < num_classes:
+        if not UNLABELLED <= int(word) < num_classes:
             raise UserError(f'{list_path}, line {number}: class id {word.decode()}, but --nb_classes is {num_classes}')
         path = os.path.join(root, name)
         folder, base = os.path.split(path)

@@ -42,10 +42,15 @@ def build_train_loader(
     """The Loader of a training set, shuffled and augmented.
 
     samples: listing.Samples; transform: TrainTransform; batch_size: images per process; label_maps: LabelMaps or None;
-    token_label_size: tokens a side of the targets. Raises UserError if an image has no label map, unless
-    allow_missing_token_label, if two would have one map, and if the set is smaller than one batch of all processes.
+    token_label_size: tokens a side of the targets. Raises UserError if an image has no label map, unless it has a label
+    and allow_missing_token_label is set, if two would have one map, and if the set is smaller than one batch of all
+    processes.
     """
     paddle_fixes.sweep_shared_memory()
+    if not label_maps:
+        samples.require_labels(
+            'to train on it, make its label map with generate_label.py and give --token_label --token_label_data'
+        )
     dataset = TrainDataset(
         samples,
         transform,
@@ -55,6 +60,7 @@ def build_train_loader(
         grid=token_label_size,
         max_bad_images=max_bad_images,
         allow_missing_token_label=allow_missing_token_label,
+        unlabelled_images=int(samples.unlabelled.sum()),
     )
     sampler = TrainSampler(len(samples), batch_size, rank=rank, world_size=world_size, seed=seed, accum_iter=accum_iter)
     return Loader(dataset, sampler, batch_size, num_workers, prefetch_factor, persistent_workers)
@@ -63,8 +69,9 @@ def build_train_loader(
 def build_eval_loader(samples, transform, batch_size, num_workers=10, prefetch_factor=2, rank=0, world_size=1):
     """The Loader of a validation set, in order; with several processes, of the share that belongs to process `rank`.
 
-    samples: listing.Samples; transform: EvalTransform.
+    samples: listing.Samples; transform: EvalTransform. Raises UserError for images without a label.
     """
+    samples.require_labels('validation needs labels')
     dataset = EvalDataset(samples, transform)
     sampler = EvalSampler(len(samples), batch_size, rank, world_size)
     return Loader(dataset, sampler, batch_size, num_workers, prefetch_factor)
@@ -73,8 +80,9 @@ def build_eval_loader(samples, transform, batch_size, num_workers=10, prefetch_f
 def build_predict_loader(files, transform, batch_size, ahead=True):
     """Batches of image files in their order: image [B, 3, S, S], index [B] in `files`, and label [B].
 
-    The label is -1 if a file cannot be decoded (its image is black), else 0. ahead: a loader process decodes the next
-    batches meanwhile. Otherwise, and for a single batch, this process makes each batch when it is asked for.
+    The label is datasets.UNDECODABLE if a file cannot be decoded (its image is black), else 0. ahead: a loader process
+    decodes the next batches meanwhile. Otherwise, and for a single batch, this process makes each batch when it is
+    asked for.
     """
     dataset = EvalDataset([(path, 0) for path in files], transform, skip_bad=True)
     sampler = EvalSampler(len(files), batch_size)
@@ -139,10 +147,11 @@ def collate(samples):
     """Stack samples (see datasets.py) into a batch, a dict of arrays:
 
     image          uint8 [B, S, S, 3]
-    label, index   int64 [B]: class ids, and positions in the data set
+    label, index   int64 [B]: class ids (-1: no label), and positions in the data set
     erased, …      what pack_erased returns, if the samples say what random erasing drew
     ids, listed, floor   the fields of the stacked SparseTarget, with label maps
     mapped         float32 [B], 0 for images without a label map, if the data set has such images
+    labelled       float32 [B], 0 for images without a label, if the data set has such images
 
     If a sample is {'error': message}, the batch is {'error': uint8 array of the message's bytes}.
     """
@@ -158,8 +167,9 @@ def collate(samples):
         batch.update(pack_erased([s['erased'] for s in samples], samples[0]['image'].size))
     if 'target' in samples[0]:
         batch.update(stack_targets([s['target'] for s in samples])._asdict())
-    if 'mapped' in samples[0]:
-        batch['mapped'] = np.array([s['mapped'] for s in samples], 'float32')
+    for name in ('mapped', 'labelled'):
+        if name in samples[0]:
+            batch[name] = np.array([s[name] for s in samples], 'float32')
     return batch
 
 

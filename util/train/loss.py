@@ -18,7 +18,7 @@ class Targets(NamedTuple):
 
 
 def hard_targets(label, num_classes, smoothing):
-    """Smoothed one-hot rows [B, C] that sum to 1 (arXiv 1512.00567). label: int64 [B]."""
+    """Smoothed one-hot rows [B, C] that sum to 1 (arXiv 1512.00567). label: int64 [B], class ids."""
     return F.one_hot(label, num_classes) * (1.0 - smoothing) + smoothing / num_classes
 
 
@@ -26,10 +26,13 @@ def batch_targets(batch, num_classes, smoothing=0.0, ground_truth=False, gumbel=
     """Targets of a loader's batch: from its label maps if it has them, else from its labels.
 
     ground_truth: what the class token learns. False: the map; 'only': the true label; 'blend': both. The map's share of
-    the blend is 0.5 if map and label agree on the best class, else 0.9, as in the original's loss.
+    the blend is 0.5 if map and label agree on the best class, else 0.9, as in the original's loss. Images without a
+    label learn the map in any case.
     gumbel, confidence: for the patch tokens, see chosen_tokens.
     """
     label = batch['label']
+    if 'labelled' in batch:
+        label = label.clip(min=0)  # one_hot takes class ids only; these rows are not used
     hard = hard_targets(label, num_classes, smoothing)
     if 'ids' not in batch:
         return Targets(hard, None)
@@ -41,12 +44,16 @@ def batch_targets(batch, num_classes, smoothing=0.0, ground_truth=False, gumbel=
     if chooses:
         cls = token_label.smooth(cls, smoothing, num_classes)
         token_targets = chosen_tokens(token_targets, smoothing, gumbel=gumbel, confidence=confidence)
+    from_map = cls
     if ground_truth == 'only':
         cls = hard
     elif ground_truth:
         agree = (cls.argmax(axis=-1) == label).astype(cls.dtype).unsqueeze(-1)
         share = 0.9 - 0.4 * agree
         cls = cls * share + hard * (1.0 - share)
+    if ground_truth and 'labelled' in batch:
+        labelled = batch['labelled'].unsqueeze(-1)
+        cls = cls * labelled + from_map * (1.0 - labelled)
     if 'mapped' in batch:  # images without a map: the class token learns the label, the patch tokens nothing
         mapped = batch['mapped'].unsqueeze(-1)
         cls = cls * mapped + hard * (1.0 - mapped)
