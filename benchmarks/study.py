@@ -274,7 +274,7 @@ def parser():
     )
     add('--labels', nargs='+', type=count, default=[100], metavar='N', help='labelled photos a class (default: 100)')
     add('--seeds', nargs='+', type=int, default=[0, 1, 2], metavar='S', help='a run for each (default: 0 1 2)')
-    add('--steps', type=count, default=4000, metavar='N', help='optimizer steps of a run (default: 4000)')
+    add('--steps', type=count, default=2000, metavar='N', help='optimizer steps of a run (default: 2000)')
     add('--jobs', type=count, default=2, metavar='N', help='runs at a time, with one thread each (default: 2)')
     return parser
 

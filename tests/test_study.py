@@ -1,104 +1,195 @@
-"""benchmarks/study.py: the commands of its arms, what they depend on, and the table."""
+"""benchmarks/study.py: its runs, their commands and lists; study_tokens.py; the tables of study_report.py."""
 
 import json
-import sys
 
+import numpy as np
+import paddle
 import pytest
+from conftest import execute
 
 import generate_label
 import main
-from conftest import ROOT, execute
+from benchmarks import study as script
+from benchmarks import study_model, study_report, study_tokens
+from benchmarks.study import Run
+from models import FAMILY
+from tools import fit_annotator
+from util.data import listing
 
-sys.path.insert(0, str(ROOT / 'benchmarks'))
-import study as script
+SCRIPTS = {
+    'main.py': main,
+    'generate_label.py': generate_label,
+    'tools/fit_annotator.py': fit_annotator,
+    'benchmarks/study_tokens.py': study_tokens,
+}
 
 
 @pytest.fixture
 def study(scenes, tmp_path):
-    """A study of two epochs that records its commands and writes a log.txt in place of running them."""
+    """study() -> a Study of 40 steps on the 40 scenes, which records its commands in place of running them."""
 
     class Recorded(script.Study):
-        commands = []
-
         def command(self, folder, words):
-            self.commands.append(words.split())
-            if words.startswith('main.py'):
-                write_log(folder, [10.0] * int(words.split('--epochs ')[1].split()[0]))
-            else:
-                (folder / 'maps').mkdir()
-                (folder / 'maps/meta.json').write_text(json.dumps({'complete': True}))
+            folder.mkdir(parents=True, exist_ok=True)
+            name, *flags = words.split()
+            self.commands.append((name, SCRIPTS[name].parser().parse_args(flags)))
+            if name == 'main.py':
+                lines = [json.dumps({'test_acc1': 10.0 + epoch}) + '\n' for epoch in range(script.EPOCHS)]
+                (folder / 'log.txt').write_text(''.join(lines))
+            if name == 'benchmarks/study_tokens.py':
+                (folder / 'agreement.json').write_text('{"tokens": 58.25, "image": 60.0, "label": 61.0}')
 
-    return Recorded(scenes, tmp_path, 2)
+        def scripts(self):
+            return [name for name, _ in self.commands]
+
+        def trainings(self):
+            return [args for name, args in self.commands if name == 'main.py']
+
+    def call(backbone='features.onnx'):
+        made = Recorded(scenes, tmp_path / 'out', tmp_path / 'study.csv', backbone, 40)
+        made.commands = []
+        return made
+
+    (tmp_path / 'out').mkdir()
+    return call
 
 
-def write_log(folder, accuracies):
-    folder.mkdir(exist_ok=True)
-    (folder / 'log.txt').write_text(''.join(json.dumps({'test_acc1': value}) + '\n' for value in accuracies))
-
-
-def test_a_tiny_study_runs(scenes, tmp_path, monkeypatch, capsys):
-    scripts = {'main.py': main, 'generate_label.py': generate_label}
-
+def test_a_tiny_study_runs(scenes, tmp_path, monkeypatch):
     def in_this_process(self, folder, words):
         name, *flags = words.split()
-        assert execute(scripts[name], *flags, '--batch_size', '20') == 0  # of the 40 images
+        assert execute(SCRIPTS[name], *flags) == 0
 
     monkeypatch.setattr(script.Study, 'command', in_this_process)
-    study = script.Study(scenes, tmp_path, 1)
-    study.run('labels', 3)
-    study.run('self', 3)
-    args = script.parser().parse_args(f'{scenes} {tmp_path} --arms labels self --seeds 3 --epochs 1'.split())
-    script.main(args)  # reads what is finished
-    labels, students = capsys.readouterr().out.splitlines()[-2:]
-    assert labels.startswith('| `labels` | 1 |') and students.startswith('| `self` | 1 |')
-    assert (tmp_path / 'labeler-seed3/maps/meta.json').exists()
-    assert (tmp_path / 'study.csv').read_text().splitlines()[2].startswith('self,3,1,')
+    entry = FAMILY[study_model.NAME]
+    small = dict(entry.architecture, embed_dim=24, depth=1, num_heads=1)
+    monkeypatch.setitem(FAMILY, study_model.NAME, entry._replace(architecture=small))
+    script.Study(scenes, tmp_path, tmp_path / 'a.csv', '', 10).finish(Run('labeler_few', 2, 3))
+    rows = script.read_rows(tmp_path / 'a.csv')
+    (row,) = rows.values()
+    assert list(rows) == [Run('labeler_few', 2, 3)] and len(row['curve'].split()) == 10
+    assert '`labeler_few` | 2 | 1 |' in study_report.arms_table(rows)
 
 
-def test_every_arm_is_a_command_of_main_py_and_has_only_its_own_flags(study):
-    own = 'token_label token_label_data ground_truth token_label_gumbel token_label_geometry dense_weight'.split()
-    own += ['token_pool_weight']
-    common = None
-    for arm in script.ARMS:
-        study.run(arm, 1)
-        args = vars(main.parser().parse_args(study.commands[-1][1:]))
-        assert args.pop('output_dir') == str(study.folder(arm, 1)) and args.pop('seed') == 1
-        assert args.pop('epochs') == (4 if arm == 'labels_twice' else 2)
-        if arm.startswith('augmented'):
-            own += ['aa', 'train_scale', 'train_interpolation', 'reprob', 'image_backend']
-        common = common or args
-        assert {key for key in args if args[key] != common[key]} <= set(own), arm
-        assert args['token_label'] == (arm not in ('labels', 'labels_twice', 'labeler'))
+def test_arms_differ_only_in_photos_and_in_flags_of_the_targets(study):
+    own = 'output_dir cls_label_path_train token_label token_label_data ground_truth token_label_gumbel dense_weight '
+    own += 'token_pool_weight'
+    made = study()
+    for name in script.ARMS:
+        made.finish(Run(name, 1, 7))
+    trainings = {args.output_dir: vars(args) for args in made.trainings()}
+    common = trainings[f'{made.out}/labels_few-1-seed7']
+    for name, arm in script.ARMS.items():
+        args = trainings[f'{made.out}/{name}-1-seed7']
+        assert {key for key in args if args[key] != common[key]} <= set(own.split()), name
+        assert args['token_label'] == bool(arm.maps) and args['seed'] == 7
+        samples = listing.read_list(args['data_path'], args['cls_label_path_train'], 10)
+        labelled = 10 if arm.photos == 'few' else 40
+        assert len(samples) == 40 * 50 // script.EPOCHS, 'so many steps in every arm'
+        assert len(set(samples.paths)) == labelled
+        assert len({path for path, label in samples if label >= 0}) == (40 if arm.photos == 'all' else 10)
+
+
+def test_the_annotator_learns_the_labels_of_the_arm_and_annotates_all_photos_once(study):
+    made = study()
+    made.finish(Run('maps_rest', 2, 0))
+    fit, train = made.commands[0][1], made.commands[2][1]
+    assert made.scripts()[:3] == ['tools/fit_annotator.py', 'generate_label.py', 'main.py']
+    photos = listing.read_list(str(fit.photos), fit.cls_label_path, 10)
+    assert np.bincount(photos.labels).tolist() == [2] * 10
+    annotated = listing.read_list(str(fit.photos), made.commands[1][1].cls_label_path, 10)
+    assert len(annotated) == len(set(annotated.paths)) == 40
+    assert train.token_label_data == made.commands[1][1].out
 
 
 def test_self_learns_from_the_maps_of_the_labeler_of_its_seed(study):
-    study.run('self', 3)
-    labeler, maps, student = study.commands
-    assert main.parser().parse_args(labeler[1:]).token_pool_weight == 1
-    assert f'{study.folder("labeler", 3)}/checkpoint-latest.pd' in maps
-    args = main.parser().parse_args(student[1:])
-    assert args.token_label_data == f'{study.folder("labeler", 3)}/maps' and args.seed == 3
-    study.run('self_soft', 3)
-    assert len(study.commands) == 4, 'the labeler and its maps exist'
-    study.run('self', 3)
-    assert len(study.commands) == 4, 'the student exists'
+    made = study(backbone='')
+    made.finish(Run('self_few', 2, 3))
+    (_, labeler), (_, maps), (_, student) = made.commands
+    assert labeler.token_pool_weight == 1 and maps.resume == f'{labeler.output_dir}/checkpoint-latest.pd'
+    assert student.token_label_data == maps.out and student.seed == labeler.seed == 3
 
 
-def test_the_table_has_means_deviations_and_differences_by_seed(study):
-    for arm, values in {'labels': (70, 72, 74), 'self': (73, 75, 80), 'maps': ()}.items():
+def test_finished_runs_are_skipped_and_agreement_is_added_when_there_is_a_backbone(study):
+    study(backbone='').finish(Run('labels_few', 2, 0))
+    again = study(backbone='')
+    again.finish(Run('labels_few', 2, 0))
+    assert again.commands == []
+    (row,) = script.read_rows(again.table).values()
+    assert (row['top1'], row['image_agrees'], row['steps']) == ('19.00', '', '40')
+    study().finish(Run('labels_few', 2, 0))
+    (row,) = script.read_rows(again.table).values()
+    assert (row['top1'], row['tokens_agree']) == ('19.00', '58.25')
+
+
+def test_all_arms_of_a_seed_come_before_the_next_and_arms_with_all_labels_run_once():
+    runs = script.planned(['labels_few', 'labels_all'], [0, 1], [100, 25], 400)
+    few, every = 'labels_few', 'labels_all'
+    first = [Run(few, 100, 0), Run(every, 400, 0), Run(few, 100, 1), Run(every, 400, 1)]
+    assert runs == [*first, Run(few, 25, 0), Run(few, 25, 1)]
+
+
+def test_tokens_are_compared_with_the_best_class_of_their_cells(scenes, tmp_path):
+    """A map of 2x2 cells for 8x8 tokens, and a student that says class 3 everywhere."""
+    ids = np.array([[3, 1], [2, 0]])
+    half = np.repeat(np.repeat(ids, 4, axis=0), 4, axis=1)
+    cells = study_tokens.cell_classes(np.ones((1, 2, 2), 'float32'), ids[None], 10, 8)
+    assert (cells.reshape(8, 8) == half).all()
+
+    names = {line.split()[0] for line in (scenes / 'val_list.txt').read_text().splitlines()}
+    for name in names:
+        path = tmp_path / 'maps' / name.split('/', 1)[1]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path.with_suffix('.npy'), np.stack([np.ones((1, 2, 2)), ids[None]]).astype('float16'))
+    paddle.seed(0)
+    model = study_tokens.build_model(study_model.NAME, img_size=32, num_classes=10)
+    model.head.bias[3] = 99.0
+    for trained, tokens in ((0.0, None), (99.0, 25.0)):
+        model.aux_head.weight.set_value(paddle.full_like(model.aux_head.weight, trained / 1e6))
+        model.aux_head.bias[3] = trained
+        paddle.save(model.state_dict(), str(tmp_path / 'student.pdparams'))
+        flags = [tmp_path / 'student.pdparams', scenes, tmp_path / 'maps', tmp_path / 'result.json']
+        assert execute(study_tokens, *flags) == 0
+        result = json.loads((tmp_path / 'result.json').read_text())
+        assert (result['tokens'], result['image']) == (tokens, 25.0)
+
+
+# ---- the report
+
+
+def rows(**top1):
+    """{Run: row} with these accuracies for seeds 0, 1, …; arms with all labels have 4 a class, others 1."""
+    made = {}
+    for arm, values in top1.items():
         for seed, value in enumerate(values):
-            write_log(study.folder(arm, seed), [10.0, float(value)])
-    rows = script.report(study, ['labels', 'self', 'maps'], [0, 1, 2]).splitlines()[2:]
-    assert rows[0] == '| `labels` | 3 | 72.0 ± 2.0 | 70.0, 72.0, 74.0 |  |  |'
+            run = Run(arm, 4 if script.ARMS[arm].photos == 'all' else 1, seed)
+            row = {'top1': str(value), 'tokens_agree': '', 'image_agrees': '60', 'steps': '40', 'curve': f'10 {value}'}
+            made[run] = row
+    return made
+
+
+def test_the_tables_have_means_deviations_and_differences_by_seed(tmp_path):
+    made = rows(labels_few=(70, 72, 74), maps_rest=(73, 75, 80), labels_all=(77, 78))
+    arms = study_report.arms_table(made).splitlines()
+    assert arms[2] == '| `labels_few` | 1 | 3 | 72.0 ± 2.0 | 70.0, 72.0, 74.0 |  | 60.0 ± 0.0 |'
+    assert [line.split(' |')[0] for line in arms[3:]] == ['| `maps_rest`', '| `labels_all`']
+    pairs = study_report.pairs_table(made).splitlines()[2:]
     # differences 3, 3, 6: mean 4, deviation √3, t(0.975, 2) = 4.303: half an interval of 4.303
-    assert rows[1] == '| `self` | 3 | 76.0 ± 3.6 | 73.0, 75.0, 80.0 | +3.0, +3.0, +6.0 | +4.0 [-0.3, +8.3] |'
-    assert len(rows) == 2 and (study.out / 'study.csv').read_text().splitlines()[4] == 'self,0,2,73.00,10.00 73.00'
+    assert pairs[0] == '| `maps_rest` − `labels_few` | 1 | 3 | +3.0, +3.0, +6.0 | +4.0 [-0.3, +8.3] |'
+    assert pairs[1].startswith('| `maps_rest` − `labels_all` | 1 | 2 | -4.0, -3.0 | -3.5 [')
+    assert len(pairs) == 2
+
+
+def test_the_published_results_can_be_read_and_drawn(tmp_path):
+    pytest.importorskip('matplotlib')
+    made = rows(labels_few=(70, 72), labels_all=(77,))
+    study_report.draw_curves(made, tmp_path / 'curves.png')
+    assert (tmp_path / 'curves.png').stat().st_size > 1000
 
 
 def test_missing_data_and_failed_runs_are_named(refused, scenes, tmp_path):
-    assert 'train_list.txt: missing' in refused(script, tmp_path, tmp_path / 'out')
-    (tmp_path / 'label_maps').mkdir()
+    flags = ['--csv', tmp_path / 'a.csv', '--arms', 'labels_few', '--seeds', 0, '--steps', 10]
+    assert 'train_list.txt: missing' in refused(script, tmp_path, tmp_path / 'out', *flags)
     for name in ('train_list.txt', 'val_list.txt'):
         (tmp_path / name).write_text('no/image.JPEG 0\n')
-    flags = '--arms labels --seeds 0 --epochs 1'.split()
-    assert 'labels-seed0/console.log' in refused(script, tmp_path, tmp_path / 'out', *flags)
+    assert 'labels_few-100-seed0/console.log' in refused(script, tmp_path, tmp_path / 'out', *flags)
+    assert '--backbone is missing' in refused(script, scenes, tmp_path / 'out', *flags, '--arms', 'maps_few')
