@@ -10,6 +10,7 @@ RESULT receives JSON: shares of all tokens, in percent, whose best class in the 
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import numpy as np
 import paddle
 
 from benchmarks import study_model
-from models import FAMILY, build_model
+from models import LV_ViT
 from util import files
 from util.args import Parser
 from util.data import listing, loader
@@ -41,12 +42,13 @@ def cell_classes(scores, ids, num_classes, grid):
 def agreement(model, batches, maps):
     """The shares of the head of this file. batches: of a loader, with the whole centre square of each photo."""
     model.eval()
+    names = maps.names_for(batches.dataset.samples)
     equal, count = np.zeros(3), 0
     for batch in batches:
         logits, tokens = model(batch['image']), model.forward_dense(batch['image'])[1]
         image, label = logits.argmax(axis=-1).numpy()[:, None], batch['label'].numpy()[:, None]
-        paths = [batches.dataset.samples.paths[index] for index in batch['index'].tolist()]
-        cells = np.stack([cell_classes(*maps.read(path), model.num_classes, model.grid) for path in paths])
+        own = [os.fsdecode(names[index]) for index in batch['index'].tolist()]
+        cells = np.stack([cell_classes(*maps.read(name), model.num_classes, model.grid) for name in own])
         equal += [(guess == cells).sum() for guess in (tokens.argmax(axis=-1).numpy(), image, label)]
         count += cells.size
     shares = dict(zip(('tokens', 'image', 'label'), (round(share, 2) for share in 100 * equal / count)))
@@ -56,10 +58,10 @@ def agreement(model, batches, maps):
 
 
 def main(args):
-    entry = FAMILY[study_model.NAME]
+    entry = study_model.CONFIG
     samples = listing.read_list(args.data, f'{args.data}/val_list.txt', sys.maxsize)
     classes = int(samples.labels.max()) + 1
-    model = build_model(study_model.NAME, img_size=entry.input_size, num_classes=classes)
+    model = LV_ViT(img_size=entry.input_size, num_classes=classes, **entry.architecture)
     load(model, args.checkpoint)
     transform = EvalTransform(entry.input_size, entry.crop_pct, 'bicubic', IMAGENET_MEAN, IMAGENET_STD)
     batches = loader.build_eval_loader(samples, transform, 50, num_workers=0)

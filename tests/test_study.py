@@ -12,7 +12,7 @@ import main
 from benchmarks import study as script
 from benchmarks import study_model, study_report, study_tokens
 from benchmarks.study import Run
-from models import FAMILY
+from models import FAMILY, LV_ViT
 from tools import fit_annotator
 from util.data import listing
 
@@ -25,7 +25,7 @@ SCRIPTS = {
 
 
 @pytest.fixture
-def study(scenes, tmp_path):
+def study(scenes, tmp_path, monkeypatch):
     """study() -> a Study of 40 steps on the 40 scenes, which records its commands in place of running them."""
 
     class Recorded(script.Study):
@@ -50,6 +50,7 @@ def study(scenes, tmp_path):
         made.commands = []
         return made
 
+    monkeypatch.setitem(FAMILY, study_model.NAME, study_model.CONFIG)
     (tmp_path / 'out').mkdir()
     return call
 
@@ -60,9 +61,8 @@ def test_a_tiny_study_runs(scenes, tmp_path, monkeypatch):
         assert execute(SCRIPTS[name], *flags) == 0
 
     monkeypatch.setattr(script.Study, 'command', in_this_process)
-    entry = FAMILY[study_model.NAME]
-    small = dict(entry.architecture, embed_dim=24, depth=1, num_heads=1)
-    monkeypatch.setitem(FAMILY, study_model.NAME, entry._replace(architecture=small))
+    small = dict(study_model.CONFIG.architecture, embed_dim=24, depth=1, num_heads=1)
+    monkeypatch.setitem(FAMILY, study_model.NAME, study_model.CONFIG._replace(architecture=small))
     script.Study(scenes, tmp_path, tmp_path / 'a.csv', '', 10).finish(Run('labeler_few', 2, 3))
     rows = script.read_rows(tmp_path / 'a.csv')
     (row,) = rows.values()
@@ -141,11 +141,12 @@ def test_tokens_are_compared_with_the_best_class_of_their_cells(scenes, tmp_path
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path.with_suffix('.npy'), np.stack([np.ones((1, 2, 2)), ids[None]]).astype('float16'))
     paddle.seed(0)
-    model = study_tokens.build_model(study_model.NAME, img_size=32, num_classes=10)
-    model.head.bias[3] = 99.0
-    for trained, tokens in ((0.0, None), (99.0, 25.0)):
+    bias = np.where(np.arange(10) == 3, 99, 0).astype('float32')
+    model = LV_ViT(img_size=32, num_classes=10, **study_model.CONFIG.architecture)
+    model.head.bias.set_value(bias)
+    for trained, tokens in ((0.0, None), (1.0, 25.0)):
         model.aux_head.weight.set_value(paddle.full_like(model.aux_head.weight, trained / 1e6))
-        model.aux_head.bias[3] = trained
+        model.aux_head.bias.set_value(bias * trained)
         paddle.save(model.state_dict(), str(tmp_path / 'student.pdparams'))
         flags = [tmp_path / 'student.pdparams', scenes, tmp_path / 'maps', tmp_path / 'result.json']
         assert execute(study_tokens, *flags) == 0
