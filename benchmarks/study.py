@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from util import runtime
 
 from util import files
-from util.args import Parser, count
+from util.args import Parser, count, natural
 from util.errors import UserError
 from util.logger import log
 
@@ -273,7 +273,7 @@ def parser():
         help=f'what to train (default: {" ".join(arms)})',
     )
     add('--labels', nargs='+', type=count, default=[100], metavar='N', help='labelled photos a class (default: 100)')
-    add('--seeds', nargs='+', type=int, default=[0, 1, 2], metavar='S', help='a run for each (default: 0 1 2)')
+    add('--seeds', nargs='+', type=natural, default=[0, 1, 2], metavar='S', help='a run for each (default: 0 1 2)')
     add('--steps', type=count, default=2000, metavar='N', help='optimizer steps of a run (default: 2000)')
     add('--jobs', type=count, default=2, metavar='N', help='runs at a time, with one thread each (default: 2)')
     return parser
