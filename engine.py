@@ -7,6 +7,7 @@ import paddle
 import paddle.nn.functional as F
 
 from util import dist
+from util.errors import UserError
 from util.logger import MetricLogger
 from util.metrics import Predictions, report
 from util.train import mixtoken
@@ -109,7 +110,8 @@ def predict_all(data_loader, model, k=5, amp=None, shared=False, header='Test:',
 
     k: classes to keep of each image; amp: Amp or None. shared: the loaders of the processes share the set. Each process
     fills in its rows of a table of zeros, and every process gets the sum of the tables.
-    Raises RuntimeError unless every image was counted exactly once.
+    Raises UserError that names an image whose outputs are not finite; RuntimeError unless every image was counted
+    exactly once.
     """
     model.eval()
     k = min(k, model.num_classes)
@@ -119,14 +121,21 @@ def predict_all(data_loader, model, k=5, amp=None, shared=False, header='Test:',
             logits = model(batch['image']).astype('float32')
         label = batch['label'].reshape([-1, 1])
         loss = F.cross_entropy(logits, label, reduction='none').reshape([-1, 1])
-        columns = [paddle.ones_like(label), label, loss, paddle.topk(logits, k, axis=-1)[1]]
+        finite = paddle.isfinite(logits).all(axis=-1, keepdim=True)
+        columns = [paddle.ones_like(label), label, loss, finite, paddle.topk(logits, k, axis=-1)[1]]
         rows.append(paddle.concat([column.astype('float64') for column in columns], axis=1))  # float64 keeps ids exact
         indices.append(batch['index'])
-    table = np.zeros([len(data_loader.dataset), 3 + k])
+    table = np.zeros([len(data_loader.dataset), 4 + k])
     for index, values in zip(indices, rows):
         table[index.numpy()] += values.numpy()
     if shared:
         table = np.asarray(dist.all_sum(table))
     if (table[:, 0] != 1).any():
         raise RuntimeError('an evaluation must count every image of the set exactly once')
-    return Predictions(table[:, 1].astype('int64'), table[:, 3:].astype('int64'), table[:, 2])
+    broken = np.flatnonzero(table[:, 3] == 0)
+    if broken.size:
+        raise UserError(
+            f"{data_loader.dataset.samples[int(broken[0])][0]}: the network's outputs for this image are not finite (NaN or "
+            f'infinite), and for {broken.size} of {len(table)} images in all; check the weights, and --use_amp'
+        )
+    return Predictions(table[:, 1].astype('int64'), table[:, 4:].astype('int64'), table[:, 2])

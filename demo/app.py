@@ -120,7 +120,7 @@ def build(gradio, network, files):
         def show(path, block, written):
             try:
                 result = predict(network, path)
-            except BadImage as error:
+            except (BadImage, UserError) as error:
                 gradio.Warning(str(error))
                 return None, None, None, str(error), None
             return result, result.best, *redraw(result, block, written), None  # None: ready for the next file

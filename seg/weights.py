@@ -8,7 +8,8 @@ mmsegmentation) or of PaddleSeg these names begin with `backbone.`, those of the
 import models
 from util.errors import UserError
 from util.logger import log
-from util.weights.load import HEADS, choose, fit_pos_embed, read, set_weights
+from util.weights.fit import HEADS, fit_pos_embed, without_prefix
+from util.weights.load import choose, read, set_weights
 
 BACKBONE = 'backbone.'
 SIDE = 'side_layer'
@@ -22,6 +23,8 @@ def load_backbone(backbone, path, ema=False):
     The position embedding is resized. Raises UserError that names the file, and sets nothing, if it does not fit.
     """
     weights, source = choose(read(path), path, ema)
+    own = backbone.state_dict()
+    weights = without_prefix(weights, path, [*own, *(BACKBONE + key for key in own)])
     if any(key.startswith(BACKBONE) for key in weights):
         weights = _of_backbone(weights)
     else:
@@ -29,7 +32,6 @@ def load_backbone(backbone, path, ema=False):
     check_width(backbone, weights, path)
     weights, notes = fit_pos_embed(weights, backbone.grid)
     if not any(key.startswith(SIDE) for key in weights):
-        own = backbone.state_dict()
         weights = {**weights, **{key: own[key].numpy() for key in own if key.startswith(SIDE)}}
         notes.append('side layers: as initialised')
     set_weights(backbone, weights, path, HINT)
@@ -42,6 +44,7 @@ def load_model(model, path):
     The position embedding is resized. Raises UserError that names the file if it does not fit.
     """
     weights, source = choose(read(path), path)
+    weights = without_prefix(weights, path, model.state_dict())
     if not any(key.startswith(BACKBONE) for key in weights):
         raise UserError(
             f'{path}: no weights of a segmentation model (no name begins with {BACKBONE}); '

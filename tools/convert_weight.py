@@ -27,6 +27,7 @@ from util.args import Parser
 from util.errors import UserError
 from util.logger import log
 from util.weights import checkpoint, torch_file
+from util.weights.fit import HEADS, without_prefix
 from util.weights.load import choose, differences, read_as_written
 from util.weights.torch_file import PADDLE, TORCH
 
@@ -56,8 +57,6 @@ def check_arrays(weights, path):
         for key, value in weights.items()
         if not isinstance(key, str) or not isinstance(value, np.ndarray) or value.dtype.kind not in 'fiub'
     ]
-    if not weights:
-        raise UserError(f'{path}: not a state dict, it is empty')
     if strange:
         raise UserError(
             f'{path}: not a state dict; {len(strange)} entries are not arrays of numbers, the first is {strange[0]}'
@@ -70,8 +69,9 @@ def write_safetensors(weights, path):
     files.write(path, safetensors.numpy.save(arrays, {'format': 'pt'}))
 
 
-def describe(weights):
+def describe(weights, path):
     """Lines for the log: the LV-ViT that weights in Paddle's layout fit, or how they differ from the nearest one."""
+    weights = without_prefix(weights, path, HEADS)  # as the scripts do
     pos_embed, bias = np.shape(weights.get('pos_embed')), np.shape(weights.get('head.bias'))
     num_tokens = pos_embed[1] - 1 if len(pos_embed) == 3 else 0
     classes = bias[0] if bias else 0
@@ -102,6 +102,7 @@ def main(args):
     if weights is not state and left_out:
         log(f'left out: {", ".join(left_out)}')
     check_arrays(weights, args.input)
+    weights = without_prefix(weights, args.input)
     if args.output.endswith('.pdparams'):
         new_layout, convert, write = PADDLE, torch_file.to_paddle, checkpoint.save
     else:
@@ -119,7 +120,7 @@ def main(args):
         f'{args.output}: {len(weights)} tensors, {torch_file.count_parameters(weights) / 1e6:.2f} M parameters, '
         f'{", ".join(dtypes)}, {os.path.getsize(args.output) / 1e6:.1f} MB'
     )
-    for line in describe(weights if new_layout == PADDLE else torch_file.to_paddle(weights)):
+    for line in describe(weights if new_layout == PADDLE else torch_file.to_paddle(weights), args.output):
         log(line)
 
 

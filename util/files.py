@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import tempfile
 
@@ -80,6 +81,31 @@ def write(path, data):
     """Write bytes to the file `path`, all or nothing. Raises UserError."""
     with replacing(path) as f:
         f.write(data)
+
+
+# -- what a file is that has another content than its name says --------------------------------------------------------
+
+AGAIN = 'download the file itself, with its direct link'
+
+
+def other_kind(path):
+    """What an unreadable file is (a web page, a Git LFS pointer, a text …), with the remedy; '' if unknown."""
+    with open(path, 'rb') as f:
+        begin = f.read(512)
+    text = begin.decode('utf-8-sig', errors='replace').strip()  # a byte that is no text becomes U+FFFD
+    if not begin:
+        return 'an empty file; copy or download it again'
+    if text.startswith('version https://git-lfs'):
+        return 'a pointer of Git LFS, not the file itself; run `git lfs pull` in its repository'
+    if text.startswith('<'):
+        return f'a web page (HTML or XML); {AGAIN}'
+    if begin.startswith(b'\x1f\x8b'):
+        return 'packed by gzip; unpack it with gunzip'
+    if begin[257:262] == b'ustar':
+        return 'a tar archive; unpack it with `tar xf`, and give a file that is in it'
+    if not re.search('[\0-\x08\x0e-\x1f\ufffd]', text[:60]):
+        return f"a text that begins with '{one_line(text[:60])}', perhaps the answer of a server; {AGAIN}"
+    return ''
 
 
 # -- small text files --------------------------------------------------------------------------------------------------

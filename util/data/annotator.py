@@ -21,6 +21,7 @@ from paddle.vision import models as zoo
 from util.data.label_maps import FLOAT16_EXACT
 from util.errors import UserError, one_line
 from util.logger import log
+from util.weights.fit import without_prefix
 from util.weights.load import choose, load_state, read
 
 CLASSIFIERS = [name for name in zoo.__all__ if name.islower()]  # the functions; names of classes are capitalised
@@ -122,9 +123,10 @@ def _last(inputs, kind):
 
 def head_classes(weights, head, path):
     """The number of classes in saved weights: the columns of the linear layer `head`. Raises UserError."""
-    weight = weights.get(f'{head}.weight')
+    name = f'{head}.weight'
+    weight = without_prefix(weights, path, [name]).get(name)
     if np.ndim(weight) != 2:
-        raise UserError(f"{path}: has no matrix '{head}.weight', so --transfer cannot tell how many classes there are")
+        raise UserError(f"{path}: has no matrix '{name}', so --transfer cannot tell how many classes there are")
     return weight.shape[1]
 
 

@@ -22,6 +22,7 @@ from util.data.images import walk_files
 from util.data.map_names import check_distinct, map_names, short_names
 from util.errors import UserError, one_line
 from util.weights import torch_file
+from util.weights.unpickle import kind
 
 ARRAY, NAMES, META = 'label_maps.npy', 'names.txt', 'meta.json'
 PARTIAL = 'label_maps.npy.partial'  # the packed array until it is complete
@@ -229,7 +230,12 @@ def read_npy(path, mmap_mode=None):
     except FileNotFoundError:
         raise
     except Exception as error:  # np.load raises errors of many types for damaged files
-        raise UserError(f'{path}: not a readable .npy array ({one_line(error)})')
+        found = files.other_kind(path)
+        raise UserError(
+            f'{path}: not a .npy array, but {found}'
+            if found
+            else f'{path}: not a readable .npy array ({one_line(error)})'
+        )
     if not isinstance(array, np.ndarray):
         raise UserError(f'{path}: not a readable .npy array (an archive of several, .npz)')
     return array
@@ -239,7 +245,7 @@ def read_torch(path):
     """The array in a .pt file. Raises UserError that names the file if it does not hold one tensor."""
     array = torch_file.load_file(path)
     if not isinstance(array, np.ndarray):
-        raise UserError(f'{path}: a label map is one tensor, this file holds a {type(array).__name__}')
+        raise UserError(f'{path}: a label map is one tensor, this file holds a {kind(array)}')
     return array
 
 

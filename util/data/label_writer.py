@@ -93,7 +93,8 @@ class LabelWriter:
                     continue
                 if not np.isfinite(array).all():
                     raise UserError(
-                        f"{self.path(number)}: scores are not finite in {dtype}; check the annotator's weights"
+                        f'{self.samples.paths[number]}: the scores of its label map are not finite in {dtype} (NaN or '
+                        "infinite); check the annotator's weights"
                     )
                 with files.replacing(self.path(number), sync=False) as f:
                     np.save(f, array)

@@ -20,6 +20,7 @@ import re
 import numpy as np
 import paddle
 
+from util import files
 from util.errors import UserError, one_line
 
 DTYPES = {'tensor(float)': 'float32', 'tensor(float16)': 'float16'}
@@ -52,7 +53,9 @@ class OnnxNetwork:
         try:
             session = onnxruntime.InferenceSession(path, options, providers=_providers(onnxruntime))
         except Exception as error:  # its exceptions have no common base class
-            raise UserError(f'{self.named}: ONNX Runtime cannot open it ({_reason(error)})')
+            found = files.other_kind(path)
+            reason = f'not an ONNX file, but {found}' if found else f'ONNX Runtime cannot open it ({_reason(error)})'
+            raise UserError(f'{self.named}: {reason}')
         self._session = session
         self.provider = session.get_providers()[0]
         self._check_input()

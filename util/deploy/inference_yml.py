@@ -8,7 +8,7 @@ import yaml
 
 from util.deploy.records import class_names
 from util.errors import UserError, one_line
-from util.files import read_yaml
+from util.files import other_kind, read_yaml
 from util.logger import log
 from util.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 
@@ -142,9 +142,9 @@ def check_files(model_file, params_file, recorded):
         begin = FIRST_BYTES[kind]
         with open(path, 'rb') as f:
             if f.read(len(begin)) != begin:
-                raise UserError(
-                    f'{flag} {path}: not a .{kind} file of Paddle (are --model_file and --params_file swapped?)'
-                )
+                found = other_kind(path)
+                why = f', but {found}' if found else ' (are --model_file and --params_file swapped?)'
+                raise UserError(f'{flag} {path}: not a .{kind} file of Paddle{why}')
         expected = recorded.get(kind, {})
         if any(expected.get(key, found) != found for key, found in identity(path).items()):
             raise UserError(

@@ -48,7 +48,14 @@ def best_classes(files, outputs, names, topk, are_scores=False):
     """One dict per image: class_ids and scores (softmax) of the topk classes, file_name, label_names.
 
     outputs: float [B, C], logits, or with are_scores their softmax. names: {class id: name}, may be empty.
+    Raises UserError that names the image if its outputs are not finite.
     """
+    for path, row in zip(files, np.asarray(outputs)):
+        if not np.isfinite(row).all():
+            raise UserError(
+                f"{path}: the network's outputs for this image are not finite (NaN or infinite); check the weights, "
+                '--mean and --std, and the precision'
+            )
     records = []
     for path, row in zip(files, np.asarray(outputs, 'float64') if are_scores else softmax(outputs)):
         best = np.argsort(-row, kind='stable')[:topk]

@@ -1,7 +1,7 @@
 """Checkpoints: writing them, finding them in a folder, reading them.
 
 A checkpoint is a pickle of plain containers, numbers and numpy arrays, followed by its SHA-256. `load` also reads the
-files of paddle.save, and those whose `args` is an argparse.Namespace. It calls no function that a file names.
+files of paddle.save, and those with objects of other classes. It calls no function that a file names.
 """
 
 import hashlib
@@ -123,15 +123,15 @@ def load_newest(folder, warn):
 
 
 def load(path):
-    """The content of a checkpoint, a dict of plain containers and numpy arrays.
+    """The content of a checkpoint, a dict of plain containers, numpy arrays and placeholders (unpickle.py).
 
-    Raises UserError that names the file if it is missing, damaged, not a checkpoint, or names a function to call.
+    Raises UserError that names the file if it is missing, damaged or not a checkpoint.
     """
     with reading(path, 'checkpoint'), open(path, 'rb') as f:
         _check_sha256(f)
         state = _without_names(unpickle.load(f))
         if not isinstance(state, dict):
-            raise UserError(f'not a checkpoint (holds a {type(state).__name__})')
+            raise UserError(f'not a checkpoint (holds a {unpickle.kind(state)})')
         return state
 
 

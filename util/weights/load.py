@@ -10,14 +10,14 @@ import safetensors
 
 from util.errors import UserError, one_line
 from util.logger import log
-from util.weights import checkpoint, torch_file
-from util.weights.torch_file import PADDLE, TORCH
+from util.weights import checkpoint, torch_file, unpickle
+from util.weights.fit import fit_heads, fit_pos_embed, without_prefix
+from util.weights.torch_file import FROM_BFLOAT16, PADDLE, TORCH
 from util.weights.unpickle import reading
 
 TRAINED = ('model', 'state_dict')  # the names of weights in a checkpoint: this project's, PyTorch's
 AVERAGED = ('model_ema', 'state_dict_ema')
-HEADS = ('head.weight', 'head.bias', 'aux_head.weight', 'aux_head.bias')
-DATA_PARALLEL = 'module.'  # the prefix of all names with torch.nn.DataParallel
+WEIGHTS_ALONE = 'save model.state_dict() instead of the model'
 LAYOUTS = {'pt': TORCH, 'pd': PADDLE}  # the entry 'format' of a safetensors file's metadata
 SAFETENSORS_DTYPES = {
     **{'F64': 'f8', 'F32': 'f4', 'F16': 'f2', 'BF16': 'u2', 'BOOL': 'b1'},
@@ -42,7 +42,7 @@ def load(model, path, ema=False, new_heads=False, resize=False):
 def load_state(model, state, path, ema=False, new_heads=False, resize=False):
     """As `load`, for a file whose content `state` was read before."""
     weights, source = choose(state, path, ema)
-    notes = []
+    weights, notes = without_prefix(weights, path, model.state_dict()), []
     if resize:
         weights, notes = fit_pos_embed(weights, model.grid)
     if new_heads:
@@ -60,6 +60,7 @@ def read(path):
     """The content of a file of weights: a dict of plain containers and numpy arrays, in Paddle's layout.
 
     The content is a state dict, or a checkpoint with state dicts in it; of a PyTorch checkpoint only these are kept.
+    bfloat16 becomes float32. Objects of other classes are placeholders (unpickle.py); the log names their classes.
     Calls no function that the file names. Raises UserError that names the file.
     """
     state, layout = read_as_written(path)
@@ -78,15 +79,44 @@ def read_as_written(path):
     elif torch_file.is_torch_file(head):
         state, layout = _read_torch(path), TORCH
     else:
-        state, layout = checkpoint.load(path), PADDLE
-    return _for_each_set(state, _without_prefix), layout
+        state, layout = _read_paddle(path), PADDLE
+    return state, layout
+
+
+def _read_paddle(path):
+    """The content of a checkpoint of ours or a file of paddle.save, which writes bfloat16 as uint16."""
+    state = checkpoint.load(path)
+    _log_placeholders(state, path)
+    arrays = [value for weights in (_sets(state) or {'': state}).values() for value in weights.values()]
+    if not any(getattr(value, 'dtype', None) == np.uint16 for value in arrays):
+        return state
+    log(f'{path}: {FROM_BFLOAT16}')
+    return _for_each_set(state, _from_uint16)
+
+
+def _from_uint16(weights):
+    """A state dict with its uint16 arrays, which hold bfloat16, as float32."""
+    return {
+        key: torch_file.bfloat16_to_float32(value) if getattr(value, 'dtype', None) == np.uint16 else value
+        for key, value in weights.items()
+    }
+
+
+def _log_placeholders(state, path):
+    classes = sorted(unpickle.placeholders(state))
+    if classes:
+        log(f'{path}: not read: objects of {one_line(", ".join(classes))}')
 
 
 def _read_torch(path):
     """A state dict, or the state dicts of a checkpoint by their names."""
-    state = torch_file.load_file(path)
+    notes = []
+    state = torch_file.load_file(path, notes)
     if not isinstance(state, dict):
-        raise UserError(f'{path}: no state dict (holds a {type(state).__name__})')
+        raise UserError(f'{path}: no state dict (holds a {unpickle.kind(state)}); {WEIGHTS_ALONE}')
+    for line in notes:
+        log(f'{path}: {line}')
+    _log_placeholders(state, path)
     sets = _sets(state)
     others = [str(key) for key in state if key not in sets]
     if sets and others:
@@ -96,13 +126,16 @@ def _read_torch(path):
 
 def _read_safetensors(path):
     """(state dict, its layout). bfloat16 becomes float32, because numpy has no bfloat16."""
-    weights = {}
+    weights, found = {}, set()
     with reading(path, 'safetensors file'), open(path, 'rb') as f:
         for name, entry in sorted(safetensors.deserialize(f.read())):
+            found.add(entry['dtype'])
             array = np.frombuffer(entry['data'], SAFETENSORS_DTYPES[entry['dtype']]).reshape(entry['shape'])
             weights[name] = torch_file.bfloat16_to_float32(array) if entry['dtype'] == 'BF16' else array
         with safetensors.safe_open(path, framework='numpy') as header:
             label = (header.metadata() or {}).get('format')
+    if 'BF16' in found:
+        log(f'{path}: {FROM_BFLOAT16}')
     return weights, LAYOUTS.get(label) or torch_file.guess_layout(weights, path)
 
 
@@ -127,13 +160,6 @@ def _for_each_set(state, change):
     return {**state, **{key: change(weights) for key, weights in sets.items()}}
 
 
-def _without_prefix(weights):
-    """A state dict without the prefix of torch.nn.DataParallel, if all names have it."""
-    if weights and all(isinstance(key, str) and key.startswith(DATA_PARALLEL) for key in weights):
-        return {key[len(DATA_PARALLEL) :]: value for key, value in weights.items()}
-    return weights
-
-
 # -- which weights of the file ----------------------------------------------------------------------------------------
 
 
@@ -152,6 +178,7 @@ def choose(state, path, ema=False):
     if trained is None:
         sets = list(_sets(state))
         if not sets:
+            _check_arrays(state, path)
             return state, f'plain weights of {path}'
         if len(sets) > 1:
             found = one_line(', '.join(map(str, sets)))
@@ -161,6 +188,18 @@ def choose(state, path, ema=False):
         trained = sets[0]
     also = '; it also holds averaged weights, which --ema selects' if averaged else ''
     return state[trained], f'trained weights ({trained}) of {path}{also}'
+
+
+def _check_arrays(state, path):
+    """Raise UserError if the content of a file has no arrays."""
+    if any(isinstance(value, np.ndarray) for value in state.values()):
+        return
+    for key, value in state.items():
+        if isinstance(value, unpickle.Inert):
+            raise UserError(f'{path}: holds no weights; {one_line(key)} is a {unpickle.kind(value)}; {WEIGHTS_ALONE}')
+    raise UserError(
+        f'{path}: holds no weights; {"it has " + one_line(", ".join(map(str, state))) if state else "it is empty"}'
+    )
 
 
 def has_average(state):
@@ -179,15 +218,35 @@ def _first_of(names, state):
 def set_weights(model, weights, path, hint='; check --model, --input_size and --nb_classes'):
     """Set all weights of a model, in the model's own dtypes. weights: {name: array}.
 
-    Raises UserError that names the first differences if they do not fit the model, which is then unchanged.
+    Raises UserError that names the first differences if they do not fit the model, and for weights that are not
+    finite. The model is then unchanged.
     """
     own = model.state_dict()
     problems = differences(own, weights)
     if problems:
-        more = f' and {len(problems) - 3} more' if len(problems) > 3 else ''
-        raise UserError(f'{path}: does not fit this model: {", ".join(problems[:3])}{more}{hint}')
+        raise UserError(f'{path}: does not fit this model: {_shown(problems, own, weights)}{hint}')
     dtypes = {key: str(value.dtype).split('.')[-1] for key, value in own.items()}
-    model.set_state_dict({key: np.asarray(value, dtypes[key], order='C') for key, value in weights.items()})
+    with np.errstate(over='ignore'):  # a float64 may be infinite in float32
+        arrays = {key: np.asarray(value, dtypes[key], order='C') for key, value in weights.items()}
+    broken = [key for key, array in arrays.items() if not np.isfinite(array).all()]
+    if broken:
+        raise UserError(
+            f'{path}: {len(broken)} of {len(arrays)} weights are not finite (NaN or infinite), the first is '
+            f'{broken[0]}; use an earlier checkpoint, or get the file again'
+        )
+    model.set_state_dict(arrays)
+
+
+def _shown(problems, own, weights):
+    """The first three of `differences`; if most names differ, three names of the file and three of the model."""
+    new, missing = [key for key in weights if key not in own], [key for key in own if key not in weights]
+    if 2 * len(missing) > len(own):
+        return (
+            f'only {len(weights) - len(new)} of its {len(weights)} names are in the model; the file has '
+            f'{one_line(", ".join(map(str, new[:3])))} …, the model {", ".join(missing[:3])} …'
+        )
+    more = f' and {len(problems) - 3} more' if len(problems) > 3 else ''
+    return ', '.join(problems[:3]) + more
 
 
 def differences(own, weights):
@@ -197,47 +256,9 @@ def differences(own, weights):
     for key in own:
         value = weights.get(key, own[key])
         if not isinstance(value, (np.ndarray, paddle.Tensor)):
-            problems.append(f'{key} is a {type(value).__name__} in the file')
+            problems.append(f'{key} is a {unpickle.kind(value)} in the file')
         elif list(value.shape) != list(own[key].shape):
             problems.append(f'{key} is {list(value.shape)} in the file and {list(own[key].shape)} in the model')
         elif isinstance(value, np.ndarray) and value.dtype.kind != 'f':
             problems.append(f'{key} is {value.dtype} in the file')
     return problems
-
-
-def fit_pos_embed(weights, grid):
-    """(weights, lines for the log), the position embedding resized to grid x grid tokens.
-
-    An embedding that belongs to no square grid is not changed; set_weights then refuses it by name.
-    """
-    shape = getattr(weights.get('pos_embed'), 'shape', ())
-    num_tokens = shape[1] - 1 if len(shape) == 3 else 0
-    if num_tokens < 1 or num_tokens == grid**2 or round(num_tokens**0.5) ** 2 != num_tokens:
-        return weights, []
-    resized = resize_pos_embed(np.asarray(weights['pos_embed']), grid)
-    return {**weights, 'pos_embed': resized}, [f'pos_embed: resized from {num_tokens} to {grid**2} tokens']
-
-
-def resize_pos_embed(array, grid):
-    """Position embedding [1, N+1, D] -> [1, grid²+1, D]: the class token's is kept, the others are bicubic."""
-    cls, patches = array[:, :1], np.asarray(array[:, 1:], 'float32')
-    old = round(patches.shape[1] ** 0.5)
-    square = paddle.to_tensor(patches.reshape(1, old, old, -1).transpose(0, 3, 1, 2))
-    resized = paddle.nn.functional.interpolate(square, size=[grid, grid], mode='bicubic', align_corners=False)
-    return np.concatenate([cls, resized.numpy().transpose(0, 2, 3, 1).reshape(1, grid * grid, -1)], axis=1)
-
-
-def fit_heads(weights, own, all_heads=False):
-    """(weights, lines for the log), heads that do not fit replaced by the model's, or with all_heads all of them.
-
-    own: the state dict of the model. Heads that the model does not have are left out.
-    """
-    weights, notes = dict(weights), []
-    for key in HEADS:
-        if key not in own:
-            if weights.pop(key, None) is not None:
-                notes.append(f'{key}: not used, this model has none')
-        elif all_heads or list(getattr(weights.get(key), 'shape', ())) != list(own[key].shape):
-            weights[key] = own[key].numpy()
-            notes.append(f'{key}: initialised anew')
-    return weights, notes

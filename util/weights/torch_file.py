@@ -19,6 +19,7 @@ from util.weights.unpickle import reading
 
 MAGIC = 0x1950A86A20F9469CFC6C
 BFLOAT16 = 'bfloat16'
+FROM_BFLOAT16 = 'bfloat16 weights, read as float32'  # for the log
 STORAGES = {
     'Float': 'f4',
     'Half': 'f2',
@@ -109,7 +110,7 @@ class Unpickler(unpickle.Unpickler):
     def persistent_load(self, reference):
         kind, code, key, _device, count, *_ = reference
         if kind != 'storage' or code not in STORAGES.values() or type(count) is not int or count < 0:
-            raise UserError('refers to something that is no storage; not loaded')
+            raise UserError(f'refers to something that is no storage ({one_line(code)}); not loaded')
         storage, _ = self.storages.setdefault(key, (Storage(code), count))
         if storage.code != code:
             raise UserError('has a storage of two types; not loaded')
@@ -121,35 +122,42 @@ def is_torch_file(head):
     return head.startswith(b'PK') or (head[:1] == b'\x80' and pickle.encode_long(MAGIC) in head)
 
 
-def load_file(path):
+def load_file(path, notes=None):
     """The object in a file. Tensors and parameters become contiguous arrays, which may be read-only or share memory;
-    bfloat16 becomes float32, a dtype or device its name, a Size a tuple, a Namespace a dict.
+    bfloat16 becomes float32, a dtype or device its name, a Size a tuple, a Namespace a dict. Objects of other classes
+    become placeholders (unpickle.py). notes: a list that gets lines for the log.
 
-    Raises UserError that names the file if it is missing, damaged, of another kind, or names a function to call.
+    Raises UserError that names the file if it is missing, damaged or of another kind.
     """
     with reading(path, 'PyTorch file'), open(path, 'rb') as f:
         read = read_zip if f.read(2) == b'PK' else read_legacy
         f.seek(0)
-        return unpickle.finished(read(f))
+        value, storages = read(f)
+        if notes is not None and any(storage.code == BFLOAT16 for storage, _ in storages.values()):
+            notes.append(FROM_BFLOAT16)
+        return unpickle.finished(value)
 
 
 def read_zip(file):
-    """The object of an archive, with Tensor objects in it, whose storages are filled."""
+    """(object of an archive, with Tensor objects in it, {key: (Storage, count)}); the storages are filled."""
     with zipfile.ZipFile(file) as archive:
         pickles = [name for name in archive.namelist() if name.endswith('/data.pkl')]
         if len(pickles) != 1:
-            raise UserError('a zip archive, but not one that PyTorch wrote (has no data.pkl)')
+            raise UserError(
+                'a zip archive, but not one that PyTorch wrote (has no data.pkl); unpack it, and give a file that is '
+                'in it'
+            )
         root = pickles[0][: -len('data.pkl')]
         big = f'{root}byteorder' in archive.namelist() and archive.read(f'{root}byteorder').strip() == b'big'
         unpickler = Unpickler(io.BytesIO(archive.read(pickles[0])))  # read checks the CRC
         value = unpickler.load()
         for key, (storage, count) in unpickler.storages.items():
             storage.fill(archive.read(f'{root}data/{key}'), count, '>' if big else '<')
-    return value
+    return value, unpickler.storages
 
 
 def read_legacy(file):
-    """The object of a file from before PyTorch 1.6, with Tensor objects in it, whose storages are filled."""
+    """The same of a file from before PyTorch 1.6."""
     if unpickle.load(file) != MAGIC:
         raise UserError('not a PyTorch file')
     unpickle.load(file)  # the protocol, always 1001
@@ -162,7 +170,7 @@ def read_legacy(file):
             raise UserError(f'storage {one_line(key)} has another size than its tensors say; not loaded')
         width = 2 if storage.code == BFLOAT16 else np.dtype(storage.code).itemsize
         storage.fill(file.read(count * width), count, '<')
-    return value
+    return value, unpickler.storages
 
 
 # -- layout -----------------------------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """Reads pickles without calling the functions that a file names.
 
 A pickle is a program: it may call every function that it names, and set attributes of every object that it makes.
-Here it may use only the names in NAMES, and each of them stands for a function or class of this module. numpy's own
-classes are not used, because with a crafted dtype they read memory that is not theirs. `load` returns plain values.
+Here each of the names in NAMES stands for a function or class of this module, and every other name for a placeholder,
+which does nothing. No module is imported and no attribute is looked up. numpy's own classes are not used, because with
+a crafted dtype they read memory that is not theirs. `load` returns plain values and placeholders.
 """
 
 import contextlib
@@ -12,10 +13,43 @@ import re
 
 import numpy as np
 
+from util import files
 from util.errors import UserError, one_line
 
+PYTHON_2 = {'__builtin__': 'builtins', 'copy_reg': 'copyreg'}  # names of modules in protocols 0 to 2
 PLAIN = (type(None), bool, int, float, complex, str, bytes, bytearray)
-KEYS = (type(None), bool, int, float, str, bytes)  # of dicts
+
+
+class Inert(type):
+    """The type of placeholders. They take everything that a pickle does with an object, and ignore it."""
+
+    def ignore(cls, *_arguments):
+        pass
+
+    __setstate__ = __setitem__ = append = extend = add = ignore  # these are all that the unpickler calls
+
+    def __repr__(cls):
+        return f'<{cls.__name__}>'
+
+
+class Placeholder(metaclass=Inert):
+    """What stands for a function or class that is not in NAMES, and for its objects: calling it returns itself.
+
+    Each name gets a subclass, `__name__` = 'module.name'. It is a class because a pickle makes objects from classes.
+    """
+
+    def __new__(cls, *_arguments, **_keywords):
+        return cls
+
+
+def placeholder(name):
+    """A new placeholder. name: the text that messages show."""
+    return Inert(one_line(name), (Placeholder,), {})
+
+
+def kind(value):
+    """The class of a value that `load` returned, for messages."""
+    return value.__name__ if isinstance(value, Inert) else type(value).__name__
 
 
 class StandIn:
@@ -25,7 +59,7 @@ class StandIn:
         raise UserError(f'sets attributes of a {type(self).__name__}; not loaded')
 
     def value(self):
-        """The plain value. Raises UserError if there is none (a function, an array that was not filled)."""
+        """The plain value. Raises UserError if there is none (an array that was not filled)."""
         raise UserError(f'has an object of type {type(self).__name__} where a value is expected; not loaded')
 
 
@@ -38,13 +72,14 @@ class Function(StandIn):
     def __call__(self, *arguments):
         return self.function(*arguments)
 
+    def value(self):
+        return placeholder('a function')
+
 
 class Dtype(StandIn):
     """A numpy.dtype of numbers or text. Its state holds the byte order."""
 
-    def __init__(self, code, *_):
-        if not (isinstance(code, str) and re.fullmatch(r'[|<>=]?[biufcSU][0-9]{1,9}', code)):
-            raise UserError(f"has an array of type '{one_line(code)}'; not loaded")
+    def __init__(self, code):
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state):
@@ -83,8 +118,20 @@ class OrderedDict(dict):
         pass
 
 
+def make_dtype(code, *_):
+    """A Dtype; for another type than numbers or text (objects, dates, structures) a placeholder."""
+    if isinstance(code, str) and re.fullmatch(r'[|<>=]?[biufcSU][0-9]{1,9}', code):
+        return Dtype(code)
+    return placeholder(f"numpy.ndarray of type '{code}'")
+
+
 def make_array(shape, dtype, order, data):
-    """A new numpy array from a Dtype and bytes (from Python 2: text). Raises UserError if they do not fit."""
+    """A new numpy array from a Dtype and bytes (from Python 2: text); if `dtype` is a placeholder, that.
+
+    Raises UserError if they do not fit.
+    """
+    if isinstance(dtype, Inert):
+        return dtype
     if isinstance(data, str):
         data = data.encode('latin1')
     if not isinstance(dtype, Dtype) or math.prod(shape) * dtype.dtype.itemsize != len(data):
@@ -92,18 +139,28 @@ def make_array(shape, dtype, order, data):
     return np.frombuffer(data, dtype.dtype).reshape(shape, order=order).copy(order='K')
 
 
+def make_number(dtype, data):
+    """The stand-in of a numpy number."""
+    array = make_array((1,), dtype, 'C', data)
+    return array if isinstance(array, Inert) else Array(array[0])
+
+
 NAMES = {
     ('collections', 'OrderedDict'): OrderedDict,
     ('argparse', 'Namespace'): Namespace,
     ('builtins', 'tuple'): Function(tuple),  # how paddle.save writes tensors
+    ('builtins', 'set'): Function(list),
+    ('builtins', 'frozenset'): Function(list),
+    ('builtins', 'getattr'): Function(lambda owner, _name: owner),  # how a member of an Enum is written
+    ('copyreg', '_reconstructor'): Function(lambda kind, *_: kind),  # how protocols 0 and 1 write objects
     ('builtins', 'bytes'): Function(lambda: b''),  # how protocols 0 to 2 write empty bytes …
     ('_codecs', 'encode'): Function(lambda text, _encoding: text.encode('latin1')),  # … and other bytes
     ('numpy', 'ndarray'): 'numpy.ndarray',  # an argument of _reconstruct, which ignores it
-    ('numpy', 'dtype'): Function(Dtype),
+    ('numpy', 'dtype'): Function(make_dtype),
 }
 for core in ('numpy.core', 'numpy._core'):  # numpy 1 and 2
     NAMES[f'{core}.multiarray', '_reconstruct'] = Function(lambda *_: Array())
-    NAMES[f'{core}.multiarray', 'scalar'] = Function(lambda dtype, data: Array(make_array((1,), dtype, 'C', data)[0]))
+    NAMES[f'{core}.multiarray', 'scalar'] = Function(make_number)
     NAMES[f'{core}.numeric', '_frombuffer'] = Function(  # arrays of protocol 5
         lambda data, dtype, shape, order: Array(make_array(shape, dtype, order, data))
     )
@@ -112,7 +169,7 @@ for core in ('numpy.core', 'numpy._core'):  # numpy 1 and 2
 class Unpickler(pickle.Unpickler):
     """Reads one pickle of a binary file. `finished` turns what load() returns into plain values.
 
-    load() raises UserError for a name that is not in `names`; for a damaged file, nearly any error (see `reading`).
+    For a damaged file load() raises nearly any error (see `reading`).
     """
 
     names = NAMES
@@ -121,26 +178,24 @@ class Unpickler(pickle.Unpickler):
         super().__init__(file, encoding='latin1')  # for the text and the arrays of Python 2
 
     def find_class(self, module, name):
-        module = 'builtins' if module == '__builtin__' else module  # its name in protocols 0 to 2
-        if (module, name) not in self.names:
-            raise UserError(f"asks for '{one_line(module)}.{one_line(name)}', which weights do not need; not loaded")
-        return self.names[module, name]
+        module = PYTHON_2.get(module, module)
+        return self.names[module, name] if (module, name) in self.names else placeholder(f'{module}.{name}')
 
 
 def finished(value):
-    """What an Unpickler returned, as plain containers, numbers, text and arrays. Raises UserError for anything else."""
+    """What an Unpickler returned, as plain containers, numbers, text, arrays, and placeholders for all else.
+
+    A set becomes a list. Raises UserError for an array without content.
+    """
     if isinstance(value, StandIn):
         return value.value()
     if isinstance(value, dict):
-        for key in value:
-            if not isinstance(key, KEYS):
-                raise UserError(f'has a {type(key).__name__} as a dictionary key; not loaded')
-        return {key: finished(item) for key, item in value.items()}
+        return {finished(key): finished(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(finished(item) for item in value)
-    if not isinstance(value, PLAIN):
-        raise UserError(f'has an object of type {type(value).__name__} where a value is expected; not loaded')
-    return value
+    if isinstance(value, (set, frozenset)):
+        return [finished(item) for item in value]
+    return value if isinstance(value, (*PLAIN, Inert)) else placeholder('a class')
 
 
 def load(file):
@@ -148,9 +203,23 @@ def load(file):
     return finished(Unpickler(file).load())
 
 
+def placeholders(value):
+    """The names of the placeholders in what `load` returned, a set."""
+    if isinstance(value, Inert):
+        return {value.__name__}
+    if isinstance(value, dict):
+        return placeholders([*value, *value.values()])
+    if isinstance(value, (list, tuple)):
+        return set().union(*map(placeholders, value))
+    return set()
+
+
 @contextlib.contextmanager
 def reading(path, kind):
-    """Context manager that turns any error into a UserError of one line with the file's path and expected kind."""
+    """Context manager that turns any error into a UserError of one line with the file's path and expected kind.
+
+    If the file is a web page, a Git LFS pointer or the like (see files.other_kind), the error says so.
+    """
     try:
         yield
     except UserError as error:
@@ -158,4 +227,7 @@ def reading(path, kind):
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({one_line(error.strerror or error)})')
     except Exception as error:  # a damaged file can raise nearly anything
+        found = files.other_kind(path)
+        if found:
+            raise UserError(f'{path}: not a {kind}, but {found}')
         raise UserError(f'{path}: not a readable {kind}, or cut short ({type(error).__name__}: {one_line(error)})')
