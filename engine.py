@@ -134,8 +134,9 @@ def predict_all(data_loader, model, k=5, amp=None, shared=False, header='Test:',
         raise RuntimeError('an evaluation must count every image of the set exactly once')
     broken = np.flatnonzero(table[:, 3] == 0)
     if broken.size:
+        first, _ = data_loader.dataset.samples[int(broken[0])]
         raise UserError(
-            f"{data_loader.dataset.samples[int(broken[0])][0]}: the network's outputs for this image are not finite (NaN or "
+            f"{first}: the network's outputs for this image are not finite (NaN or "
             f'infinite), and for {broken.size} of {len(table)} images in all; check the weights, and --use_amp'
         )
     return Predictions(table[:, 1].astype('int64'), table[:, 4:].astype('int64'), table[:, 2])

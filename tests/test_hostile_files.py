@@ -1,4 +1,5 @@
-"""Nothing that a file asks for is executed, in any format and by any script; such files are refused by name.
+"""Nothing that a file asks for is executed, in any format and by any script; what takes the place of weights, maps or
+settings is refused by the name of the file.
 
 More about pickles: tests/weights/test_unpickle.py and test_torch_file.py."""
 
@@ -10,6 +11,7 @@ import struct
 import sys
 
 import numpy as np
+import paddle
 import pytest
 import safetensors.numpy
 from PIL import Image
@@ -66,6 +68,10 @@ def read_map(path):
     return label_maps.LabelMaps('maps', 10).read('n01/x')
 
 
+def load_weights(path):
+    load.load(paddle.nn.Conv2D(2, 3, 1), path)
+
+
 def pickles():
     things = [{'model': Call()}, [Call()], {'model': {'w': np.array([Call()], object)}}]
     return [pickle.dumps(thing, protocol) for thing in things for protocol in (0, 2, 4)]
@@ -100,21 +106,21 @@ def postscript():  # Pillow gives it to Ghostscript, whatever the file is called
     return [code.encode()]
 
 
-STATE = {'head.weight': np.ones((12, 10), 'f4'), 'head.bias': np.zeros(10, 'f4')}
+STATE = {'weight': np.ones((3, 2, 1, 1), 'f4'), 'bias': np.zeros(3, 'f4')}
 MAP = np.stack([np.random.default_rng(1).normal(size=(3, 6, 6)), np.ones((3, 6, 6))]).astype('f2')
 
 # {kind: (path, what reads it, a good file, files that would execute something)}
 READERS = {
-    'checkpoint': ('x.pd', load.read, lambda: pickle.dumps({'model': STATE}), pickles),
+    'checkpoint': ('x.pd', load_weights, lambda: pickle.dumps({'model': STATE}), pickles),
     '.pth': (
-        *('x.pth', load.read, lambda: saved(lambda path: torch_files.save(STATE, path))),
+        *('x.pth', load_weights, lambda: saved(lambda path: torch_files.save(STATE, path))),
         lambda: [saved(torch_files.write_zip, SYSTEM)],
     ),
     'old .pth': (
-        *('x.pth', load.read, lambda: saved(lambda path: torch_files.save(STATE, path, torch_files.write_legacy))),
+        *('x.pth', load_weights, lambda: saved(lambda path: torch_files.save(STATE, path, torch_files.write_legacy))),
         lambda: [saved(torch_files.write_legacy, SYSTEM)],
     ),
-    'safetensors': ('x.safetensors', load.read, lambda: safetensors.numpy.save(STATE), safetensors_of_objects),
+    'safetensors': ('x.safetensors', load_weights, lambda: safetensors.numpy.save(STATE), safetensors_of_objects),
     'map .npy': ('maps/n01/x.npy', read_map, lambda: npy(MAP), arrays),
     'map .pt': (
         *('maps/n01/x.pt', read_map, lambda: saved(lambda path: torch_files.save(MAP, path))),
@@ -155,6 +161,14 @@ def test_a_good_file_is_read_and_calls_are_refused_by_the_name_of_the_file(kind)
             read(path)
         assert os.path.basename(path) in str(error.value) and '\n' not in str(error.value)
         assert not os.path.exists(CANARY), content
+
+
+@pytest.mark.parametrize('protocol', [0, 2, 4])
+def test_weights_beside_a_call_are_loaded_and_the_log_names_what_was_not_called(protocol, capfd):
+    write('x.pd', pickle.dumps({'model': STATE, 'note': Call(), 'array': np.array([Call()], object)}, protocol))
+    load_weights('x.pd')
+    (line,) = [line for line in capfd.readouterr().out.splitlines() if 'not read' in line]
+    assert 'x.pd' in line and f'{os.system.__module__}.system' in line and not os.path.exists(CANARY)
 
 
 # ---- the scripts

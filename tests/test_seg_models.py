@@ -10,7 +10,7 @@ import torch_files
 from conftest import ROOT
 from seg import lvvit, upernet, weights
 from util.errors import UserError
-from util.weights import checkpoint, load, torch_file
+from util.weights import checkpoint, fit, torch_file
 
 CLASSES = 5
 
@@ -62,7 +62,7 @@ def test_the_position_embedding_is_resized_around_the_class_token():
     backbone = lvvit.LVViT_nano(img_size=32)
     assert backbone.position_embedding([2, 2]) is backbone.pos_embed
     larger = backbone.position_embedding([5, 5]).numpy()
-    np.testing.assert_allclose(larger, load.resize_pos_embed(backbone.pos_embed.numpy(), 5), rtol=1e-6)
+    np.testing.assert_allclose(larger, fit.resize_pos_embed(backbone.pos_embed.numpy(), 5), rtol=1e-6)
     assert backbone.position_embedding([3, 5]).shape == [1, 16, 128]
 
 
@@ -163,7 +163,7 @@ def test_classification_weights_start_a_backbone(tmp_path):
         if key.startswith('side_layer'):
             np.testing.assert_array_equal(value, initial[key], err_msg=key)
         elif key == 'pos_embed':
-            np.testing.assert_array_equal(value, load.resize_pos_embed(trained[key], 2))
+            np.testing.assert_array_equal(value, fit.resize_pos_embed(trained[key], 2))
         else:
             np.testing.assert_array_equal(value, trained[key], err_msg=key)
     assert not any(key.startswith(('head.', 'aux_head.', 'norm.')) for key in own)
@@ -202,7 +202,7 @@ def test_trained_weights_fit_a_model_of_another_img_size(tmp_path):
     model = network(img_size=64)
     weights.load_model(model, str(path))
     np.testing.assert_array_equal(
-        model.backbone.pos_embed.numpy(), load.resize_pos_embed(source.backbone.pos_embed.numpy(), 4)
+        model.backbone.pos_embed.numpy(), fit.resize_pos_embed(source.backbone.pos_embed.numpy(), 4)
     )
 
 

@@ -1,7 +1,14 @@
 """util/weights/load.py: which weights of a file are taken, that a file that does not fit is named, and fine-tuning."""
 
+import datetime
+import gzip
+import io
 import json
+import pathlib
+import pickle
 import struct
+import tarfile
+import zipfile
 
 import numpy as np
 import paddle
@@ -12,7 +19,7 @@ import torch_files
 from models import LV_ViT
 from states import same
 from util.errors import UserError
-from util.weights import checkpoint, load, torch_file
+from util.weights import checkpoint, fit, load, torch_file
 
 pytestmark = pytest.mark.cross_version
 
@@ -46,6 +53,29 @@ def assert_same(a, b):
 @pytest.fixture
 def path(tmp_path):
     return str(tmp_path / 'checkpoint.pd')
+
+
+def archive(open_archive, write):
+    """The bytes of an archive with one member, x.txt."""
+    file = io.BytesIO()
+    with open_archive(file) as f:
+        write(f)
+    return file.getvalue()
+
+
+OTHERS = [
+    (b'', 'an empty file'),
+    (b'\n<!DOCTYPE html>\n<html><body>Sign in</body></html>', 'a web page'),
+    (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', 'a web page'),
+    (b'version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n', '`git lfs pull`'),
+    (b'{"error":{"message":"Entry not found"}}', 'Entry not found'),
+    (b'{"data":{"message":"Entry not found"}}', 'Entry not found'),  # as in safetensors, { is the ninth byte
+    (b'404: Not Found', "'404: Not Found', perhaps the answer of a server"),
+    ('Не найдено'.encode(), 'a text'),
+    (archive(lambda f: tarfile.open(fileobj=f, mode='w'), lambda f: f.addfile(tarfile.TarInfo('x.txt'))), '`tar xf`'),
+    (archive(lambda f: gzip.open(f, 'wb'), lambda f: f.write(b'x')), 'gunzip'),
+    (archive(lambda f: zipfile.ZipFile(f, 'w'), lambda f: f.writestr('x.txt', '')), 'unpack it'),
+]
 
 
 # ---- which weights
@@ -102,7 +132,7 @@ def test_safetensors_are_in_the_layout_that_they_say_or_that_their_names_tell(pa
         assert_same(values(other), values(model))
 
 
-def test_safetensors_of_every_type_and_bfloat16_as_float32(path):
+def test_safetensors_of_every_type_and_bfloat16_as_float32(path, capfd):
     dtypes = ['f8', 'f4', 'f2', 'b1', 'i8', 'i4', 'i2', 'i1', 'u8', 'u4', 'u2', 'u1']
     arrays = {dtype: np.array([[1, 0, 1]], dtype) for dtype in dtypes}
     arrays.update({'number': np.array(3.5), 'empty': np.zeros([0, 3], 'f4')})
@@ -112,15 +142,16 @@ def test_safetensors_of_every_type_and_bfloat16_as_float32(path):
     header = json.dumps({'w': {'dtype': 'BF16', 'shape': [3], 'data_offsets': [0, 6]}}).encode()
     with open(path, 'wb') as f:
         f.write(struct.pack('<Q', len(header)) + header + halves)
+    capfd.readouterr()
     assert load.read(path)['w'].dtype == np.float32
+    assert f'{path}: bfloat16 weights, read as float32' in capfd.readouterr().out
     np.testing.assert_array_equal(load.read(path)['w'][:2], [1, -2.5])
 
 
-def test_of_a_pytorch_checkpoint_the_weights_alone_are_read_without_the_prefix_of_data_parallel(path, capfd):
+def test_of_a_pytorch_checkpoint_the_weights_alone_are_read(path, capfd):
     weights = torch_weights(small(0))
     averaged = {key: np.asarray(value + 1) for key, value in weights.items()}
-    wrapped = {f'module.{key}': value for key, value in weights.items()}
-    torch_files.save({'epoch': 3, 'state_dict': wrapped, 'state_dict_ema': averaged, 'optimizer': {'lr': 0.1}}, path)
+    torch_files.save({'epoch': 3, 'state_dict': weights, 'state_dict_ema': averaged, 'optimizer': {'lr': 0.1}}, path)
     state = load.read(path)
     assert list(state) == ['state_dict', 'state_dict_ema'] and load.has_average(state)
     assert 'not epoch, optimizer' in capfd.readouterr().out
@@ -142,6 +173,113 @@ def test_weights_are_set_in_the_dtype_of_the_model(path):
     torch_files.save({k: v.astype('float16') for k, v in torch_weights(small(0)).items() if 'tracked' not in k}, path)
     load.load(model, path)
     assert_same(values(model), {key: v.astype('float16').astype('float32') for key, v in values(small(0)).items()})
+
+
+@pytest.mark.parametrize('prefix', ['module.', '_orig_mod.', 'model.', 'backbone.', 'module._orig_mod.model.'])
+@pytest.mark.parametrize('write', [torch_files.save, save_safetensors, save_paddle])
+def test_a_prefix_of_all_names_is_taken_off_and_said(path, capfd, prefix, write):
+    model = small(1)
+    write({prefix + key: value for key, value in torch_weights(small(0)).items()}, path)
+    load.load(model, path)
+    assert_same(values(model), values(small(0)))
+    assert f"{path}: the prefix '{prefix}' of all names is taken off" in capfd.readouterr().out
+
+
+def test_prefixes_of_both_sets_of_a_checkpoint_and_of_weights_to_fine_tune(path):
+    trained, averaged = values(small(0)), values(small(2))
+    wrapped = {f'module.{key}': value for key, value in averaged.items()}
+    checkpoint.save(
+        {'model': {f'_orig_mod.{key}': value for key, value in trained.items()}, 'model_ema': wrapped}, path
+    )
+    for ema, expected in (False, trained), (True, averaged):
+        model = small(1)
+        load.load(model, path, ema=ema)
+        assert_same(values(model), expected)
+    model = small(1, num_classes=7, img_size=48)
+    load.load(model, path, new_heads=True, resize=True)
+    np.testing.assert_array_equal(model.norm.weight.numpy(), trained['norm.weight'])
+
+
+class Whole(paddle.nn.Layer):
+    """A network that has a model of its own, as the networks of seg/ have a backbone."""
+
+    def __init__(self, seed):
+        super().__init__()
+        self.model = small(seed)
+
+
+def test_names_of_the_model_itself_are_no_prefix(path, capfd):
+    model = Whole(1)
+    for prefix, lines in ('', 0), ('model.', 1):
+        checkpoint.save({prefix + key: value for key, value in Whole(0).state_dict().items()}, path)
+        load.load(model, path)
+        assert_same(values(model), values(Whole(0)))
+        assert capfd.readouterr().out.count("the prefix 'model.'") == lines
+
+
+def test_a_file_whose_names_are_others_shows_three_of_them_beside_three_of_the_model(path):
+    mixed = {f'backbone.{key}': value for key, value in values(small(0)).items()}
+    for weights in {**mixed, 'decode_head.weight': np.ones(2)}, {'conv1.weight': np.ones(2), 'fc.bias': np.ones(2)}:
+        checkpoint.save(weights, path)
+        message = refusal(load.load, small(), path)
+        assert message.startswith(path) and '--model' in message
+        assert f'the file has {", ".join([*weights][:3])} …, the model {", ".join([*values(small())][:3])} …' in message
+
+
+def test_objects_beside_the_weights_are_not_read_and_their_classes_named(path, capfd):
+    model, things = small(1), {'args': pathlib.PosixPath('/data'), 'when': [datetime.date(2026, 1, 1)]}
+    with open(path, 'wb') as f:
+        pickle.dump({'model': values(small(0)), **things}, f)
+    load.load(model, path)
+    assert_same(values(model), values(small(0)))
+    assert 'datetime.date, pathlib.PosixPath' in capfd.readouterr().out
+
+
+def test_an_object_in_place_of_weights_is_named(path):
+    for content in {'model': pathlib.PosixPath('/data')}, {'state_dict': 1, 'x': pathlib.PosixPath('/data')}:
+        with open(path, 'wb') as f:
+            pickle.dump(content, f)
+        message = refusal(load.load, small(), path)
+        assert message.startswith(path) and 'is a pathlib.PosixPath' in message and 'state_dict()' in message
+    with open(path, 'wb') as f:
+        pickle.dump({**values(small()), 'norm.bias': pathlib.PosixPath('/data')}, f)
+    assert 'norm.bias is a pathlib.PosixPath in the file' in refusal(load.load, small(), path)
+
+
+def bfloat16_weights(seed):
+    """Weights that bfloat16 holds exactly: (as tensors of bfloat16, as arrays of float32)."""
+    tensors = {key: value.astype('bfloat16') for key, value in small(seed).state_dict().items()}
+    return tensors, {key: value.astype('float32').numpy() for key, value in tensors.items()}
+
+
+@pytest.mark.parametrize('nest', [lambda weights: weights, lambda weights: {'model': weights, 'epoch': 3}])
+def test_bfloat16_of_paddle_save_becomes_float32(path, capfd, nest):
+    tensors, expected = bfloat16_weights(0)
+    paddle.save(nest(tensors), path)
+    model = small(1)
+    load.load(model, path)
+    assert_same(values(model), expected)
+    assert f'{path}: bfloat16 weights, read as float32' in capfd.readouterr().out
+    load.load(small(3, img_size=48), path, resize=True)
+
+
+def test_bfloat16_of_pytorch_is_said_too(path, capfd):
+    halves = np.array([1.0, -2.5], 'f4').view('u2')[1::2].copy()
+    tensor = torch_files.tensor((2,), (1,), storage=torch_files.CLASSES['bfloat16'], count=2)
+    torch_files.write_zip(path, b'}(' + torch_files.op('w') + tensor + b'u', {'0': halves})
+    assert load.read(path)['w'].tolist() == [1.0, -2.5]
+    assert capfd.readouterr().out.count(f'{path}: bfloat16 weights, read as float32') == 1
+
+
+# ---- files that are something else
+
+
+@pytest.mark.parametrize('content, says', OTHERS)
+def test_a_file_that_is_something_else_is_called_that(path, content, says):
+    with open(path, 'wb') as f:
+        f.write(content)
+    message = refusal(load.load, small(), path)
+    assert message.startswith(f'{path}: ') and says in message
 
 
 def test_files_without_weights_are_named(path, tmp_path):
@@ -173,8 +311,25 @@ def test_weights_of_another_model_name_the_first_differences_and_set_nothing(pat
 def test_a_value_that_is_no_array_of_fractions_is_named(path):
     checkpoint.save({**values(small()), 'pos_embed': [1.0]}, path)
     assert 'pos_embed is a list in the file' in refusal(load.load, small(), path, new_heads=True, resize=True)
-    checkpoint.save({**values(small()), 'norm.bias': np.ones(8, 'uint16')}, path)  # bfloat16 as paddle.save writes it
-    assert 'norm.bias is uint16' in refusal(load.load, small(), path)
+    checkpoint.save({**values(small()), 'norm.bias': np.ones(8, 'int16')}, path)
+    assert 'norm.bias is int16' in refusal(load.load, small(), path)
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf, 1e300])
+def test_weights_that_are_not_finite_are_named_and_nothing_is_set(path, value):
+    model, before = small(1), values(small(1))
+    broken = {**values(small(0)), 'norm.bias': np.array([value, *[0.0] * 7])}
+    checkpoint.save({'model': values(small(0)), 'model_ema': broken}, path)
+    message = refusal(load.load, model, path, ema=True)
+    assert message.startswith(path) and 'not finite' in message and 'norm.bias' in message
+    assert_same(values(model), before)
+    load.load(model, path)
+
+
+def test_heads_that_are_not_finite_may_be_initialised_anew(path):
+    checkpoint.save({**values(small(0)), 'head.bias': np.full(5, np.nan, 'float32')}, path)
+    assert 'head.bias' in refusal(load.load, small(1), path, new_heads=True)
+    load.load(small(1), path, new_heads='all')
 
 
 # ---- fine-tuning
@@ -201,7 +356,7 @@ def test_a_position_embedding_is_resized_by_the_bicubic_formula_and_the_class_to
     array = np.random.default_rng(0).normal(size=(1, old**2 + 1, 6)).astype('float32')
     square = array[0, 1:].astype('float64').reshape(old, old, 6)
     expected = bicubic(bicubic(square, new).transpose(1, 0, 2), new).transpose(1, 0, 2).reshape(new * new, 6)
-    resized = load.resize_pos_embed(array, new)
+    resized = fit.resize_pos_embed(array, new)
     assert resized.shape == (1, new**2 + 1, 6) and resized.dtype == np.float32
     np.testing.assert_allclose(resized[0, 1:], expected, atol=1e-5)
     np.testing.assert_array_equal(resized[0, 0], array[0, 0])
@@ -222,12 +377,12 @@ def test_another_size_and_class_count(path, capfd):
     assert_same(values(model), fresh)
     load.load(model, path, new_heads=True, resize=True)
     out = capfd.readouterr().out
-    for note in [f'{key}: initialised anew' for key in load.HEADS] + ['pos_embed: resized from 4 to 9 tokens']:
+    for note in [f'{key}: initialised anew' for key in fit.HEADS] + ['pos_embed: resized from 4 to 9 tokens']:
         assert note in out
     for key, value in values(model).items():
         expected = fresh if 'head' in key else weights
         if key == 'pos_embed':
-            expected = {key: load.resize_pos_embed(weights[key], 3)}
+            expected = {key: fit.resize_pos_embed(weights[key], 3)}
         np.testing.assert_array_equal(value, expected[key], err_msg=key)
 
 

@@ -72,6 +72,8 @@ class PooledHead:
             self.side = features.shape[-1]
             pool.register_forward_pre_hook(self._keep)
             mean, logits = self(image).mean(axis=1).numpy(), logits.numpy()
+            if not np.isfinite(logits).all():
+                raise UserError(f'--model {name}: its outputs are not finite (NaN or infinite); check the weights')
             fits = mean.shape == logits.shape and np.abs(mean - logits).max() <= 1e-3 * np.abs(logits).max()
         if not fits:
             raise UserError(

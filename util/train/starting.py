@@ -117,7 +117,9 @@ def _resume(state, content, path):
     state.loader.dataset.bad[np.asarray(progress.get('bad_images', []), 'int64')] = 1
     if state.steps_done:
         _resume_within_epoch(state, progress, path)
-    before = content.get('args') or {}
+    before = content.get('args')
+    if not isinstance(before, dict):  # none, or an object of another project's class
+        before = {}
     changed = [
         f'{name} {before[name]} -> {value}'
         for name, value in vars(state.args).items()
@@ -129,6 +131,8 @@ def _resume(state, content, path):
 
 def _restore_optimizer(state, saved, path):
     """Restore the optimizer. The keys of the port's checkpoints are translated; if that fails, the optimizer is new."""
+    if not isinstance(saved, dict):
+        raise UserError(f"{path}: its 'optimizer' is no state of one; start a new run from its weights with --finetune")
     if optim.has_automatic_names(saved):
         saved = optim.translate_keys(saved, checkpoint.automatic_names(path))
         if optim.has_automatic_names(saved):

@@ -105,7 +105,8 @@ def _from_uint16(weights):
 def _log_placeholders(state, path):
     classes = sorted(unpickle.placeholders(state))
     if classes:
-        log(f'{path}: not read: objects of {one_line(", ".join(classes))}')
+        more = f' and {len(classes) - 5} more' if len(classes) > 5 else ''
+        log(f'{path}: not read, because they are no weights: objects of {", ".join(classes[:5])}{more}')
 
 
 def _read_torch(path):

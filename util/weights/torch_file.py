@@ -108,6 +108,8 @@ class Unpickler(unpickle.Unpickler):
         self.storages = {}
 
     def persistent_load(self, reference):
+        if reference[0] == 'module':  # in old files: a class of layers, with its source text
+            return reference[1]
         kind, code, key, _device, count, *_ = reference
         if kind != 'storage' or code not in STORAGES.values() or type(count) is not int or count < 0:
             raise UserError(f'refers to something that is no storage ({one_line(code)}); not loaded')

@@ -152,7 +152,7 @@ NAMES = {
     ('builtins', 'set'): Function(list),
     ('builtins', 'frozenset'): Function(list),
     ('builtins', 'getattr'): Function(lambda owner, _name: owner),  # how a member of an Enum is written
-    ('copyreg', '_reconstructor'): Function(lambda kind, *_: kind),  # how protocols 0 and 1 write objects
+    ('copyreg', '_reconstructor'): Function(lambda kind, *_: kind()),  # how protocols 0 and 1 write objects
     ('builtins', 'bytes'): Function(lambda: b''),  # how protocols 0 to 2 write empty bytes …
     ('_codecs', 'encode'): Function(lambda text, _encoding: text.encode('latin1')),  # … and other bytes
     ('numpy', 'ndarray'): 'numpy.ndarray',  # an argument of _reconstruct, which ignores it
