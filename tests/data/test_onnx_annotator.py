@@ -177,8 +177,10 @@ def test_another_network_or_flags_that_do_not_fit_are_refused_in_one_line(networ
 
 
 def test_a_file_that_is_not_onnx_is_refused_in_one_line(refuse, tmp_path):
-    (tmp_path / 'text.onnx').write_bytes(b'hello')
-    assert 'text.onnx: ONNX Runtime cannot open it' in refuse(tmp_path / 'text.onnx')
+    (tmp_path / 'x.onnx').write_bytes(b'\0\1')
+    assert 'x.onnx: ONNX Runtime cannot open it' in refuse(tmp_path / 'x.onnx')
+    (tmp_path / 'x.onnx').write_bytes(b'version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n')
+    assert 'git lfs pull' in refuse(tmp_path / 'x.onnx')
     assert 'nowhere.onnx: no such file' in refuse('nowhere.onnx')
 
 
