@@ -50,7 +50,7 @@ def config_errors(config):
             yield
     except (AssertionError, RuntimeError, ValueError, TypeError, KeyError, OSError) as error:
         reason = str(error).split('error message is: \n')[-1]
-        raise UserError(f'{config}: {one_line(reason) or type(error).__name__}')
+        raise UserError(f'{config}: {one_line(" ".join(reason.split())) or type(error).__name__}')
 
 
 # -- flags: names and meanings are those of PaddleSeg's tools ----------------------------------------------------------

@@ -23,7 +23,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from util import runtime
 from util.args import Parser
-from util.errors import UserError
+from util.errors import UserError, one_line, visible
 from util.ranges import not_negative, number
 
 SHOWN = 5  # differences listed for one log
@@ -101,13 +101,14 @@ def read_labels(path, folder):
     try:
         with open(path, encoding='utf-8') as f:
             for number, line in enumerate(f, 1):
-                image, _, label = line.strip().rpartition(' ')
                 if line.strip():
+                    image, label = line.rsplit(None, 1)
                     labels[os.path.normpath(os.path.join(os.path.dirname(path), image))] = int(label)
     except OSError as error:
         raise UserError(f'--cls_label_path {path}: cannot be read ({error.strerror})')
     except ValueError:
-        raise UserError(f'--cls_label_path {path}, line {number}: not "image id"')
+        found = one_line(line.strip())
+        raise UserError(f"--cls_label_path {path}, line {number}: expected 'image id', found '{found}'")
     return below(labels, folder)
 
 
@@ -204,7 +205,7 @@ def main(args):
         if problems:
             failed += 1
             print(f'{path}: {len(problems)} differences')
-            print(''.join(f'    {problem}\n' for problem in problems[:SHOWN]), end='')
+            print(''.join(f'    {visible(problem)}\n' for problem in problems[:SHOWN]), end='')
             if len(problems) > SHOWN:
                 print(f'    and {len(problems) - SHOWN} more')
         else:

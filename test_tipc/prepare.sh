@@ -27,7 +27,7 @@ images_of() {  # images_of SPLIT: lines "SPLIT/class/image id" of the list, else
     local of_ids=$TIPC_DATA/train
     [ -d "$of_ids" ] || of_ids=$TIPC_DATA/$1
     if [ -f "$TIPC_DATA/$1_list.txt" ]; then
-        cat "$TIPC_DATA/$1_list.txt"
+        sed -E 's/[[:blank:]]+([0-9]+)[[:space:]]*$/ \1/' "$TIPC_DATA/$1_list.txt"  # a list may have tabs
     else
         (cd "$TIPC_DATA" && find -L "$1" -mindepth 2 -maxdepth 2 -type f -iregex '.*\.\(jpe?g\|png\|bmp\|webp\)') |
             LC_ALL=C sort |

@@ -15,7 +15,7 @@ import paddle
 
 from models import FAMILY, build_model
 from util.args import Parser, add_model
-from util.errors import UserError
+from util.errors import UserError, one_line
 from util.logger import log
 
 HEAD = 3.0  # standard deviation of the class token's logits
@@ -51,7 +51,7 @@ def main(args):
     try:
         paddle.save(model.state_dict(), args.output)
     except (OSError, ValueError) as error:
-        raise UserError(f'--output {args.output}: cannot be written to ({error})')
+        raise UserError(f'--output {args.output}: cannot be written to ({one_line(error)})')
     log(f'wrote {args.output}')
 
 

@@ -96,7 +96,7 @@ ACCURACIES = {  # accuracy of eval.py, labels of the two images: expected output
 def test_the_best_classes_have_the_accuracy_of_eval_py(run, files, case, tmp_path):
     accuracy, *labels = case
     files[3].write_text(log_of(*BOTH))
-    (tmp_path / 'list.txt').write_text('where/n1/a.JPEG {}\nwhere/n2/a.JPEG {}\n'.format(*labels))
+    (tmp_path / 'list.txt').write_text('where/n1/a.JPEG {}\nwhere/n2/a.JPEG\t{}\n'.format(*labels))
     result = run(compare_results, *files[2:], '--acc1', accuracy, '--cls_label_path', tmp_path / 'list.txt')
     assert ACCURACIES[case] in result.out and result.code == ('agree' not in ACCURACIES[case])
     (tmp_path / 'list.txt').write_text('')

@@ -44,8 +44,24 @@ def test_a_hint_ends_the_message(path):
             read(path, '; export the model again')
 
 
-def test_foreign_text_is_one_line_of_printable_ascii():
-    assert one_line('a\nb\tc\x1b[1mµ  d') == 'a b c [1m d' and len(one_line('x' * 999)) == 200
+SHOWN = [
+    ('val/猫/Ünïcödé x  y\\z.jpg 0', 'val/猫/Ünïcödé x  y\\z.jpg 0'),
+    ('a\tb\nc\rd\x1b[31me\x00', r'a\tb\nc\rd\x1b[31me\x00'),
+    ('x.jpg\xa00', r'x.jpg\xa00'),
+    ('a\u200bb\u202ec\u2028d\u3000e\ufefff\xadg', r'a\u200bb\u202ec\u2028d\u3000e\ufefff\xadg'),
+    (os.fsdecode(b'caf\xe9.jpg'), r'caf\udce9.jpg'),
+]
+
+
+@pytest.mark.parametrize('text, shown', SHOWN)
+def test_a_message_shows_characters_and_escapes_those_that_are_invisible(text, shown):
+    assert one_line(text) == str(UserError(text)) == shown
+    assert one_line(shown) == shown, 'a message may be part of another one'
+
+
+def test_foreign_text_is_cut_and_the_lines_of_an_exception_are_joined():
+    assert one_line('x' * 200) == 'x' * 200 and one_line('x' * 201) == 'x' * 199 + '…'
+    assert one_line(ValueError('while parsing\n   a\tlist\n')) == r'while parsing a\tlist'
 
 
 @pytest.mark.parametrize('sync', [True, False])

@@ -33,6 +33,14 @@ def test_a_value_that_is_not_finite_is_named_with_its_step(bad):
         meters.flush()
 
 
+def test_file_names_break_neither_a_line_nor_the_log_file(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(logger, '_copy', None)
+    logger.log_to(str(tmp_path / 'run.log'))
+    logger.log('猫\n\x1b[2J\udce9.jpg')
+    for text in capsys.readouterr().out, (tmp_path / 'run.log').read_text(encoding='utf-8'):
+        assert text.endswith('] 猫\\n\\x1b[2J\\udce9.jpg\n') and text.count('\n') == 1
+
+
 def test_a_log_file_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(UserError, match='--log_file'):
         logger.log_to(str(tmp_path / 'nowhere' / 'run.log'))

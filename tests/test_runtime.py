@@ -118,14 +118,14 @@ def failing(error):
 
 
 def test_how_a_script_ends(run):
-    line = 'script.py: error: a  b.yml: not YAML (while in line 1)\n'
-    assert run(failing(UserError('a  b.yml: not YAML (while\n  in line 1)'))) == (1, '', line)
+    line = 'script.py: error: a  b\\n\\x1b[2J猫\\udce9.yml: not YAML\n'
+    assert run(failing(UserError('a  b\n\x1b[2J猫\udce9.yml: not YAML'))) == (1, '', line)
     assert run(failing(KeyboardInterrupt())) == (130, '', '')
     stopped = failing(None)
     stopped.main = lambda _: [os.kill(os.getpid(), signal.SIGTERM), time.sleep(10)]
     assert run(stopped) == (143, '', '')
-    line = 'script.py: error: unrecognized arguments: --no_such (see script.py --help)\n'
-    assert run(failing(None), '--no_such') == (2, '', line)
+    line = 'script.py: error: unrecognized arguments: --no\\n_such (see script.py --help)\n'
+    assert run(failing(None), '--no\n_such') == (2, '', line)
     for error in (ZeroDivisionError, RuntimeError, SystemError):
         with pytest.raises(error):
             run(failing(error('DataLoader worker(s) exited unexpectedly')))

@@ -57,6 +57,10 @@ def test_whole_training_takes_all_images_and_an_existing_list(prepare, imagenet)
     done, data = prepare('whole_train_whole_infer', TIPC_DATA=str(imagenet))
     assert done.returncode == 0, done.stderr
     assert (data / 'train_list.txt').read_text() == 'train/c/c 00.JPEG 7\n'
+    (imagenet / 'train_list.txt').write_text('train/c/c 00.JPEG\t7\r\n')
+    done, _ = prepare('lite_train_lite_infer', TIPC_DATA=str(imagenet))
+    assert done.returncode == 0 and (data / 'train_list.txt').read_text() == 'train/c/c 00.JPEG 7\n'
+    done, data = prepare('whole_train_whole_infer', TIPC_DATA=str(imagenet))
     assert len((data / 'val_list.txt').read_text().splitlines()) == 30 and len(list(data.glob('train/*/*'))) == 60
     again, _ = prepare('whole_infer', TIPC_DATA=str(imagenet), TIPC_WEIGHTS=__file__)
     assert again.returncode == 0 and len(list(imagenet.rglob('*.JPEG'))) == 90  # it deleted links only

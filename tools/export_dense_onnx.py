@@ -157,7 +157,9 @@ def main(args):
         size = args.img_size or size
         difference = export(classifier, args.output, size, properties)
     except ImportError as error:
-        raise UserError(f'needs timm, torch, onnx and onnxruntime ({error}); pip install timm torch onnx onnxruntime')
+        raise UserError(
+            f'needs timm, torch, onnx and onnxruntime ({one_line(error)}); pip install timm torch onnx onnxruntime'
+        )
     except UserError as error:
         raise UserError(f'{args.model}: {error}')
     settings = ', '.join(f'{key} {value}' for key, value in properties.items())

@@ -20,7 +20,7 @@ from models import FAMILY, build_model, published_weights
 from util import files
 from util.args import Parser, add_model, add_weights, weights_file
 from util.deploy import export
-from util.errors import UserError
+from util.errors import UserError, one_line
 from util.logger import log
 from util.ranges import whole
 from util.weights.load import load
@@ -49,7 +49,7 @@ def libraries():
         import onnx
         import onnxruntime
     except ImportError as error:
-        raise UserError(f'ONNX export needs paddle2onnx, onnx and onnxruntime ({error}); run `{INSTALL}`')
+        raise UserError(f'ONNX export needs paddle2onnx, onnx and onnxruntime ({one_line(error)}); run `{INSTALL}`')
     return paddle2onnx, onnx, onnxruntime
 
 

@@ -157,7 +157,7 @@ class Steps:
     def run(self, title, words):
         """Run a script; its output goes to the console and to the log."""
         log(f'== {title}: {shlex.join(words)}')
-        with open(self.log_path, 'a', encoding='utf-8') as copy:
+        with open(self.log_path, 'a', encoding='utf-8', errors='backslashreplace') as copy:
             copy.write(f'== {title}: {shlex.join(words)}\n')
             pipe = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace')
             with subprocess.Popen([*self.start, os.path.join(ROOT, words[0]), *words[1:]], **pipe) as process:

@@ -12,7 +12,7 @@ import yaml
 
 from util import files
 from util.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from util.errors import UserError
+from util.errors import UserError, visible
 from util.ranges import below_one, count, natural, not_negative, positive, probability, seed, share
 
 
@@ -27,7 +27,7 @@ class Parser(argparse.ArgumentParser):
         self._negative_number_matcher = re.compile(r'-(\d|\.\d|inf|nan)')
 
     def error(self, message):
-        self.exit(2, f'{self.prog}: error: {self.error_source}{message} (see {self.prog} --help)\n')
+        self.exit(2, f'{self.prog}: error: {visible(self.error_source + message)} (see {self.prog} --help)\n')
 
     def add_config(self):
         self.reads_config = True

@@ -10,7 +10,7 @@ import paddle
 from tqdm import tqdm
 
 from util import dist
-from util.errors import UserError
+from util.errors import UserError, visible
 
 _copy = None  # the file of --log_file
 
@@ -28,7 +28,7 @@ def log_to(path):
 def log(message):
     """Print with a time stamp, on the first process only."""
     if dist.is_main():
-        line = f'[{datetime.datetime.now():%H:%M:%S.%f}] {message}'
+        line = f'[{datetime.datetime.now():%H:%M:%S.%f}] {visible(message)}'
         print(line, flush=True)
         if _copy:
             try:

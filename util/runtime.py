@@ -53,8 +53,7 @@ def run(main, parser, argv=None):
         main(parser.parse_args(argv))
     except UserError as error:
         sys.stdout.flush()
-        message = ' '.join(line.strip() for line in str(error).splitlines())  # a library's message may have several
-        sys.exit(f'{parser.prog}: error: {message}')
+        sys.exit(f'{parser.prog}: error: {error}')
     except KeyboardInterrupt:
         sys.exit(130)
     except (SystemError, RuntimeError):

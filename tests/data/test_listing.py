@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -149,8 +150,10 @@ def listing(folder, tmp_path):
 def test_a_list_keeps_its_order_its_ids_and_names_with_spaces(listing, folder):
     Image.new('RGB', (8, 8)).save(folder / 'a' / 'two words.png')
     expected = [('b/3.webp', 7), ('a/two words.png', 0), ('a/1.png', 9)]
-    samples = listing('\ufeffb/3.webp 7\n\na/two words.png 0\r\na/1.png 9\n')
-    assert list(samples) == [(str(folder / name), label) for name, label in expected]
+    for blank in ' ', '  ', '\t', ' \t ':
+        lines = '\ufeffb/3.webp 7\n\na/two words.png 0\r\na/1.png 9\n'
+        samples = listing(re.sub(r' (\d)', rf'{blank}\1', lines))
+        assert list(samples) == [(str(folder / name), label) for name, label in expected]
 
 
 def test_class_id_minus_one_is_an_image_without_a_label(listing):
@@ -158,7 +161,9 @@ def test_class_id_minus_one_is_an_image_without_a_label(listing):
     assert samples.labels.tolist() == [0, -1] and samples.unlabelled.tolist() == [False, True]
 
 
-BAD_LINES = [(line, 'expected') for line in ('a/2.JPG', 'a/2.JPG x', 'a/2.JPG 1.5', '7', 'a/2.JPG,3')]
+BAD_LINES = [('a/1.png\xa03', r"found 'a/1.png\xa03'"), ('a/\xa0猫\u200b.png 3', r'/a/\xa0猫\u200b.png does not exist')]
+BAD_LINES += [('a\\1.png 3', r'/a\1.png does not exist')]
+BAD_LINES += [(line, 'expected') for line in ('a/2.JPG', 'a/2.JPG x', 'a/2.JPG 1.5', '7', 'a/2.JPG,3')]
 BAD_LINES += [(f'a/2.JPG {label}', f'class id {label}, but --nb_classes is 10') for label in (10, -2)]
 BAD_LINES += [(line, 'does not exist; check --data_path') for line in ('a/none.png 3', 'c/1.png 3', 'a/2.jpg 3')]
 

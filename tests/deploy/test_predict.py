@@ -17,6 +17,7 @@ import predict
 from util.data.datasets import UNDECODABLE
 from util.data.loader import build_predict_loader
 from util.data.transforms import EvalTransform
+from util.deploy.records import read_label_list
 from util.weights import checkpoint
 
 pytest_plugins = 'inference_fixtures'
@@ -136,7 +137,14 @@ LABEL_LISTS = {
     b'0 zero\n1 one\n0 nought\n': 'line 3',
     b''.join(b'%d class\n' % i for i in range(11)): 'names 11 classes',
     b'0 \xff\xfe\n': 'not a readable text file',
+    '0 zero\n1\xa0one\n'.encode(): r"line 2: expected 'id name', found '1\xa0one'",
 }
+
+
+def test_a_label_list_may_have_tabs_and_names_with_blanks(tmp_path):
+    (tmp_path / 'names.txt').write_text('0\tzero, nought\n 1 \t one\ttwo 猫\n2   two\n', encoding='utf-8')
+    expected = {0: 'zero, nought', 1: 'one\ttwo 猫', 2: 'two'}
+    assert read_label_list(str(tmp_path / 'names.txt')) == expected
 
 
 def test_label_lists_that_do_not_fit_are_named(predict_with, infer_with, export_with, tmp_path):

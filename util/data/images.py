@@ -12,7 +12,7 @@ from collections import Counter
 import numpy as np
 from PIL import Image
 
-from util.errors import UserError, one_line
+from util.errors import UserError, one_line, visible
 from util.logger import log
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
@@ -24,6 +24,9 @@ warnings.filterwarnings('ignore', module=r'PIL\.')
 
 class BadImage(Exception):
     """A file that cannot be decoded; the message names it and gives the reason."""
+
+    def __init__(self, message):
+        super().__init__(visible(message))
 
 
 def is_image(name):

@@ -139,9 +139,10 @@ def shorten(words):
 
 
 def read_list(data_path, list_path, num_classes):
-    """Samples of a list file with lines `path class_id`, the paths below `data_path`. Names may hold any bytes.
+    """Samples of a list file with lines `path class_id`, the paths below `data_path`. Raises UserError.
 
-    Class id -1: an image without a label.
+    Blanks or tabs stand between path and id. A path may hold blanks and any other bytes. Class id -1: an image without
+    a label.
     """
     if not os.path.isdir(data_path):
         raise UserError(f'--data_path {data_path}: no such folder')
@@ -152,10 +153,11 @@ def read_list(data_path, list_path, num_classes):
         line = line.strip()
         if not line:
             continue
-        name, _, word = line.rpartition(b' ')
-        if not name or not re.fullmatch(b'-?[0-9]{1,18}', word):  # int() refuses thousands of digits
+        words = line.rsplit(None, 1)  # the path may hold blanks
+        if len(words) < 2 or not re.fullmatch(b'-?[0-9]{1,18}', words[1]):  # int() refuses thousands of digits
             shown = one_line(os.fsdecode(line))
             raise UserError(f"{list_path}, line {number}: expected 'path class_id', found '{shown}'")
+        name, word = words
         if not UNLABELLED <= int(word) < num_classes:
             raise UserError(f'{list_path}, line {number}: class id {word.decode()}, but --nb_classes is {num_classes}')
         path = os.path.join(root, name)
@@ -163,8 +165,7 @@ def read_list(data_path, list_path, num_classes):
         if folder not in listings:
             listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
         if base not in listings[folder]:
-            shown = one_line(os.fsdecode(path))
-            raise UserError(f'{list_path}, line {number}: {shown} does not exist; check --data_path')
+            raise UserError(f'{list_path}, line {number}: {os.fsdecode(path)} does not exist; check --data_path')
         names.append(name)
         labels.append(int(word))
     if not names:

@@ -229,7 +229,7 @@ def _providers(onnxruntime):
 
 def _reason(error):
     """An error message of ONNX Runtime without the code in front."""
-    return one_line(re.sub(r'^\[ONNXRuntimeError\] : \d+ : \w+ : ', '', str(error)))
+    return one_line(' '.join(re.sub(r'^\[ONNXRuntimeError\] : \d+ : \w+ : ', '', str(error)).split()))
 
 
 def _shape(shape):

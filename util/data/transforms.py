@@ -20,7 +20,7 @@ from PIL import Image
 from util.data import render_pil
 from util.data.augment import RANDOM_INTERPOLATION, build_policy, color_jitter, draw_erasing
 from util.data.augment_ops import Op
-from util.errors import UserError
+from util.errors import UserError, one_line
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -44,7 +44,7 @@ def renderer(backend):
         importlib.import_module('simplejpeg')
         return importlib.import_module('util.data.render_cv2')
     except ImportError as error:
-        raise UserError(f'--image_backend cv2: {error}; pip install opencv-python-headless simplejpeg')
+        raise UserError(f'--image_backend cv2: {one_line(error)}; pip install opencv-python-headless simplejpeg')
 
 
 # -- training ---------------------------------------------------------------------------------------------------------

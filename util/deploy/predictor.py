@@ -109,7 +109,7 @@ def check_engine(engine, precision, model_file, ir_optim=True):
 def reason(error):
     """The message of an exception of Paddle, without its C++ stack."""
     text = str(error).partition('Error Message Summary:')[2] or str(error)
-    return one_line(text.strip('-\n '))
+    return one_line(' '.join(text.strip('-\n ').split()))
 
 
 def exported_image_shape(model_file, name):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import numpy as np
 
@@ -16,15 +17,19 @@ IMAGENET_NAMES = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'image
 
 
 def read_label_list(path):
-    """{class id: name} from a file with lines `id name`. A name may hold several synonyms, joined with ', '."""
+    """{class id: name} from a file with lines `id name`. Blanks or tabs stand between them.
+
+    A name may hold several synonyms, joined with ', '. Raises UserError.
+    """
     names = {}
     for number, line in read_lines(path):
-        key, _, name = line.partition(' ')
-        if not key.isdecimal() or len(key) > 9 or not name:
+        found = re.fullmatch(r'([0-9]{1,9})[ \t]+(.+)', line)
+        if not found:
             raise UserError(f"{path}, line {number}: expected 'id name', found '{one_line(line)}'")
-        if int(key) in names:
-            raise UserError(f'{path}, line {number}: class {int(key)} has a name already')
-        names[int(key)] = name
+        class_id, name = int(found[1]), found[2]
+        if class_id in names:
+            raise UserError(f'{path}, line {number}: class {class_id} has a name already')
+        names[class_id] = name
     return names
 
 
