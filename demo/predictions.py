@@ -109,7 +109,7 @@ def read_photo(path):
         raise BadImage(f'{name}: {width} x {height} pixels; this page takes {MAX_PIXELS // 10**6} million at most')
     try:
         return open_rgb(path)
-    except (BadImage, UserError) as error:
+    except BadImage as error:
         raise BadImage(str(error).replace(path, name))
 
 

@@ -111,9 +111,9 @@ def error_of(path):
 
 def test_a_file_that_is_no_photo_is_refused_in_one_line(tmp_path):
     (tmp_path / 'notes.png').write_text('no image')
-    Image.open(CHELSEA).save(tmp_path / 'animation.gif')
+    (tmp_path / 'folder.png').mkdir()
     (tmp_path / 'half.png').write_bytes((ROOT / 'demo' / 'chelsea.png').read_bytes()[:100_000])
-    for name in ('notes.png', 'animation.gif', 'half.png', 'gone.png'):
+    for name in ('notes.png', 'folder.png', 'half.png', 'gone.png'):
         error_of(tmp_path / name)
 
 

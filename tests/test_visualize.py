@@ -160,6 +160,15 @@ def test_predictions_rollout_and_maps_go_into_one_picture(drawn, maps, weights):
     assert len(drawn('--resume', weights, '--token_label_data', maps, '--draws', 2)) == 6
 
 
+@pytest.mark.parametrize('size, box', [((6000, 3), (0, 111, 224, 1)), ((30, 60), (56, 0, 112, 224))])
+def test_a_photo_is_shown_at_the_size_of_a_tile_however_long_it_is(size, box):
+    shown = np.asarray(visualize.on_white(Image.new('RGB', size)))
+    x, y, width, height = box
+    expected = np.full((224, 224, 3), 255)
+    expected[y : y + height, x : x + width] = 0
+    assert np.array_equal(shown, expected)
+
+
 def test_captions_tell_checkpoints_apart():
     assert visualize.captions(['out/a/best.pd', 'out/b/c/best.pd']) == ['a', 'b/c']
     assert visualize.captions(['out/a/best.pd']) == ['best.pd']

@@ -96,10 +96,11 @@ def dense(target, num_classes):
 
 
 def on_white(image):
-    """The image centred on a white square."""
-    side = max(image.size)
-    canvas = Image.new('RGB', (side, side), PAPER)
-    canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    """The image, at the size of a tile, centred on a white square."""
+    scale = SIDE / max(image.size)
+    width, height = (max(1, round(scale * side)) for side in image.size)
+    canvas = Image.new('RGB', (SIDE, SIDE), PAPER)
+    canvas.paste(image.resize((width, height), Image.BICUBIC), ((SIDE - width) // 2, (SIDE - height) // 2))
     return canvas
 
 

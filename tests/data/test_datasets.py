@@ -45,11 +45,6 @@ def test_every_kind_of_image_file_becomes_rgb(tmp_path, kind):
         np.testing.assert_allclose(np.asarray(image)[..., 0].mean(axis=0), RAMP[0], atol=tolerance)
 
 
-def test_16_bit_greys_are_scaled_to_8_bits(tmp_path):
-    Image.fromarray(RAMP.astype('uint16') * 256 + 200).save(tmp_path / 'deep.png')
-    np.testing.assert_array_equal(np.asarray(open_rgb(str(tmp_path / 'deep.png'))), np.stack([RAMP] * 3, axis=-1))
-
-
 # ---- images that cannot be decoded
 
 
@@ -111,6 +106,27 @@ def test_a_skipped_image_is_replaced_by_the_next_with_its_own_label(photos, back
     assert np.array_equal(dataset[11]['image'], expected), 'with the draws of index 11'
     truncate(samples[0][0])
     assert dataset[11]['label'] == 1 and dataset[5]['label'] == 5
+
+
+def test_unreadable_entries_of_the_file_system_are_bad_images(photos, backend, capfd, time_limit):
+    """A dangling link, a folder and a link to itself, in training with loader processes, evaluation and prediction."""
+    bad = []
+    for split in ('train', 'val'):
+        for name, target in (('20.jpg', 'gone.jpg'), ('21.jpg', '.'), ('22.jpg', '22.jpg')):
+            bad.append(photos / split / 'a' / name)
+            bad[-1].symlink_to(target)
+    with time_limit(30):
+        loader = train_loader(photos, '--num_workers', 2, '--image_backend', backend, '--batch_size', 5)
+        assert sum(batch['image'].shape[0] for batch in loader) == 15 and loader.dataset.bad_images() == 3
+        message = refused(list, train_loader(photos, '--num_workers', 0, '--max_bad_images', 2))
+        assert '--max_bad_images 2' in message
+        message = refused(list, eval_loader(photos, '--num_workers', 2, '--image_backend', backend))
+        assert message.startswith(f'{bad[3]}: cannot be read')
+        files = [str(path) for path in bad[3:]] + [str(photos / 'val' / 'a' / '00.jpg')]
+        batches = list(build_predict_loader(files, EvalTransform(32, 1.0, backend=backend), 2))
+    assert [batch['label'].tolist() for batch in batches] == [[UNDECODABLE, UNDECODABLE], [UNDECODABLE, 0]]
+    lines = capfd.readouterr().err
+    assert all(f'warning: {path}: cannot be read' in lines for path in bad)
 
 
 @pytest.mark.parametrize('workers', [0, 2])

@@ -9,12 +9,14 @@ import pytest
 from PIL import Image
 
 import rendered
+from util.data import images, render_cv2, transforms
 from util.data.augment import draw_erasing, pack_erased
 from util.data.augment_ops import Op
 from util.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     INTERPOLATIONS,
+    Draws,
     EvalTransform,
     TrainTransform,
     crop_matrix,
@@ -80,6 +82,68 @@ def test_eval_uses_its_filter_and_none_for_an_image_of_the_right_size(name):
     expected = noise(64, 64).resize((16, 16), INTERPOLATIONS.get(name, Image.BICUBIC))  # random is bicubic
     assert EvalTransform(16, 1.0, name).crop(noise(64, 64)).tobytes() == expected.tobytes()
     assert np.array_equal(EvalTransform(32, 1.0, name)(noise(32, 32)), to_input(noise(32, 32)))
+
+
+def opened(image, backend):
+    """The image as the backend opens it."""
+    return image if backend == 'pil' else images.DecodedImage(np.asarray(image))
+
+
+@pytest.mark.parametrize('interpolation', INTERPOLATIONS)
+@pytest.mark.parametrize('turned', [False, True])
+@pytest.mark.parametrize('crop_pct', [0.9, 1.0])
+def test_of_an_extremely_long_image_only_what_the_crop_shows_is_resized(
+    crop_pct, turned, interpolation, backend, monkeypatch
+):
+    """The middle of an image of 3 x 60,000 pixels looks as in an image of 3 x 300, which is resized as a whole."""
+    long, transform = noise(3, 60_000), EvalTransform(224, crop_pct, interpolation, backend=backend)
+    middle = long.crop((0, 29_850, 3, 30_150))
+    if turned:
+        long, middle = (image.transpose(Image.TRANSPOSE) for image in (long, middle))
+    pixels, sizes = transforms.renderer(backend), []
+    expected = pixels.eval_pixels(opened(middle, backend), *place(transform, middle), 224, transform.interpolation)
+    watch_sizes(monkeypatch, sizes)
+    result = pixels.eval_pixels(opened(long, backend), *place(transform, long), 224, transform.interpolation)
+    assert max(sizes) == (224, 224) and result.shape == (224, 224, 3)
+    tolerance = 1 if backend == 'pil' else 10  # OpenCV's warp rounds positions to 1/32 of a pixel
+    different = np.abs(result.astype(int) - expected) > tolerance
+    assert different.mean() < (0.02 if interpolation == 'nearest' else 1e-9), 'nearest: halfway between two pixels'
+
+
+def place(transform, image):
+    return transform._resized_and_corner(*image.size)
+
+
+def watch_sizes(monkeypatch, sizes):
+    """Append the size of whatever either backend resamples to `sizes`."""
+
+    def watched(function, position):
+        def call(*args, **kwargs):
+            sizes.append(tuple(args[position]))
+            assert max(sizes[-1]) <= 32_766, 'larger than what OpenCV 4 warps, and than the memory should hold'
+            return function(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(Image.Image, 'resize', watched(Image.Image.resize, 1))
+    monkeypatch.setattr(render_cv2, 'resample', watched(render_cv2.resample, 2))
+
+
+@pytest.mark.parametrize('interpolation', ['nearest', 'bicubic'])
+def test_an_image_longer_than_opencv_warps_trains_with_statistics_after_another_op(interpolation, monkeypatch):
+    image, sides = images.DecodedImage(np.asarray(noise(60, 40).resize((33_000, 200)))), []
+    warp = render_cv2.cv2.warpAffine
+
+    def watched(pixels, matrix, size, **kwargs):
+        sides.extend([*pixels.shape[:2], *size])
+        return warp(pixels, matrix, size, **kwargs)
+
+    monkeypatch.setattr(render_cv2.cv2, 'warpAffine', watched)
+    ops = [Op('Color', 1.5), Op('Equalize', None), Op('TranslateXRel', 0.1, np.eye(3), Image.BILINEAR)]
+    ops += [Op('AutoContrast', None)]
+    draws = Draws(ops, (0, 0, 250, 200), INTERPOLATIONS[interpolation], np.eye(3))
+    pixels = render_cv2.train_pixels(image, draws, 32, (0, 0, 0))
+    assert sides and max(sides) <= 32_766 and pixels.std() > 20
 
 
 WRONG = [(EvalTransform, dict(crop_pct=0.0), 'crop_pct 0.0'), (EvalTransform, dict(crop_pct=1.5), 'crop_pct 1.5')]

@@ -55,9 +55,8 @@ class TrainDataset(ImageDataset):
 
     grid: tokens a side of the targets. With allow_missing_token_label an image without a map trains with its label
     alone; otherwise it is a UserError, as are two images that would have one map, and an image without a label if it
-    has no map. unlabelled_images: how many have no label. An image that cannot be decoded is
-    replaced by the next one of the set. Each such file is named once on stderr; more than `max_bad_images` of them are
-    a UserError.
+    has no map. unlabelled_images: how many have no label. An image that cannot be read or decoded is replaced by the
+    next one of the set. Each such file is named once on stderr; more than `max_bad_images` of them are a UserError.
     """
 
     def __init__(
@@ -81,7 +80,7 @@ class TrainDataset(ImageDataset):
             self.map_names = label_maps.names_for(samples, allow_missing_token_label)
             self.unmapped_images = int((self.map_names == b'').sum())
         self.max_bad_images = max_bad_images
-        # int8 [n], 1: this file cannot be decoded; in memory that the loader processes share
+        # int8 [n], 1: this file is a bad image; in memory that the loader processes share
         self.bad = np.frombuffer(multiprocessing.RawArray('b', len(samples)), 'int8')
 
     @property
@@ -102,7 +101,7 @@ class TrainDataset(ImageDataset):
         return pixels + erased + max(sum(part.nbytes for part in target) for target in targets)
 
     def bad_images(self):
-        """Number of files that could not be decoded so far."""
+        """Number of files that could not be read or decoded so far."""
         return int(self.bad.sum())
 
     def sample(self, index):
@@ -133,19 +132,16 @@ class TrainDataset(ImageDataset):
                 return self.transform.load(self.samples[candidate][0], rng), candidate
             except BadImage as error:
                 self._skip(candidate, error)
-        raise UserError('no image of the training set can be decoded; check --data_path')
+        raise UserError('no image of the training set can be read and decoded; check --data_path')
 
     def _skip(self, index, error):
-        """Warn of a file that cannot be decoded, once. Raises UserError if there are too many."""
+        """Warn of a bad image, once. Raises UserError if there are too many."""
         if self.bad[index]:
             return
         self.bad[index] = 1
         print(f'warning: {error}; skipped', file=sys.stderr, flush=True)
         if self.bad_images() > self.max_bad_images:
-            raise UserError(
-                f'{self.samples[index][0]}: cannot be decoded, and this is one image more than '
-                f'--max_bad_images {self.max_bad_images} allows'
-            )
+            raise UserError(f'{error}; this is one bad image more than --max_bad_images {self.max_bad_images} allows')
 
     def _target(self, name, source_size, side, matrix):
         """The SparseTarget of an image.
@@ -163,8 +159,8 @@ class TrainDataset(ImageDataset):
 class EvalDataset(ImageDataset):
     """Evaluation samples {'image': uint8 [S, S, 3], 'label': class id, 'index': position in the set}.
 
-    An image that cannot be decoded is a UserError, because an evaluation counts every image. With skip_bad there is a
-    warning on stderr instead, and the sample is black with label UNDECODABLE.
+    An image that cannot be read or decoded is a UserError, because an evaluation counts every image. With skip_bad
+    there is a warning on stderr instead, and the sample is black with label UNDECODABLE.
     """
 
     def __init__(self, samples, transform, skip_bad=False):

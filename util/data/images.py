@@ -10,20 +10,36 @@ import warnings
 from collections import Counter
 
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin, UnidentifiedImageError, features
+from PIL.TiffImagePlugin import BITSPERSAMPLE
 
 from util.errors import UserError, one_line, visible
 from util.logger import log
 
-EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
-FORMATS = ('JPEG', 'PNG', 'BMP', 'WEBP')  # by content, not by name; Pillow starts programs to decode some others
+# Pillow starts programs to decode some other formats.
+SUFFIXES = {
+    'JPEG': ('.jpg', '.jpeg', '.jfif'),
+    'PNG': ('.png',),
+    'BMP': ('.bmp',),
+    'GIF': ('.gif',),
+    'WEBP': ('.webp',),
+    'TIFF': ('.tif', '.tiff'),
+    'AVIF': ('.avif',),
+}
+LIBRARIES = {'TIFF': 'libtiff', 'AVIF': 'avif'}  # Pillow has AVIF since 11.3
+AVAILABLE = features.get_supported()
+FORMATS = tuple(name for name in SUFFIXES if name not in LIBRARIES or LIBRARIES[name] in AVAILABLE)  # by content
+EXTENSIONS = tuple(suffix for name in FORMATS for suffix in SUFFIXES[name])
+
+# Pillow takes at most 1 MB of one colour profile or text of a PNG; photo editors write more.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 64 << 20  # bytes, decompressed
 
 # Pillow's warnings about metadata do not concern the pixels.
 warnings.filterwarnings('ignore', module=r'PIL\.')
 
 
 class BadImage(Exception):
-    """A file that cannot be decoded; the message names it and gives the reason."""
+    """A file that cannot be read or decoded; the message names it and gives the reason."""
 
     def __init__(self, message):
         super().__init__(visible(message))
@@ -57,7 +73,7 @@ def walk_files(folder, wanted, skipped, above=()):
             for entry in entries:
                 if wanted(entry.name):
                     files.append(entry.name)
-                elif not entry.is_dir():
+                elif not os.path.isdir(entry.path):  # entry.is_dir() raises for a link to itself
                     skipped[suffix(entry.name)] += 1
                 elif is_hidden(entry.name):
                     skipped[f'folder {entry.name}'] += 1
@@ -109,28 +125,43 @@ def find_images(inputs):
         elif os.path.isfile(item):
             paths = [item]
         else:
-            paths = [path for path in glob.glob(item, recursive=True) if os.path.isfile(path) and is_image(path)]
+            paths = [path for path in glob.glob(item, recursive=True) if is_image(os.path.basename(path))]
         if not paths:
-            raise UserError(f'{item}: no such file, or no images there (.jpg .jpeg .png .bmp .webp)')
+            raise UserError(f'{item}: no such file, or no images there ({" ".join(EXTENSIONS)})')
         found += sorted(paths)
     return found
 
 
 def open_rgb(path):
-    """Decode an image file to an RGB PIL image. 16-bit greys are scaled to 8 bits; an EXIF orientation is ignored.
+    """Decode an image file, of several images the first, to an RGB PIL image. Transparency is dropped.
 
-    Raises BadImage for a file that is no image or is damaged; UserError for a file that cannot be read.
+    An EXIF orientation is ignored (Pillow applies that of a TIFF file). Raises BadImage for a file that cannot be read,
+    is no image or is damaged.
     """
     try:
         with open(path, 'rb') as file, Image.open(file, formats=FORMATS) as image:
-            if image.mode.startswith('I'):
-                image = Image.fromarray((np.asarray(image).astype('uint32') >> 8).clip(0, 255).astype('uint8'))
+            if image.mode.startswith(('I', 'F')):
+                return deep_grey(image).convert('RGB')
             image.load()
             return image if image.mode == 'RGB' else image.convert('RGB')
+    except UnidentifiedImageError:
+        reason = f'cannot be decoded (Pillow finds no {", ".join(FORMATS)} image in it)'
+    except Image.DecompressionBombError:
+        reason = f'cannot be decoded (has more than {2 * Image.MAX_IMAGE_PIXELS} pixels; resize it)'
     except Exception as error:  # a damaged file can raise nearly any exception
-        if isinstance(error, OSError) and error.errno:  # the system's error: no such file, or a disk that fails
-            raise UserError(f'{path}: cannot be read ({error.strerror})')
-        raise BadImage(f'{path}: cannot be decoded ({one_line(error)})')
+        if isinstance(error, OSError) and error.errno:  # the system's: a dangling link, no permission, a bad disk
+            reason = f'cannot be read ({error.strerror})'
+        else:
+            reason = f'cannot be decoded ({one_line(error) or type(error).__name__})'
+    raise BadImage(f'{path}: {reason}')
+
+
+def deep_grey(image):
+    """A PIL image of greys of 16 or 12 bits, scaled to 8 bits. Raises ValueError for those whose range is not known."""
+    if image.mode == 'F' or (image.mode == 'I' and image.format != 'PNG'):
+        raise ValueError('the range of 32-bit or signed greys is not known; save it with 8 or 16 bits')
+    bits = 12 if image.format == 'TIFF' and image.tag_v2[BITSPERSAMPLE] == (12,) else 16
+    return Image.fromarray((np.asarray(image).astype('uint32') >> (bits - 8)).astype('uint8'))
 
 
 # -- JPEG by simplejpeg, to the same pixels as Pillow's ---------------------------------------------------------------
@@ -157,7 +188,7 @@ class JpegFile:
 
         shrink is the largest of 1, 2, 4 and 8 that is at most `max_shrink`: libjpeg decodes a smaller image faster.
 
-        Raises BadImage and UserError as open_rgb.
+        Raises BadImage as open_rgb.
         """
         import simplejpeg
 

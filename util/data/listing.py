@@ -86,7 +86,7 @@ def read_folder(root, num_classes, class_names=None):
     folders, skipped = [], Counter()
     with os.scandir(root) as entries:
         for entry in entries:
-            if not entry.is_dir():
+            if not os.path.isdir(entry.path):  # entry.is_dir() raises for a link to itself
                 skipped[f'{suffix(entry.name)} outside the class folders'] += 1
             elif is_hidden(entry.name):
                 log(f'{root}: skipped the folder {entry.name}')

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from util.data import augment_ops, images
+from util.data.render_pil import MAX_RESIZED
 
 cv2.setNumThreads(0)  # the loader has processes of its own
 cv2.ocl.setUseOpenCL(False)
@@ -29,7 +30,7 @@ STATISTICS_SIDE = 512  # short side in pixels of the image from which statistics
 
 
 def open_image(path):
-    """images.JpegFile or images.DecodedImage. Raises BadImage and UserError as images.open_rgb."""
+    """images.JpegFile or images.DecodedImage. Raises BadImage as images.open_rgb."""
     return images.open_jpeg(path)
 
 
@@ -49,8 +50,11 @@ def eval_pixels(image, resized, corner, size, interpolation):
     factors = [side / resized_side for side, resized_side in zip(image.size, resized)]
     pixels, shrink = image.decode(1 if interpolation == Image.NEAREST else min(factors))
     x, y = corner
-    output = resample(pixels, np.diag([factors[0] / shrink, factors[1] / shrink, 1]), resized, interpolation)
-    return output[y : y + size, x : x + size]
+    to_pixels = np.diag([factors[0] / shrink, factors[1] / shrink, 1])
+    if max(resized) > MAX_RESIZED:
+        crop = np.array([[1, 0, x], [0, 1, y], [0, 0, 1]])
+        return resample(pixels, to_pixels @ crop, (size, size), interpolation)
+    return resample(pixels, to_pixels, resized, interpolation)[y : y + size, x : x + size]
 
 
 # -- ops --------------------------------------------------------------------------------------------------------------
@@ -95,7 +99,7 @@ class Renderer:
         """How many pixels of the whole image have each level after `ops_before`, as level_table takes it for `op`."""
         pixels = self.pixels
         if any(before.name != 'Flip' for before in ops_before):
-            step = max(1, min(self.size) / STATISTICS_SIDE)
+            step = max(1, min(self.size) / STATISTICS_SIDE, max(self.size) / MAX_RESIZED)
             width, height = (max(1, round(side / step)) for side in self.size)
             whole = np.diag([self.size[0] / width, self.size[1] / height, 1])
             pixels = self.apply_ops(ops_before, whole, (width, height), Image.NEAREST)
@@ -187,7 +191,11 @@ def warp(pixels, matrix, size, interpolation):
     x_margin, y_margin = 4 * max(1, x_factor), 4 * max(1, y_factor)
     left, right = part_range(xs.min() - x_margin, xs.max() + x_margin, pixels.shape[1])
     top, bottom = part_range(ys.min() - y_margin, ys.max() + y_margin, pixels.shape[0])
-    part = anti_alias(pixels[top:bottom, left:right], x_factor, y_factor)
+    part = pixels[top:bottom, left:right]
+    if interpolation == Image.NEAREST:  # takes single pixels; fewer to choose from if there are too many for OpenCV
+        part = part[:: -(-part.shape[0] // MAX_RESIZED), :: -(-part.shape[1] // MAX_RESIZED)]
+    else:
+        part = anti_alias(part, x_factor, y_factor)
     to_part = np.diag([part.shape[1] / (right - left), part.shape[0] / (bottom - top)]) @ (
         matrix[:2] - [[0, 0, left], [0, 0, top]]
     )

@@ -10,9 +10,13 @@ from PIL import Image, ImageEnhance
 from util.data import augment_ops
 from util.data.images import open_rgb
 
+# Of an image whose long side would have more pixels when resized, only the part that the crop shows is resized. At a
+# short side of 256 pixels these are images more than 128 times as long as wide.
+MAX_RESIZED = 2**15 - 2  # OpenCV 4 warps nothing longer
+
 
 def open_image(path):
-    """RGB PIL image. Raises BadImage and UserError as images.open_rgb."""
+    """RGB PIL image. Raises BadImage as images.open_rgb."""
     return open_rgb(path)
 
 
@@ -30,10 +34,13 @@ def eval_pixels(image, resized, corner, size, interpolation):
 
 def eval_crop(image, resized, corner, size, interpolation):
     """The same as a PIL image."""
-    if resized != image.size:
-        image = resize(image, resized, interpolation)
     x, y = corner
-    return image.crop((x, y, x + size, y + size))
+    box = (x, y, x + size, y + size)
+    if resized == image.size:
+        return image.crop(box)
+    if max(resized) > MAX_RESIZED:
+        return resize_part(image, resized, box, interpolation)
+    return resize(image, resized, interpolation).crop(box)
 
 
 def resize(image, size, interpolation):
@@ -43,6 +50,17 @@ def resize(image, size, interpolation):
     it by the sizes (its pull request 9549); before, the horizontal pass came first, as in all published results.
     """
     return image.resize((size[0], image.height), interpolation).resize(size, interpolation)
+
+
+def resize_part(image, size, box, interpolation):
+    """The box (left, top, right, bottom) of `image.resize(size, …)`. Some of its values are rounded differently."""
+    scale = np.array([image.width / size[0], image.height / size[1]] * 2)
+    source = box * scale  # the box, in pixels of the image
+    reach = np.ceil(3 * np.maximum(scale, 1)) * [-1, -1, 1, 1]  # pixels around it that the filters look at, at most
+    # Pillow has the numbers of a box as 32-bit floats. The part of the image around the box keeps them small.
+    around = (source + reach).round().astype(int).clip(0, [*image.size] * 2)
+    source = source - around[[0, 1, 0, 1]]
+    return image.crop(around).resize((box[2] - box[0], box[3] - box[1]), interpolation, box=source)
 
 
 # -- ops --------------------------------------------------------------------------------------------------------------

@@ -137,7 +137,7 @@ class TrainTransform:
     def load(self, path, rng):
         """Image file -> (pixels uint8 [S, S, 3], matrix as in Draws, (width, height) of the file, Erased or None).
 
-        rng: numpy Generator. Raises BadImage and UserError as images.open_rgb.
+        rng: numpy Generator. Raises BadImage as images.open_rgb.
         """
         image = renderer(self.backend).open_image(path)
         draws = self.draw(image.size, rng)
@@ -199,7 +199,7 @@ class EvalTransform:
         renderer(backend)  # a missing package is an error now, not in a loader process
 
     def load(self, path):
-        """Image file -> uint8 [S, S, 3]. Raises BadImage and UserError as images.open_rgb."""
+        """Image file -> uint8 [S, S, 3]. Raises BadImage as images.open_rgb."""
         backend = renderer(self.backend)
         image = backend.open_image(path)
         return backend.eval_pixels(image, *self._resized_and_corner(*image.size), self.size, self.interpolation)
