@@ -1,4 +1,4 @@
-"""Make label maps with a trained classifier: OUT/<class folder>/<image stem>.npy for each image, and OUT/meta.json.
+"""Make label maps with a trained classifier: OUT/cat/a.npy for the image cat/a.jpg, and so on, and OUT/meta.json.
 
     python generate_label.py imagenet/ label_maps/ --model lvvit_s --resume checkpoint-best.pd
     python generate_label.py imagenet/ label_maps/ --model resnet50 --resume resnet50.pdparams

@@ -71,10 +71,11 @@ def test_folders_and_lists_wherever_the_data_is_give_the_same_names(photos, tmp_
 
 
 @KINDS
-def test_a_published_set_is_found_by_last_folder_and_stem(tmp_path, save_set):
+def test_a_published_set_is_found_by_last_folder_and_stem(tmp_path, save_set, capsys):
     save_set(tmp_path, {'n01/a': make_map(), 'n02/a': make_map(1), 'flat/a': make_map(2)})
     deep = from_list('/imagenet', 'ILSVRC/Data/CLS-LOC/train/n01/a.JPEG', 'ILSVRC/Data/CLS-LOC/train/n02/a.JPEG')
     assert found(tmp_path, deep) == ['n01/a', 'n02/a']
+    assert f'{tmp_path}: 2 images have the map <last folder>/<stem>' in capsys.readouterr().out
     assert found(tmp_path, from_list('/some/flat', 'a.jpg')) == ['flat/a'], 'images directly in the data folder'
 
 

@@ -21,6 +21,7 @@ from util import files
 from util.data.images import walk_files
 from util.data.map_names import check_distinct, map_names, short_names
 from util.errors import UserError, one_line
+from util.logger import log
 from util.weights import torch_file
 from util.weights.unpickle import kind
 
@@ -84,6 +85,10 @@ class LabelMaps:
             short[np.isin(short, names)] = b''
             names = names.astype(np.promote_types(names.dtype, short.dtype))
             names[without] = short
+            if (short != b'').any():
+                log(
+                    f'{self.folder}: {(short != b"").sum()} images have the map <last folder>/<stem>, as in published sets'
+                )
             remedy = 'make the maps again with generate_label.py, which names them by the path below the data folder'
             check_distinct(names, samples.paths, remedy)
         missing = names == b''
