@@ -85,10 +85,9 @@ class LabelMaps:
             short[np.isin(short, names)] = b''
             names = names.astype(np.promote_types(names.dtype, short.dtype))
             names[without] = short
-            if (short != b'').any():
-                log(
-                    f'{self.folder}: {(short != b"").sum()} images have the map <last folder>/<stem>, as in published sets'
-                )
+            by_short = int((short != b'').sum())
+            if by_short:
+                log(f'{self.folder}: {by_short} images have the map <last folder>/<stem>, as in the published set')
             remedy = 'make the maps again with generate_label.py, which names them by the path below the data folder'
             check_distinct(names, samples.paths, remedy)
         missing = names == b''
