@@ -48,6 +48,21 @@ def test_from_photos_to_a_student(run, photos, tmp_path, monkeypatch):
     assert result.out.splitlines()[-1].split('] ')[1].startswith('student: top-1')
 
 
+def test_photos_without_labels_teach_the_student_alone_and_are_never_held_out(run, photos, steps, tmp_path):
+    (photos / 'unlabelled').mkdir()
+    for i in range(5):
+        shutil.copy(next((photos / 'digit0').iterdir()), photos / f'unlabelled/{i}.jpg')
+    assert run(self_label, photos, tmp_path / 'out', *words(SMALL)).code == 0
+    labeler, maps, student = steps
+    assert 'labelled_list.txt' in labeler and 'train_list.txt' in maps and 'train_list.txt' in student
+
+    def labels(name):
+        return [int(line.split()[-1]) for line in (tmp_path / f'out/{name}_list.txt').read_text().splitlines()]
+
+    assert labels('train').count(-1) == 5 and len(labels('train')) == 35 and len(labels('labelled')) == 30
+    assert min(labels('labelled') + labels('val')) == 0 and '--nb_classes 10' in student
+
+
 def test_each_step_gets_its_flags(run, photos, steps, tmp_path):
     own = "--map_size 96 --launch '--nproc_per_node 2' --labeler_flags '--epochs 9' --student_flags '--drop_path 0.2'"
     assert run(self_label, *words(own), photos, tmp_path / 'out', *words(SMALL, '--lr 1e-3')).code == 0

@@ -10,9 +10,10 @@ Self-emerging token labeling (arXiv 2401.03844) in three steps; the same command
     3. OUT/student   a new model learns from the labels and these maps
 
 PHOTOS has one folder per class, or train/ and val/ with one folder per class each; without val/ a share of each class
-is held out. The tool first decodes every photo: those that cannot be decoded are named and left out of all three steps;
-more than --max_bad_images of them are an error. It writes OUT/train_list.txt, val_list.txt and label_list.txt;
-OUT/self_label.log has the output of all steps.
+is held out. Photos in a folder unlabelled/ beside the class folders have no label: the labeler does not learn from
+them, the student learns from their maps. The tool first decodes every photo: those that cannot be decoded are named and
+left out of all three steps; more than --max_bad_images of them are an error. It writes OUT/train_list.txt,
+labelled_list.txt, val_list.txt and label_list.txt; OUT/self_label.log has the output of all steps.
 """
 
 import argparse
@@ -66,7 +67,7 @@ def parser():
 
 
 def write_lists(photos, out, val_share, max_bad_images):
-    """Write train_list.txt, val_list.txt and label_list.txt into `out`; returns the number of classes.
+    """Write the lists of the head of this file into `out`; returns the number of classes.
 
     Photos that cannot be decoded are left out. Raises UserError for more than `max_bad_images` of them.
     """
@@ -77,7 +78,7 @@ def write_lists(photos, out, val_share, max_bad_images):
     samples = listing.read_folder(root, sys.maxsize)
     names = samples.class_names
     if len(names) < 2:
-        raise UserError(f'{root}: photos of one class only ({names[0]}); it needs one folder per class')
+        raise UserError(f'{root}: photos of one class only ({", ".join(names)}); it needs one folder per class')
     held_out = listing.read_folder(val, len(names), names) if os.path.isdir(val) else []
     bad = undecodable([path for path, _ in [*samples, *held_out]])
     if len(bad) > max_bad_images:
@@ -97,7 +98,8 @@ def write_lists(photos, out, val_share, max_bad_images):
         samples, held_out = hold_out(samples, names, val_share)
     if not held_out:
         raise UserError(f'{val}: no photo can be decoded; repair them')
-    for name, part in (('train_list.txt', samples), ('val_list.txt', held_out)):
+    labelled = [sample for sample in samples if sample[1] != listing.UNLABELLED]
+    for name, part in (('train_list.txt', samples), ('labelled_list.txt', labelled), ('val_list.txt', held_out)):
         lines = [f'{os.path.relpath(path, photos)} {label}\n' for path, label in part]
         files.write(os.path.join(out, name), os.fsencode(''.join(lines)))
     files.write(
@@ -129,10 +131,14 @@ def decoding_error(path):
 
 
 def hold_out(samples, names, share):
-    """(training samples, validation samples): the same share of each class, the same photos every time."""
+    """(training samples, validation samples): the same share of each class, the same photos every time.
+
+    Photos without a label are for training.
+    """
     chosen, of_class = set(), [[] for _ in names]
     for i, (_, label) in enumerate(samples):
-        of_class[label].append(i)
+        if label != listing.UNLABELLED:
+            of_class[label].append(i)
     for label, (name, members) in enumerate(zip(names, of_class)):
         count = max(1, round(share * len(members)))
         if count >= len(members):
@@ -199,10 +205,11 @@ def main(args):
     num_classes = write_lists(args.photos, args.out, args.val_share, flags.max_bad_images)
     labeler, maps, student = (os.path.join(args.out, name) for name in ('labeler', 'maps', 'student'))
     data = ['--data_path', args.photos, '--nb_classes', str(num_classes), '--resume', 'auto']
-    data += ['--cls_label_path_train', os.path.join(args.out, 'train_list.txt')]
     data += ['--cls_label_path_val', os.path.join(args.out, 'val_list.txt')]
-    first = [*common, '--token_pool_weight', '1', *shlex.split(args.labeler_flags), *data, '--output_dir', labeler]
+    first = [*common, '--token_pool_weight', '1', *shlex.split(args.labeler_flags), *data]
+    first += ['--cls_label_path_train', os.path.join(args.out, 'labelled_list.txt'), '--output_dir', labeler]
     second = [*common, '--token_label', '--token_label_data', maps, *shlex.split(args.student_flags), *data]
+    second += ['--cls_label_path_train', os.path.join(args.out, 'train_list.txt')]
     second += ['--output_dir', student]
 
     steps = Steps(args.out, args.launch)
