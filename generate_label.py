@@ -157,8 +157,10 @@ def describe(args, annotate, weights):
         'shape': [2, min(args.topk, annotate.num_classes), annotate.side, annotate.side],
         'dtype': annotator.map_dtype(annotate.num_classes),
         'num_classes': annotate.num_classes,
-        'weights_sha256': annotate.fingerprint(),
     }
+    if isinstance(annotate, OnnxHead) and annotate.backbone:
+        settings['backbone_sha256'] = annotate.backbone
+    settings['weights_sha256'] = annotate.fingerprint()
     if [*args.mean, *args.std] != [*IMAGENET_MEAN, *IMAGENET_STD]:
         settings.update(mean=list(args.mean), std=list(args.std))
     if args.class_map:

@@ -16,7 +16,6 @@ from util import files
 from util.data.onnx_annotator import OnnxNetwork, check_cells
 from util.errors import UserError, one_line
 
-INSTALL = 'pip install onnx onnxruntime scikit-learn'
 LIMIT = 1.9e9  # bytes of weights that fit into an ONNX file
 FIRST, CHANNELS_LAST, TOKENS = '[B, C, H, H]', '[B, H, H, C]', '[B, N, C]'
 

@@ -3,13 +3,15 @@
     python tools/fit_annotator.py backbone.onnx PHOTOS annotator.onnx
     python generate_label.py PHOTOS maps --model annotator.onnx --relative_scores
 
-BACKBONE is an ONNX file that gives features of cells, such as tools/export_dense_onnx.py --features writes. A linear
-classifier of the features' mean learns the classes. The annotator is BACKBONE with this classifier behind every cell.
-Beside it, <name>.features/ keeps the features, and <name>.png shows twelve photos and their maps. The same command
-continues an interrupted run. Needs `pip install onnx onnxruntime scikit-learn`.
+BACKBONE gives features of cells: an ONNX file, such as tools/export_dense_onnx.py --features writes, or a classifier of
+paddle.vision.models. A linear classifier of the mean over the cells learns the classes. OUT is BACKBONE with this
+classifier behind every cell. Beside OUT, <name>.features/ keeps the features, and <name>.png shows twelve photos and
+their maps. The same command continues an interrupted run. Needs `pip install onnx onnxruntime scikit-learn`.
 """
 
 import argparse
+import hashlib
+import importlib
 import json
 import os
 import sys
@@ -19,33 +21,37 @@ from util import runtime
 
 import numpy as np
 
-from tools import backbone, drawing, linear_classifier, photo_features
+from tools import annotator_report, backbone, linear_classifier, paddle_features, photo_features
 from util import files
 from util.args import Parser
 from util.data import listing
-from util.data.datasets import EvalDataset
-from util.data.images import open_rgb
-from util.data.loader import Loader
 from util.data.onnx_annotator import OnnxHead, OnnxNetwork
 from util.deploy import records
-from util.errors import UserError
-from util.logger import log, progress
+from util.errors import UserError, one_line
+from util.logger import log
 from util.ranges import count, natural, positive, probability
 
+INSTALL = 'pip install onnx onnxruntime scikit-learn'
 FEWEST = 10  # labelled photos of a class
-COMPARED = 500  # photos whose cells are compared with their label, at most
 
 
 def parser():
     parser = Parser('tools/fit_annotator.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add('backbone', metavar='BACKBONE', help='ONNX file with output [B, C, H, H], [B, H, H, C] or [B, N, C]')
+    add(
+        'backbone',
+        metavar='BACKBONE',
+        help='ONNX file with output [B, C, H, H], [B, H, H, C] or [B, N, C], or the name of a classifier of '
+        'paddle.vision.models (needs Paddle 3 and paddle2onnx)',
+    )
     add('photos', metavar='PHOTOS', help='labelled photos: class folders, in train/ if there is such a folder')
     add('out', metavar='OUT', help='the ONNX file to write')
     add('--cls_label_path', metavar='FILE', help="list file 'path class_id' below PHOTOS (default: all class folders)")
     add('--label_list', metavar='FILE', help="names of the classes of --cls_label_path: lines 'id name'")
+    help = 'weights of a classifier of paddle.vision.models (default: those that Paddle offers)'
+    add('--resume', default='', metavar='FILE', help=help)
     add = parser.add_argument_group("images (default: what BACKBONE's metadata says)").add_argument
-    add('--img_size', type=count, metavar='S', help='side of the input in pixels')
+    add('--img_size', type=count, metavar='S', help='side of the input in pixels (paddle.vision.models: 288)')
     add('--mean', type=probability, nargs=3, metavar='M', help='of red, green and blue in 0-1')
     add('--std', type=positive, nargs=3, metavar='S', help='of red, green and blue in 0-1')
     add('--interpolation', help='bicubic (default without metadata), bilinear, nearest, lanczos')
@@ -56,6 +62,22 @@ def parser():
     add('--num_workers', default=10, type=natural, metavar='N', help=help)
     add('-b', '--batch_size', default=32, type=count, metavar='N', help='photos per batch (default: 32)')
     return parser
+
+
+def check(args):
+    """Raise UserError for flags and files that do not fit, and for missing packages, before any long step."""
+    if not args.out.lower().endswith('.onnx'):
+        raise UserError(f'OUT {args.out}: must end in .onnx')
+    files.check_target('OUT', args.out)
+    if args.label_list and not args.cls_label_path:
+        raise UserError('--label_list: names the classes of --cls_label_path; class folders have their own names')
+    if args.resume and args.backbone.lower().endswith('.onnx'):
+        raise UserError('--resume: an ONNX file holds its weights; leave the flag out')
+    try:
+        for name in ('onnx', 'sklearn'):
+            importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(f'needs onnx, onnxruntime and scikit-learn ({one_line(error)}); run `{INSTALL}`')
 
 
 # -- the photos -------------------------------------------------------------------------------------------------------
@@ -97,92 +119,68 @@ def check_classes(labels, names, photos):
         )
 
 
-# -- what is found ----------------------------------------------------------------------------------------------------
+# -- OUT --------------------------------------------------------------------------------------------------------------
 
 
-def report(fitted, labels, names):
-    """Log the accuracy in cross-validation, of all photos and of the ten weakest classes."""
-    right = fitted.guesses == labels
+def open_backbone(args, stem):
+    """The backbone.Backbone. A classifier of paddle.vision.models is exported to <stem>.backbone.onnx first."""
+    path = args.backbone
+    if not path.lower().endswith('.onnx'):
+        path = f'{stem}.backbone.onnx'
+        paddle_features.export(args.backbone, args.resume, path, args.img_size)
+    given = {key: getattr(args, key) for key in ('img_size', 'mean', 'std', 'interpolation')}
+    network = backbone.Backbone(path, given, args.prefix_tokens)
+    layout = network.layout
     log(
-        f'annotator: {linear_classifier.accuracy(right)} of {len(right)} photos right, each by a classifier that was '
-        f'fitted without it ({linear_classifier.FOLDS} folds, C {fitted.strength:g}; 95 % interval in brackets)'
+        f'{args.backbone}: {layout.side}x{layout.side} cells with {layout.channels} features each; input: '
+        + ' '.join(f'--{key} {value}' for key, value in network.settings_text().items())
     )
-    shares = [right[labels == i].mean() for i in range(len(names))]
-    for i in np.argsort(shares, kind='stable')[:10]:
-        own = labels == i
-        log(f'  {names[i]}: {linear_classifier.accuracy(right[own])} of {own.sum()}')
+    return network
 
 
-def spread(labels, count):
-    """Up to `count` numbers of photos, from all classes in turn, the same ones every time."""
-    order = np.random.default_rng(0).permutation(len(labels))
-    turn = np.zeros(len(labels), int)  # the how-manieth of its class a photo is
-    seen = np.zeros(labels.max() + 1, int)
-    for number in order:
-        turn[number] = seen[labels[number]]
-        seen[labels[number]] += 1
-    return order[np.argsort(turn[order], kind='stable')][:count]
+def is_fitted(out, about):
+    """Whether the file OUT was fitted with the same photos and backbone. Raises UserError if it was with others."""
+    if not os.path.exists(out):
+        return False
+    begun = OnnxNetwork(out, 'OUT').metadata
+    if begun.get('backbone_sha256') != about['backbone_sha256']:
+        what = 'BACKBONE has changed since it was made'
+    elif begun.get('fitted_on') != about['fitted_on']:
+        what = 'photos, labels or flags have changed since it was made'
+    else:
+        return True
+    raise UserError(f'OUT {out}: {what}; choose another OUT, or delete it and the maps made with it')
 
 
-def compare_cells(head, transform, samples, picture):
-    """Log on which share of the cells the annotator agrees with the photo's label, and write the picture."""
-    chosen = spread(samples.labels, COMPARED)
-    batches = [chosen[start : start + 32].tolist() for start in range(0, len(chosen), 32)]
-    agreeing, scores = [], []
-    for batch in progress(Loader(EvalDataset(samples, transform), batches, 32, 0), 'batches of maps'):
-        cells = head(batch['image']).numpy()
-        agreeing.append((cells.argmax(axis=2) == batch['label'].numpy()[:, None]).mean(axis=1))
-        scores += list(cells[: max(0, 12 - len(scores))])
-    share = np.concatenate(agreeing).mean()
-    log(f'cells: {100 * share:.1f} % agree with the label of their photo ({len(chosen)} of the photos it learned from)')
-    draw(samples, chosen[:12], scores, transform, picture)
-    log(f'{picture}: twelve photos and their maps')
-
-
-def draw(samples, chosen, scores, transform, path):
-    """A picture of photos beside their maps. scores: [H·H, K] of each."""
-    names, tiles = dict(enumerate(samples.class_names)), []
-    for number, cells in zip(chosen, scores):
-        square = transform.crop(open_rgb(samples.paths[number]))
-        tokens = drawing.Tokens.of(records.softmax(cells))
-        whole = records.softmax(cells.mean(axis=0, keepdims=True))[0]
-        guess = int(whole.argmax())
-        tiles.append(drawing.tile(square, drawing.short_name(samples.labels[number], names)))
-        title = f'annotator: {drawing.short_name(guess, names)} {whole[guess]:.0%}'
-        tiles.append(drawing.tile(square, title, tokens, names))
-    drawing.save(drawing.arrange(tiles, 6, drawing.GAP, drawing.MARGIN), path)
+def identify(network, samples):
+    """16 hex digits that identify what the classifier depends on."""
+    state = [photo_features.digest(network, samples, range(len(samples))), samples.class_names, samples.labels.tolist()]
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
 
 
 def main(args):
-    files.check_target('OUT', args.out)
+    check(args)
     samples = labelled_samples(args.photos, args.cls_label_path, args.label_list)
-    names = samples.class_names
-    given = {key: getattr(args, key) for key in ('img_size', 'mean', 'std', 'interpolation')}
-    network = backbone.Backbone(args.backbone, given, args.prefix_tokens)
-    layout, settings = network.layout, network.settings_text()
-    log(
-        f'{args.backbone}: {layout.side}x{layout.side} cells with {layout.channels} features each; input: '
-        + ' '.join(f'--{key} {value}' for key, value in settings.items())
-    )
-    stem = os.path.splitext(args.out)[0]
+    names, stem = samples.class_names, os.path.splitext(args.out)[0]
+    network = open_backbone(args, stem)
+    about = {'backbone': os.path.basename(args.backbone), 'backbone_sha256': network.network.fingerprint()}
+    about.update(fitted_on=identify(network, samples), class_names=json.dumps(names), **network.settings_text())
+    if is_fitted(args.out, about) and os.path.exists(f'{stem}.png'):
+        return log(f'{args.out}: fitted before with the same photos')
     features = photo_features.compute(network, samples, f'{stem}.features', args.batch_size, args.num_workers)
     readable = ~np.isnan(features).any(axis=(1, 2))
     if not readable.all():
         log(f'{(~readable).sum()} photos cannot be decoded (named above); the annotator is fitted without them')
         samples, features = part(samples, readable), features[readable]
         check_classes(samples.labels, names, args.photos)
-    try:
-        fitted = linear_classifier.fit(features[:, 0], features[:, 1], samples.labels)
-    except ImportError as error:
-        raise UserError(f'fitting needs scikit-learn ({error}); run `{backbone.INSTALL}`')
-    report(fitted, samples.labels, names)
+    fitted = linear_classifier.fit(features[:, 0], features[:, 1], samples.labels)
+    annotator_report.log_accuracy(fitted, samples.labels, names)
     found = {'photos': len(samples), 'right': int((fitted.guesses == samples.labels).sum()), 'C': fitted.strength}
-    about = {'backbone': os.path.basename(args.backbone), 'backbone_sha256': network.network.fingerprint()}
-    about.update(class_names=json.dumps(names), cross_validation=json.dumps(found))
-    backbone.write_annotator(network, fitted.weight, fitted.bias, args.out, {**settings, **about})
+    about['cross_validation'] = json.dumps(found)
+    backbone.write_annotator(network, fitted.weight, fitted.bias, args.out, about)
     log(f'{args.out}: scores of {len(names)} classes for every cell')
     head = OnnxHead(OnnxNetwork(args.out, 'OUT'), network.settings['img_size'], len(names))
-    compare_cells(head, photo_features.transform(network), samples, f'{stem}.png')
+    annotator_report.compare_cells(head, photo_features.transform(network), samples, f'{stem}.png')
 
 
 if __name__ == '__main__':

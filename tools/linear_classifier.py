@@ -24,40 +24,45 @@ def fit(features, cells, labels):
     """Fitted, a multinomial logistic regression on standardised features.
 
     features: float [n, C], the mean over the cells of each photo, from which it learns; cells: float [n, C], of one
-    cell of each; labels: int [n], with every class from 0 to K − 1 at least FOLDS times. Its C is that of STRENGTHS
-    with which the cells of photos outside of the fit predict the label best (log loss), in stratified cross-validation:
-    the training uses the probabilities of cells, and what is best for whole photos is overconfident for cells. Raises
-    ImportError without scikit-learn.
+    cell of each; labels: int64 [n], with every class from 0 to K − 1 at least FOLDS times. Its C is that of STRENGTHS
+    with which the cells of photos outside of the fit predict the label best: training uses the probabilities of cells,
+    and what is best for whole photos is overconfident for cells.
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
+    features, cells = features.astype('float64'), cells.astype('float64')
+    tried = []
+    for strength in progress(STRENGTHS, 'strengths'):
+        loss, guesses = cross_validate(strength, features, cells, labels)
+        log(f'C {strength:g}: {accuracy(guesses == labels)} of the photos right, log loss of the cells {loss:.4f}')
+        tried.append((loss, strength, guesses))
+    _, strength, guesses = min(tried, key=lambda result: result[0])
+    scaler, regression = fit_scaled(strength, features, labels)
+    return Fitted(*without_scaling(scaler, regression), strength, guesses)
+
+
+def cross_validate(strength, features, cells, labels):
+    """(log loss of the cells, class of each photo int64 [n]) by classifiers that were fitted to the other folds."""
     from sklearn.metrics import log_loss
     from sklearn.model_selection import StratifiedKFold
-    from sklearn.pipeline import make_pipeline
+
+    guesses, probabilities = np.empty_like(labels), np.empty([len(labels), labels.max() + 1])
+    for inside, outside in StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(features, labels):
+        scaler, regression = fit_scaled(strength, features[inside], labels[inside])
+        guesses[outside] = regression.predict(scaler.transform(features[outside]))
+        probabilities[outside] = regression.predict_proba(scaler.transform(cells[outside]))
+    return log_loss(labels, probabilities), guesses
+
+
+def fit_scaled(strength, features, labels):
+    """(StandardScaler, LogisticRegression) of scikit-learn."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
-    features, cells = features.astype('float64'), cells.astype('float64')
-    folds = list(StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(features, labels))
-    losses, guesses, of_cells = (
-        [],
-        np.empty([len(STRENGTHS), len(labels)], int),
-        np.empty([len(labels), labels.max() + 1]),
-    )
+    scaler = StandardScaler().fit(features)
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore', ConvergenceWarning)  # 500 steps are enough to compare the strengths
-        for i, strength in enumerate(progress(STRENGTHS, 'strengths')):
-            model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=500))
-            for inside, outside in folds:
-                model.fit(features[inside], labels[inside])
-                guesses[i, outside] = model.predict(features[outside])
-                of_cells[outside] = model.predict_proba(cells[outside])
-            losses.append(log_loss(labels, of_cells))
-            share = accuracy(guesses[i] == labels)
-            log(f'C {strength:g}: {share} of the photos right, log loss of cells {losses[-1]:.4f}')
-        best = int(np.argmin(losses))
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTHS[best], max_iter=500))
-        model.fit(features, labels)
-    return Fitted(*without_scaling(model[0], model[1]), STRENGTHS[best], guesses[best])
+        warnings.simplefilter('ignore', ConvergenceWarning)  # after 500 steps the rest does not matter here
+        regression = LogisticRegression(C=strength, max_iter=500).fit(scaler.transform(features), labels)
+    return scaler, regression
 
 
 def without_scaling(scaler, regression):

@@ -10,9 +10,10 @@ import os
 import numpy as np
 
 from util import files
-from util.data.datasets import EvalDataset
+from util.data.datasets import UNDECODABLE, EvalDataset
 from util.data.loader import Loader
 from util.data.transforms import EvalTransform
+from util.errors import UserError
 from util.logger import log, progress
 
 PART = 1024  # photos in a file of features
@@ -42,9 +43,12 @@ def compute(backbone, samples, folder, batch_size, num_workers):
         cells = backbone.cells(batch['image'].numpy())
         for number, label, own in zip(batch['index'].tolist(), batch['label'].tolist(), cells):
             one = own[np.random.default_rng(number).integers(len(own))]
-            rows.append(
-                np.stack([own.mean(axis=0), one]) if label >= 0 else np.full([2, own.shape[1]], np.nan, 'float32')
-            )
+            both = np.stack([own.mean(axis=0), one])
+            if label == UNDECODABLE:
+                both[:] = np.nan
+            elif not np.isfinite(both).all():
+                raise UserError(f'{backbone.named}: its features of {samples.paths[number]} are not finite')
+            rows.append(both)
         if len(rows) == len(parts[remaining[0]]):
             with files.replacing(paths[remaining.pop(0)], sync=False) as f:
                 np.save(f, np.stack(rows))

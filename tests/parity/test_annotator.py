@@ -13,6 +13,8 @@ from PIL import Image
 
 import generate_label
 from parity.photos import photos
+from tools import torch_networks
+from tools.backbone import Backbone
 from util.errors import UserError
 
 SECTION = 'Label maps'
@@ -68,10 +70,10 @@ def their_map(original, network, path):
 def test_maps_by_onnx_are_those_of_the_original_s_script(
     run, original, fidelity, tool, nfnet, data, tmp_path, monkeypatch
 ):
-    size, properties = tool.metadata(nfnet)
+    size, properties = torch_networks.timm_properties(nfnet)
     assert size == 576 and properties['interpolation'] == 'bicubic'
     monkeypatch.setattr(tool, 'LIMIT', 1e6)  # weights too many for one file lie beside it
-    tool.export(nfnet, str(tmp_path / 'nfnet.onnx'), SIZE, properties)
+    tool.export(torch_networks.dense(nfnet, SIZE), str(tmp_path / 'nfnet.onnx'), SIZE, properties)
     assert sorted(path.name for path in tmp_path.iterdir()) == ['nfnet.onnx', 'nfnet.onnx.data']
     result = run(
         generate_label, data, tmp_path / 'maps', '--model', tmp_path / 'nfnet.onnx', '--num_workers', 0, '-b', 4
@@ -92,11 +94,10 @@ def test_maps_by_onnx_are_those_of_the_original_s_script(
 
 
 @pytest.mark.parametrize('name, chosen', [('vit_tiny_patch16_224', {}), ('resnet18', {'global_pool': 'max'})])
-def test_classifiers_without_dense_scores_are_refused_and_nothing_is_written(original, tool, tmp_path, name, chosen):
+def test_classifiers_without_dense_scores_are_refused(original, name, chosen):
     classifier = original.timm.create_model(name, **chosen).eval()
-    with pytest.raises(UserError, match='no dense form|average pool'):
-        tool.export(classifier, str(tmp_path / 'dense.onnx'), 224, {})
-    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UserError, match='(no dense form|average pool).*--features'):
+        torch_networks.dense(classifier, 224)
 
 
 def test_the_tool_from_a_checkpoint_to_a_file_that_says_its_input(run, original, tool, data, tmp_path, capfd):
@@ -109,5 +110,41 @@ def test_the_tool_from_a_checkpoint_to_a_file_that_says_its_input(run, original,
     result = run(generate_label, data, tmp_path / 'maps', '--model', path, '--num_workers', 0)
     assert result.code == 0 and '--img_size 64' in result.out
     assert np.load(tmp_path / 'maps' / 'class0' / '0.npy').shape == (2, 5, 2, 2)
-    with pytest.raises(UserError, match='no_such_model: timm cannot build it'):
-        tool.main(tool.parser().parse_args(['no_such_model', path]))
+    for words, line in (
+        (['no_such_model', path], 'no_such_model: timm cannot build it'),
+        (['resnet18', path, *flags[:2]], 'resnet18.pth: has 7 classes, not 1000; add --nb_classes 7'),
+        (['resnet34', path, *flags[:4]], 'resnet34: --checkpoint .*resnet18.pth: timm cannot load it'),
+        (['resnet18', path, '--checkpoint', 'nowhere.pth'], '--checkpoint nowhere.pth: no such file'),
+    ):
+        with pytest.raises(UserError, match=line):
+            tool.main(tool.parser().parse_args(words))
+
+
+def test_features_are_the_classifier_s_before_its_pool(original, tool, tmp_path, capfd):
+    torch = original.torch
+    torch.manual_seed(0)
+    classifier = original.timm.create_model('resnet18', num_classes=7).eval()
+    torch.save(classifier.state_dict(), tmp_path / 'resnet18.pth')
+    words = ['resnet18', str(tmp_path / 'features.onnx'), '--features', '--img_size', '64', '--nb_classes', '7']
+    tool.main(tool.parser().parse_args([*words, '--checkpoint', str(tmp_path / 'resnet18.pth')]))
+    backbone = Backbone(str(tmp_path / 'features.onnx'), {})
+    images = torch_networks.random_images(3, 64)
+    with torch.no_grad():
+        pooled = classifier.global_pool(classifier.forward_features(torch.from_numpy(images)))
+    assert backbone.layout.side == 2 and backbone.settings['img_size'] == 64
+    np.testing.assert_allclose(backbone.cells(images).mean(axis=1), pooled.numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_features_of_a_vision_transformer_leave_out_its_class_token_and_registers(original):
+    torch = original.torch
+
+    class Transformer(torch.nn.Module):
+        """As in timm 1: one class token and four registers before 3x3 patch tokens."""
+
+        num_prefix_tokens = 5
+
+        def forward_features(self, images):
+            return torch.arange(14.0)[None, :, None].expand(len(images), 14, 8)
+
+    tokens = torch_networks.features(Transformer(), 48)(torch.zeros(2, 3, 48, 48))
+    assert tokens.shape == (2, 9, 8) and tokens[0, :, 0].tolist() == list(range(5, 14))

@@ -64,13 +64,14 @@ class PooledHead:
             inputs, logits = _inputs_of_layers(model, image)
         except (ValueError, RuntimeError) as error:  # Paddle: the shapes do not fit
             raise UserError(f'--model {name}: does not take images of {size} pixels ({one_line(error)})')
-        pool, features = _last(inputs, nn.AdaptiveAvgPool2D)
+        self.pool, features = _last(inputs, nn.AdaptiveAvgPool2D)
         self.head, pooled = _last(inputs, nn.Linear)
-        fits = pool and self.head and isinstance(logits, paddle.Tensor) and features.shape[1] == pooled.shape[-1]
+        fits = self.pool and self.head and isinstance(logits, paddle.Tensor) and features.shape[1] == pooled.shape[-1]
         if fits:
             self.num_classes = self.head.weight.shape[1]
             self.side = features.shape[-1]
-            pool.register_forward_pre_hook(self._keep)
+            self.feature_shape = features.shape[1:]  # [C, H, H]
+            self.pool.register_forward_pre_hook(self._keep)
             mean, logits = self(image).mean(axis=1).numpy(), logits.numpy()
             if not np.isfinite(logits).all():
                 raise UserError(f'--model {name}: its outputs are not finite (NaN or infinite); check the weights')

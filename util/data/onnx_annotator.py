@@ -10,6 +10,8 @@ them:
     img_size        576
     mean, std       0.485 0.456 0.406: three numbers in 0-1, between spaces or commas
     interpolation   bicubic
+
+tools/fit_annotator.py also writes class_names, a JSON list, and backbone_sha256, the fingerprint of its BACKBONE.
 """
 
 import hashlib
@@ -32,8 +34,8 @@ PAGE = 'docs/token_labels.md, "Making maps", shows how to export one'
 class OnnxNetwork:
     """A network opened in ONNX Runtime; it runs on a GPU if ONNX Runtime's GPU package is installed.
 
-    flag: that names the file, for messages. settings: {flag: value} of the metadata, and of a fixed image size. Raises
-    UserError if the file is not a network with one image input and one output.
+    flag: that names the file, for messages. metadata: {str: str}. settings: {flag: value} of the metadata, and of a
+    fixed image size. Raises UserError if the file is not a network with one image input and one output.
     """
 
     def __init__(self, path, flag='--model'):
@@ -66,7 +68,8 @@ class OnnxNetwork:
                 f'{self.named}: must have one output, has {len(outputs)} ({names}); export the dense output'
             )
         self._output = outputs[0].name
-        self.settings = self._read_settings(session.get_modelmeta().custom_metadata_map)
+        self.metadata = session.get_modelmeta().custom_metadata_map
+        self.settings = self._read_settings(self.metadata)
 
     def _check_input(self):
         inputs = self._session.get_inputs()
@@ -142,6 +145,7 @@ class OnnxHead:
 
     def __init__(self, network, size, num_classes=None):
         self._network = network
+        self.backbone = network.metadata.get('backbone_sha256')
         named = network.named
         if network.fixed_size not in (None, size):
             raise UserError(

@@ -16,7 +16,7 @@ def patches(classes=10, patch=16, seed=0):
 def save(path, weight, bias, output='BCHW', batch='batch', size='S', channels=3, metadata=(), dtype='float32'):
     """Write the network to path; returns it as a string.
 
-    output: BCHW, BNC, a class token before BNC (B1NC), softmax (of BCHW),
+    output: BCHW, BHWC, BNC, a class token before BNC (B1NC), softmax (of BCHW), mean (of BCHW, [B, C]),
     or ids (best class, whole numbers). batch, size: of the input, a number or the name of any number.
     """
     floats = TensorProto.FLOAT if dtype == 'float32' else TensorProto.FLOAT16
@@ -27,9 +27,11 @@ def save(path, weight, bias, output='BCHW', batch='batch', size='S', channels=3,
     mean = helper.make_node('ReduceMean', ['BCN'], ['token'], axes=[2], keepdims=1)
     steps = {
         'BCHW': [conv],
+        'BHWC': [conv, helper.make_node('Transpose', ['BCHW'], ['BHWC'], perm=[0, 2, 3, 1])],
         'BNC': [conv, flat, turn],
         'B1NC': [conv, flat, mean, helper.make_node('Concat', ['token', 'BCN'], ['both'], axis=2)]
         + [helper.make_node('Transpose', ['both'], ['B1NC'], perm=[0, 2, 1])],
+        'mean': [conv, helper.make_node('ReduceMean', ['BCHW'], ['mean'], axes=[2, 3], keepdims=0)],
         'softmax': [conv, helper.make_node('Softmax', ['BCHW'], ['softmax'], axis=1)],
         'ids': [conv, helper.make_node('ArgMax', ['BCHW'], ['ids'], axis=1)],
     }[output]
