@@ -28,7 +28,7 @@ def train_one_epoch(state, model, criterion, mixup=None, writers=None):
     loader.set_epoch(state.epoch, first)
     model.train()
     batches = state.meters.log_every(loader, num_batches, args.print_freq, f'Epoch: [{state.epoch}]', first)
-    for i, batch in enumerate(batches, first):
+    for i, batch in enumerate(state.until_stopped(batches), first):
         rng = step_rng(args.seed, state.epoch, i)
         lr = state.lr(state.steps_done)
         optimizer.set_lr(lr)

@@ -17,7 +17,7 @@ import pytest
 from conftest import ROOT
 from util import paddle_fixes, runtime
 from util.args import Parser
-from util.data.transforms import TrainTransform
+from util.data.transforms import EvalTransform, TrainTransform
 from util.errors import UserError
 from util.train.loss import TokenLabelLoss
 
@@ -137,6 +137,22 @@ def test_a_loader_process_that_dies_is_one_line_with_its_signal(train, tiny, mon
     result = train('--num_workers 1')
     assert result.code == 1 and 'main.py: error: a loader process has died (SIGSEGV); ' in result.err
     assert '--num_workers' in result.err and 'Traceback' not in result.err
+
+
+@pytest.mark.cross_version
+@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('number, code', [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_an_evaluation_whose_loader_hangs(train, tiny, monkeypatch, workers, number, code):
+    main_process = os.getpid()
+
+    def hang(*_):
+        os.kill(main_process, number)
+        time.sleep(600)
+
+    monkeypatch.setattr(EvalTransform, 'load', hang)
+    monkeypatch.setattr(paddle_fixes, 'SHUTDOWN_SECONDS', 0.1)
+    result = train('--eval --num_workers', workers)
+    assert result.code == code and result.err == '' and not multiprocessing.active_children()
 
 
 # ---- what stays behind

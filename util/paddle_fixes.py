@@ -23,7 +23,7 @@ import warnings
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)  # how a run is asked to stop
 SHARED_MEMORY = '/dev/shm'
-SHUTDOWN_SECONDS = 5  # how long a thread or process of Paddle's loader may take to end
+SHUTDOWN_SECONDS = 5  # how long the processes of Paddle's loader may take to end
 
 
 # -- before and during the import of Paddle ----------------------------------------------------------------------------
@@ -183,18 +183,24 @@ def kill_workers():
     signal.signal(signal.SIGCHLD, handler)
 
 
-def end_epoch_early(batches, workers):
-    """End the threads and processes of an iterator of paddle.io.DataLoader. workers: its number of processes.
+def wait_for_batch(batches):
+    """Wait until an iterator of paddle.io.DataLoader with processes has a batch, or has ended.
 
-    Symptom (all): Paddle leaves them running when an epoch ends early. With workers=0 a thread makes the batches. This
-    function waits for it: a process that is forked while the thread holds a lock may wait for that lock forever.
-    With processes the thread only receives batches and ends within seconds.
+    Symptom (all): `next` waits in C++, where Python does not handle signals: SIGTERM and Ctrl-C have no effect until a
+    batch comes, and none comes from a process that waits for a disk. The iterator lists the structure of each batch
+    that it has received.
     """
-    if workers:
-        batches._try_shutdown_all(SHUTDOWN_SECONDS)
-    else:
-        batches._exit_thread_expectedly()
-        batches._thread.join(SHUTDOWN_SECONDS)
+    while not batches._structure_infos and batches._batches_outstanding > 0 and batches._thread.is_alive():
+        time.sleep(0.001)
+
+
+def end_epoch_early(batches):
+    """End the thread and the processes of an iterator of paddle.io.DataLoader.
+
+    Symptom (all): Paddle leaves them running when an epoch ends early. Processes that do not end in SHUTDOWN_SECONDS
+    are left to kill_workers.
+    """
+    batches._try_shutdown_all(SHUTDOWN_SECONDS / len(batches._workers))  # the limit of each, one after the other
 
 
 def forget_shared_files(paddle):

@@ -8,14 +8,18 @@ import threading
 
 import numpy as np
 import pytest
+from PIL import ImageFile
 
 import main
 from util import paddle_fixes
 from util.args import complete_training
-from util.data.loader import EvalSampler, TrainSampler, collate
+from util.data import loader
+from util.data.loader import EvalSampler, TrainSampler, build_eval_loader, build_predict_loader, collate
+from util.data.transforms import EvalTransform, TrainTransform
 from util.errors import UserError
 
 pytestmark = pytest.mark.cross_version
+
 # ---- samplers
 
 
@@ -130,6 +134,43 @@ def test_an_epoch_that_is_left_early_changes_nothing_in_the_next_and_leaves_no_p
     before = threading.active_count()
     leave(train_loader(scenes, '--num_workers 0'))
     assert threading.active_count() <= before  # older threads may end meanwhile
+
+
+DEFECT = ZeroDivisionError('no\nratio'), 'ZeroDivisionError: no ratio (test_loader.py, line '
+NO_MEMORY = MemoryError(), 'not enough memory; lower --num_workers or --batch_size'
+
+
+@pytest.mark.parametrize('error, text', [DEFECT, NO_MEMORY], ids=['defect', 'memory'])
+@pytest.mark.parametrize('workers', [0, 1])
+def test_an_unexpected_error_is_one_line_that_names_image_and_cause(scenes, monkeypatch, backend, workers, error, text):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(TrainTransform, 'draw', fail)
+    monkeypatch.setattr(EvalTransform, '_resized_and_corner', fail)
+    for_training = train_loader(scenes, f'--num_workers {workers} --image_backend {backend}')
+    samples = for_training.dataset.samples
+    transform = EvalTransform(32, 1.0, backend=backend)
+    for_evaluation = build_eval_loader(samples, transform, batch_size=8, num_workers=workers)
+    for_prediction = build_predict_loader(list(samples.paths)[:16], transform, batch_size=8, ahead=workers > 0)
+    for batches in (for_training, for_evaluation, for_prediction):
+        with pytest.raises(UserError) as refusal:
+            list(batches)
+        assert text in str(refusal.value) and '\n' not in str(refusal.value)
+        assert any(str(refusal.value).startswith(f'{path}: ') for path in samples.paths)
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_an_error_while_samples_become_a_batch_is_one_line(scenes, monkeypatch, workers):
+    monkeypatch.setattr(loader, 'stack_targets', lambda _: {}['ids'])
+    with pytest.raises(UserError, match='a batch of 8 images: KeyError'):
+        list(train_loader(scenes, f'--num_workers {workers}'))
+
+
+def test_no_memory_to_decode_an_image_is_not_taken_for_a_bad_image(scenes, monkeypatch):
+    monkeypatch.setattr(ImageFile.ImageFile, 'load', lambda _: bytearray(1 << 62))
+    with pytest.raises(UserError, match='not enough memory'):
+        list(train_loader(scenes, '--num_workers 0'))
 
 
 def test_batches_that_do_not_fit_into_shared_memory_go_through_pipes_with_a_warning(

@@ -1,9 +1,11 @@
 """A run that was stopped anywhere and resumed ends bit for bit as a run that was never stopped."""
 
 import itertools
+import multiprocessing
 import os
 import shutil
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -11,7 +13,9 @@ import pytest
 import main
 from conftest import TINY_RUN, words
 from states import differences
+from util import paddle_fixes
 from util.data.datasets import TrainDataset
+from util.data.transforms import TrainTransform
 from util.train import interrupt
 from util.train.loss import TokenLabelLoss
 from util.train.train_state import TrainState
@@ -133,6 +137,55 @@ def test_a_signal_during_evaluation_stops_at_once_and_only_the_evaluation_is_rep
     result = train()
     assert 'Epoch: [0]  [' not in result.out and 'Epoch: [1]  [' in result.out
     assert_same_end(train)
+
+
+def hang_after(steps, number, monkeypatch):
+    """After so many steps of 8 images the loader sends the run this signal, and delivers no batch."""
+    main_process, trained, loads = os.getpid(), multiprocessing.Event(), []
+    load, set_epoch, after_step = TrainTransform.load, TrainDataset.set_epoch, TrainState.after_step
+
+    def begin(dataset, epoch):
+        loads.clear()  # a loader with processes has loaded some images to estimate their size
+        set_epoch(dataset, epoch)
+
+    def count(state):
+        after_step(state)
+        if state.steps_done == steps:
+            trained.set()
+
+    def hang(*args):
+        loads.append(args)
+        if len(loads) > 8 * steps:
+            trained.wait()
+            os.kill(main_process, number)
+            time.sleep(600)
+        return load(*args)
+
+    monkeypatch.setattr(TrainDataset, 'set_epoch', begin)
+    monkeypatch.setattr(TrainState, 'after_step', count)
+    monkeypatch.setattr(TrainTransform, 'load', hang)
+    monkeypatch.setattr(interrupt, 'BATCH_SECONDS', 0.1)
+    monkeypatch.setattr(paddle_fixes, 'SHUTDOWN_SECONDS', 0.1)
+
+
+@pytest.mark.cross_version
+@pytest.mark.parametrize(
+    'number, flags', [(signal.SIGTERM, '--num_workers 0'), (signal.SIGINT, '--num_workers 1 --persistent_workers')]
+)
+def test_a_signal_stops_a_run_whose_loader_hangs_and_no_step_is_lost(train, whole, monkeypatch, number, flags):
+    with monkeypatch.context() as patch:
+        hang_after(2, number, patch)
+        result = train(flags)
+    assert result.code == 0 and result.err == ''
+    assert f'stopped by {number.name} in epoch 0 after 2 of 5 steps; --resume auto continues from' in result.out
+    assert train(flags).code == 0
+    assert_same_end(train)
+
+
+def test_within_an_accumulated_step_a_hanging_loader_ends_the_run_with_an_error(train, monkeypatch):
+    hang_after(1, signal.SIGTERM, monkeypatch)
+    line = train.refused('--num_workers 0 --batch_size 4 --accum_iter 2')
+    assert 'SIGTERM' in line and '--data_path' in line and not train.path().exists()
 
 
 def test_a_signal_without_an_output_folder_ends_the_run_with_an_error(run, scenes, monkeypatch):

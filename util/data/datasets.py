@@ -7,13 +7,24 @@ seeded with these three. So neither the number of loader processes nor a resumed
 import multiprocessing
 import os
 import sys
+import traceback
 
 import numpy as np
 import paddle
 
 from util.data import token_label
 from util.data.images import BadImage
-from util.errors import UserError
+from util.errors import UserError, one_line
+
+
+def unexpected(error, doing):
+    """One line about an exception that is no UserError. doing: what was done, with the file's name."""
+    if isinstance(error, MemoryError):
+        return f'{doing}: not enough memory; lower --num_workers or --batch_size'
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    place = f'{os.path.basename(frame.filename)}, line {frame.lineno}'
+    return f'{doing}: {type(error).__name__}: {one_line(error)} ({place})'
+
 
 UNDECODABLE = -2  # the label of an image that EvalDataset could not decode
 
@@ -21,8 +32,8 @@ UNDECODABLE = -2  # the label of an image that EvalDataset could not decode
 class ImageDataset(paddle.io.Dataset):
     """Samples made by `sample(index)`. samples: listing.Samples, or a list [(path, class id)].
 
-    A UserError becomes the sample {'error': message}, and Loader raises it in the main process. (Paddle turns what a
-    loader process raises into a SystemError.)
+    Any exception becomes the sample {'error': message}, which names the file, and the loaders raise a UserError in the
+    main process. (Paddle turns what a loader process raises into a SystemError.)
     """
 
     def __init__(self, samples, transform):
@@ -39,7 +50,23 @@ class ImageDataset(paddle.io.Dataset):
         try:
             return self.sample(index)
         except UserError as error:
-            return {'error': str(error).encode(errors='backslashreplace').decode()}  # file names may hold any bytes
+            message = str(error)
+        except Exception as error:
+            message = unexpected(error, self.samples[index][0])
+        return {'error': message.encode(errors='backslashreplace').decode()}  # file names may hold any bytes
+
+    def transformed(self, index, *args):
+        """What the transform makes of the image at `index`. args: more arguments of transform.load.
+
+        Raises BadImage for a file that cannot be decoded, and UserError for every other error.
+        """
+        path = self.samples[index][0]
+        try:
+            return self.transform.load(path, *args)
+        except (BadImage, UserError):
+            raise
+        except Exception as error:
+            raise UserError(unexpected(error, path))
 
 
 class TrainDataset(ImageDataset):
@@ -129,7 +156,7 @@ class TrainDataset(ImageDataset):
             candidate = (index + step) % len(self.samples)
             rng = np.random.default_rng([self.seed, self.epoch, index])
             try:
-                return self.transform.load(self.samples[candidate][0], rng), candidate
+                return self.transformed(candidate, rng), candidate
             except BadImage as error:
                 self._skip(candidate, error)
         raise UserError('no image of the training set can be read and decoded; check --data_path')
@@ -168,9 +195,8 @@ class EvalDataset(ImageDataset):
         self.skip_bad = skip_bad
 
     def sample(self, index):
-        path, label = self.samples[index]
         try:
-            return {'image': self.transform.load(path), 'label': label, 'index': index}
+            return {'image': self.transformed(index), 'label': self.samples[index][1], 'index': index}
         except BadImage as error:
             if not self.skip_bad:
                 raise UserError(f'{error}; evaluation counts every image, so it stops here')

@@ -136,7 +136,7 @@ def open_rgb(path):
     """Decode an image file, of several images the first, to an RGB PIL image. Transparency is dropped.
 
     An EXIF orientation is ignored (Pillow applies that of a TIFF file). Raises BadImage for a file that cannot be read,
-    is no image or is damaged.
+    is no image or is damaged, and MemoryError.
     """
     try:
         with open(path, 'rb') as file, Image.open(file, formats=FORMATS) as image:
@@ -148,6 +148,8 @@ def open_rgb(path):
         reason = f'cannot be decoded (Pillow finds no {", ".join(FORMATS)} image in it)'
     except Image.DecompressionBombError:
         reason = f'cannot be decoded (has more than {2 * Image.MAX_IMAGE_PIXELS} pixels; resize it)'
+    except MemoryError:
+        raise
     except Exception as error:  # a damaged file can raise nearly any exception
         if isinstance(error, OSError) and error.errno:  # the system's: a dangling link, no permission, a bad disk
             reason = f'cannot be read ({error.strerror})'

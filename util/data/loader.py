@@ -1,6 +1,7 @@
 """Batches of a data set: the loaders of training, evaluation and prediction, and which images make a batch."""
 
 import atexit
+import contextlib
 import functools
 import math
 import os
@@ -11,7 +12,7 @@ import paddle
 
 from util import dist, paddle_fixes
 from util.data.augment import pack_erased
-from util.data.datasets import EvalDataset, TrainDataset
+from util.data.datasets import EvalDataset, TrainDataset, unexpected
 from util.data.token_label import stack_targets
 from util.data.transforms import network_input
 from util.errors import UserError
@@ -153,11 +154,20 @@ def collate(samples):
     mapped         float32 [B], 0 for images without a label map, if the data set has such images
     labelled       float32 [B], 0 for images without a label, if the data set has such images
 
-    If a sample is {'error': message}, the batch is {'error': uint8 array of the message's bytes}.
+    If a sample is {'error': message}, or if an exception is raised here, the batch is {'error': uint8 array of the
+    message's bytes}.
     """
-    for sample in samples:
-        if 'error' in sample:
-            return {'error': np.frombuffer(sample['error'].encode(), 'uint8')}
+    errors = [sample['error'] for sample in samples if 'error' in sample]
+    if not errors:
+        try:
+            return stack(samples)
+        except Exception as error:
+            errors = [unexpected(error, f'a batch of {len(samples)} images')]
+    return {'error': np.frombuffer(errors[0].encode(errors='backslashreplace'), 'uint8')}
+
+
+def stack(samples):
+    """The batch of samples without an error."""
     batch = {
         'image': np.stack([s['image'] for s in samples]),
         'label': np.array([s['label'] for s in samples], 'int64'),
@@ -173,27 +183,37 @@ def collate(samples):
     return batch
 
 
+def raise_error(batch):
+    """Raise the UserError of a batch {'error': message}."""
+    if 'error' in batch:
+        raise UserError(np.asarray(batch['error']).tobytes().decode())
+
+
 class Loader:
-    """paddle.io.DataLoader over the batches of `sampler`, with at most as many processes as the machine has cores.
+    """Batches of `sampler`, made by paddle.io.DataLoader in at most as many processes as the machine has cores.
 
     Iterating yields batches as `collate` makes them, with tensors on the device, except that image is float32
-    [B, 3, S, S], normalised and erased. Raises the UserError of a sample.
+    [B, 3, S, S], normalised and erased. Raises the UserError of a sample. While it waits for a batch, Python handles
+    signals.
 
-    batch_size: images of the largest batch; prefetch_factor: batches that each process prepares in advance;
-    persistent_workers: keep the processes from epoch to epoch.
+    batch_size: images of the largest batch. num_workers: processes; with 0 this process makes each batch when it is
+    asked for. prefetch_factor: batches that each process prepares in advance; persistent_workers: keep the processes
+    from epoch to epoch.
     """
 
     def __init__(self, dataset, sampler, batch_size, num_workers, prefetch_factor=2, persistent_workers=False):
         self.dataset, self.sampler = dataset, sampler
-        workers = worker_count(num_workers)
+        self.workers = worker_count(num_workers)
+        if not self.workers:
+            return
         self.settings = {
             'batch_sampler': sampler,
             'collate_fn': collate,
             'return_list': True,
-            'num_workers': workers,
+            'num_workers': self.workers,
             'prefetch_factor': prefetch_factor,
             'persistent_workers': persistent_workers,
-            'use_shared_memory': workers > 0 and self._fits_shared_memory(workers * prefetch_factor, batch_size),
+            'use_shared_memory': self._fits_shared_memory(self.workers * prefetch_factor, batch_size),
             'worker_init_fn': functools.partial(paddle_fixes.begin_worker, os.getpid()),
         }
         self._loader = paddle.io.DataLoader(dataset, **self.settings)
@@ -223,30 +243,44 @@ class Loader:
         self.sampler.set_epoch(epoch, first)
 
     def __iter__(self):
+        with contextlib.closing(self._from_processes() if self.workers else self._made_here()) as batches:
+            for batch in batches:
+                raise_error(batch)
+                network_input(batch, self.dataset.transform.mean, self.dataset.transform.std)
+                yield batch
+
+    def _made_here(self):
+        """Yield batches that this process makes.
+
+        DataLoader without processes makes them in a thread, and this one waits for the thread inside Paddle, where
+        Python does not handle signals.
+        """
+        for indices in self.sampler:
+            batch = collate([self.dataset[index] for index in indices])
+            yield {name: paddle.to_tensor(array) for name, array in batch.items()}
+
+    def _from_processes(self):
+        """Yield the batches of loader processes."""
         with paddle_fixes.frozen_garbage():
             batches = iter(self._loader)
         paddle_fixes.watch_workers()
         finished = False
         try:
+            paddle_fixes.wait_for_batch(batches)
             for batch in batches:
-                if 'error' in batch:
-                    raise UserError(batch['error'].numpy().tobytes().decode())
-                network_input(batch, self.dataset.transform.mean, self.dataset.transform.std)
                 yield batch
+                paddle_fixes.wait_for_batch(batches)
             finished = True
             paddle_fixes.forget_workers()  # they ended without an error or, if persistent, wait for the next epoch
         finally:
             if not finished:
-                paddle_fixes.end_epoch_early(batches, self.settings['num_workers'])
+                paddle_fixes.end_epoch_early(batches)
                 self._loader = paddle.io.DataLoader(self.dataset, **self.settings)  # persistent processes have ended
             paddle_fixes.forget_shared_files(paddle)
 
 
 class LazyLoader:
-    """A Loader without processes, which makes each batch when it is asked for and yields arrays, not tensors.
-
-    (Paddle's DataLoader without processes makes batches in advance, in a thread.)
-    """
+    """A Loader without processes that yields arrays, not tensors."""
 
     def __init__(self, dataset, sampler):
         self.dataset, self.sampler = dataset, sampler
@@ -257,7 +291,6 @@ class LazyLoader:
     def __iter__(self):
         for indices in self.sampler:
             batch = collate([self.dataset[index] for index in indices])
-            if 'error' in batch:
-                raise UserError(batch['error'].tobytes().decode())
+            raise_error(batch)
             network_input(batch, self.dataset.transform.mean, self.dataset.transform.std)
             yield batch

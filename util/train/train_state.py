@@ -2,7 +2,7 @@
 
 from util import dist
 from util.errors import UserError
-from util.logger import MetricLogger
+from util.logger import MetricLogger, log
 from util.train import interrupt, saving
 from util.train.amp import on_gpu
 from util.train.lr_sched import lr_at
@@ -52,6 +52,21 @@ class TrainState:
                 f'epoch {self.epoch}, {error} on rank {dist.rank()}; the checkpoints are untouched; try a lower --lr, '
                 'a longer --warmup_epochs or --clip_grad 1'
             )
+
+    def until_stopped(self, batches):
+        """Yield from `batches`. If the run was asked to stop and no batch comes, saves and raises Interrupted.
+
+        Raises UserError instead if an optimizer step may be half done, here or on another process.
+        """
+        try:
+            yield from interrupt.limited(batches)
+        except interrupt.NoBatch as stop:
+            late = f'{stop}, and no batch has come for {interrupt.BATCH_SECONDS} s'
+            if dist.world_size() > 1 or self.args.accum_iter > 1:
+                raise UserError(f'{late}; steps since the last save are lost; does the disk of --data_path answer?')
+            log(f'{late}')
+            self.save()
+            raise interrupt.Interrupted(stop)
 
     def after_step(self):
         """Call after every optimizer step: saves every --save_freq_steps steps and when the run is asked to stop.
