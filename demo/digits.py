@@ -30,6 +30,7 @@ import numpy as np
 import scenes
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from util.errors import visible
 from util.ranges import count, natural, whole
 
 NAMES = 'zero one two three four five six seven eight nine'.split()
@@ -37,7 +38,7 @@ VERSION = 1  # increase it when the scenes change: folders of another version ar
 
 
 def fail(message):
-    print(f'digits.py: {message}', file=sys.stderr)
+    print(f'digits.py: {visible(message)}', file=sys.stderr)
     sys.exit(2)
 
 
