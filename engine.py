@@ -105,23 +105,29 @@ def evaluate(data_loader, model, amp=None, shared=False, header='Test:', print_f
 
 
 @paddle.no_grad()
-def predict_all(data_loader, model, k=5, amp=None, shared=False, header='Test:', print_freq=20):
+def predict_all(data_loader, model, k=5, amp=None, shared=False, header='Test:', print_freq=20, classes=None):
     """metrics.Predictions for every image of the loader's set, in the order of the set.
 
     k: classes to keep of each image; amp: Amp or None. shared: the loaders of the processes share the set. Each process
-    fills in its rows of a table of zeros, and every process gets the sum of the tables.
+    fills in its rows of a table of zeros, and every process gets the sum of the tables. classes: the ids of the only
+    classes that count (None: all); the logits of the others become -inf, so softmax, loss and top k leave them out.
     Raises UserError that names an image whose outputs are not finite; RuntimeError unless every image was counted
     exactly once.
     """
     model.eval()
-    k = min(k, model.num_classes)
+    classes = list(range(model.num_classes)) if classes is None else classes
+    k = min(k, len(classes))
+    left_out = np.full(model.num_classes, -np.inf, 'float32')
+    left_out[classes] = 0
+    left_out = paddle.to_tensor(left_out)
     indices, rows = [], []  # read after the loop, so that no batch waits for the device
     for batch in MetricLogger().log_every(data_loader, len(data_loader), print_freq, header):
         with amp.autocast() if amp else contextlib.nullcontext():
             logits = model(batch['image']).astype('float32')
+        finite = paddle.isfinite(logits).all(axis=-1, keepdim=True)
+        logits = logits + left_out
         label = batch['label'].reshape([-1, 1])
         loss = F.cross_entropy(logits, label, reduction='none').reshape([-1, 1])
-        finite = paddle.isfinite(logits).all(axis=-1, keepdim=True)
         columns = [paddle.ones_like(label), label, loss, finite, paddle.topk(logits, k, axis=-1)[1]]
         rows.append(paddle.concat([column.astype('float64') for column in columns], axis=1))  # float64 keeps ids exact
         indices.append(batch['index'])

@@ -11,7 +11,7 @@ import paddle
 
 from engine import predict_all
 from models import FAMILY, build_model, published_weights
-from util import dist, files, metrics, real_labels
+from util import class_names, dist, files, metrics, real_labels
 from util.args import (
     Parser,
     add_amp,
@@ -26,7 +26,6 @@ from util.args import (
 )
 from util.data import listing, loader
 from util.data.transforms import EvalTransform
-from util.deploy import records
 from util.errors import UserError
 from util.logger import log
 from util.ranges import count
@@ -52,17 +51,21 @@ def parser():
     return parser
 
 
-def new_eval_loader(args, rank=0, world_size=1, backend='pil'):
+def new_eval_loader(args, rank=0, world_size=1, backend='pil', names=None, listed=None):
     """The loader of the validation set that the flags describe; with several processes, of the part of process `rank`.
 
     backend: the library that reads the images. main.py always uses pil, so that its accuracies compare with published
-    ones.
+    ones. names: of the model's classes, by id; listed: {class folder: class id} of --class_list. See read_validation.
     """
-    samples = listing.read_samples(args.data_path, 'val', args.cls_label_path_val, args.nb_classes)
-    transform = EvalTransform(args.input_size, args.crop_pct, args.interpolation, args.mean, args.std, backend)
+    samples = listing.read_validation(args.data_path, args.cls_label_path_val, args.nb_classes, names, listed)
     return loader.build_eval_loader(
-        samples, transform, args.batch_size, args.num_workers, args.prefetch_factor, rank, world_size
+        samples, new_transform(args, backend), args.batch_size, args.num_workers, args.prefetch_factor, rank, world_size
     )
+
+
+def new_transform(args, backend):
+    """The evaluation transform that the flags describe."""
+    return EvalTransform(args.input_size, args.crop_pct, args.interpolation, args.mean, args.std, backend)
 
 
 def check(args):
@@ -83,6 +86,28 @@ def check(args):
         raise UserError(f'{" and ".join(outputs)} must name different files')
 
 
+def read_class_list(args, names):
+    """{class folder: class id} of --class_list; None without the flag. names: of the checkpoint, or None."""
+    if not args.class_list:
+        return None
+    of_train = listing.train_classes(args.data_path)
+    if names is None and len(of_train) == args.nb_classes:
+        names = of_train
+    listed = class_names.read_class_list(args.class_list, names, args.nb_classes)
+    if args.topk and max(args.topk) > len(listed):
+        raise UserError(f'--topk {max(args.topk)}: --class_list {args.class_list} has only {len(listed)} classes')
+    log(f'--class_list {args.class_list}: {len(listed)} of {args.nb_classes} classes count, other logits are left out')
+    return listed
+
+
+def read_real_labels(args, images, classes):
+    """The ReaL labels of the images among the classes that count; None without --real_labels."""
+    if not args.real_labels:
+        return None
+    real = real_labels.read(args.real_labels, images, args.nb_classes)
+    return [[i for i in ids if i in classes] for ids in real]
+
+
 def main(args):
     complete_model(args, FAMILY[args.model])
     check(args)
@@ -90,23 +115,26 @@ def main(args):
     several = os.path.isdir(weights)
     paths = checkpoint.of_folder(weights) if several else [weights]
     topk = sorted(set(args.topk or (1, 5)))
-    names = records.class_names(args.label_list, args.nb_classes)
     rank, world_size = dist.init()
     log(f'Paddle {paddle.__version__} on {paddle.device.get_device()}, {world_size} process(es). {runtime.CPU}')
-    val_loader = new_eval_loader(args, rank, world_size, args.image_backend)
-    images = val_loader.dataset.samples.paths
-    real = real_labels.read(args.real_labels, images, args.nb_classes) if args.real_labels else None
     interpolation = args.interpolation.replace('random', 'bicubic')  # the transform takes random as bicubic
-    resize = f'{interpolation}, short side to {val_loader.dataset.transform.short_side}'
+    resize = f'{interpolation}, short side to {new_transform(args, args.image_backend).short_side}'
     if args.image_backend != 'pil':
         resize += f', by {args.image_backend}'
     amp = Amp(args.use_amp, args.amp_dtype, args.amp_level)
-    results = []
+    results, val_loader, names = [], None, None
     for path in paths:
         model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
-        load(model, path, args.ema)
+        before, names = names, class_names.of_checkpoint(load(model, path, args.ema), path, args.nb_classes)
+        if val_loader is None or names != before:  # the names give the class ids of the folders
+            listed = read_class_list(args, names)
+            classes = sorted(listed.values()) if listed else list(range(args.nb_classes))
+            val_loader = new_eval_loader(args, rank, world_size, args.image_backend, names, listed)
+            images = val_loader.dataset.samples.paths
+            real = read_real_labels(args, images, set(classes))
+            shown_names = class_names.to_show(args.label_list, names, args.nb_classes)
         log(f'{args.model}: {len(images)} images, input {args.input_size}, crop_pct {args.crop_pct} ({resize})')
-        predictions = predict_all(val_loader, model, max(topk), amp=amp, shared=True)
+        predictions = predict_all(val_loader, model, max(topk), amp=amp, shared=True, classes=classes)
         stats = metrics.report(predictions, topk)
         if 1 in topk:
             metrics.log_accuracy('network', stats['acc1'], len(images))
@@ -119,9 +147,9 @@ def main(args):
         metrics.log_results(results)
     if dist.is_main():
         if args.per_class:
-            metrics.write_per_class(args.per_class, predictions, args.nb_classes, names, topk)
+            metrics.write_per_class(args.per_class, predictions, classes, shown_names, topk)
         if args.confusion:
-            metrics.write_confusion(args.confusion, predictions, args.nb_classes)
+            metrics.write_confusion(args.confusion, predictions, classes)
         if args.save_predictions:
             metrics.write_predictions(args.save_predictions, predictions, images, max(topk))
 

@@ -3,7 +3,7 @@
 from util import runtime
 
 from models import FAMILY, build_model, published_weights
-from util import files
+from util import class_names, files
 from util.args import (
     Parser,
     add_eval_transform,
@@ -14,7 +14,7 @@ from util.args import (
     weights_file,
 )
 from util.data.transforms import check_eval_transform
-from util.deploy import export, records
+from util.deploy import export
 from util.weights.load import load
 
 
@@ -40,9 +40,9 @@ def main(args):
     files.check_folder(args.output_dir, f'--output_dir {args.output_dir}')
     complete_model(args, FAMILY[args.model])
     check_eval_transform(args.crop_pct, args.interpolation, args.mean, args.std)
-    names = records.class_names(args.label_list, args.nb_classes)
     model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
-    load(model, weights_file(args, published_weights), args.ema)
+    path = weights_file(args, published_weights)
+    kept = class_names.of_checkpoint(load(model, path, args.ema), path, args.nb_classes)
     if args.fuse_softmax:
         model = export.WithSoftmax(model)
     model.eval()
@@ -56,7 +56,7 @@ def main(args):
         'std': list(args.std),
         'output': 'scores' if args.fuse_softmax else 'logits',
         'precision': args.precision,
-        'label_names': names,
+        'label_names': class_names.to_show(args.label_list, kept, args.nb_classes),
     }
     export.write_export(model, args.output_dir, settings, args.format)
 

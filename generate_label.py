@@ -15,10 +15,11 @@ import sys
 
 from util import runtime
 
+import numpy as np
 import paddle
 
 from models import FAMILY, build_model, published_weights
-from util import dist
+from util import class_names, dist
 from util.args import Parser, add_weights
 from util.data import annotator, listing
 from util.data.class_map import MappedClasses, read_class_map
@@ -31,6 +32,7 @@ from util.ranges import count, natural, positive, probability
 from util.weights.load import choose, load_state, read
 
 ANY = sys.maxsize  # the data may have other class ids than the annotator
+UNKNOWN = ANY  # class id of images that are of none of the annotator's classes
 # Values of flags that were not given; the metadata of an ONNX file comes first.
 DEFAULTS = {'img_size': 576, 'mean': IMAGENET_MEAN, 'std': IMAGENET_STD, 'interpolation': 'bicubic'}
 
@@ -92,15 +94,18 @@ def read_samples(data, list_path):
 
 
 def load_annotator(args):
-    """(annotator, weights file) of --model. Sets the flags of DEFAULTS that were not given. Raises UserError."""
+    """(annotator, weights file, class names by id or None) of --model. Sets the flags of DEFAULTS that were not given.
+
+    Raises UserError.
+    """
     if args.model.lower().endswith('.onnx'):
-        annotate, weights = load_onnx(args), args.model
+        annotate, weights, names = load_onnx(args)
     else:
         set_defaults(args, DEFAULTS)
-        annotate, weights = load_model(args)
+        annotate, weights, names = load_model(args)
     if args.class_map:
-        annotate = MappedClasses(annotate, read_class_map(args.class_map, annotate.num_classes))
-    return annotate, weights
+        annotate, names = MappedClasses(annotate, read_class_map(args.class_map, annotate.num_classes)), None
+    return annotate, weights, names
 
 
 def set_defaults(args, values):
@@ -111,7 +116,7 @@ def set_defaults(args, values):
 
 
 def load_onnx(args):
-    """The OnnxHead of --model FILE.onnx."""
+    """(OnnxHead, FILE, class names or None) of --model FILE.onnx."""
     for flag in ('resume', 'pretrained', 'ema'):
         if getattr(args, flag):
             raise UserError(f'--{flag}: an ONNX file holds its weights; leave the flag out')
@@ -122,11 +127,13 @@ def load_onnx(args):
         f'using {args.model} ({network.provider}); input: --img_size {args.img_size} --mean {mean} --std {std} '
         f'--interpolation {args.interpolation}'
     )
-    return OnnxHead(network, args.img_size, args.nb_classes)
+    annotate = OnnxHead(network, args.img_size, args.nb_classes)
+    names = class_names.of_checkpoint({class_names.KEY: network.class_names}, args.model, annotate.num_classes)
+    return annotate, args.model, names
 
 
 def load_model(args):
-    """(annotator, weights file) of an LV-ViT or a classifier of paddle.vision.models."""
+    """(annotator, weights file, class names or None) of an LV-ViT or a classifier of paddle.vision.models."""
     set_defaults(args, {'nb_classes': 1000})
     if args.resume and args.pretrained:
         raise UserError('--resume and --pretrained both name the weights; give one')
@@ -137,13 +144,13 @@ def load_model(args):
         raise UserError('--resume is missing: the checkpoint or state dict to use; or --pretrained')
     if args.model not in FAMILY:
         model = annotator.load_classifier(args.model, args.nb_classes, path, ema=args.ema, transfer=args.transfer)
-        return annotator.PooledHead(model, args.model, args.img_size), path
+        return annotator.PooledHead(model, args.model, args.img_size), path, None
     state, classes = read(path), args.nb_classes
     if args.transfer:
         classes = annotator.head_classes(choose(state, path, args.ema)[0], 'head', path)
     model = build_model(args.model, img_size=args.img_size, num_classes=classes)
     load_state(model, state, path, args.ema, resize=True)
-    return annotator.TokenHead(model, args.model), path
+    return annotator.TokenHead(model, args.model), path, class_names.of_checkpoint(state, path, classes)
 
 
 def describe(args, annotate, weights):
@@ -170,11 +177,25 @@ def describe(args, annotate, weights):
     return settings
 
 
+def use_ids_of(names, samples):
+    """Give samples of class folders the annotator's class ids, by its class names; UNKNOWN where it has none."""
+    ids = {name: i for i, name in enumerate(names)}
+    by_folder = np.array([ids.get(folder, UNKNOWN) for folder in samples.class_names], 'int64')
+    labelled = ~samples.unlabelled
+    samples.labels[labelled] = by_folder[samples.labels[labelled]]
+    unknown = [folder for folder in samples.class_names if folder not in ids]
+    if unknown:
+        log(
+            f'{len(unknown)} of the {len(samples.class_names)} class folders are no classes of the annotator: '
+            f'{class_names.shorten(unknown)}; their images get maps, but do not count for its top-1'
+        )
+
+
 def report_accuracy(counts, num_classes, class_folders, has_labels):
     """Log the top-1 accuracy of the annotator, and warn if it may be luck.
 
-    class_folders: the number of class folders, or None if a list gave the class ids. The ids of folders are those of
-    the annotator only if there are as many folders as classes.
+    class_folders: the number of class folders, or None if a list or class names gave the class ids. The ids of folders
+    are those of the annotator only if there are as many folders as classes.
     """
     if not has_labels:
         log('top-1 not known: no image has a label')
@@ -196,7 +217,10 @@ def main(args):
     _, world_size = dist.init()
     log(f'Paddle {paddle.__version__} on {paddle.device.get_device()}, {world_size} process(es). {runtime.CPU}')
     samples = read_samples(args.data, args.cls_label_path)
-    annotate, weights = load_annotator(args)
+    annotate, weights, names = load_annotator(args)
+    has_ids = bool(args.cls_label_path or names)
+    if names and samples.class_names:
+        use_ids_of(names, samples)
     transform = EvalTransform(args.img_size, 1.0, args.interpolation, args.mean, args.std)  # the whole centre square
     settings = describe(args, annotate, weights)
     writer = LabelWriter(args.out, samples, settings)
@@ -207,7 +231,7 @@ def main(args):
     )
     counts = writer.write(annotate, transform, args.batch_size, args.num_workers)
     log(f'{counts.written} maps written to {args.out}')
-    class_folders = None if args.cls_label_path else int(samples.labels.max()) + 1
+    class_folders = None if has_ids else len(samples.class_names)
     report_accuracy(counts, classes, class_folders, not samples.unlabelled.all())
     if counts.undecodable:
         raise UserError(

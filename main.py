@@ -13,7 +13,7 @@ import paddle
 from engine import evaluate, train_one_epoch
 from eval import new_eval_loader
 from models import FAMILY, build_model, count_parameters, published_weights, token_grid
-from util import dist, files
+from util import class_names, dist, files
 from util.args import (
     Parser,
     add_amp,
@@ -137,9 +137,16 @@ def main(args):
         log(scaled)
     log('arguments: ' + json.dumps(vars(args)))
 
-    val_loader = new_eval_loader(args, rank, world_size) if args.dist_eval else new_eval_loader(args)
-    train_loader = None if args.eval else new_train_loader(args, rank, world_size)
-
+    ranks = (rank, world_size) if args.dist_eval else (0, 1)
+    if not args.eval:
+        train_loader = new_train_loader(args, rank, world_size)
+        names = train_loader.dataset.samples.class_names
+        val_loader = new_eval_loader(args, *ranks, names=names)
+        if names and len(names) < args.nb_classes:
+            log(
+                f'warning: {len(names)} class folders, but --nb_classes is {args.nb_classes}: the last '
+                f'{args.nb_classes - len(names)} class(es) have no images'
+            )
     model = new_model(args)
     if args.sync_bn:
         model = paddle.nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -151,7 +158,8 @@ def main(args):
     published = partial(published_weights, args.model, args.input_size, nearest=True)
     amp = Amp(args.use_amp, args.amp_dtype, args.amp_level)
     if args.eval:
-        starting.load_start(args, model, published)
+        names = starting.load_start(args, model, published)[2]
+        val_loader = new_eval_loader(args, *ranks, names=names)
         stats = evaluate(val_loader, model, amp, args.dist_eval, print_freq=args.print_freq)
         log_accuracy('network', stats['acc1'], len(val_loader.dataset))
         return
@@ -159,6 +167,8 @@ def main(args):
     starting.start(state, published)
     if args.output_dir and dist.is_main():
         write_config(args.output_dir, flags)
+        if state.class_names:
+            class_names.write_label_list(args.output_dir, state.class_names)
     with interrupt.listening():
         try:
             train(state, val_loader)

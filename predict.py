@@ -7,6 +7,7 @@ import os
 import paddle
 
 from models import FAMILY, build_model, published_weights
+from util import class_names
 from util.args import (
     Parser,
     add_eval_transform,
@@ -52,16 +53,16 @@ def parser():
 def main(args):
     complete_model(args, FAMILY[args.model])
     files = find_images(args.infer_imgs)
-    names = records.class_names(args.label_list, args.nb_classes)
     transform = EvalTransform(args.input_size, args.crop_pct, args.interpolation, mean=args.mean, std=args.std)
     model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
-    load(model, weights_file(args, published_weights), args.ema)
+    path = weights_file(args, published_weights)
+    kept = class_names.of_checkpoint(load(model, path, args.ema), path, args.nb_classes)
     model.eval()
     result = records.classify(
         files,
         loader=build_predict_loader(files, transform, args.batch_size),
         network=lambda images: model(paddle.to_tensor(images)).numpy(),
-        names=names,
+        names=class_names.to_show(args.label_list, kept, args.nb_classes),
         topk=args.topk,
         title='predict',
     )

@@ -16,7 +16,7 @@ from util import runtime
 
 from models import FAMILY
 from predictions import load, picture, predict, summary
-from util.args import Parser, add_eval_transform, add_model, add_weights
+from util.args import LABEL_LIST_HELP, Parser, add_eval_transform, add_model, add_weights
 from util.data.images import BadImage, find_images
 from util.errors import UserError
 from util.logger import log
@@ -42,7 +42,7 @@ def parser():
     add('--params_file', metavar='FILE', help='model.pdiparams (default: beside the model)')
     add('--config', metavar='FILE', help='inference.yml (default: beside the model)')
     add = parser.add_argument_group('page').add_argument
-    add('--label_list', metavar='FILE', help="names of the classes, lines 'id name'")
+    add('--label_list', metavar='FILE', help=LABEL_LIST_HELP)
     add('--examples', nargs='+', metavar='IMG', help="photos to click on (default: the demo's)")
     add('--host', default='127.0.0.1', help='address to listen on (default: 127.0.0.1); 0.0.0.0 for other machines too')
     add('--port', default=7860, type=whole(at_least=1, at_most=65535), help='port to listen on (default: 7860)')

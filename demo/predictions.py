@@ -8,6 +8,7 @@ from PIL import Image
 
 from models import FAMILY, build_model, published_weights
 from tools import drawing, insight
+from util import class_names
 from util.args import complete_model, weights_file
 from util.data.images import FORMATS, BadImage, open_rgb
 from util.data.transforms import EvalTransform
@@ -34,10 +35,11 @@ class Checkpoint:
 
     def __init__(self, args):
         complete_model(args, FAMILY[args.model])
-        self.names = records.class_names(args.label_list, args.nb_classes)
         self.transform = EvalTransform(args.input_size, args.crop_pct, args.interpolation or 'bicubic')
         self.model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
-        load_weights(self.model, weights_file(args, published_weights), args.ema)
+        path = weights_file(args, published_weights)
+        kept = class_names.of_checkpoint(load_weights(self.model, path, args.ema), path, args.nb_classes)
+        self.names = class_names.to_show(args.label_list, kept, args.nb_classes)
         self.model.eval()
         self.title = f'{args.model}, {args.input_size} px'
         self.blocks, self.why_no_tokens = len(self.model.blocks), ''

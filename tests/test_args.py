@@ -40,7 +40,7 @@ TRAIN = """
     output_dir= save_freq_steps=0 keep_checkpoints=None log_file= print_freq=20 log_visualdl= log_wandb=False
     wandb_entity=None wandb_project=None
 """
-PROTOCOLS = 'topk=None results_file= real_labels= per_class= confusion= save_predictions= label_list=None'
+PROTOCOLS = 'topk=None results_file= real_labels= per_class= confusion= save_predictions= label_list=None class_list='
 PREDICT = f'batch_size=16 config=None infer_imgs=[{ROOT}/demo/chelsea.png]'
 EXPORT = 'output_dir= format=pdmodel fuse_softmax=False precision=fp32 label_list=None'
 INFER = """

@@ -53,9 +53,9 @@ def test_flags_of_the_training_images_reach_their_transform(photos, maps):
 
 def test_mean_and_std_normalise_the_evaluation_whose_pixels_are_pillows_whatever_the_backend(photos):
     flags = '--crop_pct 1 --image_backend cv2 --mean 0.1 0.2 0.3 --std 0.5 0.25 2'
-    loader = main.new_eval_loader(main.parser().parse_args(words(SMALL, photos, flags)))
+    loader = main.new_eval_loader(main.parser().parse_args(words(SMALL, photos, flags)), names=['a'])
     assert loader.dataset.transform.backend == 'pil'
-    plain = main.new_eval_loader(main.parser().parse_args(words(SMALL, photos, '--crop_pct 1')))
+    plain = main.new_eval_loader(main.parser().parse_args(words(SMALL, photos, '--crop_pct 1')), names=['a'])
     raw, normalised = (next(iter(loader))['image'].numpy() for loader in (plain, loader))
     mean, std = np.reshape([0.1, 0.2, 0.3], [3, 1, 1]), np.reshape([0.5, 0.25, 2.0], [3, 1, 1])
     np.testing.assert_allclose(normalised, (raw - mean) / std, atol=1e-6)

@@ -30,7 +30,8 @@ def test_an_epoch_with_token_labels_writes_checkpoints_in_plain_containers_and_a
     result = train(*train.token, '--model_ema')
     assert result.code == 0 and result.err == ''
     files = {p.name for p in (train.folder / 'run').iterdir()}
-    assert files == {f'checkpoint-{tag}.pd' for tag in ('latest', 'previous', 'best', '0')} | {'log.txt', 'args.yaml'}
+    checkpoints = {f'checkpoint-{tag}.pd' for tag in ('latest', 'previous', 'best', '0')}
+    assert files == checkpoints | {'log.txt', 'args.yaml', 'label_list.txt'}
     (record,), state = train.log(), train.state()
     assert set(record) == set('train_loss train_lr test_loss test_acc1 test_acc5 epoch n_parameters best_acc1'.split())
     learned = [v for k, v in state['model'].items() if not k.endswith(('._mean', '._variance'))]
@@ -38,7 +39,9 @@ def test_an_epoch_with_token_labels_writes_checkpoints_in_plain_containers_and_a
     assert record['epoch'] == 0 and 0 <= record['best_acc1'] == record['test_acc1'] <= record['test_acc5'] <= 100
     # class and token loss: each near log 10 at the start
     assert 0.8 < record['train_loss'] / (2 * np.log(10)) < 1.5
-    assert set(state) == set('model model_ema optimizer scaler epoch step rng best_acc1 args progress'.split())
+    assert set(state) == set(
+        'model model_ema optimizer scaler epoch step rng best_acc1 args progress class_names'.split()
+    )
     assert state['epoch'] == 0 and state['step'] == 5 and type(state['args']) is dict
     assert state['args']['model'] == 'lvvit_nano' and all(type(v) is np.ndarray for v in state['model'].values())
     assert set(state['model_ema']) == set(state['model'])

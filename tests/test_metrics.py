@@ -28,7 +28,7 @@ def test_accuracy_counts_labels_among_the_k_best(capsys):
 
 
 def test_accuracy_of_each_class(tmp_path):
-    metrics.write_per_class(tmp_path / 'x.csv', PREDICTIONS, 4, {0: 'cat', 2: 'dog, hound'}, (1, 2))
+    metrics.write_per_class(tmp_path / 'x.csv', PREDICTIONS, range(4), {0: 'cat', 2: 'dog, hound'}, (1, 2))
     assert read(tmp_path / 'x.csv') == [
         ['class_id', 'name', 'images', 'correct@1', 'acc@1', 'correct@2', 'acc@2'],
         ['0', 'cat', '2', '1', '50.000', '2', '100.000'],
@@ -39,7 +39,7 @@ def test_accuracy_of_each_class(tmp_path):
 
 
 def test_confusion_has_the_true_classes_in_rows(tmp_path):
-    metrics.write_confusion(tmp_path / 'x.csv', PREDICTIONS, 4)
+    metrics.write_confusion(tmp_path / 'x.csv', PREDICTIONS, range(4))
     matrix = [','.join(row) for row in read(tmp_path / 'x.csv')]
     assert matrix == ['true\\predicted,0,1,2,3', '0,1,1,0,0', '1,0,1,0,0', '2,1,0,0,1', '3,0,0,0,0']
 

@@ -7,10 +7,12 @@ IN is recognised by its content: .pth, .pt and .pth.tar of any PyTorch, .safeten
 ending of OUT gives the format: .pdparams in Paddle's layout, or .safetensors in PyTorch's layout, which timm and
 Hugging Face read too; in PyTorch: model.load_state_dict(safetensors.torch.load_file(OUT)). Where the layouts differ,
 Linear weights are transposed, the statistics of BatchNorm renamed, and its num_batches_tracked left out or added as 0.
-No other number is changed. The scripts of this project read all of these files without conversion.
+No other number is changed. OUT keeps the names of the classes. The scripts of this project read all of these files
+without conversion.
 """
 
 import argparse
+import json
 import os
 import sys
 
@@ -24,6 +26,7 @@ import safetensors.numpy
 import models
 from util import files
 from util.args import Parser
+from util.class_names import KEY
 from util.errors import UserError
 from util.logger import log
 from util.weights import checkpoint, torch_file
@@ -63,10 +66,16 @@ def check_arrays(weights, path):
         )
 
 
-def write_safetensors(weights, path):
-    """Write weights in PyTorch's layout. Raises UserError if that fails; an old file is unchanged then."""
+def write_pdparams(weights, path, names):
+    """Write weights in Paddle's layout. names: of the classes, or None; Paddle ignores this entry."""
+    checkpoint.save({**weights, KEY: names} if names else weights, path)
+
+
+def write_safetensors(weights, path, names):
+    """Write weights in PyTorch's layout. names: of the classes, which the metadata holds as JSON, or None."""
     arrays = {key: np.asarray(value, order='C') for key, value in weights.items()}
-    files.write(path, safetensors.numpy.save(arrays, {'format': 'pt'}))
+    metadata = {'format': 'pt', **({KEY: json.dumps(names)} if names else {})}
+    files.write(path, safetensors.numpy.save(arrays, metadata))
 
 
 def describe(weights, path):
@@ -98,13 +107,14 @@ def main(args):
     state, layout = read_as_written(args.input)
     weights, source = choose(state, args.input, args.ema)
     log(source)
-    left_out = [str(key) for key, value in state.items() if value is not weights]
+    names = state.get(KEY)
+    left_out = [str(key) for key, value in state.items() if value is not weights and key != KEY]
     if weights is not state and left_out:
         log(f'left out: {", ".join(left_out)}')
     check_arrays(weights, args.input)
     weights = without_prefix(weights, args.input)
     if args.output.endswith('.pdparams'):
-        new_layout, convert, write = PADDLE, torch_file.to_paddle, checkpoint.save
+        new_layout, convert, write = PADDLE, torch_file.to_paddle, write_pdparams
     else:
         new_layout, convert, write = TORCH, torch_file.to_torch, write_safetensors
     if layout != new_layout:
@@ -114,7 +124,7 @@ def main(args):
         if len(converted) > len(weights):
             log(f'added, because PyTorch requires them: {len(converted) - len(weights)} num_batches_tracked = 0')
         weights = converted
-    write(weights, args.output)
+    write(weights, args.output, names)
     dtypes = sorted({str(value.dtype) for value in weights.values()})
     log(
         f'{args.output}: {len(weights)} tensors, {torch_file.count_parameters(weights) / 1e6:.2f} M parameters, '

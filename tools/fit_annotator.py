@@ -22,11 +22,10 @@ from util import runtime
 import numpy as np
 
 from tools import annotator_report, backbone, linear_classifier, paddle_features, photo_features
-from util import files
+from util import class_names, files
 from util.args import Parser
 from util.data import listing
 from util.data.onnx_annotator import OnnxHead, OnnxNetwork
-from util.deploy import records
 from util.errors import UserError, one_line
 from util.logger import log
 from util.ranges import count, natural, positive, probability
@@ -93,7 +92,7 @@ def labelled_samples(photos, list_path, label_list):
     classes = int(samples.labels.max()) + 1
     names = samples.class_names
     if label_list:
-        names = [name for _, name in sorted(records.class_names(label_list, classes).items())]
+        names = [name for _, name in sorted(class_names.to_show(label_list, None, classes).items())]
     samples.class_names = names or [str(i) for i in range(classes)]
     chosen = part(samples, samples.labels >= 0)
     check_classes(chosen.labels, chosen.class_names, photos)

@@ -31,7 +31,7 @@ import numpy as np
 
 import main as trainer
 from models import FAMILY
-from util import files
+from util import class_names, files
 from util.args import Parser, complete_model
 from util.data import listing
 from util.data.images import BadImage, open_rgb
@@ -79,7 +79,8 @@ def write_lists(photos, out, val_share, max_bad_images):
     names = samples.class_names
     if len(names) < 2:
         raise UserError(f'{root}: photos of one class only ({", ".join(names)}); it needs one folder per class')
-    held_out = listing.read_folder(val, len(names), names) if os.path.isdir(val) else []
+    class_ids = {name: i for i, name in enumerate(names)}
+    held_out = listing.read_folder(val, len(names), class_ids) if os.path.isdir(val) else []
     bad = undecodable([path for path, _ in [*samples, *held_out]])
     if len(bad) > max_bad_images:
         raise UserError(
@@ -102,9 +103,7 @@ def write_lists(photos, out, val_share, max_bad_images):
     for name, part in (('train_list.txt', samples), ('labelled_list.txt', labelled), ('val_list.txt', held_out)):
         lines = [f'{os.path.relpath(path, photos)} {label}\n' for path, label in part]
         files.write(os.path.join(out, name), os.fsencode(''.join(lines)))
-    files.write(
-        os.path.join(out, 'label_list.txt'), os.fsencode(''.join(f'{i} {name}\n' for i, name in enumerate(names)))
-    )
+    class_names.write_label_list(out, names)
     log(f'{photos}: {len(names)} classes, {len(samples)} training photos, {len(held_out)} validation photos')
     return len(names)
 

@@ -18,7 +18,9 @@ from PIL import Image
 from models import FAMILY, build_model, published_weights, token_grid
 from tools import insight
 from tools.drawing import GAP, MARGIN, PAPER, SIDE, Tokens, arrange, heat, save, short_name, tile
+from util import class_names
 from util.args import (
+    LABEL_LIST_HELP,
     Parser,
     add_eval_transform,
     add_label_maps,
@@ -32,7 +34,6 @@ from util.data.images import BadImage, find_images, open_rgb
 from util.data.label_maps import LabelMaps
 from util.data.token_label import sparse_target, token_target
 from util.data.transforms import EvalTransform, TrainTransform, to_input
-from util.deploy import records
 from util.errors import UserError
 from util.logger import log
 from util.ranges import count, natural
@@ -46,7 +47,7 @@ def parser():
     add('--compare', nargs='+', default=[], metavar='FILE', help='more checkpoints of the same model, a column each')
     add_eval_transform(parser, FAMILY)
     add_normalisation(parser)
-    parser.add_argument('--label_list', metavar='FILE', help="names of the classes, lines 'id name'")
+    parser.add_argument('--label_list', metavar='FILE', help=LABEL_LIST_HELP)
     parser.add_argument('--input', nargs='+', required=True, metavar='IMG', help='files, folders, glob patterns')
     parser.add_argument('--count', default=12, type=count, help='images to show, spread evenly over the input')
     parser.add_argument('--columns', type=count, help='images per row (default: 3 for predictions of a model, else 1)')
@@ -104,17 +105,18 @@ def on_white(image):
     return canvas
 
 
-def prediction_tiles(path, columns, transform, names, with_rollout):
+def prediction_tiles(path, columns, transform, with_rollout):
     """Tiles: the cropped image, and for each model its prediction, its token predictions, and the rollout if wanted.
 
-    columns: [(caption, model)]. The prediction is written below the image of one model, below the tokens of several.
+    columns: [(caption, model, {class id: name})]. The prediction is written below the image of one model, below the
+    tokens of several.
     """
     image = transform.crop(open_rgb(path))
     array = to_input(image, transform.mean, transform.std)
     enlarged = image.resize((SIDE, SIDE), Image.BICUBIC)
     comparing = len(columns) > 1
     tiles = [tile(image, f'{file_name(path)}\n')] if comparing else []
-    for caption, model in columns:
+    for caption, model, names in columns:
         scores, by_block = insight.scores_and_tokens(model, array)
         tokens = None if by_block is None else Tokens.of(by_block[-1])
         best = scores.argmax()
@@ -148,20 +150,23 @@ def captions(paths):
 
 
 def load_models(args):
-    """[(caption, model)]: of --resume or --pretrained, then of --compare. Raises UserError if nothing can be shown."""
-    names, files = captions(([args.resume] if args.resume else []) + args.compare), list(args.compare)
+    """[(caption, model, {class id: name})]: of --resume or --pretrained, then of --compare.
+
+    Raises UserError if nothing can be shown.
+    """
+    shown, files = captions(([args.resume] if args.resume else []) + args.compare), list(args.compare)
     if args.pretrained and not args.resume:
-        names = ['published weights', *names]
+        shown = ['published weights', *shown]
     if args.resume or args.pretrained:
         files.insert(0, weights_file(args, published_weights))
     columns = []
-    for name, file in zip(names, files):
+    for caption, file in zip(shown, files):
         model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
         if not (model.return_dense or args.rollout):
             raise UserError(f'--model {args.model}: has no token classifier; --rollout shows its attention')
-        load(model, file, args.ema)
+        kept = class_names.of_checkpoint(load(model, file, args.ema), file, args.nb_classes)
         model.eval()
-        columns.append((name, model))
+        columns.append((caption, model, class_names.to_show(args.label_list, kept, args.nb_classes)))
     return columns
 
 
@@ -176,12 +181,12 @@ def main(args):
         )
     files = find_images(args.input)
     files = [files[i] for i in np.linspace(0, len(files) - 1, min(args.count, len(files))).round().astype(int)]
-    names = records.class_names(args.label_list, args.nb_classes)
     transform = EvalTransform(args.input_size, args.crop_pct, args.interpolation, mean=args.mean, std=args.std)
     maps = None
     if args.token_label_data:
         maps = LabelMaps(args.token_label_data, args.nb_classes, args.token_label_coverage, args.token_label_geometry)
     columns = load_models(args)
+    names = columns[0][2] if columns else class_names.to_show(args.label_list, None, args.nb_classes)
     panels = []
     for path in files:
         tiles = []
@@ -189,7 +194,7 @@ def main(args):
             if maps:
                 tiles += map_tiles(path, maps, args, names)
             if columns:
-                tiles += prediction_tiles(path, columns, transform, names, with_rollout=args.rollout)
+                tiles += prediction_tiles(path, columns, transform, with_rollout=args.rollout)
         except BadImage as error:
             raise UserError(str(error))
         panels.append(arrange(tiles, len(tiles), GAP))

@@ -16,6 +16,9 @@ from util.errors import UserError, visible
 from util.ranges import below_one, count, natural, not_negative, positive, probability, seed, share
 
 
+LABEL_LIST_HELP = "names of the classes, lines 'id name' (default: those that the weights have, or ImageNet's)"
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line. With `add_config` it reads flags from a YAML file too."""
 
@@ -201,7 +204,7 @@ def add_records(parser):
     """Flags for what predict.py and infer.py print and save."""
     add = parser.add_argument_group('output').add_argument
     add('--topk', default=5, type=count, metavar='K', help='classes for each image (default: 5)')
-    add('--label_list', metavar='FILE', help="names of the classes, lines 'id name'")
+    add('--label_list', metavar='FILE', help=LABEL_LIST_HELP)
     add('--save_json', default='', metavar='FILE', help='write the records to a JSON file too')
     help = 'list images that cannot be decoded, but do not fail'
     add('--skip_bad', action='store_true', help=help)
@@ -218,7 +221,13 @@ def add_protocols(parser):
     help = 'write how often images of each class (row) were predicted as each class (column)'
     add('--confusion', default='', metavar='CSV', help=help)
     add('--save_predictions', default='', metavar='CSV', help='write the best classes of each image')
-    add('--label_list', metavar='FILE', help="names of the classes for --per_class, lines 'id name'")
+    help = "names of the classes for --per_class, lines 'id name' (default: the checkpoint's, or ImageNet's)"
+    add('--label_list', metavar='FILE', help=help)
+    help = (
+        'evaluate a set that has some of the classes: their names, one a line, as the class folders of val/ have them; '
+        'class ids or WordNet ids of ImageNet if the weights have no names. Logits of other classes are left out'
+    )
+    add('--class_list', default='', metavar='FILE', help=help)
 
 
 def add_label_maps(parser):

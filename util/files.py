@@ -111,10 +111,13 @@ def other_kind(path):
 # -- small text files --------------------------------------------------------------------------------------------------
 
 
-def read_text(path, hint=''):
-    """The text of a UTF-8 file, without a byte order mark. Raises UserError. hint: the remedy, for its message."""
+def read_text(path, hint='', errors='strict'):
+    """The text of a UTF-8 file, without a byte order mark. Raises UserError.
+
+    hint: the remedy, for its message. errors: as for open(); surrogateescape where the file has names of files.
+    """
     try:
-        with open(path, encoding='utf-8-sig') as f:
+        with open(path, encoding='utf-8-sig', errors=errors) as f:
             return f.read()
     except (OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
         raise UserError(
@@ -122,9 +125,10 @@ def read_text(path, hint=''):
         )
 
 
-def read_lines(path):
-    """[(line number, stripped line)] of a text file, without blank lines. Raises UserError."""
-    return [(number, line.strip()) for number, line in enumerate(read_text(path).split('\n'), 1) if line.strip()]
+def read_lines(path, errors='strict'):
+    """[(line number, stripped line)] of a text file, without blank lines. Raises UserError. errors: see read_text."""
+    lines = read_text(path, errors=errors).split('\n')
+    return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def read_json(path, hint=''):

@@ -45,28 +45,33 @@ def log_accuracy(model, accuracy, images):
 # -- tables -----------------------------------------------------------------------------------------------------------
 
 
-def write_per_class(path, predictions, num_classes, names, topk=(1, 5)):
+def write_per_class(path, predictions, classes, names, topk=(1, 5)):
     """Write a CSV file with columns class_id, name, images, and for each k correct@k and acc@k in percent.
 
-    names: {class id: name}. acc@k is empty for a class without images.
+    classes: the ids to write, ascending. names: {class id: name}. acc@k is empty for a class without images.
     """
-    images = np.bincount(predictions.labels, minlength=num_classes)
+    classes = np.asarray(classes)
+    images = np.bincount(predictions.labels, minlength=classes[-1] + 1)[classes]
     header = ['class_id', 'name', 'images']
-    rows = [[i, names.get(i, ''), count] for i, count in enumerate(images)]
+    rows = [[i, names.get(i, ''), count] for i, count in zip(classes, images)]
     for k in topk:
         header += [f'correct@{k}', f'acc@{k}']
-        hits = np.bincount(predictions.labels[correct(predictions, k)], minlength=num_classes)
+        hits = np.bincount(predictions.labels[correct(predictions, k)], minlength=classes[-1] + 1)[classes]
         for row, hit, count in zip(rows, hits, images):
             row += [hit, f'{100 * hit / count:.3f}' if count else '']
     write_csv(path, [header, *rows])
 
 
-def write_confusion(path, predictions, num_classes):
-    """Write the confusion matrix as a CSV file: row i, column j counts the images of class i predicted as class j."""
-    cells = predictions.labels * num_classes + predictions.top[:, 0]
-    matrix = np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
-    rows = [[i, *row] for i, row in enumerate(matrix.tolist())]
-    write_csv(path, [['true\\predicted', *range(num_classes)], *rows])
+def write_confusion(path, predictions, classes):
+    """Write the confusion matrix as a CSV file: row i, column j counts the images of class i predicted as class j.
+
+    classes: the ids of all labels and predictions, ascending.
+    """
+    count = len(classes)
+    cells = np.searchsorted(classes, predictions.labels) * count + np.searchsorted(classes, predictions.top[:, 0])
+    matrix = np.bincount(cells, minlength=count**2).reshape(count, count)
+    rows = [[i, *row] for i, row in zip(classes, matrix.tolist())]
+    write_csv(path, [['true\\predicted', *classes], *rows])
 
 
 def write_predictions(path, predictions, images, k):

@@ -6,6 +6,7 @@
 that the user has set are not changed.
 """
 
+import io
 import os
 import signal
 import sys
@@ -49,6 +50,8 @@ def run(main, parser, argv=None):
         sys.exit(143)
 
     signal.signal(signal.SIGTERM, stop)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='backslashreplace')  # a terminal in ASCII shows names of files too
     try:
         main(parser.parse_args(argv))
     except UserError as error:

@@ -129,7 +129,7 @@ def test_the_folder_unlabelled_is_no_class_and_its_images_have_no_label(folder, 
     assert [label for _, label in samples] == [0, 0, 1, 2, -1, -1]
     assert samples.unlabelled.tolist() == [False] * 4 + [True] * 2
     assert f'{folder}: 2 images without a label in unlabelled/' in capfd.readouterr().out
-    assert read_folder(str(folder), 4, ['a', 'x', 'b', 'c']).labels.tolist() == [0, 0, 2, 3, -1, -1]
+    assert read_folder(str(folder), 4, {'a': 0, 'x': 1, 'b': 2, 'c': 3}).labels.tolist() == [0, 0, 2, 3, -1, -1]
 
 
 # ---- lists

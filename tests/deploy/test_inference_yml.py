@@ -84,7 +84,7 @@ def test_settings_that_export_did_not_write_are_named(line, folder, text):
 @pytest.mark.parametrize(
     'values, says',
     [
-        (dict(nb_classes=12), '10 label_names for 12 classes'),
+        (dict(nb_classes=9), 'label_names has class 9, but there are 9 classes'),
         (dict(nb_classes=3, label_names={}), 'gives 10 classes, inference.yml says 3'),
         (dict(input_size=48), '3, 48, 48]'),  # OpenVINO would not notice
         (dict(precision='fp16'), '--precision fp16'),

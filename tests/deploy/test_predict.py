@@ -17,7 +17,7 @@ import predict
 from util.data.datasets import UNDECODABLE
 from util.data.loader import build_predict_loader
 from util.data.transforms import EvalTransform
-from util.deploy.records import read_label_list
+from util.class_names import read_label_list
 from util.weights import checkpoint
 
 pytest_plugins = 'inference_fixtures'

@@ -130,11 +130,12 @@ def published(monkeypatch, tmp_path):
 
 @pytest.fixture
 def data(tmp_path):
-    """A folder with one image in each split."""
+    """A folder with one image in each split, and a list of that of val/."""
     for split in ('train', 'val'):
         (tmp_path / 'data' / split / 'n01').mkdir(parents=True)
         photo = np.random.default_rng(0).integers(0, 256, (64, 64, 3), 'uint8')
         Image.fromarray(photo).save(tmp_path / 'data' / split / 'n01' / 'photo.png')
+    (tmp_path / 'data' / 'val.txt').write_text('val/n01/photo.png 0\n')
     return tmp_path / 'data'
 
 
@@ -142,7 +143,7 @@ def test_the_scripts_take_the_published_weights(run, published, data, tmp_path):
     image = data / 'val' / 'n01' / 'photo.png'
     for script, *flags in (
         (predict, '--infer_imgs', image),
-        (eval, '--data_path', data, '--num_workers', 0),
+        (eval, '--data_path', data, '--cls_label_path_val', data / 'val.txt', '--num_workers', 0),
         (visualize, '--input', image, '--output', tmp_path / 'tokens.png'),
     ):
         result = run(script, *words(MODEL), '--pretrained', *flags)
@@ -158,14 +159,21 @@ def test_label_maps_are_made_with_the_weights_of_the_nearest_size(run, published
 
 
 def test_training_starts_from_the_published_weights(run, published, data):
-    model = words('--model lvvit_s --input_size 48 --nb_classes 7 --num_workers 0')
-    result = run(main, *model, '--data_path', data, '--pretrained', '--eval')
+    flags = [
+        '--data_path',
+        data,
+        '--cls_label_path_val',
+        data / 'val.txt',
+        '--num_workers',
+        0,
+        '--pretrained',
+        '--eval',
+    ]
+    result = run(main, *words('--model lvvit_s --input_size 48 --nb_classes 7'), *flags)
     assert result.code == 0 and f'fine-tuning from {published[0]}' in result.out, result.err
     assert 'head.weight: initialised anew' in result.out and 'pos_embed: resized from 4 to 9 tokens' in result.out
     published[1].clear()
-    result = run(
-        main, *words(MODEL), '--num_workers', 0, '--data_path', data, '--pretrained', '--resume', published[0], '--eval'
-    )
+    result = run(main, *words(MODEL), *flags, '--resume', published[0])
     assert result.code == 0 and 'resuming from' in result.out and published[1] == [], 'a resumed run fetches nothing'
 
 

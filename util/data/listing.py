@@ -11,6 +11,7 @@ from collections import Counter
 
 import numpy as np
 
+from util.class_names import shorten
 from util.data.images import EXTENSIONS, is_hidden, leads_back, log_skipped, suffix, walk_images
 from util.errors import UserError, one_line
 from util.logger import log
@@ -64,50 +65,94 @@ class Samples:
             raise UserError(f'{first}: has no label; {remedy} ({without.sum()} of {len(self)} images are like it)')
 
 
-def read_samples(data_path, split, list_path, num_classes, class_names=None):
-    """Samples of a list file below `data_path`; without one, of the class folders in data_path/split.
-
-    class_names: see read_folder.
-    """
+def read_samples(data_path, split, list_path, num_classes):
+    """Samples of a list file below `data_path`; without one, of the class folders in data_path/split."""
     if list_path:
         return read_list(data_path, list_path, num_classes)
-    return read_folder(os.path.join(data_path, split), num_classes, class_names)
+    return read_folder(os.path.join(data_path, split), num_classes)
 
 
-def read_folder(root, num_classes, class_names=None):
+def read_validation(data_path, list_path, num_classes, class_names=None, listed=None):
+    """Samples of the validation set: of a list file below `data_path`; without one, of the class folders in val/.
+
+    class_names: the names of the model's classes by id; without them the class folders of train/ count, without train/
+    those of val/. listed: {class folder: class id} of --class_list, the only classes that the set may have.
+    Raises UserError if the number of folders in train/ or val/ shows that their order does not give the ids.
+    """
+    if list_path:
+        samples = read_list(data_path, list_path, num_classes)
+        others = np.flatnonzero(~np.isin(samples.labels, list(listed.values()))) if listed else []
+        if len(others):
+            path, label = samples[others[0]]
+            raise UserError(f'{list_path}: {path} has class id {label}, which is not a class of --class_list')
+        return samples
+    root = os.path.join(data_path, 'val')
+    if listed:
+        return read_folder(root, num_classes, listed)
+    if class_names is None:
+        class_names = train_classes(data_path)
+        source = 'train' if class_names else 'val'
+        class_names = class_names or class_folders(root)
+        if len(class_names) != num_classes:
+            raise UserError(
+                f'{os.path.join(data_path, source)}: has {len(class_names)} class folders, but --nb_classes is '
+                f"{num_classes}, and there are no class names in the weights, so the folders' class ids are unknown; "
+                'give a list file with the ids (--cls_label_path_val), or name the classes to eval.py (--class_list)'
+            )
+    return read_folder(root, num_classes, {name: i for i, name in enumerate(class_names)})
+
+
+def train_classes(data_path):
+    """The sorted names of the class folders in data_path/train; [] if there are none."""
+    train = os.path.join(data_path, 'train')
+    return class_folders(train) if os.path.isdir(train) else []
+
+
+def class_folders(root):
+    """The sorted names of the class folders in `root`."""
+    return [folder for folder in subfolders(root)[0] if folder != UNLABELLED_FOLDER]
+
+
+def subfolders(root):
+    """(sorted names of the folders in `root` that data sets mean, lines about others, Counter of the files there)."""
+    folders, notes, skipped = [], [], Counter()
+    try:
+        with os.scandir(root) as entries:
+            for entry in entries:
+                if not os.path.isdir(entry.path):  # entry.is_dir() raises for a link to itself
+                    skipped[f'{suffix(entry.name)} outside the class folders'] += 1
+                elif is_hidden(entry.name):
+                    notes.append(f'skipped the folder {entry.name}')
+                elif leads_back(entry.path, [os.path.realpath(root)]):
+                    notes.append(f'skipped the link {entry.name}, which leads back to this folder')
+                else:
+                    folders.append(entry.name)
+    except OSError as error:
+        raise UserError(f'{root}: cannot be read ({error.strerror}); check --data_path')
+    return sorted(folders), notes, skipped
+
+
+def read_folder(root, num_classes, class_ids=None):
     """Samples of a folder like ImageNet's: one folder per class, with images in it and in its subfolders.
 
-    class_names: names of the classes by id, of which the folder may have some. Without them the sorted names of the
+    class_ids: {name: class id} of the classes, of which the folder may have some. Without them the sorted names of the
     folders get the ids 0, 1, …. The folder `unlabelled` is no class; its images have no label. Logs classes and ids,
     and what is skipped. Raises UserError for a folder that is none of the classes, and for a class without images.
     """
-    if not os.path.isdir(root):
-        raise UserError(f'{root}: no such folder; check --data_path')
-    folders, skipped = [], Counter()
-    with os.scandir(root) as entries:
-        for entry in entries:
-            if not os.path.isdir(entry.path):  # entry.is_dir() raises for a link to itself
-                skipped[f'{suffix(entry.name)} outside the class folders'] += 1
-            elif is_hidden(entry.name):
-                log(f'{root}: skipped the folder {entry.name}')
-            elif leads_back(entry.path, [os.path.realpath(root)]):
-                log(f'{root}: skipped the link {entry.name}, which leads back to this folder')
-            else:
-                folders.append(entry.name)
-    folders.sort()
+    folders, notes, skipped = subfolders(root)
     if not folders:
         raise UserError(f'{root}: no class folders; it needs one folder with images per class')
     classes = [folder for folder in folders if folder != UNLABELLED_FOLDER]
-    if class_names is None:
-        class_names = classes
-    if len(class_names) > num_classes:
-        raise UserError(f'{root}: has {len(class_names)} class folders, but --nb_classes is {num_classes}')
-    ids = {**{name: i for i, name in enumerate(class_names)}, UNLABELLED_FOLDER: UNLABELLED}
+    if class_ids is None:
+        if len(classes) > num_classes:
+            raise UserError(f'{root}: has {len(classes)} class folders, but --nb_classes is {num_classes}')
+        class_ids = {name: i for i, name in enumerate(classes)}
+    ids = {**class_ids, UNLABELLED_FOLDER: UNLABELLED}
     names, labels = [np.empty(0, 'S1')], [np.empty(0, 'int64')]  # an array per folder: its longest name sets its size
     for folder in folders:
         if folder not in ids:
             raise UserError(
-                f'{root}: the folder {folder} is none of the {len(class_names)} classes ({shorten(class_names)}); '
+                f'{root}: the folder {folder} is none of the {len(class_ids)} classes ({shorten(list(class_ids))}); '
                 'rename or remove it'
             )
         inside = walk_images(os.path.join(root, folder), skipped)
@@ -118,24 +163,19 @@ def read_folder(root, num_classes, class_names=None):
             )
         names.append(np.array([os.fsencode(os.path.join(folder, name)) for name in inside], 'S'))
         labels.append(np.full(len(inside), ids[folder]))
-    samples = Samples(root, np.concatenate(names), np.concatenate(labels), list(class_names))
-    numbered = [f'{ids[folder]} {folder}' for folder in classes]
+    samples = Samples(root, np.concatenate(names), np.concatenate(labels), list(class_ids))
+    numbered = [f'{ids[folder]}: {folder}' for folder in classes]
     labelled = int((samples.labels != UNLABELLED).sum())
-    log(f'{root}: {labelled} images of {len(classes)} classes: {shorten(numbered)}')
+    log(f'{root}: {labelled} images of {len(classes)} classes, {shorten(numbered)}')
     if labelled < len(samples):
         log(f'{root}: {len(samples) - labelled} images without a label in {UNLABELLED_FOLDER}/')
+    for note in notes:
+        log(f'{root}: {note}')
     log_skipped(root, skipped)
-    present = set(folders)
-    missing = [name for name in class_names if name not in present]
+    missing = sorted(set(class_ids) - set(folders))
     if missing:
-        log(f'{root}: no folder for {len(missing)} of the {len(class_names)} classes: {shorten(missing)}')
+        log(f'{root}: no folder for {len(missing)} of the {len(class_ids)} classes: {shorten(missing)}')
     return samples
-
-
-def shorten(words):
-    """The first ten words of a list, and how many follow."""
-    more = f' and {len(words) - 10} more' if len(words) > 10 else ''
-    return ', '.join(words[:10]) + more
 
 
 def read_list(data_path, list_path, num_classes):

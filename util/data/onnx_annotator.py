@@ -15,6 +15,7 @@ tools/fit_annotator.py also writes class_names, a JSON list, and backbone_sha256
 """
 
 import hashlib
+import json
 import math
 import os
 import re
@@ -23,6 +24,7 @@ import numpy as np
 import paddle
 
 from util import files
+from util.class_names import KEY
 from util.errors import UserError, one_line
 
 DTYPES = {'tensor(float)': 'float32', 'tensor(float16)': 'float16'}
@@ -35,7 +37,8 @@ class OnnxNetwork:
     """A network opened in ONNX Runtime; it runs on a GPU if ONNX Runtime's GPU package is installed.
 
     flag: that names the file, for messages. metadata: {str: str}. settings: {flag: value} of the metadata, and of a
-    fixed image size. Raises UserError if the file is not a network with one image input and one output.
+    fixed image size. class_names: by class id, from the metadata, or None. Raises UserError if the file is not a
+    network with one image input and one output.
     """
 
     def __init__(self, path, flag='--model'):
@@ -70,6 +73,10 @@ class OnnxNetwork:
         self._output = outputs[0].name
         self.metadata = session.get_modelmeta().custom_metadata_map
         self.settings = self._read_settings(self.metadata)
+        try:
+            self.class_names = json.loads(self.metadata.get(KEY, 'null'))
+        except ValueError:
+            raise UserError(f"{path}: its metadata property '{KEY}' is not a list in JSON; correct it in the file")
 
     def _check_input(self):
         inputs = self._session.get_inputs()

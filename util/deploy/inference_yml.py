@@ -6,7 +6,7 @@ import os
 import paddle
 import yaml
 
-from util.deploy.records import class_names
+from util import class_names
 from util.errors import UserError, one_line
 from util.files import other_kind, read_yaml
 from util.logger import log
@@ -56,9 +56,9 @@ def read_settings(path):
             raise ValueError(f'output: {settings["output"]}')
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f'{path}: not the inference.yml that export_model.py writes ({one_line(error)})')
-    names, classes = settings['label_names'], settings['nb_classes']
-    if names and len(names) != classes:
-        raise UserError(f'{path}: {len(names)} label_names for {classes} classes')
+    for class_id in settings['label_names']:  # some classes may have no name
+        if class_id not in range(settings['nb_classes']):
+            raise UserError(f'{path}: label_names has class {class_id}, but there are {settings["nb_classes"]} classes')
     return settings
 
 
@@ -74,7 +74,7 @@ def find_settings(model_file, config=None, label_list=None, **flags):
         if flags['input_size'] not in (None, settings['input_size']):
             raise UserError(f'--input_size {flags["input_size"]}: the model was exported for {settings["input_size"]}')
         if label_list:
-            settings['label_names'] = class_names(label_list, settings['nb_classes'])
+            settings['label_names'] = class_names.to_show(label_list, None, settings['nb_classes'])
     else:
         settings = {
             'model': 'unknown',
@@ -101,7 +101,7 @@ def assume_classes(settings, outputs, label_list):
     sums_to_one = outputs.min() >= 0 and abs(outputs.sum() - 1) < 1e-3
     settings['output'] = 'scores' if sums_to_one else 'logits'
     settings['nb_classes'] = num_classes
-    settings['label_names'] = class_names(label_list, num_classes)
+    settings['label_names'] = class_names.to_show(label_list, None, num_classes)
     if label_list:
         named = 'named by --label_list'
     elif settings['label_names']:

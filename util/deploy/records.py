@@ -1,52 +1,11 @@
 """The records that predict.py and infer.py print: one per image, with the best classes and their names."""
 
 import json
-import os
-import re
 
 import numpy as np
 
-from util.errors import UserError, one_line
-from util.files import read_lines
+from util.errors import UserError
 from util.logger import progress
-
-IMAGENET_NAMES = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'imagenet1k_label_list.txt')
-
-
-# -- names of the classes ----------------------------------------------------------------------------------------------
-
-
-def read_label_list(path):
-    """{class id: name} from a file with lines `id name`. Blanks or tabs stand between them.
-
-    A name may hold several synonyms, joined with ', '. Raises UserError.
-    """
-    names = {}
-    for number, line in read_lines(path):
-        found = re.fullmatch(r'([0-9]{1,9})[ \t]+(.+)', line)
-        if not found:
-            raise UserError(f"{path}, line {number}: expected 'id name', found '{one_line(line)}'")
-        class_id, name = int(found[1]), found[2]
-        if class_id in names:
-            raise UserError(f'{path}, line {number}: class {class_id} has a name already')
-        names[class_id] = name
-    return names
-
-
-def class_names(path, num_classes):
-    """{class id: name}: of the list file `path` if one is given, else ImageNet's for 1000 classes, else none."""
-    if not path:
-        return read_label_list(IMAGENET_NAMES) if num_classes == 1000 else {}
-    names = read_label_list(path)
-    missing = [i for i in range(num_classes) if i not in names]
-    if missing:
-        raise UserError(f'--label_list {path}: has no name for class {missing[0]} of {num_classes}')
-    if len(names) > num_classes:
-        raise UserError(f'--label_list {path}: names {len(names)} classes, but the model has {num_classes}')
-    return names
-
-
-# -- records -----------------------------------------------------------------------------------------------------------
 
 
 def best_classes(files, outputs, names, topk, are_scores=False):

@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 
-from util import dist, files
+from util import class_names, dist, files
 from util.errors import UserError
 from util.train import optim
 from util.weights import checkpoint
@@ -93,6 +93,8 @@ def _content(state, meters, sums):
             'bad_images': np.flatnonzero(state.loader.dataset.bad),
         },
     }
+    if state.class_names:
+        content[class_names.KEY] = state.class_names
     if state.ema:
         content['model_ema'] = state.ema.module.state_dict()
     return content

@@ -1,11 +1,12 @@
 """Starting a training run: from scratch, from weights (--finetune), or from a checkpoint (--resume)."""
 
+import itertools
 import json
 import os
 
 import numpy as np
 
-from util import dist
+from util import class_names, dist
 from util.errors import UserError
 from util.logger import MetricLogger, log
 from util.train import optim, saving
@@ -29,7 +30,9 @@ def start(state, published_weights=None):
     args, model = state.args, state.model
     if args.token_pool_weight > 0 and not model.return_dense:
         raise UserError(f'--token_pool_weight needs a model with a token classifier; {args.model} has none')
-    content, path = load_start(args, model, published_weights)
+    content, path, names = load_start(args, model, published_weights)
+    if content is not None:
+        _check_class_names(state, names, path)
     if args.model_ema:
         state.ema = ModelEma(model, args.model_ema_decay)
         _load_average(state.ema, args.resume_ema, content, path)
@@ -66,9 +69,10 @@ def load_start(args, model, published_weights=None):
     """Load the weights that a run starts from into `model`: of --resume; without it, of --finetune or --pretrained.
 
     published_weights: a function that returns the file of --pretrained; it is called only if that file is needed.
-    Returns (content, path) of the checkpoint of --resume, or (None, ''). Raises UserError.
+    Returns (content, path, class names): content and path of the checkpoint of --resume, or None and '', and the class
+    names that the loaded file holds, or None. Raises UserError.
     """
-    content, path = None, ''
+    content, path, names = None, '', None
     if args.resume == 'auto':
         content, path = _newest_checkpoint(args.output_dir)
     elif args.resume:
@@ -76,11 +80,32 @@ def load_start(args, model, published_weights=None):
     if content is not None:
         log(f'resuming from {path}')
         load_state(model, content, path, args.ema)
+        names = class_names.of_checkpoint(content, path, args.nb_classes)
     elif args.finetune or args.pretrained:
         weights = args.finetune or published_weights()
         log(f'fine-tuning from {weights}')
-        load(model, weights, args.ema, new_heads='all' if args.remove_head_from_pretained else True, resize=True)
-    return content, path
+        new_heads = 'all' if args.remove_head_from_pretained else True
+        loaded = load(model, weights, args.ema, new_heads, resize=True)
+        if args.eval:  # training gives the model classes of its own
+            names = class_names.of_checkpoint(loaded, weights, args.nb_classes)
+    return content, path, names
+
+
+def _check_class_names(state, before, path):
+    """Raise UserError if the class folders of the training set are not the classes of the resumed checkpoint at `path`.
+
+    before: its class names, or None. A training set from a list file has no class names; the run keeps these.
+    """
+    now = state.class_names
+    if now is None:
+        state.class_names = before
+    elif before is not None:
+        for class_id, (old, new) in enumerate(itertools.zip_longest(before, now, fillvalue='none')):
+            if old != new:
+                raise UserError(
+                    f'--resume {path}: class {class_id} is {old} there, but {new} by the class folders of --data_path '
+                    f'{state.args.data_path}; restore the folders, or train on new classes with --finetune'
+                )
 
 
 def _newest_checkpoint(folder):

@@ -13,6 +13,7 @@ class TrainState:
 
     model: LV_ViT; loader: Loader of the training set; amp: Amp. starting.start adds optimizer and ema (ModelEma, None
     without --model_ema). epoch: the epoch in progress; steps_done: its optimizer steps so far, of steps_per_epoch.
+    class_names: names of the classes by id, from class folders; None from a list file.
     meters: MetricLogger with the losses of the epoch. best: {'best_acc1': the best accuracy so far, in percent, …}.
     """
 
@@ -23,6 +24,7 @@ class TrainState:
         self.steps_per_epoch = len(loader) // args.accum_iter
         self.epoch, self.steps_done = args.start_epoch, 0
         self.meters, self.best, self.wandb_run = MetricLogger(), {}, None
+        self.class_names = loader.dataset.samples.class_names
 
     @property
     def step(self):

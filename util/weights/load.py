@@ -4,10 +4,13 @@ The content tells the format: a checkpoint of this project, a file of paddle.sav
 The steps of `load` are the functions read, choose and set_weights; seg/ and tools/ call them one by one.
 """
 
+import json
+
 import numpy as np
 import paddle
 import safetensors
 
+from util.class_names import KEY
 from util.errors import UserError, one_line
 from util.logger import log
 from util.weights import checkpoint, torch_file, unpickle
@@ -80,6 +83,8 @@ def read_as_written(path):
         state, layout = _read_torch(path), TORCH
     else:
         state, layout = _read_paddle(path), PADDLE
+    if KEY in state and not _sets(state):  # plain weights with class names
+        state = {'model': {name: value for name, value in state.items() if name != KEY}, KEY: state[KEY]}
     return state, layout
 
 
@@ -126,7 +131,10 @@ def _read_torch(path):
 
 
 def _read_safetensors(path):
-    """(state dict, its layout). bfloat16 becomes float32, because numpy has no bfloat16."""
+    """(state dict, with class names if the file has them; its layout).
+
+    bfloat16 becomes float32, because numpy has no bfloat16.
+    """
     weights, found = {}, set()
     with reading(path, 'safetensors file'), open(path, 'rb') as f:
         for name, entry in sorted(safetensors.deserialize(f.read())):
@@ -134,10 +142,13 @@ def _read_safetensors(path):
             array = np.frombuffer(entry['data'], SAFETENSORS_DTYPES[entry['dtype']]).reshape(entry['shape'])
             weights[name] = torch_file.bfloat16_to_float32(array) if entry['dtype'] == 'BF16' else array
         with safetensors.safe_open(path, framework='numpy') as header:
-            label = (header.metadata() or {}).get('format')
+            metadata = header.metadata() or {}
+        layout = LAYOUTS.get(metadata.get('format')) or torch_file.guess_layout(weights, path)
+        if KEY in metadata:  # as tools/convert_weight.py writes it
+            weights[KEY] = json.loads(metadata[KEY])
     if 'BF16' in found:
         log(f'{path}: {FROM_BFLOAT16}')
-    return weights, LAYOUTS.get(label) or torch_file.guess_layout(weights, path)
+    return weights, layout
 
 
 def _sets(state):
