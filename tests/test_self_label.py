@@ -157,6 +157,13 @@ def test_photos_in_subfolders_and_beside_hidden_folders_are_in_the_lists(photos,
     assert len((tmp_path / 'out/label_list.txt').read_text().splitlines()) == 10 and '--nb_classes 10' in steps[0]
 
 
+def test_photos_of_one_stem_are_refused_before_the_first_step(refused, photos, steps, tmp_path):
+    photo = next((photos / 'digit1').iterdir())
+    shutil.copy(photo, photo.with_suffix('.png'))
+    line = refused(self_label, photos, tmp_path / 'out', *words(SMALL))
+    assert str(photo) in line and str(photo.with_suffix('.png')) in line and not steps
+
+
 def test_val_without_train_is_refused(refused, photos, steps, tmp_path):
     shutil.copytree(photos / 'digit1', photos / 'val/digit1')
     assert 'has val/, but no train/' in refused(self_label, photos, tmp_path / 'out', *words(SMALL)) and not steps

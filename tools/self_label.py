@@ -35,6 +35,7 @@ from util import class_names, files
 from util.args import Parser, complete_model
 from util.data import listing
 from util.data.images import BadImage, open_rgb
+from util.data.map_names import check_distinct, map_names
 from util.errors import UserError
 from util.logger import log, progress
 from util.ranges import count, number
@@ -69,7 +70,8 @@ def parser():
 def write_lists(photos, out, val_share, max_bad_images):
     """Write the lists of the head of this file into `out`; returns the number of classes.
 
-    Photos that cannot be decoded are left out. Raises UserError for more than `max_bad_images` of them.
+    Photos that cannot be decoded are left out. Raises UserError for more than `max_bad_images` of them, and for two
+    training photos that would have one label map.
     """
     train, val = os.path.join(photos, 'train'), os.path.join(photos, 'val')
     if os.path.isdir(val) and not os.path.isdir(train):
@@ -79,16 +81,17 @@ def write_lists(photos, out, val_share, max_bad_images):
     names = samples.class_names
     if len(names) < 2:
         raise UserError(f'{root}: photos of one class only ({", ".join(names)}); it needs one folder per class')
+    check_distinct(map_names(samples), samples.paths, 'rename one of the two')
     class_ids = {name: i for i, name in enumerate(names)}
     held_out = listing.read_folder(val, len(names), class_ids) if os.path.isdir(val) else []
     bad = undecodable([path for path, _ in [*samples, *held_out]])
     if len(bad) > max_bad_images:
         raise UserError(
-            f'{photos}: {len(bad)} photos cannot be decoded (named above), but --max_bad_images is {max_bad_images}; '
-            'repair or remove them'
+            f'{photos}: {len(bad)} photos cannot be read or decoded (named above), but --max_bad_images is '
+            f'{max_bad_images}; repair or remove them'
         )
     if bad:
-        log(f'{photos}: left out {len(bad)} photos that cannot be decoded (named above)')
+        log(f'{photos}: left out {len(bad)} photos that cannot be read or decoded (named above)')
     samples = [sample for sample in samples if sample[0] not in bad]
     empty = set(range(len(names))) - {label for _, label in samples}
     if empty:
