@@ -5,7 +5,7 @@ import json
 import numpy as np
 import paddle
 import pytest
-from conftest import execute
+from conftest import ROOT, execute
 
 import generate_label
 import main
@@ -180,7 +180,13 @@ def test_the_tables_have_means_deviations_and_differences_by_seed(tmp_path):
     assert len(pairs) == 2
 
 
-def test_the_published_results_can_be_read_and_drawn(tmp_path):
+def test_the_page_has_the_tables_of_its_csv():
+    rows = script.read_rows(ROOT / 'docs/results/own_photos.csv')
+    page = (ROOT / 'docs/results/own_photos.md').read_text(encoding='utf-8')
+    assert study_report.arms_table(rows) in page and study_report.pairs_table(rows) in page
+
+
+def test_curves_are_drawn(tmp_path):
     pytest.importorskip('matplotlib')
     made = rows(labels_few=(70, 72), labels_all=(77,))
     study_report.draw_curves(made, tmp_path / 'curves.png')
