@@ -53,7 +53,7 @@ class ImageDataset(paddle.io.Dataset):
             message = str(error)
         except Exception as error:
             message = unexpected(error, self.samples[index][0])
-        return {'error': message.encode(errors='backslashreplace').decode()}  # file names may hold any bytes
+        return {'error': message}
 
     def transformed(self, index, *args):
         """What the transform makes of the image at `index`. args: more arguments of transform.load.
