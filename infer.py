@@ -4,6 +4,7 @@ from util import runtime
 
 import numpy as np
 
+from util import files
 from util.args import Parser, add_records, boolean
 from util.data.images import find_images
 from util.data.loader import build_predict_loader
@@ -44,6 +45,8 @@ def parser():
 
 
 def main(args):
+    if args.save_json:
+        files.check_target('--save_json', args.save_json)
     settings = inference_yml.find_settings(
         args.model_file,
         args.config,
@@ -55,7 +58,7 @@ def main(args):
         std=args.std,
     )
     size = settings['input_size']
-    files = find_images(args.input_file)
+    paths = find_images(args.input_file)
     transform = EvalTransform(
         size, settings['crop_pct'], settings['interpolation'], mean=settings['mean'], std=settings['std']
     )
@@ -74,17 +77,17 @@ def main(args):
     )
     if settings['nb_classes'] is None:  # no inference.yml
         inference_yml.assume_classes(settings, network(np.zeros([1, 3, size, size], 'float32')), args.label_list)
-    loader = build_predict_loader(files, transform, args.batch_size, ahead=not args.enable_benchmark)
+    loader = build_predict_loader(paths, transform, args.batch_size, ahead=not args.enable_benchmark)
     names, are_scores = settings['label_names'], settings['output'] == 'scores'
     if args.enable_benchmark:
-        timer = benchmark.create(network, settings, args.precision, args.batch_size, len(files))
-        result = benchmark.classify(files, loader, network, names, args.topk, timer, are_scores)
+        timer = benchmark.create(network, settings, args.precision, args.batch_size, len(paths))
+        result = benchmark.classify(paths, loader, network, names, args.topk, timer, are_scores)
     else:
-        result = records.classify(files, loader, network, names, args.topk, 'infer', are_scores)
+        result = records.classify(paths, loader, network, names, args.topk, 'infer', are_scores)
     records.print_and_save(result, args.save_json)
     if args.enable_benchmark:
         timer.report()
-    records.check_undecoded(len(files), len(result), args.skip_bad)
+    records.check_undecoded(len(paths), len(result), args.skip_bad)
 
 
 if __name__ == '__main__':

@@ -185,6 +185,10 @@ def main(args):
 def train(state, val_loader):
     """Train the epochs that are left; evaluate and save after each. Raises Interrupted."""
     args, model, dataset = state.args, state.model, state.loader.dataset
+    epochs = args.epochs + args.cooldown_epochs
+    if state.epoch >= epochs:
+        log(f'all {epochs} epochs are done')
+        return
     state.amp.decorate(model, state.optimizer)
     if args.to_static:
         if not model.return_dense:
@@ -212,7 +216,6 @@ def train(state, val_loader):
     )
     state.wandb_run = writers.run_id
 
-    epochs = args.epochs + args.cooldown_epochs
     if args.warmup_epochs >= args.epochs:
         log(
             f'--warmup_epochs {args.warmup_epochs} is not less than --epochs {args.epochs}: the learning rate rises in '

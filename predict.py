@@ -7,7 +7,7 @@ import os
 import paddle
 
 from models import FAMILY, build_model, published_weights
-from util import class_names
+from util import class_names, files
 from util.args import (
     Parser,
     add_eval_transform,
@@ -52,22 +52,24 @@ def parser():
 @paddle.no_grad()
 def main(args):
     complete_model(args, FAMILY[args.model])
-    files = find_images(args.infer_imgs)
+    if args.save_json:
+        files.check_target('--save_json', args.save_json)
+    paths = find_images(args.infer_imgs)
     transform = EvalTransform(args.input_size, args.crop_pct, args.interpolation, mean=args.mean, std=args.std)
     model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
     path = weights_file(args, published_weights)
     kept = class_names.of_checkpoint(load(model, path, args.ema), path, args.nb_classes)
     model.eval()
     result = records.classify(
-        files,
-        loader=build_predict_loader(files, transform, args.batch_size),
+        paths,
+        loader=build_predict_loader(paths, transform, args.batch_size),
         network=lambda images: model(paddle.to_tensor(images)).numpy(),
         names=class_names.to_show(args.label_list, kept, args.nb_classes),
         topk=args.topk,
         title='predict',
     )
     records.print_and_save(result, args.save_json)
-    records.check_undecoded(len(files), len(result), args.skip_bad)
+    records.check_undecoded(len(paths), len(result), args.skip_bad)
 
 
 if __name__ == '__main__':

@@ -7,6 +7,9 @@ import json
 import os
 import sys
 
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from util import files
+
 
 def disagreement(predicted, inferred):
     """Largest score difference of two lists of records; inf if the images or the order of classes differ.
@@ -32,8 +35,7 @@ def read(*path):
 
 
 def main(out, seconds):
-    epochs = [json.loads(line) for line in read(out, 'train', 'log.txt').splitlines()]
-    best = max(epochs, key=lambda e: e['test_acc1'])
+    best = max(files.read_log(os.path.join(out, 'train', 'log.txt')), key=lambda e: e['test_acc1'])
     predicted, inferred = json.loads(read(out, 'predict.json')), json.loads(read(out, 'infer.json'))
     worst = disagreement(predicted, inferred)
     times = ', '.join(f'{name} {value} s' for name, value in map(str.split, read(out, 'times.txt').splitlines()))

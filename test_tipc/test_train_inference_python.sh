@@ -60,7 +60,7 @@ check_train() {  # the first machine writes the checkpoint and log.txt
         return
     fi
     if is_set "$(flag 9)"; then  # continued from a checkpoint: log.txt begins where that ended
-        first=$(sed -nE '1s/.*"epoch": ([0-9]+).*/\1/p' "$run/log.txt")
+        first=$(sed -nE 's/.*"epoch": ([0-9]+).*/\1/p' "$run/log.txt" | head -n 1)
     fi
     has_epochs "$run/log.txt" "${first:-0}" $((epochs + cooldown - 1))
 }

@@ -16,6 +16,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from util import runtime
+from util.paddle_fixes import STOP_SIGNALS
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY_RUN = (
@@ -45,7 +46,7 @@ def execute(script, *argv):
     """Run a script's main in this process, as `python script.py argv…` would; returns its exit code."""
     from util import logger
 
-    handler, code = signal.getsignal(signal.SIGTERM), 0
+    handlers, code = {number: signal.getsignal(number) for number in STOP_SIGNALS}, 0
     try:
         runtime.run(script.main, script.parser(), [str(word) for word in argv])
     except SystemExit as stop:
@@ -54,7 +55,8 @@ def execute(script, *argv):
             print(code, file=sys.stderr)
             code = 1
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         logger._copy = None  # --log_file
     return code
 

@@ -100,3 +100,12 @@ def test_folders_are_made_and_a_target_that_cannot_be_written_is_named(path, tmp
             files.check_target('--x', str(wrong))
     with pytest.raises(UserError, match=f'--out {path}: cannot be written to'):
         files.check_folder(str(path), f'--out {path}')
+
+
+def test_the_records_of_log_txt(path):
+    path.write_text('tee\n{"epoch": 0, "acc": 1}\r\n[2]\n{"epoch": 1}')
+    assert files.read_log(path) == [{'epoch': 0, 'acc': 1}, {'epoch': 1}]
+    path.write_text('tee\n')
+    for wrong in (path, path / 'nowhere'):
+        with pytest.raises(UserError, match=str(path)):
+            files.read_log(wrong)

@@ -157,6 +157,18 @@ def test_opt_betas_and_opt_eps_are_those_of_adamw(train, tiny):
     assert moved[1e-8] > 1e-3 and moved[1e4] < 1e-6, 'a step is lr · m / (√v + eps)'
 
 
+@pytest.mark.parametrize('name', ['log.txt', './log.txt', 'link', 'folder/log.txt'])
+def test_a_log_file_that_is_log_txt_is_refused(train, tmp_path, monkeypatch, name):
+    out = tmp_path / 'run'
+    out.mkdir()
+    (out / 'link').symlink_to('log.txt')
+    (out / 'folder').symlink_to('.')
+    monkeypatch.chdir(out)
+    line = train.refused('--log_file', name)
+    assert f'--log_file {name}' in line and 'give another file' in line
+    assert train('--log_file console.txt').code == 0 and 'Start training' in (out / 'console.txt').read_text()
+
+
 def test_a_warm_up_as_long_as_the_run_is_said(train, tiny):
     assert '--warmup_epochs 1 is not less than --epochs 1' in train('--warmup_epochs 1 --cooldown_epochs 1').out
     assert '--warmup_epochs' not in train('--epochs 2 --warmup_epochs 1', out='other').out

@@ -2,6 +2,7 @@
 process stays behind."""
 
 import contextlib
+import io
 import multiprocessing
 import os
 import signal
@@ -14,7 +15,7 @@ from pathlib import Path
 import paddle
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, execute
 from util import paddle_fixes, runtime
 from util.args import Parser
 from util.data.transforms import EvalTransform, TrainTransform
@@ -131,6 +132,30 @@ def test_how_a_script_ends(run):
             run(failing(error('DataLoader worker(s) exited unexpectedly')))
 
 
+def test_memory_that_runs_out_is_one_line(run):
+    result = run(failing(MemoryError('(ResourceExhausted) Fail to alloc memory\n  [Hint: …]')))
+    assert result.code == 1 and result.err.count('\n') == 1 and '--batch_size' in result.err
+    assert 'not enough memory ((ResourceExhausted) Fail to alloc memory [Hint' in result.err
+
+
+@pytest.mark.parametrize('encoding, shown', [('ascii', r'\u732b \udce9'), ('utf-8', r'猫 \udce9')])
+def test_a_character_that_the_terminal_cannot_show_is_an_escape(monkeypatch, encoding, shown):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, 'stdout', terminal)
+    script = failing(None)
+    script.main = lambda _: print('猫', os.fsdecode(b'\xe9'))
+    assert execute(script) == 0
+    terminal.flush()
+    assert terminal.buffer.getvalue().decode(encoding) == shown + '\n'
+
+
+@pytest.mark.parametrize('name, value', [('PADDLE_TRAINERS_NUM', '2'), ('PADDLE_TRAINER_ID', '1')])
+def test_a_variable_of_the_launcher_without_the_launcher_is_refused(refused, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    line = refused(failing(AssertionError('main began')))
+    assert f'{name}={value}' in line and f'unset {name}' in line
+
+
 @pytest.mark.cross_version
 def test_a_loader_process_that_dies_is_one_line_with_its_signal(train, tiny, monkeypatch):
     monkeypatch.setattr(TrainTransform, 'load', lambda *_: os.kill(os.getpid(), signal.SIGSEGV))
@@ -140,7 +165,7 @@ def test_a_loader_process_that_dies_is_one_line_with_its_signal(train, tiny, mon
 
 
 @pytest.mark.cross_version
-@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('workers', [0, 1])
 @pytest.mark.parametrize('number, code', [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_an_evaluation_whose_loader_hangs(train, tiny, monkeypatch, workers, number, code):
     main_process = os.getpid()

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import signal
+import sys
 
 import numpy as np
 import pytest
@@ -46,6 +48,26 @@ def test_from_photos_to_a_student(run, photos, tmp_path, monkeypatch):
     assert result.out.count('Training time') == 2 and len(maps) == 30
     assert np.load(maps[0]).shape == (2, 5, 4, 4), 'at 64 pixels there are 4x4 cells of 16'
     assert result.out.splitlines()[-1].split('] ')[1].startswith('student: top-1')
+
+
+TOLD = """
+import os, signal, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit('saved'))
+print('trains', flush=True)
+os.kill(os.getppid(), signal.SIGTERM)
+signal.pause()
+"""
+
+
+def test_sigterm_ends_the_step_too_and_the_log_has_its_last_line(tmp_path):
+    (tmp_path / 'step.py').write_text(TOLD)
+    handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        with pytest.raises(SystemExit):
+            self_label.Steps(str(tmp_path), '').run('labeler', [str(tmp_path / 'step.py')])
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert (tmp_path / 'self_label.log').read_text().splitlines()[1:] == ['trains', 'saved']
 
 
 def test_photos_without_labels_teach_the_student_alone_and_are_never_held_out(run, photos, steps, tmp_path):

@@ -55,6 +55,16 @@ def test_wandb_continues_the_same_run(train, tiny, wandb):
     assert [begun['id'] for begun in wandb.begun] == [None, 'abc'] and wandb.begun[1]['resume'] == 'allow'
 
 
+def test_a_wandb_run_that_does_not_start_is_one_line(train, tiny, wandb):
+    def fail(**_):
+        raise ConnectionError('run abc was deleted\nuse another id')
+
+    train('--epochs 1 --log_wandb')
+    wandb.init = fail
+    line = train.refused('--epochs 2 --log_wandb --resume auto')
+    assert '--log_wandb' in line and 'run abc was deleted use another id' in line and 'WANDB_MODE=offline' in line
+
+
 @pytest.mark.parametrize('module, flags', [('visualdl', {'log_visualdl': 'somewhere'}), ('wandb', {'log_wandb': True})])
 def test_a_writer_that_is_not_installed_says_what_to_install(monkeypatch, module, flags):
     monkeypatch.setitem(sys.modules, module, None)

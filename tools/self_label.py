@@ -17,7 +17,6 @@ labelled_list.txt, val_list.txt and label_list.txt; OUT/self_label.log has the o
 """
 
 import argparse
-import json
 import os
 import shlex
 import subprocess
@@ -169,10 +168,12 @@ class Steps:
             copy.write(f'== {title}: {shlex.join(words)}\n')
             pipe = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace')
             with subprocess.Popen([*self.start, os.path.join(ROOT, words[0]), *words[1:]], **pipe) as process:
-                for line in process.stdout:
-                    sys.stdout.write(line)
-                    sys.stdout.flush()
-                    copy.write(line)
+                try:
+                    show(process.stdout, copy)
+                except SystemExit:  # SIGTERM; Ctrl-C reaches the script too
+                    process.terminate()
+                    show(process.stdout, copy)  # a training saves first
+                    raise
         if process.returncode:
             raise UserError(
                 f'{title}: stopped with exit code {process.returncode}, see above and {self.log_path}; '
@@ -180,10 +181,17 @@ class Steps:
             )
 
 
+def show(lines, copy):
+    """Print lines, and write them to the file `copy`."""
+    for line in lines:
+        sys.stdout.write(line)
+        sys.stdout.flush()
+        copy.write(line)
+
+
 def accuracy(folder):
-    """(top-1 of the last epoch, best top-1) of a run, in percent."""
-    with open(os.path.join(folder, 'log.txt'), encoding='utf-8') as f:
-        last = json.loads(f.readlines()[-1])
+    """(top-1 of the last epoch, best top-1) of a run, in percent. Raises UserError."""
+    last = files.read_log(os.path.join(folder, 'log.txt'))[-1]
     return last['test_acc1'], last['best_acc1']
 
 

@@ -441,6 +441,10 @@ def complete_training(args, grid, total_batch):
             f'{source}--token_label_size {args.token_label_size}: {args.model} has {grid} tokens a side at '
             f'--input_size {args.input_size}; leave the flag out'
         )
+    if args.output_dir and args.log_file:
+        records = os.path.join(args.output_dir, 'log.txt')
+        if os.path.realpath(args.log_file) == os.path.realpath(records):
+            raise UserError(f'--log_file {args.log_file}: {records} holds the records of the epochs; give another file')
     if args.pretrained and args.finetune:
         raise UserError('--pretrained and --finetune both name the weights to start from; give one')
     if args.recompute and args.to_static:

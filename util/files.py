@@ -147,3 +147,27 @@ def read_yaml(path, hint=''):
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f'{path}: not readable YAML ({one_line(error)}){hint}')
+
+
+# -- log.txt of a training run -----------------------------------------------------------------------------------------
+
+
+def epoch_record(line):
+    """The record of an epoch, a dict, in a line of log.txt (bytes); None for a line that other programs wrote."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get('epoch'), int) else None
+
+
+def read_log(path):
+    """The records of all epochs in log.txt, in their order. Raises UserError if there is none."""
+    try:
+        with open(path, 'rb') as f:
+            records = [record for record in map(epoch_record, f) if record]
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror or error})')
+    if not records:
+        raise UserError(f'{path}: has no line of an epoch')
+    return records

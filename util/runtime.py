@@ -12,7 +12,7 @@ import signal
 import sys
 
 from util import paddle_fixes
-from util.errors import UserError
+from util.errors import UserError, one_line
 
 
 def cpu_fields():
@@ -40,6 +40,18 @@ CPU = f'CPU: {paddle_fixes.set_threads(local_processes())}{paddle_fixes.set_mkl_
 paddle_fixes.copy_transposes(paddle_fixes.import_paddle())
 
 
+def check_launcher():
+    """Raise UserError if variables of Paddle's launcher are set, but it has not started this process."""
+    rank, processes = os.environ.get('PADDLE_TRAINER_ID'), int(os.environ.get('PADDLE_TRAINERS_NUM') or 1)
+    if rank is None and processes > 1:
+        raise UserError(
+            f'PADDLE_TRAINERS_NUM={processes} is set, but not PADDLE_TRAINER_ID: run `unset PADDLE_TRAINERS_NUM`, or '
+            'start several processes with python -m paddle.distributed.launch'
+        )
+    if int(rank or 0) >= processes:
+        raise UserError(f'PADDLE_TRAINER_ID={rank} is set for {processes} process(es): run `unset PADDLE_TRAINER_ID`')
+
+
 def run(main, parser, argv=None):
     """Run main(args). A UserError is shown as one line, with exit code 1. All loader processes are ended."""
     pid = os.getpid()
@@ -53,12 +65,15 @@ def run(main, parser, argv=None):
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors='backslashreplace')  # a terminal in ASCII shows names of files too
     try:
+        check_launcher()
         main(parser.parse_args(argv))
     except UserError as error:
         sys.stdout.flush()
         sys.exit(f'{parser.prog}: error: {error}')
     except KeyboardInterrupt:
         sys.exit(130)
+    except MemoryError as error:
+        sys.exit(f'{parser.prog}: error: not enough memory ({one_line(error)}); lower --batch_size')
     except (SystemError, RuntimeError):
         how = paddle_fixes.death_of_worker()
         if how is None:
@@ -68,6 +83,7 @@ def run(main, parser, argv=None):
             '--resume auto continues a training run'
         )
     finally:
-        # Launchers send SIGTERM more than once. A late one must not change the exit code.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        # Launchers and people send a signal more than once. A late one must not change the exit code.
+        for number in paddle_fixes.STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
         paddle_fixes.kill_workers()

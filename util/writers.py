@@ -1,7 +1,7 @@
 """Scalars of a training for VisualDL and Weights & Biases."""
 
 from util import dist
-from util.errors import UserError
+from util.errors import UserError, one_line
 
 
 class Writers:
@@ -28,7 +28,13 @@ class Writers:
                 import wandb
             except ImportError:
                 raise UserError('--log_wandb: wandb is not installed; run `pip install wandb`')
-            run = wandb.init(entity=wandb_entity, project=wandb_project, config=config, id=run_id, resume='allow')
+            try:
+                run = wandb.init(entity=wandb_entity, project=wandb_project, config=config, id=run_id, resume='allow')
+            except Exception as error:  # no login, no network, or a run that was deleted
+                raise UserError(
+                    f'--log_wandb: wandb does not start run {run_id or "(new)"} ({one_line(error)}); leave the flag '
+                    'out, or set WANDB_MODE=offline to write to a folder'
+                )
             self.wandb, self.run_id = wandb, getattr(run, 'id', None)
 
     @property

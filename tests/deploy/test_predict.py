@@ -181,6 +181,28 @@ def test_models_and_weights_that_do_not_fit_are_refused(predict_with, export_wit
         assert says in script(*words(flags))
 
 
+def test_a_file_name_that_is_not_utf_8_is_an_escape_in_the_json_file(run, either, images, tmp_path):
+    script, flags = either
+    folder = os.fsencode(tmp_path / 'caf') + b'\xe9'
+    os.mkdir(folder)
+    image = os.fsdecode(os.path.join(folder, '猫.jpg'.encode()))
+    os.link(images / 'a.jpg', image)
+    result = run(script, *flags, '--infer_imgs', image, '--save_json', tmp_path / 'r.json')
+    assert result.code == 0, result.err
+    text = (tmp_path / 'r.json').read_text(encoding='utf-8')
+    assert r'caf\udce9/猫.jpg' in text and json.loads(text)[0]['file_name'] == image
+
+
+def test_the_json_file_is_tried_before_the_work_and_kept_if_the_work_fails(run, either, images, tmp_path):
+    script, flags = either
+    kept = tmp_path / 'r.json'
+    kept.write_text('[]')
+    assert run(script, *flags, '--infer_imgs', '/nowhere.jpg', '--save_json', kept).code == 1
+    assert kept.read_text() == '[]'
+    result = run(script, *flags, '--infer_imgs', images, '--save_json', tmp_path)
+    assert result.code == 1 and '--save_json' in result.err and result.out == ''
+
+
 def test_an_output_that_cannot_be_written_is_named(predict_with, export_with, refused, ckpt, tmp_path):
     (tmp_path / 'file').touch()
     assert '--save_json' in predict_with('--save_json', tmp_path / 'file' / 'r.json')

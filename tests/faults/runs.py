@@ -58,6 +58,8 @@ class Run:
         for line in self.lines():
             if found := re.match(r'training on .* from epoch (\d+), step (\d+)', line):
                 return int(found[1]) * self.steps_per_epoch + int(found[2])
+            if found := re.match(r'all (\d+) epochs are done', line):
+                return int(found[1]) * self.steps_per_epoch
         return None
 
     def reached(self):
@@ -72,7 +74,7 @@ class Run:
         return self.process.poll() is None
 
     def finished(self):
-        return any(line.startswith('Training time') for line in self.lines())
+        return any(re.match(r'Training time|all \d+ epochs are done', line) for line in self.lines())
 
     def evaluating(self):
         last = [line for line in self.lines() if line.startswith(('Epoch: ', 'Max accuracy: '))][-1:]

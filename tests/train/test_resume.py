@@ -13,7 +13,7 @@ import pytest
 import main
 from conftest import TINY_RUN, words
 from states import differences
-from util import paddle_fixes
+from util import files, paddle_fixes
 from util.data.datasets import TrainDataset
 from util.data.transforms import TrainTransform
 from util.train import interrupt
@@ -253,6 +253,67 @@ def test_an_epoch_that_is_repeated_has_one_line_in_log_txt(train, whole, monkeyp
     train()
     assert [record['epoch'] for record in train.log()] == [0, 1, 2]
     assert_same_end(train)
+
+
+# ---- what a run reads in its own folder
+
+FOREIGN = [b'Epoch: [0] by tee', b'', b'[1, 2]', b'{"epoch": "x"}', b'{"lr": 1}', b'caf\xe9 {', b'[' * 2000, b'null']
+
+
+def test_lines_of_log_txt_that_are_no_records_stay_where_they_are(train, whole, killed):
+    killed(9)
+    log = train.folder / 'run' / 'log.txt'
+    record = log.read_bytes()
+    assert record.count(b'\n') == 1
+    log.write_bytes(b'\n'.join(FOREIGN) + b'\n' + record + b'{"epoch": 1, "train_loss": 9}\nwritten by an editor')
+    result = train()
+    assert result.code == 0 and f'{log}: 8 line(s) are no records of an epoch; they stay' in result.out
+    before, _, after = log.read_bytes().partition(record + b'written by an editor\n')
+    assert before == b'\n'.join(FOREIGN) + b'\n'
+    assert record + after == (train.folder / 'whole' / 'log.txt').read_bytes()
+    assert [epoch['epoch'] for epoch in files.read_log(log)] == [0, 1, 2]
+
+
+def test_a_log_txt_that_cannot_be_read_is_named(train):
+    train('--epochs 1')
+    (train.folder / 'run' / 'log.txt').unlink()
+    (train.folder / 'run' / 'log.txt').mkdir()
+    assert 'log.txt: cannot be read' in train.refused()
+
+
+def test_a_finished_run_says_so_and_changes_nothing(train):
+    train('--epochs 1')
+    before = {path.name: path.read_bytes() for path in (train.folder / 'run').iterdir()}
+    result = train('--epochs 1')
+    assert result.code == 0 and result.out.endswith('] all 1 epochs are done\n') and result.err == ''
+    assert {path.name: path.read_bytes() for path in (train.folder / 'run').iterdir()} == before
+
+
+def test_a_checkpoint_that_is_a_dangling_link_starts_no_new_run(train):
+    train('--epochs 1')
+    for path in (train.folder / 'run').glob('checkpoint-*.pd'):
+        path.unlink()
+    train.path().symlink_to('/nowhere/checkpoint.pd')
+    line = train('--epochs 2').err
+    assert '--resume auto' in line and str(train.folder / 'run') in line and train.path().is_symlink()
+
+
+def test_folders_that_are_named_like_checkpoints_are_left_alone(train):
+    for name in ('checkpoint-7.pd', '.checkpoint-latest.pd.ab.tmp'):
+        (train.folder / 'run' / name).mkdir(parents=True)
+    assert train('--epochs 2 --keep_checkpoints 1').code == 0
+    assert (train.folder / 'run/checkpoint-7.pd').is_dir() and train.path(tag='1').is_file()
+
+
+def test_bad_images_are_counted_anew_when_the_images_have_changed(train, scenes, tmp_path):
+    data = tmp_path / 'data'
+    shutil.copytree(scenes, data)
+    *_, last = sorted((data / 'train').rglob('*.JPEG'))
+    last.write_bytes(b'no image')
+    assert train('--epochs 1 --data_path', data).code == 0 and train.log()[0]['bad_images'] == 1
+    last.unlink()
+    assert train('--epochs 2 --batch_size 4 --data_path', data).code == 0
+    assert 'bad_images' not in train.log()[1]
 
 
 # ---- another shape of the run

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 
+from util import files
 from util.errors import UserError
 from util.logger import progress
 
@@ -57,14 +58,14 @@ def decoded(files, batch):
 
 
 def print_and_save(records, path=''):
-    """Print the records in one line, and write them to a JSON file if one is named (--save_json)."""
+    """Print the records in one line, and write them to a JSON file if one is named (--save_json).
+
+    A byte of a file name that is not UTF-8 is an escape in the file, \\udc80 to \\udcff.
+    """
     print(records, flush=True)
     if path:
-        try:
-            with open(path, 'w', encoding='utf-8') as f:
-                json.dump(records, f, ensure_ascii=False, indent=1)
-        except OSError as error:
-            raise UserError(f'--save_json {path}: cannot be written to ({error.strerror})')
+        text = json.dumps(records, ensure_ascii=False, indent=1)
+        files.write(path, text.encode(errors='backslashreplace'))
 
 
 def check_undecoded(num_files, num_records, skip_bad):

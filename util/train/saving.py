@@ -7,6 +7,7 @@ import numpy as np
 
 from util import class_names, dist, files
 from util.errors import UserError
+from util.logger import log
 from util.train import optim
 from util.weights import checkpoint
 
@@ -48,12 +49,33 @@ def append_to_log(folder, stats):
 
 
 def trim_log(folder, epoch):
-    """Remove from log.txt the lines of `epoch` and later ones, which are trained again, and an incomplete last line."""
+    """Remove from log.txt the records of `epoch` and later ones, which are trained again, and an incomplete last one.
+
+    Lines that are no records stay where they are, and the log says how many there are. Raises UserError.
+    """
     path = os.path.join(folder, 'log.txt')
-    if os.path.exists(path):
-        with open(path, encoding='utf-8') as f:
-            lines = [line for line in f if line.endswith('\n') and json.loads(line)['epoch'] < epoch]
-        files.write(path, ''.join(lines).encode())
+    if not os.path.exists(path):
+        return
+    try:
+        with open(path, 'rb') as f:
+            before = f.read()
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror or error})')
+    kept, foreign = [], 0
+    for line in before.splitlines(keepends=True):
+        record = files.epoch_record(line)
+        is_torn = record is None and line.startswith(b'{') and not line.endswith(b'\n')
+        if is_torn or (record and record['epoch'] >= epoch):
+            continue
+        kept.append(line)
+        foreign += record is None and bool(line.strip())
+    after = b''.join(kept)
+    if after and not after.endswith(b'\n'):
+        after += b'\n'
+    if foreign:
+        log(f'{path}: {foreign} line(s) are no records of an epoch; they stay')
+    if after != before:
+        files.write(path, after)
 
 
 def _share_bad_images(dataset):
@@ -90,6 +112,7 @@ def _content(state, meters, sums):
             'meters': meters,
             'sums': sums,
             'wandb_run': state.wandb_run,
+            'images': len(state.loader.dataset),
             'bad_images': np.flatnonzero(state.loader.dataset.bad),
         },
     }

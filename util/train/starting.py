@@ -139,7 +139,8 @@ def _resume(state, content, path):
     state.epoch = content['epoch'] + 1
     progress = content.get('progress') or {}
     state.steps_done, state.wandb_run = progress.get('done', 0), progress.get('wandb_run')
-    state.loader.dataset.bad[np.asarray(progress.get('bad_images', []), 'int64')] = 1
+    if progress.get('images') == len(state.loader.dataset):  # else the numbers may be those of other images
+        state.loader.dataset.bad[np.asarray(progress['bad_images'], 'int64')] = 1
     if state.steps_done:
         _resume_within_epoch(state, progress, path)
     before = content.get('args')

@@ -71,9 +71,9 @@ def numbered(folder):
     """Paths of the checkpoint-{epoch}.pd of a folder, newest first."""
     found = {}
     for name in os.listdir(folder):
-        match = re.fullmatch(r'checkpoint-(\d+)\.pd', name)
-        if match:
-            found[int(match[1])] = os.path.join(folder, name)
+        path, match = os.path.join(folder, name), re.fullmatch(r'checkpoint-(\d+)\.pd', name)
+        if match and os.path.isfile(path):
+            found[int(match[1])] = path
     return [found[epoch] for epoch in sorted(found, reverse=True)]
 
 
@@ -93,8 +93,9 @@ def _by_number(name):
 def tidy(folder, keep=None):
     """Delete temporary files of a killed run, and all but the newest `keep` of the numbered checkpoints."""
     for name in os.listdir(folder):
-        if re.fullmatch(r'\.(checkpoint-|log\.txt\.|args\.yaml\.).*\.tmp', name):
-            os.unlink(os.path.join(folder, name))
+        path = os.path.join(folder, name)
+        if re.fullmatch(r'\.(checkpoint-|log\.txt\.|args\.yaml\.).*\.tmp', name) and os.path.isfile(path):
+            os.unlink(path)
     if keep:
         for path in numbered(folder)[keep:]:
             os.unlink(path)
@@ -108,7 +109,7 @@ def load_newest(folder, warn):
     if not os.path.isdir(folder):
         return None
     paths = [os.path.join(folder, LATEST), os.path.join(folder, PREVIOUS), *numbered(folder)]
-    paths = [path for path in paths if os.path.exists(path)]
+    paths = [path for path in paths if os.path.lexists(path)]  # a dangling link is a damaged one
     for path in paths:
         try:
             return load(path), path
