@@ -67,6 +67,17 @@ def test_the_models_own_crop_is_used_unless_one_is_given_and_folders_count_as_li
     assert f'] Accuracy of the network on the 20 test images: {float(numbers(own.out)[0]):.1f}%\n' in own.out
 
 
+@pytest.mark.parametrize('image_backend', ['pil', 'cv2'])
+def test_outputs_that_are_not_finite_are_an_error_that_names_the_first_image(refused, val, tmp_path, image_backend):
+    weights = {**random_weights(0), 'head.weight': np.full([128, 10], 3e38, 'float32')}
+    checkpoint.save(weights, str(tmp_path / 'x.pd'))
+    flags = ['--resume', tmp_path / 'x.pd', '--image_backend', image_backend, '--per_class', tmp_path / 'classes.csv']
+    line = refused(eval_script, *val, *flags)
+    assert 'not finite' in line and '20 of 20 images' in line and not (tmp_path / 'classes.csv').exists()
+    with open(val[val.index('--cls_label_path_val') + 1]) as f:
+        assert f.readline().split()[0] in line
+
+
 # ---- a folder of checkpoints
 
 

@@ -206,6 +206,16 @@ def test_trained_weights_fit_a_model_of_another_img_size(tmp_path):
     )
 
 
+def test_a_prefix_of_all_names_is_taken_off(tmp_path):
+    source, model, path = network(seed=3), network(seed=4), str(tmp_path / 'model.pdparams')
+    checkpoint.save({f'_orig_mod.model.{key}': value for key, value in source.state_dict().items()}, path)
+    weights.load_model(model, path)
+    whole, backbone = arrays(model), arrays(lvvit.LVViT_nano(img_size=32, out_channels=24, pretrained=path))
+    for key, value in arrays(source.backbone).items():
+        np.testing.assert_array_equal(whole[f'backbone.{key}'], value, err_msg=key)
+        np.testing.assert_array_equal(backbone[key], value, err_msg=key)
+
+
 def test_an_error_about_another_width_names_the_model_of_that_width(tmp_path):
     path = tmp_path / 'tiny.pd'
     narrow = {'pos_embed': np.zeros([1, 5, 240], 'float32'), 'cls_token': np.zeros([1, 1, 240], 'float32')}

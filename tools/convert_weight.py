@@ -7,8 +7,8 @@ IN is recognised by its content: .pth, .pt and .pth.tar of any PyTorch, .safeten
 ending of OUT gives the format: .pdparams in Paddle's layout, or .safetensors in PyTorch's layout, which timm and
 Hugging Face read too; in PyTorch: model.load_state_dict(safetensors.torch.load_file(OUT)). Where the layouts differ,
 Linear weights are transposed, the statistics of BatchNorm renamed, and its num_batches_tracked left out or added as 0.
-No other number is changed. OUT keeps the names of the classes. The scripts of this project read all of these files
-without conversion.
+bfloat16 becomes float32. No other number is changed. OUT keeps the names of the classes. The scripts of this project
+read all of these files without conversion.
 """
 
 import argparse
@@ -78,9 +78,8 @@ def write_safetensors(weights, path, names):
     files.write(path, safetensors.numpy.save(arrays, metadata))
 
 
-def describe(weights, path):
+def describe(weights):
     """Lines for the log: the LV-ViT that weights in Paddle's layout fit, or how they differ from the nearest one."""
-    weights = without_prefix(weights, path, HEADS)  # as the scripts do
     pos_embed, bias = np.shape(weights.get('pos_embed')), np.shape(weights.get('head.bias'))
     num_tokens = pos_embed[1] - 1 if len(pos_embed) == 3 else 0
     classes = bias[0] if bias else 0
@@ -112,7 +111,8 @@ def main(args):
     if weights is not state and left_out:
         log(f'left out: {", ".join(left_out)}')
     check_arrays(weights, args.input)
-    weights = without_prefix(weights, args.input)
+    weights = without_prefix(weights, args.input, HEADS)  # of an LV-ViT
+    weights = without_prefix(weights, args.input)  # of another network
     if args.output.endswith('.pdparams'):
         new_layout, convert, write = PADDLE, torch_file.to_paddle, write_pdparams
     else:
@@ -130,7 +130,7 @@ def main(args):
         f'{args.output}: {len(weights)} tensors, {torch_file.count_parameters(weights) / 1e6:.2f} M parameters, '
         f'{", ".join(dtypes)}, {os.path.getsize(args.output) / 1e6:.1f} MB'
     )
-    for line in describe(weights if new_layout == PADDLE else torch_file.to_paddle(weights), args.output):
+    for line in describe(weights if new_layout == PADDLE else torch_file.to_paddle(weights)):
         log(line)
 
 

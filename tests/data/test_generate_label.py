@@ -116,6 +116,7 @@ def test_a_map_is_the_dense_forward_of_the_lvvit_at_any_image_size(generate, sce
 @paddle.no_grad()
 def test_a_map_of_resnet_is_its_last_layer_as_a_1x1_convolution(run, scenes, weights, tmp_path):
     path, model = weights('resnet18', classes=12)
+    checkpoint.save({f'module.{key}': value for key, value in model.state_dict().items()}, str(path))
     flags = ['--model', 'resnet18', '--resume', path, '--transfer', '--img_size', 64, '--topk', 12]
     result = run(generate_label, scenes, tmp_path / 'maps', *flags, '--num_workers', 0)
     assert result.code == 0 and result.err == ''
@@ -359,9 +360,10 @@ def test_other_settings_than_the_set_was_begun_with_are_refused(generate, refuse
 
 
 def test_flags_and_weights_that_do_not_fit_are_refused_before_anything_is_written(generate, refuse):
-    untrained, infinite = generate.out / 'untrained.pdparams', generate.out / 'nan.pdparams'
+    untrained, infinite, nan = (generate.out / f'{name}.pdparams' for name in ('untrained', 'infinite', 'nan'))
     state = {key: value.numpy() for key, value in generate.model.state_dict().items()}
-    checkpoint.save({**state, 'norm.bias': np.full_like(state['norm.bias'], np.nan)}, str(infinite))
+    checkpoint.save({**state, 'norm.bias': np.full_like(state['norm.bias'], np.nan)}, str(nan))
+    checkpoint.save({**state, 'norm.bias': np.full_like(state['norm.bias'], 3e38)}, str(infinite))
     generate.model.disable_aux_head()
     checkpoint.save(generate.model.state_dict(), str(untrained))
     for flags, words in (
@@ -369,9 +371,11 @@ def test_flags_and_weights_that_do_not_fit_are_refused_before_anything_is_writte
         (['--resume', ''], '--resume is missing'),
         (['--model', 'nothing'], '--model nothing'),
         (['--resume', untrained], '--token_pool_weight 1'),
+        (['--resume', nan], f'{nan}: '),
     ):
         assert words in refuse(*flags) and not (generate.out / 'maps').exists()
-    assert 'not finite' in refuse('--resume', infinite)
+    line = refuse('--resume', infinite)
+    assert 'not finite' in line and 'digit' in line and '.JPEG' in line, 'the image'
 
 
 def test_a_failed_download_says_what_to_give_instead(refused, scenes, tmp_path, monkeypatch):

@@ -106,6 +106,9 @@ def test_ids_that_float16_would_round_are_refused(tmp_path):
     assert LabelMaps(str(tmp_path), 3000).read('n01/x')[1].max() == 2049
 
 
+LFS_POINTER = b'version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n'
+
+
 def test_files_that_hold_something_else_are_refused(tmp_path):
     npy, pt = tmp_path / 'n01' / 'x.npy', tmp_path / 'n01' / 'x.pt'
     save_map(npy, np.full((2, 3, 4, 4), 'a'))
@@ -113,9 +116,13 @@ def test_files_that_hold_something_else_are_refused(tmp_path):
     with open(npy, 'wb') as f:
         np.savez(f, make_map())
     assert f'{npy}: not a readable .npy array' in refused(tmp_path)
+    npy.write_bytes(LFS_POINTER)
+    assert f'{npy}: not a .npy array, but a pointer of Git LFS' in refused(tmp_path)
     npy.unlink()
     save_map(pt, {'map': np.zeros(3)})
     assert f'{pt}: a label map is one tensor' in refused(tmp_path)
+    pt.write_bytes(LFS_POINTER)
+    assert f'{pt}: ' in refused(tmp_path) and 'git lfs pull' in refused(tmp_path)
 
 
 # ---- packed

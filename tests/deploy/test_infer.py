@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 
 import numpy as np
 import paddle
@@ -48,6 +49,17 @@ def test_predict_and_infer_agree_at_every_batch_size(run, predicted, images, exp
         argv = [*as_exported(exported, kind), '--input_file', images, '--topk', 10, '-b', batch_size]
         assert_agree(records(run(infer, *argv)), expected)
     assert_agree(predicted(*AS_EXPORTED, '--label_list', label_list, '-b', 3), expected)
+
+
+@pytest.mark.parametrize('benchmark', [False, True])
+def test_outputs_that_are_not_finite_are_an_error_that_names_the_image(refused, images, exported, tmp_path, benchmark):
+    shutil.copytree(exported, tmp_path / 'x', ignore=shutil.ignore_patterns('*.yml'))
+    with open(tmp_path / 'x' / 'model.pdiparams', 'r+b') as f:
+        f.seek(-4, os.SEEK_END)  # a weight
+        f.write(np.float32(np.nan).tobytes())
+    flags = ['--input_file', images / 'sub' / 'b.PNG', '--input_size', 32, '--save_json', tmp_path / 'records.json']
+    line = refused(infer, *as_exported(tmp_path / 'x'), *flags, '--enable_benchmark', benchmark)
+    assert 'b.PNG' in line and 'not finite' in line and not (tmp_path / 'records.json').exists()
 
 
 def test_settings_travel_with_the_model_and_flags_override_them(inferred, predicted, exported, tmp_path):

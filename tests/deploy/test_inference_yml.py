@@ -66,6 +66,8 @@ def test_files_of_something_else(line, unrecorded, name):
     path.write_bytes(b'hello world')
     text = line('json' if name == 'model.json' else 'pdmodel')
     assert f'{flag} {path}: not a {path.suffix} file' in text
+    path.write_bytes(b'version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n')
+    assert path.suffix == '.json' or 'git lfs pull' in line()
 
 
 def test_what_paddle_refuses_is_one_line_that_names_the_files(line, unrecorded):

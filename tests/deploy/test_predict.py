@@ -50,6 +50,15 @@ def test_folders_globs_and_files_in_the_order_given_whatever_the_case_of_the_ext
     assert found[1] == found[5] and len({tuple(r['scores']) for r in found}) == 5
 
 
+def test_weights_or_outputs_that_are_not_finite_are_an_error_and_nothing_is_saved(refused, images, tmp_path):
+    path, saved = tmp_path / 'x.pd', tmp_path / 'records.json'
+    for value, named in (np.nan, path), (3e38, images / 'a.jpg'):  # finite weights, whose products are not
+        checkpoint.save({**random_weights(0), 'head.weight': np.full([128, 10], value, 'float32')}, str(path))
+        flags = ['--resume', path, '--infer_imgs', images / 'a.jpg', '--save_json', saved]
+        line = refused(predict, *MODEL, *flags)
+        assert str(named) in line and 'not finite' in line and not saved.exists()
+
+
 def test_topk_and_without_a_list_an_id_is_its_own_name(predicted, images):
     assert len(predicted(images / 'a.jpg')[0]['class_ids']) == 5, 'the default'
     for topk, given in ((1, 1), (50, 10)):

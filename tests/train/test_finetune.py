@@ -61,6 +61,14 @@ def test_eval_and_predict_take_the_averaged_weights_with_ema(run, scenes, file):
         assert result.code == 0 and 'using averaged weights (state_dict_ema)' in result.out
 
 
+def test_weights_that_are_not_finite_are_named_instead_of_the_learning_rate(train, file):
+    torch_files.save({key: value * np.float32(np.nan) for key, value in as_torch(weights_of(1)).items()}, file)
+    for flag in ('--finetune', '--resume'):
+        result = train(PLAIN, flag, file)
+        (line,) = result.err.splitlines()
+        assert result.code == 1 and f'{file}: ' in line and 'not finite' in line and '--lr' not in line
+
+
 def test_training_starts_from_the_weights_of_a_file_of_pytorch_whose_optimizer_is_left_out(trained, file):
     result, state = trained('--token_label --token_label_size 2 --dense_weight 0', STILL, '--resume', file)
     assert 'resuming from' in result.out and 'from epoch 0, step 0' in result.out

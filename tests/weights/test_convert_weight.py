@@ -118,6 +118,23 @@ def test_weights_that_do_not_fit_are_converted_and_what_differs_is_named(convert
     assert checkpoint.load('out.pdparams')['conv.weight'].shape == (3, 2)
 
 
+def test_prefixes_of_an_lv_vit_and_wrappers_of_any_network_are_taken_off(convert):
+    torch_files.save({f'model.backbone.{key}': value for key, value in theirs().items()}, 'in.pth')
+    assert "in.pth: the prefix 'model.backbone.' of all names is taken off" in convert('in.pth', 'out.safetensors')
+    assert_same(load_safetensors('out.safetensors'), theirs())
+    torch_files.save({f'module._orig_mod.model.{i}.weight': np.ones(2, 'f4') for i in (0, 1)}, 'in.pth')
+    convert('in.pth', 'out.safetensors')
+    assert list(load_safetensors('out.safetensors')) == ['model.0.weight', 'model.1.weight']
+
+
+def test_bfloat16_of_paddle_save_becomes_float32(convert):
+    paddle.save({key: paddle.to_tensor(value).astype('bfloat16') for key, value in ours().items()}, 'in.pdparams')
+    assert 'in.pdparams: bfloat16 weights, read as float32' in convert('in.pdparams', 'out.pdparams')
+    for key, value in checkpoint.load('out.pdparams').items():
+        np.testing.assert_allclose(value, ours()[key], rtol=1 / 128)
+        assert value.dtype == np.float32
+
+
 # ---- failure
 
 

@@ -84,6 +84,7 @@ def test_a_download_that_fails_and_what_is_no_file_of_weights_are_named_and_not_
         (server.folder / 'weights.pth').write_bytes(content)
         message = refusal(download.fetch, f'{server.url}/weights.pth')
         assert message.startswith(f'{server.url}/weights.pth: not a file of weights') and '--resume' in message
+        assert ('a web page' in message) == content.startswith(b'<')
         assert os.listdir(cache) == []
 
 

@@ -78,7 +78,12 @@ def random_outputs(model):
     pairs = []
     for batch_size in CHECKED_BATCHES:
         images = rng.standard_normal((batch_size, 3, model.img_size, model.img_size), dtype='float32')
-        pairs.append((images, model(paddle.to_tensor(images)).numpy()))
+        outputs = model(paddle.to_tensor(images)).numpy()
+        if not np.isfinite(outputs).all():
+            raise UserError(
+                'the outputs of the model are not finite (NaN or infinite); check the weights; nothing is exported'
+            )
+        pairs.append((images, outputs))
     return pairs
 
 

@@ -142,7 +142,7 @@ def check_files(model_file, params_file, recorded):
         begin = FIRST_BYTES[kind]
         with open(path, 'rb') as f:
             if f.read(len(begin)) != begin:
-                found = other_kind(path)
+                found = '' if is_json(path) else other_kind(path)
                 why = f', but {found}' if found else ' (are --model_file and --params_file swapped?)'
                 raise UserError(f'{flag} {path}: not a .{kind} file of Paddle{why}')
         expected = recorded.get(kind, {})
