@@ -143,12 +143,11 @@ def _read_safetensors(path):
             weights[name] = torch_file.bfloat16_to_float32(array) if entry['dtype'] == 'BF16' else array
         with safetensors.safe_open(path, framework='numpy') as header:
             metadata = header.metadata() or {}
-        layout = LAYOUTS.get(metadata.get('format')) or torch_file.guess_layout(weights, path)
-        if KEY in metadata:  # as tools/convert_weight.py writes it
-            weights[KEY] = json.loads(metadata[KEY])
+        names = {KEY: json.loads(metadata[KEY])} if KEY in metadata else {}  # as tools/convert_weight.py writes them
+    layout = LAYOUTS.get(metadata.get('format')) or torch_file.guess_layout(weights, path)
     if 'BF16' in found:
         log(f'{path}: {FROM_BFLOAT16}')
-    return weights, layout
+    return {**weights, **names}, layout
 
 
 def _sets(state):
