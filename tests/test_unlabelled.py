@@ -7,8 +7,10 @@ import pytest
 from conftest import words
 
 import eval as eval_script
+from models import build_model
 from tools import pack_token_label
 from util.train.train_state import TrainState
+from util.weights import checkpoint
 
 WITHOUT = 15  # of the 40 training photos of `scenes`
 
@@ -98,5 +100,7 @@ def test_validation_needs_labels(train, lists, refused, scenes):
     flags = ['--cls_label_path_val', lists / 'val.txt']
     message = f'validation needs labels ({WITHOUT} of 20 images are like it)'
     assert message in train.refused(*flags)
+    weights = lists / 'random.pdparams'
+    checkpoint.save(build_model('lvvit_nano', img_size=32, num_classes=10).state_dict(), str(weights))
     model = '--model lvvit_nano --input_size 32 --nb_classes 10 --num_workers 0'.split()
-    assert message in refused(eval_script, *model, '--data_path', scenes, *flags, '--resume', 'none.pd')
+    assert message in refused(eval_script, *model, '--data_path', scenes, *flags, '--resume', weights)
