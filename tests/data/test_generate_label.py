@@ -251,7 +251,7 @@ def test_images_without_a_label_get_maps_and_top1_leaves_them_out(generate, pict
     lines = ['cat/0.png -1', 'cat/1.png 3', 'dog/1.png -1', 'dog/2.png -1']
     (generate.out / 'list.txt').write_text('\n'.join(lines))
     result = generate('--cls_label_path', generate.out / 'list.txt', data=pictures)
-    assert accuracy(result.out)[1] == 1 and '1 of 4 images could not be decoded' in result.err
+    assert accuracy(result.out)[1] == 1 and '1 of 4 images could not be read or decoded' in result.err
     (pictures / 'dog/1.png').unlink()
     (pictures / 'dog').rename(pictures / 'unlabelled')
     result = generate(data=pictures, out='folders', *['--nb_classes', 10])

@@ -58,7 +58,7 @@ class ImageDataset(paddle.io.Dataset):
     def transformed(self, index, *args):
         """What the transform makes of the image at `index`. args: more arguments of transform.load.
 
-        Raises BadImage for a file that cannot be decoded, and UserError for every other error.
+        Raises BadImage for a file that cannot be read or decoded, and UserError for every other error.
         """
         path = self.samples[index][0]
         try:

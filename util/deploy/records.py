@@ -51,7 +51,7 @@ def classify(files, loader, network, names, topk, title, are_scores=False):
 
 
 def decoded(files, batch):
-    """(paths, images float32 [B, 3, S, S]) of a batch, without the files that could not be decoded."""
+    """(paths, images float32 [B, 3, S, S]) of a batch, without the bad images."""
     good = np.asarray(batch['label']) >= 0
     paths = [files[i] for i in np.asarray(batch['index'])[good]]
     return paths, np.asarray(batch['image'])[good]
@@ -71,9 +71,9 @@ def print_and_save(records, path=''):
 def check_undecoded(num_files, num_records, skip_bad):
     """Raise UserError if a file has no record; with skip_bad only if no file has one. Call it after printing."""
     if num_records == 0:
-        raise UserError(f'{num_files} of {num_files} images could not be decoded (named above)')
+        raise UserError(f'{num_files} of {num_files} images could not be read or decoded (named above)')
     if num_records < num_files and not skip_bad:
         raise UserError(
-            f'{num_files - num_records} of {num_files} images could not be decoded (named above) and have no record; '
-            '--skip_bad accepts that'
+            f'{num_files - num_records} of {num_files} images could not be read or decoded (named above) and have no '
+            'record; --skip_bad accepts that'
         )
