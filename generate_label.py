@@ -235,8 +235,8 @@ def main(args):
     report_accuracy(counts, classes, class_folders, not samples.unlabelled.all())
     if counts.undecodable:
         raise UserError(
-            f'{counts.undecodable} of {len(samples)} images could not be read or decoded (named above) and have no map; '
-            'all others have one'
+            f'{counts.undecodable} of {len(samples)} images could not be read or decoded (named above) and have no '
+            'map; all others have one'
         )
 
 
