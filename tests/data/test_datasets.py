@@ -74,7 +74,7 @@ def train_loader(root, *flags):
 
 
 def eval_loader(root, *flags):
-    words = ['--data_path', root, *SMALL, '--crop_pct', 1, *flags]
+    words = ['--data_path', root, *SMALL, '--nb_classes', 1, '--crop_pct', 1, *flags]
     args = eval_script.parser().parse_args([str(word) for word in words])
     return eval_script.new_eval_loader(args, backend=args.image_backend)
 
