@@ -115,10 +115,8 @@ def test_the_accuracy_is_that_of_photos_outside_of_the_fit_with_wilson_s_interva
     _, guesses = linear_classifier.cross_validate(found['C'], means, features(photos)[:, 0], LABELS)
     right = guesses == LABELS
     assert found['photos'] == 36 and found['right'] == right.sum() and 12 < right.sum() < 36
-    assert f'annotator: {linear_classifier.accuracy(right)} of 36 photos right' in result.out
-    assert (
-        linear_classifier.accuracy(np.arange(10) < 8) == '80.0 % (49.0 to 94.3)'
-    )  # (p + z²/2n ± z √…) / (1 + z²/n), z = 1.96
+    assert f'annotator: {linear_classifier.accuracy(right.sum(), 36)} of 36 photos right' in result.out
+    assert linear_classifier.accuracy(8, 10) == '80.0 % (49.0 to 94.3)'  # (p + z²/2n ± z √…) / (1 + z²/n), z = 1.96
     classes = [line.split('] ')[1] for line in result.out.splitlines() if line.endswith(' of 12')]
     shares = sorted((float(line.split()[1]), line.split(':')[0].strip()) for line in classes)
     assert [line.split(':')[0].strip() for line in classes] == [name for _, name in shares], 'the weakest class first'
@@ -296,9 +294,13 @@ def test_too_few_photos_or_classes_are_refused(refused, command, photos):
     assert 'photos of 1 class only' in refused(fit_annotator, *command())
 
 
-def test_the_file_must_be_one_that_generate_label_takes(refused, command):
-    words = command()
-    assert 'must end in .onnx' in refused(fit_annotator, *words[:2], words[2].with_suffix('.pd'), *words[3:])
+def test_files_and_names_that_do_not_exist_are_refused(refused, photos, tmp_path):
+    for backbone_name, out, word in (
+        ('nowhere.onnx', 'a.onnx', 'BACKBONE nowhere.onnx: no such file'),
+        ('resnet1', 'a.onnx', 'BACKBONE resnet1: neither an ONNX file'),
+        ('resnet18', 'a.pd', 'must end in .onnx'),
+    ):
+        assert word in refused(fit_annotator, backbone_name, photos, tmp_path / out)
 
 
 @pytest.mark.cross_version

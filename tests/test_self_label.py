@@ -6,12 +6,14 @@ import signal
 import sys
 
 import numpy as np
+import onnx_files
 import pytest
 
 import generate_label
 import main
 from conftest import execute, words
-from tools import self_label
+from tools import fit_annotator, self_label
+from util import logger
 
 SMALL = (
     '--model lvvit_nano --input_size 32 --batch_size 8 --epochs 1 --warmup_epochs 0 --cooldown_epochs 0 '
@@ -30,18 +32,32 @@ def photos(scenes, tmp_path):
 def steps(monkeypatch):
     """The command lines of the steps, which are not run."""
     lines = []
-    monkeypatch.setattr(self_label.Steps, 'run', lambda self, title, line: lines.append(' '.join(line)))
+
+    def keep(self, title, line, launched=True):
+        lines.append(' '.join(line))
+
+    monkeypatch.setattr(self_label.Steps, 'run', keep)
     monkeypatch.setattr(self_label, 'accuracy', lambda folder: (50.0, 60.0))
     return lines
 
 
-def test_from_photos_to_a_student(run, photos, tmp_path, monkeypatch):
-    scripts = {'main.py': main, 'generate_label.py': generate_label}
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Runs the steps in this process; a list of the titles of those that --launch would start with the launcher."""
+    scripts = {'main.py': main, 'generate_label.py': generate_label, 'tools/fit_annotator.py': fit_annotator}
+    titles = []
 
-    def in_this_process(self, title, line):
+    def run(self, title, line, launched=True):
+        log_file = logger._copy
         assert execute(scripts[line[0]], *line[1:]) == 0, title
+        logger._copy = log_file  # a step is a process of its own otherwise
+        titles.extend([title] if launched else [])
 
-    monkeypatch.setattr(self_label.Steps, 'run', in_this_process)
+    monkeypatch.setattr(self_label.Steps, 'run', run)
+    return titles
+
+
+def test_from_photos_to_a_student(run, photos, tmp_path, in_this_process):
     result = run(self_label, photos, tmp_path / 'out', *words(SMALL))
     assert result.code == 0 and '10 classes, 30 training photos, 10 validation photos' in result.out, result.out
     maps = list((tmp_path / 'out/maps').rglob('*.npy'))
@@ -67,7 +83,75 @@ def test_sigterm_ends_the_step_too_and_the_log_has_its_last_line(tmp_path):
             self_label.Steps(str(tmp_path), '').run('labeler', [str(tmp_path / 'step.py')])
     finally:
         signal.signal(signal.SIGTERM, handler)
-    assert (tmp_path / 'self_label.log').read_text().splitlines()[1:] == ['trains', 'saved']
+    assert (tmp_path / 'self_label.log').read_text().splitlines() == ['trains', 'saved']
+
+
+@pytest.fixture
+def few_labels(scenes, tmp_path):
+    """Two classes of 14 scenes each, and 12 scenes without a label."""
+    paths = sorted((scenes / 'train').rglob('*.JPEG'))
+    for name, part in (('low', paths[:14]), ('high', paths[14:28]), ('unlabelled', paths[28:])):
+        (tmp_path / 'scenes' / name).mkdir(parents=True)
+        for path in part:
+            shutil.copy(path, tmp_path / 'scenes' / name)
+    return tmp_path / 'scenes'
+
+
+@pytest.fixture
+def backbone(tmp_path):
+    """A stand-in for a pretrained network: 16 features of each patch of 16 pixels."""
+    says = {'img_size': '32', 'mean': '0.5 0.5 0.5', 'std': '0.5 0.5 0.5'}
+    return onnx_files.save(tmp_path / 'backbone.onnx', *onnx_files.patches(classes=16), metadata=says)
+
+
+def test_few_labels_and_a_backbone_make_a_student_of_all_photos(run, few_labels, backbone, tmp_path, in_this_process):
+    command = ['--annotator', backbone, few_labels, tmp_path / 'out', *words(SMALL)]
+    result = run(self_label, *command)
+    assert result.code == 0, result.err
+    maps = list((tmp_path / 'out/maps').rglob('*.npy'))
+    assert len(maps) == 38 and np.load(maps[0]).shape == (2, 2, 2, 2), 'all but the two that are held out'
+    assert len(list((tmp_path / 'out/maps').rglob('unlabelled/*.npy'))) == 12
+    assert in_this_process == ['maps', 'student'], 'one process fits the annotator'
+    table = [line.split('] ')[1] for line in result.out.splitlines()[-2:]]
+    assert table[0].startswith('annotator: top-1 ') and 'on 26 labelled photos' in table[0]
+    assert table[1].startswith('student: top-1 ')
+    assert table[0] in (tmp_path / 'out/self_label.log').read_text()
+    again = run(self_label, *command)
+    assert again.code == 0 and 'fitted before' in again.out and '0 maps written' in again.out
+    assert again.out.splitlines()[-1].split('] ')[1] == table[1], 'nothing is trained again'
+
+
+def test_with_an_annotator_the_class_token_learns_the_labels(run, few_labels, backbone, steps, tmp_path, monkeypatch):
+    monkeypatch.setattr(self_label, 'log_results', lambda *_: None)
+    own = ['--annotator', backbone, '--annotator_flags', '--img_size 48']
+    assert run(self_label, *own, few_labels, tmp_path / 'out', *words(SMALL)).code == 0
+    fit, maps, student = steps
+    assert fit.startswith(f'tools/fit_annotator.py {backbone} {few_labels} {tmp_path}/out/annotator.onnx')
+    assert 'labelled_list.txt' in fit and fit.endswith('--img_size 48')
+    assert f'--model {tmp_path}/out/annotator.onnx' in maps and 'train_list.txt' in maps and '--img_size' not in maps
+    assert '--ground_truth only' in student and 'gumbel' not in student and 'train_list.txt' in student
+
+
+@pytest.mark.parametrize(
+    'flags, word',
+    [
+        ('--annotator nowhere.onnx', 'nowhere.onnx: no such file'),
+        ('--annotator BACKBONE --map_size 64', '--map_size'),
+        ('--annotator BACKBONE --labeler_flags "--epochs 2"', '--labeler_flags'),
+        ('--annotator_flags "--img_size 64"', '--annotator_flags'),
+        ('--annotator BACKBONE --annotator_flags "--img_sise 64"', '--img_sise'),
+    ],
+)
+def test_flags_that_do_not_fit_an_annotator_are_refused(refused, few_labels, backbone, steps, tmp_path, flags, word):
+    own = words(flags.replace('BACKBONE', backbone))
+    assert word in refused(self_label, *own, few_labels, tmp_path / 'out', *words(SMALL)) and not steps
+
+
+def test_a_class_with_too_few_labels_is_refused_before_the_first_step(refused, few_labels, backbone, steps, tmp_path):
+    for path in sorted((few_labels / 'low').iterdir())[:4]:
+        path.rename(few_labels / 'unlabelled' / path.name)
+    line = refused(self_label, '--annotator', backbone, few_labels, tmp_path / 'out', *words(SMALL))
+    assert 'class low has 9 labelled photos to learn from' in line and not steps, 'one of ten is held out'
 
 
 def test_photos_without_labels_teach_the_student_alone_and_are_never_held_out(run, photos, steps, tmp_path):

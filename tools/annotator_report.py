@@ -20,14 +20,15 @@ def log_accuracy(fitted, labels, names):
     fitted: linear_classifier.Fitted; labels: int64 [n]; names: of the classes by id.
     """
     right = fitted.guesses == labels
+    share = linear_classifier.accuracy(right.sum(), len(right))
     log(
-        f'annotator: {linear_classifier.accuracy(right)} of {len(right)} photos right, each by a classifier that was '
-        f'fitted without it ({linear_classifier.FOLDS} folds, C {fitted.strength:g}; 95 % interval in brackets)'
+        f'annotator: {share} of {len(right)} photos right, each by a classifier that was fitted without it '
+        f'({linear_classifier.FOLDS} folds, C {fitted.strength:g}; 95 % interval in brackets)'
     )
     shares = [right[labels == i].mean() for i in range(len(names))]
     for i in np.argsort(shares, kind='stable')[:WEAKEST]:
         own = labels == i
-        log(f'  {names[i]}: {linear_classifier.accuracy(right[own])} of {own.sum()}')
+        log(f'  {names[i]}: {linear_classifier.accuracy(right[own].sum(), own.sum())} of {own.sum()}')
 
 
 def compare_cells(head, transform, samples, path):

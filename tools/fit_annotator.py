@@ -25,6 +25,7 @@ from tools import annotator_report, backbone, linear_classifier, paddle_features
 from util import class_names, files
 from util.args import Parser
 from util.data import listing
+from util.data.annotator import CLASSIFIERS
 from util.data.onnx_annotator import OnnxHead, OnnxNetwork
 from util.errors import UserError, one_line
 from util.logger import log
@@ -70,8 +71,16 @@ def check(args):
     files.check_target('OUT', args.out)
     if args.label_list and not args.cls_label_path:
         raise UserError('--label_list: names the classes of --cls_label_path; class folders have their own names')
-    if args.resume and args.backbone.lower().endswith('.onnx'):
-        raise UserError('--resume: an ONNX file holds its weights; leave the flag out')
+    if args.backbone.lower().endswith('.onnx'):
+        if not os.path.isfile(args.backbone):
+            raise UserError(f'BACKBONE {args.backbone}: no such file')
+        if args.resume:
+            raise UserError('--resume: an ONNX file holds its weights; leave the flag out')
+    elif args.backbone not in CLASSIFIERS:
+        raise UserError(
+            f'BACKBONE {args.backbone}: neither an ONNX file (.onnx) nor a classifier of paddle.vision.models '
+            f'({", ".join(CLASSIFIERS)})'
+        )
     try:
         for name in ('onnx', 'sklearn'):
             importlib.import_module(name)
@@ -113,8 +122,8 @@ def check_classes(labels, names, photos):
         worst = int(numbers.argmin())
         few = int((numbers < FEWEST).sum())
         raise UserError(
-            f'PHOTOS {photos}: class {names[worst]} has {numbers[worst]} labelled photos; every class needs {FEWEST} '
-            f'({few} of {len(names)} classes have fewer)'
+            f'PHOTOS {photos}: class {names[worst]} has {numbers[worst]} labelled photos to learn from; every class '
+            f'needs {FEWEST} ({few} of {len(names)} classes have fewer)'
         )
 
 

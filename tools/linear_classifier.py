@@ -32,7 +32,8 @@ def fit(features, cells, labels):
     tried = []
     for strength in progress(STRENGTHS, 'strengths'):
         loss, guesses = cross_validate(strength, features, cells, labels)
-        log(f'C {strength:g}: {accuracy(guesses == labels)} of the photos right, log loss of the cells {loss:.4f}')
+        share = accuracy((guesses == labels).sum(), len(labels))
+        log(f'C {strength:g}: {share} of the photos right, log loss of the cells {loss:.4f}')
         tried.append((loss, strength, guesses))
     _, strength, guesses = min(tried, key=lambda result: result[0])
     scaler, regression = fit_scaled(strength, features, labels)
@@ -74,9 +75,9 @@ def without_scaling(scaler, regression):
     return weight, bias - weight @ scaler.mean_
 
 
-def accuracy(right):
-    """'93.4 % (91.7 to 94.8)' from bool [n]: the share of the right answers and its 95 % interval (Wilson)."""
+def accuracy(right, photos):
+    """'93.4 % (91.7 to 94.8)': the share of the right ones among `photos`, and its 95 % interval (Wilson)."""
     from scipy.stats import binomtest
 
-    interval = binomtest(int(right.sum()), len(right)).proportion_ci(method='wilson')
-    return f'{100 * right.mean():.1f} % ({100 * interval.low:.1f} to {100 * interval.high:.1f})'
+    interval = binomtest(int(right), photos).proportion_ci(method='wilson')
+    return f'{100 * right / photos:.1f} % ({100 * interval.low:.1f} to {100 * interval.high:.1f})'
