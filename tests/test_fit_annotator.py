@@ -240,7 +240,7 @@ def test_photos_that_cannot_be_decoded_are_named_and_left_out(run, refused, comm
     for i in (4, 5):
         (photos / 'red' / f'{i}.png').write_bytes(b'no picture')
     (tmp_path / 'annotator.onnx').unlink()
-    assert 'class red has 9 labelled photos' in run(fit_annotator, *command()).err
+    assert 'class red has 9 labelled photos to learn from' in run(fit_annotator, *command()).err
 
 
 def test_a_list_gives_the_labels_and_a_label_list_their_names(run, refused, command, photos, annotator, tmp_path):
@@ -251,8 +251,9 @@ def test_a_list_gives_the_labels_and_a_label_list_their_names(run, refused, comm
     assert run(fit_annotator, *command(*flags)).code == 0
     about = annotator().metadata
     assert json.loads(about['class_names']) == ['cold', 'warm'] and '"photos": 33' in about['cross_validation']
-    (tmp_path / 'names.txt').write_text('0 cold\n')
-    assert 'names.txt: has no name for class 1' in refused(fit_annotator, *command(*flags))
+    for text, word in ('0 cold', 'has no name for class 1'), ('0 warm\n1 warm', 'several classes have the name warm'):
+        (tmp_path / 'names.txt').write_text(text)
+        assert f'names.txt: {word}' in refused(fit_annotator, *command(*flags))
     (tmp_path / 'list.txt').write_text(''.join(line for line in listed if not line.endswith('1\n')))
     assert 'photos of 1 class only' in refused(fit_annotator, *command(*flags[:2]))
 
@@ -288,7 +289,7 @@ def test_a_backbone_or_flags_that_do_not_fit_are_refused(refused, command, netwo
 def test_too_few_photos_or_classes_are_refused(refused, command, photos):
     for i in range(3):
         (photos / 'green' / f'{i}.png').unlink()
-    assert 'class green has 9 labelled photos; every class needs 10 (1 of 3' in refused(fit_annotator, *command())
+    assert 'class green has 9 labelled photos to learn from; every class needs 10' in refused(fit_annotator, *command())
     shutil.rmtree(photos / 'green')
     shutil.rmtree(photos / 'red')
     assert 'photos of 1 class only' in refused(fit_annotator, *command())

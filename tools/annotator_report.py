@@ -31,7 +31,7 @@ def log_accuracy(fitted, labels, names):
         log(f'  {names[i]}: {linear_classifier.accuracy(right[own].sum(), own.sum())} of {own.sum()}')
 
 
-def compare_cells(head, transform, samples, path):
+def compare_cells(head, transform, samples, names, path):
     """Log in which share of the cells the annotator agrees with the photo's label; write a picture of DRAWN photos.
 
     head: onnx_annotator.OnnxHead; samples: the photos from which it has learned; path: of the picture.
@@ -45,7 +45,7 @@ def compare_cells(head, transform, samples, path):
         drawn += list(scores[: max(0, DRAWN - len(drawn))])
     share = np.concatenate(agreeing).mean()
     log(f'cells: {100 * share:.1f} % agree with the label of their photo ({len(chosen)} of the photos it learned from)')
-    draw(samples, chosen[:DRAWN], drawn, transform, path)
+    draw(samples, chosen[:DRAWN], drawn, transform, dict(enumerate(names)), path)
     log(f'{path}: {len(drawn)} photos and their maps')
 
 
@@ -59,9 +59,9 @@ def spread(labels, count):
     return order[np.argsort(turn[order], kind='stable')][:count]
 
 
-def draw(samples, chosen, scores, transform, path):
-    """Write a picture of photos, each beside its map. scores: float [H·H, K] of each."""
-    names, tiles = dict(enumerate(samples.class_names)), []
+def draw(samples, chosen, scores, transform, names, path):
+    """Write a picture of photos, each beside its map. scores: float [H·H, K] of each; names: {class id: name}."""
+    tiles = []
     for number, cells in zip(chosen, scores):
         square = transform.crop(open_rgb(samples.paths[number]))
         whole = records.softmax(cells.mean(axis=0, keepdims=True))[0]

@@ -15,6 +15,7 @@ import importlib
 import json
 import os
 import sys
+from collections import Counter
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from util import runtime
@@ -99,13 +100,19 @@ def labelled_samples(photos, list_path, label_list):
         train = os.path.join(photos, 'train')
         samples = listing.read_folder(train if os.path.isdir(train) else photos, sys.maxsize)
     classes = int(samples.labels.max()) + 1
-    names = samples.class_names
     if label_list:
-        names = [name for _, name in sorted(class_names.to_show(label_list, None, classes).items())]
-    samples.class_names = names or [str(i) for i in range(classes)]
+        samples.class_names = list(class_names.to_show(label_list, None, classes).values())
+        repeated = [name for name, times in Counter(samples.class_names).items() if times > 1]
+        if repeated:
+            raise UserError(f'--label_list {label_list}: several classes have the name {repeated[0]}')
     chosen = part(samples, samples.labels >= 0)
-    check_classes(chosen.labels, chosen.class_names, photos)
+    check_classes(chosen.labels, names_of(chosen), photos)
     return chosen
+
+
+def names_of(samples):
+    """The names of the classes by id, or the ids if they have no names."""
+    return samples.class_names or [str(i) for i in range(int(samples.labels.max(initial=-1)) + 1)]
 
 
 def part(samples, chosen):
@@ -169,10 +176,12 @@ def identify(network, samples):
 def main(args):
     check(args)
     samples = labelled_samples(args.photos, args.cls_label_path, args.label_list)
-    names, stem = samples.class_names, os.path.splitext(args.out)[0]
+    names, stem = names_of(samples), os.path.splitext(args.out)[0]
     network = open_backbone(args, stem)
     about = {'backbone': os.path.basename(args.backbone), 'backbone_sha256': network.network.fingerprint()}
-    about.update(fitted_on=identify(network, samples), class_names=json.dumps(names), **network.settings_text())
+    about.update(fitted_on=identify(network, samples), **network.settings_text())
+    if samples.class_names:
+        about[class_names.KEY] = json.dumps(names)
     if is_fitted(args.out, about) and os.path.exists(f'{stem}.png'):
         return log(f'{args.out}: fitted before with the same photos')
     features = photo_features.compute(network, samples, f'{stem}.features', args.batch_size, args.num_workers)
@@ -188,7 +197,7 @@ def main(args):
     backbone.write_annotator(network, fitted.weight, fitted.bias, args.out, about)
     log(f'{args.out}: scores of {len(names)} classes for every cell')
     head = OnnxHead(OnnxNetwork(args.out, 'OUT'), network.settings['img_size'], len(names))
-    annotator_report.compare_cells(head, photo_features.transform(network), samples, f'{stem}.png')
+    annotator_report.compare_cells(head, photo_features.transform(network), samples, names, f'{stem}.png')
 
 
 if __name__ == '__main__':
