@@ -136,6 +136,7 @@ def check_begun(out, settings):
 def check_names(out, names, paths):
     """Raise UserError if `out` has maps by short names that are not those of the images (see map_names.py)."""
     short = short_names(paths, np.arange(len(paths)))
+    short = short[short != names]
     short = short[~np.isin(short, names)]
     begun = FolderSet(out).contains(short)
     if begun.any():
