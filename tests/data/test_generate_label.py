@@ -399,3 +399,11 @@ REFUSED += [('alexnet', 96, 'does not take images of 96 pixels'), ('resnet18', 1
 def test_models_without_a_linear_head_on_a_global_pool_or_whole_cells_are_refused(name, size, words):
     with pytest.raises(UserError, match=words):
         annotator.PooledHead(getattr(annotator.zoo, name)(num_classes=3), name, size)
+
+
+@paddle.no_grad()
+def test_a_network_whose_outputs_are_not_finite_is_refused():
+    model = annotator.zoo.resnet18(num_classes=3)
+    model.fc.weight.set_value(paddle.full([512, 3], 3e38))
+    with pytest.raises(UserError, match='resnet18: its outputs are not finite'):
+        annotator.PooledHead(model, 'resnet18', 64)

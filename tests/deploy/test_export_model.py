@@ -8,7 +8,7 @@ import paddle
 import pytest
 import yaml
 from inference_helpers import AS_EXPORTED, FORMATS, MODEL, PADDLE_3, as_exported, assert_agree, records
-from inference_helpers import random_images, random_model
+from inference_helpers import random_images, random_model, random_weights
 
 import export_model
 import infer
@@ -74,6 +74,13 @@ def test_what_differs_from_the_model_is_not_exported(refused, ckpt, monkeypatch,
     line = refused(export_model, *arguments(tmp_path, ckpt, '--format', kind))
     assert f'model.{kind}' in line and 'nothing is exported' in line
     assert [path.read_text() for path in tmp_path.iterdir()] == ['of the export before'] * 3
+
+
+def test_a_model_whose_outputs_are_not_finite_is_not_exported(refused, tmp_path):
+    path = str(tmp_path / 'x.pd')
+    checkpoint.save({**random_weights(0), 'head.weight': np.full([128, 10], 3e38, 'float32')}, path)
+    assert 'not finite' in refused(export_model, *arguments(tmp_path / 'out', path))
+    assert not (tmp_path / 'out').exists() or os.listdir(tmp_path / 'out') == []
 
 
 def test_the_difference_is_the_largest_of_all_batches_relative_to_the_largest_output():

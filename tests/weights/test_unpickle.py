@@ -106,7 +106,7 @@ class Config(dict):
 
 
 THINGS = {
-    'pathlib.PosixPath': pathlib.PosixPath('/data'),
+    f'{pathlib.PosixPath.__module__}.PosixPath': pathlib.PosixPath('/data'),
     'datetime.datetime': datetime.datetime(2026, 1, 1),
     'decimal.Decimal': decimal.Decimal('1.5'),
     'collections.defaultdict': collections.defaultdict(list, a=[1]),
