@@ -82,7 +82,7 @@ def test_without_a_map_such_a_photo_is_an_error_that_says_so(train, lists, scene
     (maps / first).with_suffix('.npy').unlink()
     count = 1 if 'data' in flags else WITHOUT
     line = train.refused('--cls_label_path_train', lists / 'train.txt', flags.format(maps=maps))
-    assert f'{first}: has no label' in line and 'label map' in line and f'({count} of 40 images are like it)' in line
+    assert f'{first}: has no label' in line and 'label map' in line and f'(this holds for {count} of 40 images)' in line
 
 
 def test_a_photo_with_a_label_needs_no_map_if_a_flag_allows_it(train_some, lists, scenes):
@@ -98,7 +98,7 @@ def test_a_photo_with_a_label_needs_no_map_if_a_flag_allows_it(train_some, lists
 
 def test_validation_needs_labels(train, lists, refused, scenes):
     flags = ['--cls_label_path_val', lists / 'val.txt']
-    message = f'validation needs labels ({WITHOUT} of 20 images are like it)'
+    message = f'validation needs labels (this holds for {WITHOUT} of 20 images)'
     assert message in train.refused(*flags)
     weights = lists / 'random.pdparams'
     checkpoint.save(build_model('lvvit_nano', img_size=32, num_classes=10).state_dict(), str(weights))

@@ -173,7 +173,7 @@ def add_data(parser, train=False):
     help = 'folder with train/ and val/ (default: %(default)s)'
     add('--data_path', default='/datasets/imagenet/', metavar='DIR', help=help)
     if train:
-        help = "list of training images, lines 'path class_id' (default: the folders of train/)"
+        help = "list of training images, lines 'path class_id', -1: no label (default: the folders of train/)"
         add('--cls_label_path_train', metavar='FILE', help=help)
     help = "list of validation images, lines 'path class_id' (default: the folders of val/)"
     add('--cls_label_path_val', metavar='FILE', help=help)

@@ -62,7 +62,7 @@ class Samples:
         without = self.unlabelled & among
         if without.any():
             first = self.paths[int(without.argmax())]
-            raise UserError(f'{first}: has no label; {remedy} ({without.sum()} of {len(self)} images are like it)')
+            raise UserError(f'{first}: has no label; {remedy} (this holds for {without.sum()} of {len(self)} images)')
 
 
 def read_samples(data_path, split, list_path, num_classes):
