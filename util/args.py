@@ -177,7 +177,7 @@ def add_data(parser, train=False):
         add('--cls_label_path_train', metavar='FILE', help=help)
     help = "list of validation images, lines 'path class_id' (default: the folders of val/)"
     add('--cls_label_path_val', metavar='FILE', help=help)
-    help = 'loader processes, at most one for each core (default: 10)'
+    help = 'loader processes, at most one for each core; 0: this process makes the batches (default: 10)'
     add('--num_workers', default=10, type=natural, metavar='N', help=help)
     help = 'batches that each loader process prepares in advance (default: 2)'
     add('--prefetch_factor', default=2, type=count, metavar='N', help=help)

@@ -102,7 +102,7 @@ def test_a_run_that_is_ended_at_random_instants_ends_identical_and_loses_few_ste
 # ---- disks, data
 
 
-def test_a_run_goes_on_after_a_full_disk_and_missing_data(data, undisturbed, tmp_path):
+def test_a_run_goes_on_after_a_full_disk_and_missing_label_maps(data, undisturbed, tmp_path):
     """Files may not grow beyond 8 MB, a third of a checkpoint. A full disk gives another OSError at the same place."""
     out, moved = stop_halfway(data, tmp_path / 'run'), tmp_path / 'moved'
     before = checkpoints(out)
@@ -114,8 +114,8 @@ def test_a_run_goes_on_after_a_full_disk_and_missing_data(data, undisturbed, tmp
     shutil.copytree(data, moved)
     run = Run(moved, out)
     run.until(lambda: (run.reached() or 0) > (run.begin() or 0))
-    moved.rename(tmp_path / 'elsewhere')
-    assert str(moved) in run.refusal()
+    (moved / 'label_maps').rename(tmp_path / 'elsewhere')
+    assert str(moved / 'label_maps') in run.refusal()
 
     Run(data, out).finish()
     assert_same_end(undisturbed[0], out)

@@ -9,7 +9,9 @@ import time
 
 import numpy as np
 import pytest
+from PIL import ImageFile
 
+import engine
 import main
 from conftest import TINY_RUN, words
 from states import differences
@@ -186,6 +188,16 @@ def test_within_an_accumulated_step_a_hanging_loader_ends_the_run_with_an_error(
     hang_after(1, signal.SIGTERM, monkeypatch)
     line = train.refused('--num_workers 0 --batch_size 4 --accum_iter 2')
     assert 'SIGTERM' in line and '--data_path' in line and not train.path().exists()
+
+
+def test_a_signal_while_an_image_is_decoded_is_not_taken_for_a_bad_image(train, monkeypatch):
+    def evaluate(*args, **kwargs):
+        monkeypatch.setattr(ImageFile.ImageFile, 'load', lambda _: os.kill(os.getpid(), signal.SIGTERM))
+        return engine.evaluate(*args, **kwargs)
+
+    monkeypatch.setattr(main, 'evaluate', evaluate)
+    result = train('--num_workers 0')
+    assert result.code == 0 and result.err == '' and 'stopped by SIGTERM in epoch 0 after 5 of 5 steps' in result.out
 
 
 def test_a_signal_without_an_output_folder_ends_the_run_with_an_error(run, scenes, monkeypatch):
