@@ -1,5 +1,7 @@
 """tools/insight.py: token predictions, attention and rollout are what the model itself computes."""
 
+import math
+
 import numpy as np
 import paddle
 import pytest
@@ -99,3 +101,69 @@ def test_without_a_trained_token_classifier_there_are_no_token_scores(tiny, name
     model.eval()
     scores, tokens = insight.scores_and_tokens(model, random_images(1)[0])
     assert scores.sum() == pytest.approx(1, abs=1e-5) and tokens is None
+
+
+# ---- relevance
+
+
+def written_out_relevance(model, image, class_id):
+    """The formula in float64: the forward pass by hand, ∂score/∂A of each block by moving one entry of A at a time."""
+    w = {name: value.numpy().astype('float64') for name, value in model.state_dict().items()}
+    x = model.forward_embeddings(paddle.to_tensor(image[None])).numpy().astype('float64')[0]
+    start = np.concatenate([w['cls_token'][0], x.reshape(x.shape[0], -1).T]) + w['pos_embed'][0]
+    heads, depth = model.blocks[0].attn.num_heads, len(model.blocks)
+
+    def norm(x, name):
+        centred = x - x.mean(axis=-1, keepdims=True)
+        return (
+            centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-5) * w[f'{name}.weight']
+            + w[f'{name}.bias']
+        )
+
+    def linear(x, name):
+        return x @ w[f'{name}.weight'] + w.get(f'{name}.bias', 0)
+
+    def score(moved=None):
+        """(score, [A of each block]); moved: (block, head, row, column, by how much)."""
+        x, maps = start, []
+        for i in range(depth):
+            q, k, v = np.split(linear(norm(x, f'blocks.{i}.norm1'), f'blocks.{i}.attn.qkv'), 3, axis=-1)
+            q, k, v = (part.reshape(len(x), heads, -1).transpose(1, 0, 2) for part in (q, k, v))
+            a = np.exp(q @ k.transpose(0, 2, 1) / math.sqrt(q.shape[-1]))
+            a /= a.sum(axis=-1, keepdims=True)
+            maps.append(a.copy())
+            if moved and moved[0] == i:
+                a[moved[1:4]] += moved[4]
+            x = (
+                x
+                + linear((a @ v).transpose(1, 0, 2).reshape(x.shape), f'blocks.{i}.attn.proj')
+                * model.blocks[i].skip_scale
+            )
+            hidden = linear(norm(x, f'blocks.{i}.norm2'), f'blocks.{i}.mlp.fc1')
+            hidden = hidden * 0.5 * (1 + np.vectorize(math.erf)(hidden / math.sqrt(2)))
+            x = x + linear(hidden, f'blocks.{i}.mlp.fc2') * model.blocks[i].skip_scale
+        return linear(norm(x, 'norm')[0], 'head')[class_id], maps
+
+    _, maps = score()
+    total = np.eye(len(start))
+    for i, a in enumerate(maps):
+        gradient = np.zeros_like(a)
+        for place in np.ndindex(a.shape):
+            up, down = (score((i, *place, by))[0] for by in (1e-5, -1e-5))
+            gradient[place] = (up - down) / 2e-5
+        total = total + np.maximum(0, gradient * a).mean(axis=0) @ total
+    return total[0, 1:]
+
+
+def test_relevance_is_its_formula_written_out_in_float64():
+    paddle.seed(1)
+    model = models.LV_ViT(img_size=32, num_classes=5, embed_dim=12, depth=3, num_heads=3, skip_lam=2.0, stem='naive')
+    rng = np.random.default_rng(3)
+    for p in model.parameters():
+        p.set_value(rng.normal(0, 0.4, p.shape).astype('float32'))
+    model.eval()
+    image = rng.normal(size=(3, 32, 32)).astype('float32')
+    for class_id in (0, 4):
+        expected = written_out_relevance(model, image, class_id)
+        assert expected.max() > 1.2 * expected.min() >= 0, 'tokens differ'
+        np.testing.assert_allclose(insight.class_relevance(model, image, class_id), expected, rtol=1e-3, atol=1e-6)

@@ -156,6 +156,8 @@ def test_the_model_sees_what_mean_and_std_make_of_the_pixels(drawn, weights, mon
 def test_predictions_rollout_and_maps_go_into_one_picture(drawn, maps, weights):
     assert len(drawn('--resume', weights)) == 2 and len(drawn('--resume', weights, '--rollout')) == 3
     assert len(drawn('--resume', weights, '--compare', weights, weights)) == 4
+    best, zero, two = (drawn('--resume', weights, '--relevance', *which)[2] for which in ([], [0], [2]))
+    assert not np.array_equal(zero, two) and (np.array_equal(best, zero) or np.array_equal(best, two))
     assert len(drawn('--token_label_data', maps)) == 6, 'four draws are the default'
     assert len(drawn('--resume', weights, '--token_label_data', maps, '--draws', 2)) == 6
 
@@ -184,6 +186,7 @@ def test_captions_tell_checkpoints_apart():
         (['--resume', '/nowhere.pd'], '/nowhere.pd'),
         (['--compare', 'x.pd'], '--compare'),
         (['--rollout', '--token_label_data', 'maps'], '--rollout'),
+        (['--relevance', 3, '--resume', 'x.pd'], '--relevance 3'),
         (['--resume', 'x.pd', '--columns', 0], '--columns'),
     ],
 )

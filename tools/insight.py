@@ -1,4 +1,4 @@
-"""What a model computes on the way to its output: token predictions after each block, attention, attention rollout.
+"""What a model computes on the way to its output: token predictions after each block, attention, rollout, relevance.
 
 Everything is read through forward hooks; models.py needs no code for it.
 """
@@ -52,15 +52,16 @@ def attention_maps(model, images):
 
     images: float32 [B, 3, S, S]. The blocks keep no attention: it is computed again from their queries and keys.
     """
-    maps = []
     attentions = [block.attn for block in model.blocks]
     outputs, _ = outputs_of([attention.qkv for attention in attentions], model, images)
-    for attention, qkv in zip(attentions, outputs):
-        q, k, _ = qkv.split(3, axis=-1)
-        heads = [0, 0, attention.num_heads, attention.head_dim]
-        q, k = q.reshape(heads).transpose([0, 2, 1, 3]), k.reshape(heads).transpose([0, 2, 3, 1])
-        maps.append(F.softmax(q @ k * attention.head_dim**-0.5, axis=-1).numpy())
-    return maps
+    return [attention_weights(attention, qkv)[0].numpy() for attention, qkv in zip(attentions, outputs)]
+
+
+def attention_weights(attention, qkv):
+    """(attention [B, heads, T, T], values [B, heads, T, width]) from the output of attention.qkv, [B, T, 3·D]."""
+    heads = [0, 0, attention.num_heads, attention.head_dim]
+    q, k, v = (part.reshape(heads).transpose([0, 2, 1, 3]) for part in qkv.split(3, axis=-1))
+    return F.softmax(q @ k.transpose([0, 1, 3, 2]) * attention.head_dim**-0.5, axis=-1), v
 
 
 def rollout(maps, branch_scale=1.0):
@@ -92,3 +93,38 @@ def class_rollout(model, image):
     maps = attention_maps(model, paddle.to_tensor(image[None]))
     share = rollout(maps, model.blocks[0].skip_scale)[0, 0, 1:]
     return share / share.mean()
+
+
+# -- relevance --------------------------------------------------------------------------------------------------------
+
+
+def class_relevance(model, image, class_id):
+    """What each patch token contributed to the class token's score of a class: float64 [N], none negative.
+
+    image: float32 [3, S, S]; class_id: 0 to C−1. Chefer, Gur and Wolf, ICCV 2021 (arXiv 2103.15679), equations 5 to 7,
+    for self-attention: R = I; for each block R += E_h[max(0, ∂score/∂A ∘ A)] · R, with E_h the mean over the heads.
+    The result is the row of the class token in R without its own entry. The score is the logit of `head`.
+    """
+    attentions, mixed = [block.attn for block in model.blocks], []
+    hooks = [
+        attention.proj.register_forward_pre_hook(lambda _, inputs: mixed.append(inputs[0])) for attention in attentions
+    ]
+    try:
+        layers = [attention.qkv for attention in attentions]
+        images = paddle.to_tensor(image[None])
+        qkvs, features = outputs_of(layers, model.forward_features, images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    score = model.head(features[:, 0])[0, class_id]
+    # On CPUs, the gradient of Paddle's LayerNorm is wrong unless that of its weight is asked for as well.
+    norms = [p for name, p in model.named_parameters() if 'norm' in name and name.endswith('weight')]
+    gradients = paddle.grad(score, mixed + norms, allow_unused=True)[: len(mixed)]  # of A·V: ∂score/∂A = gradient · Vᵀ
+    relevance = np.eye(qkvs[0].shape[1])
+    for attention, qkv, gradient in zip(attentions, qkvs, gradients):
+        weights, v = attention_weights(attention, qkv)
+        gradient = gradient.reshape(v.transpose([0, 2, 1, 3]).shape).transpose([0, 2, 1, 3])
+        of_attention = (gradient @ v.transpose([0, 1, 3, 2])).numpy()[0].astype('float64')
+        step = np.maximum(0, of_attention * weights.numpy()[0]).mean(axis=0)
+        relevance += step @ relevance
+    return relevance[0, 1:]

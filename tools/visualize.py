@@ -2,6 +2,7 @@
 
 tools/visualize.py --resume CKPT --input IMG …                            predictions, token by token
 tools/visualize.py --resume CKPT --rollout --input IMG …                  and what the class token attends to
+tools/visualize.py --resume CKPT --relevance --input IMG …                and what contributed to the class
 tools/visualize.py --resume CKPT --compare CKPT … --input IMG …           checkpoints side by side
 tools/visualize.py --token_label_data DIR --input TRAIN_IMG …             label maps, and targets after augmentation
 """
@@ -40,6 +41,9 @@ from util.ranges import count, natural
 from util.weights.load import load
 
 
+BEST = -1  # --relevance without a class
+
+
 def parser():
     parser = Parser('tools/visualize.py', description=__doc__)
     add_model(parser, FAMILY)
@@ -52,6 +56,8 @@ def parser():
     parser.add_argument('--count', default=12, type=count, help='images to show, spread evenly over the input')
     parser.add_argument('--columns', type=count, help='images per row (default: 3 for predictions of a model, else 1)')
     parser.add_argument('--rollout', action='store_true', help='also draw the attention rollout of the class token')
+    help = "also draw each token's relevance (Chefer et al. 2021) to a class id; without CLASS to the best class"
+    parser.add_argument('--relevance', nargs='?', type=natural, const=BEST, metavar='CLASS', help=help)
     group = add_label_maps(parser)
     group.add_argument('--aa', default='rand-m9-mstd0.5-inc1', help="RandAugment of the draws, '' for none")
     group.add_argument('--draws', default=4, type=natural, help='draws of the train transform per image (default: 4)')
@@ -105,11 +111,11 @@ def on_white(image):
     return canvas
 
 
-def prediction_tiles(path, columns, transform, with_rollout):
-    """Tiles: the cropped image, and for each model its prediction, its token predictions, and the rollout if wanted.
+def prediction_tiles(path, columns, transform, with_rollout, relevance):
+    """Tiles: the cropped image, and for each model its prediction, its token predictions, rollout and relevance.
 
-    columns: [(caption, model, {class id: name})]. The prediction is written below the image of one model, below the
-    tokens of several.
+    columns: [(caption, model, {class id: name})]. with_rollout: draw the rollout. relevance: a class id, BEST, or None.
+    The prediction is written below the image of one model, below the tokens of several.
     """
     image = transform.crop(open_rgb(path))
     array = to_input(image, transform.mean, transform.std)
@@ -131,6 +137,11 @@ def prediction_tiles(path, columns, transform, with_rollout):
             values = insight.class_rollout(model, array)
             spread = f'rollout: {values.min():.2f} to {values.max():.2f} x the mean'
             tiles.append(tile(heat(enlarged, values), f'{caption}\n{spread}' if comparing else spread))
+        if relevance is not None:
+            class_id = int(best) if relevance == BEST else relevance
+            values = insight.class_relevance(model, array, class_id)
+            title = f'relevance to {short_name(class_id, names)[:20]}'
+            tiles.append(tile(heat(enlarged, values), f'{caption}\n{title}' if comparing else title))
     return tiles
 
 
@@ -162,8 +173,10 @@ def load_models(args):
     columns = []
     for caption, file in zip(shown, files):
         model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
-        if not (model.return_dense or args.rollout):
-            raise UserError(f'--model {args.model}: has no token classifier; --rollout shows its attention')
+        if not (model.return_dense or args.rollout or args.relevance is not None):
+            raise UserError(
+                f'--model {args.model}: has no token classifier; --rollout and --relevance show its attention'
+            )
         kept = class_names.of_checkpoint(load(model, file, args.ema), file, args.nb_classes)
         model.eval()
         columns.append((caption, model, class_names.to_show(args.label_list, kept, args.nb_classes)))
@@ -172,13 +185,15 @@ def load_models(args):
 
 def main(args):
     complete_model(args, FAMILY[args.model])
-    if (args.compare or args.rollout) and not (args.resume or args.pretrained):
-        flag = '--compare' if args.compare else '--rollout'
+    needs_model = {'--compare': args.compare, '--rollout': args.rollout, '--relevance': args.relevance is not None}
+    for flag in [flag for flag, given in needs_model.items() if given and not (args.resume or args.pretrained)]:
         raise UserError(f'{flag}: needs a model; add --resume (a checkpoint) or --pretrained')
     if not (args.resume or args.pretrained or args.token_label_data):
         raise UserError(
             'nothing to show: give --resume (a checkpoint) or --pretrained, --token_label_data (label maps), or both'
         )
+    if args.relevance is not None and args.relevance >= args.nb_classes:
+        raise UserError(f'--relevance {args.relevance}: the model has classes 0 to {args.nb_classes - 1}')
     files = find_images(args.input)
     files = [files[i] for i in np.linspace(0, len(files) - 1, min(args.count, len(files))).round().astype(int)]
     transform = EvalTransform(args.input_size, args.crop_pct, args.interpolation, mean=args.mean, std=args.std)
@@ -194,7 +209,7 @@ def main(args):
             if maps:
                 tiles += map_tiles(path, maps, args, names)
             if columns:
-                tiles += prediction_tiles(path, columns, transform, with_rollout=args.rollout)
+                tiles += prediction_tiles(path, columns, transform, args.rollout, args.relevance)
         except BadImage as error:
             raise UserError(str(error))
         panels.append(arrange(tiles, len(tiles), GAP))
