@@ -21,8 +21,6 @@ All arms train the model of study_model.py for the same number of steps with the
 photos, so that an epoch has as many photos in every arm.
 """
 
-import csv
-import io
 import json
 import os
 import subprocess
@@ -31,11 +29,11 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from util import runtime
 
+from benchmarks.study_plan import ARMS, planned, read_rows, write_rows
 from util import files
 from util.args import Parser, count, natural
 from util.errors import UserError
@@ -48,36 +46,6 @@ RECIPE = (
     '--cooldown_epochs 0 --clip_grad 1 --mixup 0 --cutmix 0 --no_mix_token --aa= --color_jitter 0 --reprob 0 '
     '--train_scale 0.35 1 --num_workers 0 --print_freq 100'
 )
-
-
-class Arm(NamedTuple):
-    photos: str  # few: those with labels; rest: all, without the labels of the others; all
-    maps: str = ''  # who makes them: few, all: an annotator fitted on so many labels; labeler
-    flags: str = ''  # of main.py
-
-
-ARMS = {
-    'labels_few': Arm('few'),
-    'maps_few': Arm('few', 'few', '--ground_truth only'),
-    'maps_rest': Arm('rest', 'few', '--ground_truth only'),
-    'class_rest': Arm('rest', 'few', '--ground_truth only --dense_weight 0'),
-    'labels_all': Arm('all'),
-    'maps_all': Arm('all', 'all', '--ground_truth only'),
-    'self_few': Arm('few', 'labeler', '--ground_truth only --token_label_gumbel'),
-    'labeler_few': Arm('few', '', '--token_pool_weight 1'),
-}
-COLUMNS = ['arm', 'labels', 'seed', 'steps', 'top1', 'tokens_agree', 'image_agrees', 'seconds', 'commit', 'curve']
-
-
-class Run(NamedTuple):
-    """A row of the CSV, and a folder of OUT."""
-
-    arm: str
-    labels: int  # a class
-    seed: int
-
-    def __str__(self):
-        return f'{self.arm}-{self.labels}-seed{self.seed}'
 
 
 class Study:
@@ -167,8 +135,10 @@ class Study:
 
     def labeler_maps(self, labeler):
         """The maps of a labeler, at twice its input size."""
-        self.finish(labeler)
         folder = self.folder(labeler)
+        if not (folder / 'checkpoint-latest.pd').exists():
+            self.rows.pop(labeler, None)  # its row came from another machine
+        self.finish(labeler)
         self.command(
             folder,
             f'generate_label.py {self.data} {folder}/maps --model {MODEL} --img_size {2 * SIDE} '
@@ -220,33 +190,6 @@ class Study:
             )
         if done.returncode:
             raise UserError(f'{folder}/console.log: a run failed, see its end')
-
-
-def read_rows(path):
-    """{Run: row of the CSV}."""
-    if not path.exists():
-        return {}
-    with open(path, newline='') as f:
-        return {Run(row['arm'], int(row['labels']), int(row['seed'])): row for row in csv.DictReader(f)}
-
-
-def write_rows(path, rows):
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator='\n')
-    writer.writeheader()
-    writer.writerows(rows.values())
-    files.write(str(path), text.getvalue().encode())
-
-
-def planned(arms, seeds, labels, all_labels):
-    """The runs, all arms of a seed before the next seed. Arms that use all labels are runs of `all_labels`, once."""
-    runs = [
-        Run(arm, all_labels if ARMS[arm].photos == 'all' else number, seed)
-        for number in labels
-        for seed in seeds
-        for arm in arms
-    ]
-    return list(dict.fromkeys(runs))
 
 
 def main(args):

@@ -12,7 +12,7 @@ from util import runtime
 
 import numpy as np
 
-from benchmarks.study import ARMS, read_rows
+from benchmarks.study_plan import ARMS, read_rows
 from util.args import Parser
 from util.errors import UserError
 

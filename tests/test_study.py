@@ -11,7 +11,7 @@ import generate_label
 import main
 from benchmarks import study as script
 from benchmarks import study_model, study_report, study_tokens
-from benchmarks.study import Run
+from benchmarks.study_plan import ARMS, Run, planned, read_rows
 from models import FAMILY, LV_ViT
 from tools import fit_annotator
 from util.data import listing
@@ -64,7 +64,7 @@ def test_a_tiny_study_runs(scenes, tmp_path, monkeypatch):
     small = dict(study_model.CONFIG.architecture, embed_dim=24, depth=1, num_heads=1)
     monkeypatch.setitem(FAMILY, study_model.NAME, study_model.CONFIG._replace(architecture=small))
     script.Study(scenes, tmp_path, tmp_path / 'a.csv', '', 10).finish(Run('labeler_few', 2, 3))
-    rows = script.read_rows(tmp_path / 'a.csv')
+    rows = read_rows(tmp_path / 'a.csv')
     (row,) = rows.values()
     assert list(rows) == [Run('labeler_few', 2, 3)] and len(row['curve'].split()) == 10
     assert '`labeler_few` | 2 | 1 |' in study_report.arms_table(rows)
@@ -74,11 +74,11 @@ def test_arms_differ_only_in_photos_and_in_flags_of_the_targets(study):
     own = 'output_dir cls_label_path_train token_label token_label_data ground_truth token_label_gumbel dense_weight '
     own += 'token_pool_weight'
     made = study()
-    for name in script.ARMS:
+    for name in ARMS:
         made.finish(Run(name, 1, 7))
     trainings = {args.output_dir: vars(args) for args in made.trainings()}
     common = trainings[f'{made.out}/labels_few-1-seed7']
-    for name, arm in script.ARMS.items():
+    for name, arm in ARMS.items():
         args = trainings[f'{made.out}/{name}-1-seed7']
         assert {key for key in args if args[key] != common[key]} <= set(own.split()), name
         assert args['token_label'] == bool(arm.maps) and args['seed'] == 7
@@ -114,15 +114,15 @@ def test_finished_runs_are_skipped_and_agreement_is_added_when_there_is_a_backbo
     again = study(backbone='')
     again.finish(Run('labels_few', 2, 0))
     assert again.commands == []
-    (row,) = script.read_rows(again.table).values()
+    (row,) = read_rows(again.table).values()
     assert (row['top1'], row['image_agrees'], row['steps']) == ('19.00', '', '40')
     study().finish(Run('labels_few', 2, 0))
-    (row,) = script.read_rows(again.table).values()
+    (row,) = read_rows(again.table).values()
     assert (row['top1'], row['tokens_agree']) == ('19.00', '58.25')
 
 
 def test_all_arms_of_a_seed_come_before_the_next_and_arms_with_all_labels_run_once():
-    runs = script.planned(['labels_few', 'labels_all'], [0, 1], [100, 25], 400)
+    runs = planned(['labels_few', 'labels_all'], [0, 1], [100, 25], 400)
     few, every = 'labels_few', 'labels_all'
     first = [Run(few, 100, 0), Run(every, 400, 0), Run(few, 100, 1), Run(every, 400, 1)]
     assert runs == [*first, Run(few, 25, 0), Run(few, 25, 1)]
@@ -162,7 +162,7 @@ def rows(**top1):
     made = {}
     for arm, values in top1.items():
         for seed, value in enumerate(values):
-            run = Run(arm, 4 if script.ARMS[arm].photos == 'all' else 1, seed)
+            run = Run(arm, 4 if ARMS[arm].photos == 'all' else 1, seed)
             row = {'top1': str(value), 'tokens_agree': '', 'image_agrees': '60', 'steps': '40', 'curve': f'10 {value}'}
             made[run] = row
     return made
@@ -181,7 +181,7 @@ def test_the_tables_have_means_deviations_and_differences_by_seed(tmp_path):
 
 
 def test_the_page_has_the_tables_of_its_csv():
-    rows = script.read_rows(ROOT / 'docs/results/own_photos.csv')
+    rows = read_rows(ROOT / 'docs/results/own_photos.csv')
     page = (ROOT / 'docs/results/own_photos.md').read_text(encoding='utf-8')
     assert study_report.arms_table(rows) in page and study_report.pairs_table(rows) in page
 
