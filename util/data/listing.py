@@ -172,7 +172,8 @@ def read_folder(root, num_classes, class_ids=None):
     for note in notes:
         log(f'{root}: {note}')
     log_skipped(root, skipped)
-    missing = sorted(set(class_ids) - set(folders))
+    present = set(folders)
+    missing = [name for name in class_ids if name not in present]
     if missing:
         log(f'{root}: no folder for {len(missing)} of the {len(class_ids)} classes: {shorten(missing)}')
     return samples
