@@ -27,11 +27,7 @@ def timm_classifier(name, checkpoint, num_classes, size):
 
     settings = {'num_classes': num_classes} if num_classes else {}
     try:
-        try:
-            sized = {'img_size': size} if size else {}
-            classifier = timm.create_model(name, pretrained=not checkpoint, **settings, **sized)
-        except TypeError:  # a convolutional network, which takes images of any size
-            classifier = timm.create_model(name, pretrained=not checkpoint, **settings)
+        classifier = timm.create_model(name, pretrained=not checkpoint, **settings)
     except Exception as error:  # an unknown name, no network
         hint = '' if checkpoint else '; --checkpoint FILE takes weights from a file'
         raise UserError(f'timm cannot build it ({one_line(error)}){hint}')
@@ -40,6 +36,8 @@ def timm_classifier(name, checkpoint, num_classes, size):
             timm.models.load_checkpoint(classifier, checkpoint)
         except Exception as error:  # not a checkpoint, or one of another model
             raise UserError(f'--checkpoint {checkpoint}: {_mismatch(classifier, str(error))}')
+    if size and hasattr(classifier, 'set_input_size'):  # a transformer, whose position embedding has a size
+        classifier.set_input_size(img_size=size)
     return classifier.eval()
 
 
