@@ -134,6 +134,12 @@ def test_the_cells_are_compared_with_the_label_of_their_photo_and_twelve_maps_ar
         assert picture.width > 6 * 224 and picture.height > 4 * 224, 'twelve photos and twelve maps, six in a row'
 
 
+def test_weights_that_are_too_large_for_an_onnx_file_lie_beside_it(run, command, annotator, monkeypatch, tmp_path):
+    monkeypatch.setattr(backbone, 'LIMIT', 1000)
+    assert run(fit_annotator, *command()).code == 0
+    assert (tmp_path / 'annotator.onnx.data').stat().st_size >= WEIGHT.nbytes and annotator().metadata['backbone']
+
+
 def test_photos_are_drawn_from_all_classes_in_turn():
     labels = np.repeat([0, 1, 2], [100, 3, 20])
     chosen = annotator_report.spread(labels, 11)

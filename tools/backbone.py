@@ -8,15 +8,16 @@ Its output, for images [B, 3, S, S], has one of these forms:
 """
 
 import math
+import os
 from typing import NamedTuple
 
 import numpy as np
 
 from util import files
 from util.data.onnx_annotator import OnnxNetwork, check_cells
-from util.errors import UserError, one_line
+from util.errors import UserError
 
-LIMIT = 1.9e9  # bytes of weights that fit into an ONNX file
+LIMIT = 1.9e9  # bytes that fit into an ONNX file; of a larger one the weights go to FILE.onnx.data
 FIRST, CHANNELS_LAST, TOKENS = '[B, C, H, H]', '[B, H, H, C]', '[B, N, C]'
 
 
@@ -136,18 +137,8 @@ def write_annotator(backbone, weight, bias, path, metadata):
     graph.output.append(helper.make_tensor_value_info('scores', TensorProto.FLOAT, shape))
     existing = {entry.key: entry.value for entry in model.metadata_props}
     helper.set_model_props(model, {**existing, **metadata})
-    try:
-        onnx.checker.check_model(model) if model.ByteSize() < LIMIT else None
-    except onnx.checker.ValidationError as error:
-        raise UserError(f'{backbone.named}: cannot be extended by a classifier ({one_line(error)})')
-    save(model, path)
-
-
-def save(model, path):
-    """Write an ONNX model; weights that are too large for one file go to <path>.data."""
-    import onnx
-
     if model.ByteSize() < LIMIT:
         files.write(path, model.SerializeToString())
     else:
-        onnx.save(model, path, save_as_external_data=True, location=f'{path}.data')
+        beside = f'{os.path.basename(path)}.data'
+        onnx.save(model, path, save_as_external_data=True, location=beside)
