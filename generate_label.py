@@ -31,8 +31,7 @@ from util.logger import log
 from util.ranges import count, natural, positive, probability
 from util.weights.load import choose, load_state, read
 
-ANY = sys.maxsize  # the data may have other class ids than the annotator
-UNKNOWN = ANY  # class id of images that are of none of the annotator's classes
+UNKNOWN = sys.maxsize  # class id of images that are of none of the annotator's classes
 # Values of flags that were not given; the metadata of an ONNX file comes first.
 DEFAULTS = {'img_size': 576, 'mean': IMAGENET_MEAN, 'std': IMAGENET_STD, 'interpolation': 'bicubic'}
 
@@ -83,14 +82,6 @@ def parser():
     )
     parser.add_argument('-b', '--batch_size', default=32, type=count, help='images per batch (default: 32)')
     return parser
-
-
-def read_samples(data, list_path):
-    """listing.Samples of DATA."""
-    if list_path:
-        return listing.read_list(data, list_path, ANY)
-    train = os.path.join(data, 'train')
-    return listing.read_folder(train if os.path.isdir(train) else data, ANY)
 
 
 def load_annotator(args):
@@ -216,7 +207,7 @@ def report_accuracy(counts, num_classes, class_folders, has_labels):
 def main(args):
     _, world_size = dist.init()
     log(f'Paddle {paddle.__version__} on {paddle.device.get_device()}, {world_size} process(es). {runtime.CPU}')
-    samples = read_samples(args.data, args.cls_label_path)
+    samples = listing.read_photos(args.data, args.cls_label_path)
     annotate, weights, names = load_annotator(args)
     has_ids = bool(args.cls_label_path or names)
     if names and samples.class_names:

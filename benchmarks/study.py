@@ -35,9 +35,10 @@ from util import runtime
 
 from benchmarks.study_plan import ARMS, planned, read_rows, write_rows
 from util import files
-from util.args import Parser, count, natural
+from util.args import Parser
 from util.errors import UserError
 from util.logger import log
+from util.ranges import count, natural
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL, SIDE, BATCH, EPOCHS = 'lvvit_32', 32, 50, 10
@@ -109,7 +110,7 @@ class Study:
             f'--cls_label_path_train {photos} --cls_label_path_val {self.data}/val_list.txt '
             f'--output_dir {folder} --resume auto --keep_checkpoints 1',
         )
-        curve = [json.loads(line)['test_acc1'] for line in (folder / 'log.txt').read_text().splitlines()]
+        curve = [record['test_acc1'] for record in files.read_log(folder / 'log.txt')]
         agreement = self.agreement(run) if self.backbone else {}
         row = {
             **run._asdict(),

@@ -59,7 +59,7 @@ def agreement(model, batches, maps):
 
 def main(args):
     entry = study_model.CONFIG
-    samples = listing.read_list(args.data, f'{args.data}/val_list.txt', sys.maxsize)
+    samples = listing.read_list(args.data, f'{args.data}/val_list.txt', listing.NO_LIMIT)
     classes = int(samples.labels.max()) + 1
     model = LV_ViT(img_size=entry.input_size, num_classes=classes, **entry.architecture)
     load(model, args.checkpoint)

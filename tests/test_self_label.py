@@ -13,7 +13,7 @@ import generate_label
 import main
 from conftest import execute, words
 from tools import fit_annotator, self_label
-from util import logger
+from util import files, logger
 
 SMALL = (
     '--model lvvit_nano --input_size 32 --batch_size 8 --epochs 1 --warmup_epochs 0 --cooldown_epochs 0 '
@@ -37,7 +37,7 @@ def steps(monkeypatch):
         lines.append(' '.join(line))
 
     monkeypatch.setattr(self_label.Steps, 'run', keep)
-    monkeypatch.setattr(self_label, 'accuracy', lambda folder: (50.0, 60.0))
+    monkeypatch.setattr(files, 'read_log', lambda path: [{'test_acc1': 50.0, 'best_acc1': 60.0}])
     return lines
 
 
@@ -67,9 +67,11 @@ def test_from_photos_to_a_student(run, photos, tmp_path, in_this_process):
 
 
 TOLD = """
-import os, signal, sys
+import os, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit('saved'))
 print('trains', flush=True)
+while 'trains' not in open(sys.argv[1]).read():
+    time.sleep(0.01)
 os.kill(os.getppid(), signal.SIGTERM)
 signal.pause()
 """
@@ -77,13 +79,14 @@ signal.pause()
 
 def test_sigterm_ends_the_step_too_and_the_log_has_its_last_line(tmp_path):
     (tmp_path / 'step.py').write_text(TOLD)
+    copy = tmp_path / 'self_label.log'
     handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         with pytest.raises(SystemExit):
-            self_label.Steps(str(tmp_path), '').run('labeler', [str(tmp_path / 'step.py')])
+            self_label.Steps(str(tmp_path), '').run('labeler', [str(tmp_path / 'step.py'), str(copy)])
     finally:
         signal.signal(signal.SIGTERM, handler)
-    assert (tmp_path / 'self_label.log').read_text().splitlines() == ['trains', 'saved']
+    assert copy.read_text().splitlines() == ['trains', 'saved']
 
 
 @pytest.fixture

@@ -23,8 +23,9 @@ from paddle.base import core
 import main as trainer
 import model_info
 from models import FAMILY, PADDLE_2, PatchEmbed4_2, build_model, count_parameters
-from util.args import complete_model, count
+from util.args import complete_model
 from util.errors import UserError
+from util.ranges import count
 from util.train import optim
 from util.train.amp import Amp, on_gpu
 from util.train.loss import Targets, TokenLabelLoss

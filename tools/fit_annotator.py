@@ -94,11 +94,7 @@ def check(args):
 
 def labelled_samples(photos, list_path, label_list):
     """Samples of the photos with a label, with class_names. Raises UserError for too few classes or photos."""
-    if list_path:
-        samples = listing.read_list(photos, list_path, sys.maxsize)
-    else:
-        train = os.path.join(photos, 'train')
-        samples = listing.read_folder(train if os.path.isdir(train) else photos, sys.maxsize)
+    samples = listing.read_photos(photos, list_path)
     classes = int(samples.labels.max()) + 1
     if label_list:
         samples.class_names = list(class_names.to_show(label_list, None, classes).values())

@@ -26,9 +26,8 @@ def write_lists(photos, out, val_share, max_bad_images):
     train, val = os.path.join(photos, 'train'), os.path.join(photos, 'val')
     if os.path.isdir(val) and not os.path.isdir(train):
         raise UserError(f'{photos}: has val/, but no train/; put the class folders for training into train/')
-    root = train if os.path.isdir(train) else photos
-    samples = listing.read_folder(root, sys.maxsize)
-    names = samples.class_names
+    samples = listing.read_photos(photos)
+    root, names = samples.paths.root, samples.class_names
     if len(names) < 2:
         raise UserError(f'{root}: photos of one class only ({", ".join(names)}); it needs one folder per class')
     check_distinct(map_names(samples), samples.paths, 'rename one of the two')

@@ -86,7 +86,7 @@ class Steps:
         """Run a script; its output goes to the console and to the log. launched: by --launch, if it is given."""
         log(f'== {title}: {shlex.join(words)}')
         start = [sys.executable, '-u', *(self.launcher if launched else [])]
-        with open(self.log_path, 'a', encoding='utf-8', errors='backslashreplace') as copy:
+        with open(self.log_path, 'a', buffering=1, encoding='utf-8', errors='backslashreplace') as copy:  # by lines
             pipe = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace')
             with subprocess.Popen([*start, os.path.join(ROOT, words[0]), *words[1:]], **pipe) as process:
                 try:
@@ -144,12 +144,6 @@ def fit_words(args, in_out, workers):
     return ['tools/fit_annotator.py', *words]
 
 
-def accuracy(folder):
-    """(top-1 of the last epoch, best top-1) of a run, in percent. Raises UserError."""
-    last = files.read_log(os.path.join(folder, 'log.txt'))[-1]
-    return last['test_acc1'], last['best_acc1']
-
-
 def log_results(in_out, trained, annotator):
     """Log the accuracies. trained: names of the trained models; annotator: its file, '' without one."""
     if annotator:
@@ -157,8 +151,9 @@ def log_results(in_out, trained, annotator):
         share = linear_classifier.accuracy(found['right'], found['photos'])
         log(f'annotator: top-1 {share} in cross-validation on {found["photos"]} labelled photos: {annotator}')
     for name in trained:
-        last, best = accuracy(in_out(name))
-        log(f'{name}: top-1 {last:.2f} % after the last epoch, {best:.2f} % at best: {in_out(name)}')
+        last = files.read_log(in_out(name, 'log.txt'))[-1]
+        shown = f'top-1 {last["test_acc1"]:.2f} % after the last epoch, {last["best_acc1"]:.2f} % at best'
+        log(f'{name}: {shown}: {in_out(name)}')
 
 
 def main(args):

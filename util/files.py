@@ -1,4 +1,4 @@
-"""Files: results that are written completely or not at all, and small text files. Every error names the file."""
+"""Files: results that are written completely or not at all, small text files, log.txt. Every error names the file."""
 
 import contextlib
 import json
@@ -83,7 +83,7 @@ def write(path, data):
         f.write(data)
 
 
-# -- what a file is that has another content than its name says --------------------------------------------------------
+# -- files that are damaged or of another kind -------------------------------------------------------------------------
 
 AGAIN = 'download the file itself, with its direct link'
 
@@ -106,6 +106,25 @@ def other_kind(path):
     if not re.search('[\0-\x08\x0e-\x1f\ufffd]', text[:60]):
         return f"a text that begins with '{one_line(text[:60])}', perhaps the answer of a server; {AGAIN}"
     return ''
+
+
+@contextlib.contextmanager
+def reading(path, kind):
+    """Context manager that turns any error into a UserError of one line with the file's path and expected kind.
+
+    If the file is a web page, a Git LFS pointer or the like (see other_kind), the error says so.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f'{path}: {error}')
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({one_line(error.strerror or error)})')
+    except Exception as error:  # a damaged file can raise nearly anything
+        found = other_kind(path)
+        if found:
+            raise UserError(f'{path}: not a {kind}, but {found}')
+        raise UserError(f'{path}: not a readable {kind}, or cut short ({type(error).__name__}: {one_line(error)})')
 
 
 # -- small text files --------------------------------------------------------------------------------------------------

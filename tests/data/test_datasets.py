@@ -13,7 +13,7 @@ from util.args import complete_training
 from util.data import label_maps
 from util.data.datasets import UNDECODABLE, EvalDataset, TrainDataset
 from util.data.images import open_rgb
-from util.data.listing import read_list
+from util.data.listing import Samples, read_list
 from util.data.loader import build_predict_loader
 from util.data.transforms import EvalTransform, TrainTransform, to_input
 from util.errors import UserError
@@ -81,7 +81,7 @@ def eval_loader(root, *flags):
 
 def numbered(root, count=12):
     """Samples of the training photos, with their positions as class ids."""
-    return [(str(root / 'train/a' / f'{i:02d}.jpg'), i) for i in range(count)]
+    return Samples(str(root / 'train/a'), np.array([b'%02d.jpg' % i for i in range(count)]), np.arange(count))
 
 
 def test_training_skips_a_truncated_image_with_one_warning_and_counts_it_once(photos, backend, capfd, time_limit):

@@ -30,7 +30,7 @@ UNDECODABLE = -2  # the label of an image that EvalDataset could not decode
 
 
 class ImageDataset(paddle.io.Dataset):
-    """Samples made by `sample(index)`. samples: listing.Samples, or a list [(path, class id)].
+    """Samples made by `sample(index)`. samples: listing.Samples; for EvalDataset also a list [(path, class id)].
 
     Any exception becomes the sample {'error': message}, which names the file, and the loaders raise a UserError in the
     main process. (Paddle turns what a loader process raises into a SystemError.)
@@ -82,8 +82,8 @@ class TrainDataset(ImageDataset):
 
     grid: tokens a side of the targets. With allow_missing_token_label an image without a map trains with its label
     alone; otherwise it is a UserError, as are two images that would have one map, and an image without a label if it
-    has no map. unlabelled_images: how many have no label. An image that cannot be read or decoded is replaced by the
-    next one of the set. Each such file is named once on stderr; more than `max_bad_images` of them are a UserError.
+    has no map. An image that cannot be read or decoded is replaced by the next one of the set. Each such file is named
+    once on stderr; more than `max_bad_images` of them are a UserError.
     """
 
     def __init__(
@@ -96,13 +96,12 @@ class TrainDataset(ImageDataset):
         grid=14,
         max_bad_images=100,
         allow_missing_token_label=False,
-        unlabelled_images=0,
     ):
         super().__init__(samples, transform)
         self.num_classes, self.seed = num_classes, seed
         self._epoch = multiprocessing.RawValue('q', 0)  # shared with loader processes, which may outlast an epoch
         self.label_maps, self.grid = label_maps, grid
-        self.unmapped_images, self.unlabelled_images = 0, unlabelled_images
+        self.unmapped_images, self.unlabelled_images = 0, int(samples.unlabelled.sum())
         if label_maps:  # an array, which loader processes share
             self.map_names = label_maps.names_for(samples, allow_missing_token_label)
             self.unmapped_images = int((self.map_names == b'').sum())

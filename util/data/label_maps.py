@@ -61,10 +61,7 @@ class LabelMaps:
 
     def read(self, name):
         """(scores float32 [K, H, H], ids int64 [K, H, H]) of a map. Raises UserError that names the file."""
-        try:
-            array, path = self.maps.read(name)
-        except FileNotFoundError:
-            raise UserError(f'{self.path(name)}: no such label map')
+        array, path = self.maps.read(name)
         scores, ids = check_map(array, self.num_classes, path)
         check_meta(self.meta, array.shape, self.meta_path, path)
         return scores, ids
@@ -150,7 +147,7 @@ class FolderSet:
         return path + '.npy'
 
     def read(self, name):
-        """(array, its file). Raises FileNotFoundError if there is no map; UserError if it is unreadable."""
+        """(array, its file). Raises UserError if there is no map, or if it is unreadable."""
         path = self.path(name)
         return (read_torch(path) if path.endswith('.pt') else read_npy(path)), path
 
@@ -208,11 +205,11 @@ class PackedSet:
         return self.file
 
     def read(self, name):
-        """(array, where it is from). Raises FileNotFoundError if there is no map."""
+        """(array, where it is from). Raises UserError if there is no map."""
         key = os.fsencode(name)
         index = np.searchsorted(self._names, np.array(key, self._names.dtype))
         if index == len(self._names) or self._names[index] != key:
-            raise FileNotFoundError(name)
+            raise UserError(f'{self.file}: has no label map {name}')
         return self._maps[index], f'{self.file}, map {name}'
 
     def names(self):
@@ -228,20 +225,11 @@ class PackedSet:
 
 
 def read_npy(path, mmap_mode=None):
-    """The array in a .npy file. Raises FileNotFoundError; UserError that names the file if it holds no array."""
-    try:
+    """The array in a .npy file. Raises UserError that names the file if it is missing or holds no array."""
+    with files.reading(path, '.npy array'):
         array = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # np.load raises errors of many types for damaged files
-        found = files.other_kind(path)
-        raise UserError(
-            f'{path}: not a .npy array, but {found}'
-            if found
-            else f'{path}: not a readable .npy array ({one_line(error)})'
-        )
-    if not isinstance(array, np.ndarray):
-        raise UserError(f'{path}: not a readable .npy array (an archive of several, .npz)')
+        if not isinstance(array, np.ndarray):
+            raise UserError('not a readable .npy array (an archive of several, .npz)')
     return array
 
 

@@ -7,6 +7,7 @@ the fork, even reading a Python object changes its reference count, which copies
 import codecs
 import os
 import re
+import sys
 from collections import Counter
 
 import numpy as np
@@ -18,6 +19,7 @@ from util.logger import log
 
 UNLABELLED = -1  # the class id of an image without a label
 UNLABELLED_FOLDER = 'unlabelled'  # such images, beside the class folders
+NO_LIMIT = sys.maxsize  # number of classes where class ids have no limit
 
 
 class Paths:
@@ -70,6 +72,17 @@ def read_samples(data_path, split, list_path, num_classes):
     if list_path:
         return read_list(data_path, list_path, num_classes)
     return read_folder(os.path.join(data_path, split), num_classes)
+
+
+def read_photos(folder, list_path=None):
+    """Samples of a list file below `folder`; without one, of its class folders, in train/ if there is such a folder.
+
+    Class ids have no limit.
+    """
+    if list_path:
+        return read_list(folder, list_path, NO_LIMIT)
+    train = os.path.join(folder, 'train')
+    return read_folder(train if os.path.isdir(train) else folder, NO_LIMIT)
 
 
 def read_validation(data_path, list_path, num_classes, class_names=None, listed=None):

@@ -61,7 +61,6 @@ def build_train_loader(
         grid=token_label_size,
         max_bad_images=max_bad_images,
         allow_missing_token_label=allow_missing_token_label,
-        unlabelled_images=int(samples.unlabelled.sum()),
     )
     sampler = TrainSampler(len(samples), batch_size, rank=rank, world_size=world_size, seed=seed, accum_iter=accum_iter)
     return Loader(dataset, sampler, batch_size, num_workers, prefetch_factor, persistent_workers)
@@ -87,9 +86,7 @@ def build_predict_loader(files, transform, batch_size, ahead=True):
     """
     dataset = EvalDataset([(path, 0) for path in files], transform, skip_bad=True)
     sampler = EvalSampler(len(files), batch_size)
-    if ahead and len(sampler) > 1:
-        return Loader(dataset, sampler, batch_size, num_workers=1)
-    return LazyLoader(dataset, sampler)
+    return Loader(dataset, sampler, batch_size, num_workers=1 if ahead and len(sampler) > 1 else 0)
 
 
 # -- which images make a batch ----------------------------------------------------------------------------------------
@@ -277,20 +274,3 @@ class Loader:
                 paddle_fixes.end_epoch_early(batches)
                 self._loader = paddle.io.DataLoader(self.dataset, **self.settings)  # persistent processes have ended
             paddle_fixes.forget_shared_files(paddle)
-
-
-class LazyLoader:
-    """A Loader without processes that yields arrays, not tensors."""
-
-    def __init__(self, dataset, sampler):
-        self.dataset, self.sampler = dataset, sampler
-
-    def __len__(self):
-        return len(self.sampler)
-
-    def __iter__(self):
-        for indices in self.sampler:
-            batch = collate([self.dataset[index] for index in indices])
-            raise_error(batch)
-            network_input(batch, self.dataset.transform.mean, self.dataset.transform.std)
-            yield batch

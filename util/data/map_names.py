@@ -19,7 +19,7 @@ def map_names(samples):
 
     An image outside the data folder, which only a list can name, has its short name.
     """
-    root = os.fsencode(samples.paths.root)
+    root = os.path.abspath(os.fsencode(samples.paths.root))
     return np.array([_name(path, root, samples.from_list) for path in samples.paths.names.tolist()], 'S')
 
 
@@ -30,6 +30,7 @@ def short_names(paths, indices):
 
 
 def _name(path, root, from_list):
+    """root: the absolute path of the data folder."""
     if path.startswith(b'/') or b'//' in path or b'./' in path:
         path = os.path.relpath(os.path.join(root, path), root)
         if path.startswith(b'../'):
@@ -40,7 +41,6 @@ def _name(path, root, from_list):
 
 
 def _short_name(path, root):
-    """root: the absolute path of the data folder."""
     folder, file = os.path.split(os.path.normpath(os.path.join(root, path)))
     return os.path.join(os.path.basename(folder), os.path.splitext(file)[0])
 
@@ -50,10 +50,10 @@ def check_distinct(names, paths, remedy):
 
     names: the name of the map of each image, b'' for none; paths: listing.Paths.
     """
-    seen = {b'': 0}
+    seen = {}
     for index, name in enumerate(names.tolist()):
         first = seen.setdefault(name, index)
-        if first != index and name and os.path.abspath(paths[first]) != os.path.abspath(paths[index]):
+        if name and first != index and os.path.abspath(paths[first]) != os.path.abspath(paths[index]):
             raise UserError(
                 f'{paths[index]}: its label map would be that of {paths[first]}, {os.fsdecode(name)}; {remedy}'
             )

@@ -15,7 +15,6 @@ import paddle
 from util import files
 from util.errors import UserError
 from util.weights import unpickle
-from util.weights.unpickle import reading
 
 MARK = b'\nsha256:'  # between the pickle and its SHA-256, both of which other readers of pickles ignore
 TAIL = len(MARK) + 32
@@ -128,7 +127,7 @@ def load(path):
 
     Raises UserError that names the file if it is missing, damaged or not a checkpoint.
     """
-    with reading(path, 'checkpoint'), open(path, 'rb') as f:
+    with files.reading(path, 'checkpoint'), open(path, 'rb') as f:
         _check_sha256(f)
         state = _without_names(unpickle.load(f))
         if not isinstance(state, dict):
@@ -138,7 +137,7 @@ def load(path):
 
 def automatic_names(path):
     """{Paddle's automatic name: name in the model} from a checkpoint that paddle.save wrote; {} for other files."""
-    with reading(path, 'checkpoint'), open(path, 'rb') as f:
+    with files.reading(path, 'checkpoint'), open(path, 'rb') as f:
         model = unpickle.load(f).get('model', {})
     named = model.items() if isinstance(model, dict) else ()
     return {value[0]: name for name, value in named if isinstance(value, tuple) and isinstance(value[0], str)}

@@ -10,13 +10,13 @@ import numpy as np
 import paddle
 import safetensors
 
+from util import files
 from util.class_names import KEY
 from util.errors import UserError, one_line
 from util.logger import log
 from util.weights import checkpoint, torch_file, unpickle
 from util.weights.fit import fit_heads, fit_pos_embed, without_prefix
 from util.weights.torch_file import FROM_BFLOAT16, PADDLE, TORCH
-from util.weights.unpickle import reading
 
 TRAINED = ('model', 'state_dict')  # the names of weights in a checkpoint: this project's, PyTorch's
 AVERAGED = ('model_ema', 'state_dict_ema')
@@ -136,7 +136,7 @@ def _read_safetensors(path):
     bfloat16 becomes float32, because numpy has no bfloat16.
     """
     weights, found = {}, set()
-    with reading(path, 'safetensors file'), open(path, 'rb') as f:
+    with files.reading(path, 'safetensors file'), open(path, 'rb') as f:
         for name, entry in sorted(safetensors.deserialize(f.read())):
             found.add(entry['dtype'])
             array = np.frombuffer(entry['data'], SAFETENSORS_DTYPES[entry['dtype']]).reshape(entry['shape'])

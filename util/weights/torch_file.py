@@ -13,9 +13,9 @@ import zipfile
 
 import numpy as np
 
+from util import files
 from util.errors import UserError, one_line
 from util.weights import unpickle
-from util.weights.unpickle import reading
 
 MAGIC = 0x1950A86A20F9469CFC6C
 BFLOAT16 = 'bfloat16'
@@ -131,7 +131,7 @@ def load_file(path, notes=None):
 
     Raises UserError that names the file if it is missing, damaged or of another kind.
     """
-    with reading(path, 'PyTorch file'), open(path, 'rb') as f:
+    with files.reading(path, 'PyTorch file'), open(path, 'rb') as f:
         read = read_zip if f.read(2) == b'PK' else read_legacy
         f.seek(0)
         value, storages = read(f)

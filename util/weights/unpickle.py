@@ -6,14 +6,12 @@ which does nothing. No module is imported and no attribute is looked up. numpy's
 a crafted dtype they read memory that is not theirs. `load` returns plain values and placeholders.
 """
 
-import contextlib
 import math
 import pickle
 import re
 
 import numpy as np
 
-from util import files
 from util.errors import UserError, one_line
 
 PYTHON_2 = {'__builtin__': 'builtins', 'copy_reg': 'copyreg'}  # names of modules in protocols 0 to 2
@@ -169,7 +167,7 @@ for core in ('numpy.core', 'numpy._core'):  # numpy 1 and 2
 class Unpickler(pickle.Unpickler):
     """Reads one pickle of a binary file. `finished` turns what load() returns into plain values.
 
-    For a damaged file load() raises nearly any error (see `reading`).
+    For a damaged file load() raises nearly any error (see files.reading).
     """
 
     names = NAMES
@@ -212,22 +210,3 @@ def placeholders(value):
     if isinstance(value, (list, tuple)):
         return set().union(*map(placeholders, value))
     return set()
-
-
-@contextlib.contextmanager
-def reading(path, kind):
-    """Context manager that turns any error into a UserError of one line with the file's path and expected kind.
-
-    If the file is a web page, a Git LFS pointer or the like (see files.other_kind), the error says so.
-    """
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f'{path}: {error}')
-    except OSError as error:
-        raise UserError(f'{path}: cannot be read ({one_line(error.strerror or error)})')
-    except Exception as error:  # a damaged file can raise nearly anything
-        found = files.other_kind(path)
-        if found:
-            raise UserError(f'{path}: not a {kind}, but {found}')
-        raise UserError(f'{path}: not a readable {kind}, or cut short ({type(error).__name__}: {one_line(error)})')
