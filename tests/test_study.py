@@ -34,8 +34,8 @@ def study(scenes, tmp_path, monkeypatch):
             name, *flags = words.split()
             self.commands.append((name, SCRIPTS[name].parser().parse_args(flags)))
             if name == 'main.py':
-                lines = [json.dumps({'epoch': epoch, 'test_acc1': 10.0 + epoch}) + '\n' for epoch in range(script.EPOCHS)]
-                (folder / 'log.txt').write_text(''.join(lines))
+                records = [{'epoch': epoch, 'test_acc1': 10.0 + epoch} for epoch in range(script.EPOCHS)]
+                (folder / 'log.txt').write_text(''.join(json.dumps(record) + '\n' for record in records))
             if name == 'benchmarks/study_tokens.py':
                 (folder / 'agreement.json').write_text('{"tokens": 58.25, "image": 60.0, "label": 61.0}')
 
