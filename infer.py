@@ -6,7 +6,7 @@ import numpy as np
 
 from util import files
 from util.args import Parser, add_records, boolean
-from util.data.images import find_images
+from util.data.folders import find_images
 from util.data.loader import build_predict_loader
 from util.data.transforms import EvalTransform
 from util.deploy import benchmark, inference_yml, predictor, records

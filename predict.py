@@ -18,7 +18,7 @@ from util.args import (
     complete_model,
     weights_file,
 )
-from util.data.images import find_images
+from util.data.folders import find_images
 from util.data.loader import build_predict_loader
 from util.data.transforms import EvalTransform
 from util.deploy import records

@@ -17,7 +17,8 @@ from util import runtime
 from models import FAMILY
 from predictions import load, picture, predict, summary
 from util.args import LABEL_LIST_HELP, Parser, add_eval_transform, add_model, add_weights
-from util.data.images import BadImage, find_images
+from util.data.folders import find_images
+from util.data.images import BadImage
 from util.errors import UserError
 from util.logger import log
 from util.ranges import whole

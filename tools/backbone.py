@@ -109,8 +109,8 @@ def write_annotator(backbone, weight, bias, path, metadata):
     value = graph.output[0]
     last = value.name
 
-    def constant(name, array):
-        graph.initializer.append(numpy_helper.from_array(array, f'annotator.{name}'))
+    def constant(name, values):
+        graph.initializer.append(numpy_helper.from_array(np.asarray(values), f'annotator.{name}'))
         return f'annotator.{name}'
 
     def step(kind, *more_inputs, **attributes):
@@ -124,11 +124,10 @@ def write_annotator(backbone, weight, bias, path, metadata):
     if layout.form == CHANNELS_LAST:
         step('Transpose', perm=[0, 3, 1, 2])
     elif layout.form == TOKENS:
-        ends = [layout.skipped], [np.iinfo('int64').max], [1]  # starts, ends, axes
-        step('Slice', *(constant(n, np.array(v, 'int64')) for n, v in zip(('starts', 'ends', 'axes'), ends)))
+        to_the_end = np.iinfo('int64').max
+        step('Slice', constant('starts', [layout.skipped]), constant('ends', [to_the_end]), constant('axes', [1]))
         step('Transpose', perm=[0, 2, 1])
-        shape = np.array([0, layout.channels, layout.side, layout.side], 'int64')  # 0: as it is
-        step('Reshape', constant('shape', shape))
+        step('Reshape', constant('shape', [0, layout.channels, layout.side, layout.side]))  # 0: as it is
     kernel = weight.astype('float32')[:, :, None, None]
     step('Conv', constant('weight', kernel), constant('bias', bias.astype('float32')))
     graph.node[-1].output[0] = 'scores'

@@ -31,7 +31,8 @@ from util.args import (
     complete_model,
     weights_file,
 )
-from util.data.images import BadImage, find_images, open_rgb
+from util.data.folders import find_images
+from util.data.images import BadImage, open_rgb
 from util.data.label_maps import LabelMaps
 from util.data.token_label import sparse_target, token_target
 from util.data.transforms import EvalTransform, TrainTransform, to_input

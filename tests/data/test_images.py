@@ -11,7 +11,8 @@ from PIL import Image, PngImagePlugin, features
 
 from conftest import ROOT
 from util.data import images
-from util.data.images import EXTENSIONS, BadImage, JpegFile, find_images, is_image, open_jpeg, open_rgb, walk_images
+from util.data.folders import find_images, walk_images
+from util.data.images import EXTENSIONS, BadImage, JpegFile, is_image, open_jpeg, open_rgb
 from util.errors import UserError
 
 pytestmark = pytest.mark.cross_version

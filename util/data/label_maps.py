@@ -18,7 +18,7 @@ from collections import Counter
 import numpy as np
 
 from util import files
-from util.data.images import walk_files
+from util.data.folders import walk_files
 from util.data.map_names import check_distinct, map_names, short_names
 from util.errors import UserError, one_line
 from util.logger import log

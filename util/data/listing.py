@@ -13,7 +13,8 @@ from collections import Counter
 import numpy as np
 
 from util.class_names import shorten
-from util.data.images import EXTENSIONS, is_hidden, leads_back, log_skipped, suffix, walk_images
+from util.data.folders import is_hidden, leads_back, log_skipped, suffix, walk_images
+from util.data.images import EXTENSIONS
 from util.errors import UserError, one_line
 from util.logger import log
 
