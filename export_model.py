@@ -3,7 +3,7 @@
 from util import runtime
 
 from models import FAMILY, build_model, published_weights
-from util import class_names, files
+from util import files
 from util.args import (
     Parser,
     add_eval_transform,
@@ -15,7 +15,7 @@ from util.args import (
 )
 from util.data.transforms import check_eval_transform
 from util.deploy import export
-from util.weights.load import load
+from util.weights.load import load_named
 
 
 def parser():
@@ -41,8 +41,7 @@ def main(args):
     complete_model(args, FAMILY[args.model])
     check_eval_transform(args.crop_pct, args.interpolation, args.mean, args.std)
     model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
-    path = weights_file(args, published_weights)
-    kept = class_names.of_checkpoint(load(model, path, args.ema), path, args.nb_classes)
+    names = load_named(model, weights_file(args, published_weights), args.ema, args.label_list)
     if args.fuse_softmax:
         model = export.WithSoftmax(model)
     model.eval()
@@ -56,7 +55,7 @@ def main(args):
         'std': list(args.std),
         'output': 'scores' if args.fuse_softmax else 'logits',
         'precision': args.precision,
-        'label_names': class_names.to_show(args.label_list, kept, args.nb_classes),
+        'label_names': names,
     }
     export.write_export(model, args.output_dir, settings, args.format)
 

@@ -7,7 +7,7 @@ import os
 import paddle
 
 from models import FAMILY, build_model, published_weights
-from util import class_names, files
+from util import files
 from util.args import (
     Parser,
     add_eval_transform,
@@ -23,7 +23,7 @@ from util.data.loader import build_predict_loader
 from util.data.transforms import EvalTransform
 from util.deploy import records
 from util.ranges import count
-from util.weights.load import load
+from util.weights.load import load_named
 
 PHOTO = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'demo', 'chelsea.png')
 
@@ -57,14 +57,13 @@ def main(args):
     paths = find_images(args.infer_imgs)
     transform = EvalTransform(args.input_size, args.crop_pct, args.interpolation, mean=args.mean, std=args.std)
     model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
-    path = weights_file(args, published_weights)
-    kept = class_names.of_checkpoint(load(model, path, args.ema), path, args.nb_classes)
+    names = load_named(model, weights_file(args, published_weights), args.ema, args.label_list)
     model.eval()
     result = records.classify(
         paths,
         loader=build_predict_loader(paths, transform, args.batch_size),
         network=lambda images: model(paddle.to_tensor(images)).numpy(),
-        names=class_names.to_show(args.label_list, kept, args.nb_classes),
+        names=names,
         topk=args.topk,
         title='predict',
     )

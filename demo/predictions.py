@@ -8,13 +8,12 @@ from PIL import Image
 
 from models import FAMILY, build_model, published_weights
 from tools import drawing, insight
-from util import class_names
 from util.args import complete_model, weights_file
 from util.data.images import FORMATS, BadImage, open_rgb
 from util.data.transforms import EvalTransform
 from util.deploy import inference_yml, predictor, records
 from util.errors import UserError
-from util.weights.load import load as load_weights
+from util.weights.load import load_named
 
 SIDE = 576  # pixels on the page: side of the square that the model sees
 MAX_PIXELS = 64_000_000  # of a photo: 0.2 GB decoded
@@ -37,9 +36,7 @@ class Checkpoint:
         complete_model(args, FAMILY[args.model])
         self.transform = EvalTransform(args.input_size, args.crop_pct, args.interpolation or 'bicubic')
         self.model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
-        path = weights_file(args, published_weights)
-        kept = class_names.of_checkpoint(load_weights(self.model, path, args.ema), path, args.nb_classes)
-        self.names = class_names.to_show(args.label_list, kept, args.nb_classes)
+        self.names = load_named(self.model, weights_file(args, published_weights), args.ema, args.label_list)
         self.model.eval()
         self.title = f'{args.model}, {args.input_size} px'
         self.blocks, self.why_no_tokens = len(self.model.blocks), ''

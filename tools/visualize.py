@@ -39,7 +39,7 @@ from util.data.transforms import EvalTransform, TrainTransform, to_input
 from util.errors import UserError
 from util.logger import log
 from util.ranges import count, natural
-from util.weights.load import load
+from util.weights.load import load_named
 
 
 BEST = -1  # --relevance without a class
@@ -178,9 +178,9 @@ def load_models(args):
             raise UserError(
                 f'--model {args.model}: has no token classifier; --rollout and --relevance show its attention'
             )
-        kept = class_names.of_checkpoint(load(model, file, args.ema), file, args.nb_classes)
+        names = load_named(model, file, args.ema, args.label_list)
         model.eval()
-        columns.append((caption, model, class_names.to_show(args.label_list, kept, args.nb_classes)))
+        columns.append((caption, model, names))
     return columns
 
 

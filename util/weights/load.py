@@ -10,7 +10,7 @@ import numpy as np
 import paddle
 import safetensors
 
-from util import files
+from util import class_names, files
 from util.class_names import KEY
 from util.errors import UserError, one_line
 from util.logger import log
@@ -40,6 +40,12 @@ def load(model, path, ema=False, new_heads=False, resize=False):
     state = read(path)
     load_state(model, state, path, ema, new_heads, resize)
     return state
+
+
+def load_named(model, path, ema, label_list):
+    """Load weights as `load` does; returns {class id: name} to show, see class_names.to_show."""
+    kept = class_names.of_checkpoint(load(model, path, ema), path, model.num_classes)
+    return class_names.to_show(label_list, kept, model.num_classes)
 
 
 def load_state(model, state, path, ema=False, new_heads=False, resize=False):
