@@ -22,7 +22,8 @@ from util import runtime
 
 import numpy as np
 
-from tools import annotator_report, backbone, linear_classifier, paddle_features, photo_features
+from tools import annotator_report, linear_classifier, paddle_features, photo_features
+from tools.backbone import Backbone, write_annotator
 from util import class_names, files
 from util.args import Parser
 from util.data import listing
@@ -134,19 +135,19 @@ def check_classes(labels, names, photos):
 
 
 def open_backbone(args, stem):
-    """The backbone.Backbone. A classifier of paddle.vision.models is exported to <stem>.backbone.onnx first."""
+    """The Backbone. A classifier of paddle.vision.models is exported to <stem>.backbone.onnx first."""
     path = args.backbone
     if not path.lower().endswith('.onnx'):
         path = f'{stem}.backbone.onnx'
         paddle_features.export(args.backbone, args.resume, path, args.img_size)
     given = {key: getattr(args, key) for key in ('img_size', 'mean', 'std', 'interpolation')}
-    network = backbone.Backbone(path, given, args.prefix_tokens)
-    layout = network.layout
+    backbone = Backbone(path, given, args.prefix_tokens)
+    layout = backbone.layout
     log(
         f'{args.backbone}: {layout.side}x{layout.side} cells with {layout.channels} features each; input: '
-        + ' '.join(f'--{key} {value}' for key, value in network.settings_text().items())
+        + ' '.join(f'--{key} {value}' for key, value in backbone.settings_text().items())
     )
-    return network
+    return backbone
 
 
 def is_fitted(out, about):
@@ -163,9 +164,10 @@ def is_fitted(out, about):
     raise UserError(f'OUT {out}: {what}; choose another OUT, or delete it and the maps made with it')
 
 
-def identify(network, samples):
+def identify(backbone, samples):
     """16 hex digits that identify what the classifier depends on."""
-    state = [photo_features.digest(network, samples, range(len(samples))), samples.class_names, samples.labels.tolist()]
+    photos = photo_features.digest(backbone, samples, range(len(samples)))
+    state = [photos, samples.class_names, samples.labels.tolist()]
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
 
 
@@ -173,14 +175,14 @@ def main(args):
     check(args)
     samples = labelled_samples(args.photos, args.cls_label_path, args.label_list)
     names, stem = names_of(samples), os.path.splitext(args.out)[0]
-    network = open_backbone(args, stem)
-    about = {'backbone': os.path.basename(args.backbone), 'backbone_sha256': network.network.fingerprint()}
-    about.update(fitted_on=identify(network, samples), **network.settings_text())
+    backbone = open_backbone(args, stem)
+    about = {'backbone': os.path.basename(args.backbone), 'backbone_sha256': backbone.network.fingerprint()}
+    about.update(fitted_on=identify(backbone, samples), **backbone.settings_text())
     if samples.class_names:
         about[class_names.KEY] = json.dumps(names)
     if is_fitted(args.out, about) and os.path.exists(f'{stem}.png'):
         return log(f'{args.out}: fitted before with the same photos')
-    features = photo_features.compute(network, samples, f'{stem}.features', args.batch_size, args.num_workers)
+    features = photo_features.compute(backbone, samples, f'{stem}.features', args.batch_size, args.num_workers)
     readable = ~np.isnan(features).any(axis=(1, 2))
     if not readable.all():
         log(f'{(~readable).sum()} photos cannot be decoded (named above); the annotator is fitted without them')
@@ -190,10 +192,10 @@ def main(args):
     annotator_report.log_accuracy(fitted, samples.labels, names)
     found = {'photos': len(samples), 'right': int((fitted.guesses == samples.labels).sum()), 'C': fitted.strength}
     about['cross_validation'] = json.dumps(found)
-    backbone.write_annotator(network, fitted.weight, fitted.bias, args.out, about)
+    write_annotator(backbone, fitted.weight, fitted.bias, args.out, about)
     log(f'{args.out}: scores of {len(names)} classes for every cell')
-    head = OnnxHead(OnnxNetwork(args.out, 'OUT'), network.settings['img_size'], len(names))
-    annotator_report.compare_cells(head, photo_features.transform(network), samples, names, f'{stem}.png')
+    head = OnnxHead(OnnxNetwork(args.out, 'OUT'), backbone.settings['img_size'], len(names))
+    annotator_report.compare_cells(head, photo_features.transform(backbone), samples, names, f'{stem}.png')
 
 
 if __name__ == '__main__':
