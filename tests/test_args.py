@@ -225,7 +225,7 @@ OUTSIDE = """
 --drop 1                        must be at least 0 and below 1, not 1
 --drop_path 1.5                 must be at least 0 and below 1, not 1.5
 --model_ema_decay 1.5           must be at least 0 and at most 1, not 1.5
---smoothing 2                   must be at least 0 and below 1, not 2
+--smoothing 2                   must be at least 0 and at most 1, not 2
 --lr -1                         must be at least 0, not -1
 --min_lr -1e-5                  must be at least 0, not -1e-5
 --reprob 2                      must be at least 0 and at most 1, not 2

@@ -364,7 +364,7 @@ def _add_augmentation(parser):
 
 def _add_mixing(parser):
     add = parser.add_argument_group('label smoothing, Mixup and CutMix').add_argument
-    add('--smoothing', default=0.1, type=below_one, metavar='EPS', help='label smoothing (default: 0.1)')
+    add('--smoothing', default=0.1, type=probability, metavar='EPS', help='label smoothing (default: 0.1)')
     add('--mixup', default=0.8, type=not_negative, metavar='ALPHA', help='alpha of Mixup, 0 for none (default: 0.8)')
     add('--cutmix', default=1.0, type=not_negative, metavar='ALPHA', help='alpha of CutMix, 0 for none (default: 1)')
     help = "smallest and largest side of CutMix's box as a share of the image's, instead of drawing it by --cutmix"
