@@ -31,9 +31,11 @@ from PIL import Image
 from util import paddle_fixes
 from util.args import Parser
 from util.data.datasets import TrainDataset
-from util.data.label_maps import ARRAY, NAMES, LabelMaps
+from util.data.label_maps import LabelMaps
 from util.data.listing import read_folder, read_list
-from util.data.loader import Loader, TrainSampler
+from util.data.loader import Loader
+from util.data.map_sets import ARRAY, NAMES
+from util.data.samplers import TrainSampler
 from util.data.transforms import TrainTransform
 from util.errors import UserError
 from util.logger import progress

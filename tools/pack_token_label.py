@@ -20,7 +20,8 @@ import numpy as np
 from util import files
 from util.args import Parser
 from util.data import label_maps
-from util.data.label_maps import ARRAY, META, NAMES, PARTIAL, FolderSet, PackedSet
+from util.data.label_maps import META
+from util.data.map_sets import ARRAY, NAMES, PARTIAL, FolderSet, PackedSet, npy_size, open_set
 from util.errors import UserError
 from util.logger import log, progress
 
@@ -40,7 +41,7 @@ def open_maps(folder):
     """(set, names) of a folder. Raises UserError if it has no maps, or names that lead out of the folder."""
     if not os.path.isdir(folder):
         raise UserError(f'{folder}: no such folder')
-    maps = label_maps.open_set(folder)
+    maps = open_set(folder)
     names = maps.names()
     if not names:
         raise UserError(f'{folder}: has no label maps (looked for .npy and .pt files)')
@@ -134,7 +135,7 @@ def unpack(data, out):
         raise UserError(f'{data}: is not a packed set; leave --unpack out to pack it')
     if os.path.exists(os.path.join(out, ARRAY)):
         raise UserError(f'{out}: holds a packed set; choose another folder')
-    size = label_maps.npy_size(maps.shape, maps.dtype)
+    size = npy_size(maps.shape, maps.dtype)
     for name in progress(names, 'unpack'):
         path = os.path.join(out, *name.split('/')) + '.npy'
         if os.path.exists(path) and os.path.getsize(path) == size:

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import torch_files
 
-from util.data.label_maps import ARRAY, NAMES
+from util.data.map_sets import ARRAY, NAMES
 
 
 def make_map(seed=0, k=3, side=4, classes=9, dtype='float16'):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from map_files import make_map, save_folders, save_map, save_packed
 
-from util.data.label_maps import ARRAY, META, NAMES, LabelMaps
+from util.data.label_maps import META, LabelMaps
+from util.data.map_sets import ARRAY, NAMES
 from util.data.listing import Samples
 from util.errors import UserError
 

@@ -14,7 +14,8 @@ import main
 from util import paddle_fixes
 from util.args import complete_training
 from util.data import loader
-from util.data.loader import EvalSampler, TrainSampler, build_eval_loader, build_predict_loader, collate
+from util.data.loader import build_eval_loader, build_predict_loader, collate
+from util.data.samplers import EvalSampler, TrainSampler
 from util.data.transforms import EvalTransform, TrainTransform
 from util.errors import UserError
 

@@ -11,7 +11,8 @@ from map_files import contents, make_map, save_folders, save_map
 
 from states import same
 from tools import pack_token_label as tool
-from util.data.label_maps import ARRAY, META, NAMES, PARTIAL, FolderSet, LabelMaps
+from util.data.label_maps import META, LabelMaps
+from util.data.map_sets import ARRAY, NAMES, PARTIAL, FolderSet
 
 MAPS = {f'n{c:02d}/image{i}': make_map(10 * c + i) for c in range(3) for i in range(10)}
 DEEP = {name: make_map(i) for i, name in enumerate(('image', 'cat/image', 'cat/old/b', 'cat/old/\udce9', 'cat-x/a'))}

@@ -12,9 +12,10 @@ import numpy as np
 from util import dist, files
 from util.data import annotator
 from util.data.datasets import UNDECODABLE, EvalDataset
-from util.data.label_maps import META, FolderSet, npy_size
+from util.data.label_maps import META
 from util.data.loader import Loader
 from util.data.map_names import check_distinct, map_names, short_names
+from util.data.map_sets import FolderSet, npy_size
 from util.errors import UserError
 from util.logger import progress
 
