@@ -26,7 +26,7 @@ from util.data.class_map import MappedClasses, read_class_map
 from util.data.label_writer import LabelWriter
 from util.data.onnx_annotator import OnnxHead, OnnxNetwork
 from util.data.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform
-from util.errors import UserError
+from util.errors import UserError, shorten
 from util.logger import log
 from util.ranges import count, natural, positive, probability
 from util.weights.load import choose, load_state, read
@@ -178,7 +178,7 @@ def use_ids_of(names, samples):
     if unknown:
         log(
             f'{len(unknown)} of the {len(samples.class_names)} class folders are no classes of the annotator: '
-            f'{class_names.shorten(unknown)}; their images get maps, but do not count for its top-1'
+            f'{shorten(unknown)}; their images get maps, but do not count for its top-1'
         )
 
 

@@ -7,7 +7,7 @@ import os
 import re
 
 from util import files
-from util.errors import UserError, one_line, visible
+from util.errors import UserError, one_line, shorten, visible
 
 KEY = 'class_names'  # of a checkpoint: [name of class 0, name of class 1, …]
 LABEL_LIST = 'label_list.txt'  # in --output_dir
@@ -119,9 +119,3 @@ def read_class_list(path, names, num_classes):
             )
         line_of[ids[word]] = number
     return {word: ids[word] for word in words}
-
-
-def shorten(words):
-    """The first ten words of a list, and how many follow."""
-    more = f' and {len(words) - 10} more' if len(words) > 10 else ''
-    return ', '.join(words[:10]) + more

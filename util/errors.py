@@ -1,4 +1,4 @@
-"""UserError, and making foreign text safe for a message on one line."""
+"""UserError, and making foreign text safe and short for a message on one line."""
 
 import re
 
@@ -27,3 +27,9 @@ def one_line(text):
         text = re.sub(r'\s*\n\s*', ' ', str(text).strip())
     shown = visible(str(text)[:201])
     return shown if len(shown) <= 200 else shown[:199] + '…'
+
+
+def shorten(words, most=10):
+    """The first words of a list, with commas, and how many follow. most: how many to show."""
+    more = f' and {len(words) - most} more' if len(words) > most else ''
+    return ', '.join(words[:most]) + more

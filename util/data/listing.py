@@ -12,10 +12,9 @@ from collections import Counter
 
 import numpy as np
 
-from util.class_names import shorten
 from util.data.folders import is_hidden, leads_back, log_skipped, suffix, walk_images
 from util.data.images import EXTENSIONS
-from util.errors import UserError, one_line
+from util.errors import UserError, one_line, shorten
 from util.logger import log
 
 UNLABELLED = -1  # the class id of an image without a label

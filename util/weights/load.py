@@ -12,7 +12,7 @@ import safetensors
 
 from util import class_names, files
 from util.class_names import KEY
-from util.errors import UserError, one_line
+from util.errors import UserError, one_line, shorten
 from util.logger import log
 from util.weights import checkpoint, torch_file, unpickle
 from util.weights.fit import fit_heads, fit_pos_embed, without_prefix
@@ -116,8 +116,7 @@ def _from_uint16(weights):
 def _log_placeholders(state, path):
     classes = sorted(unpickle.placeholders(state))
     if classes:
-        more = f' and {len(classes) - 5} more' if len(classes) > 5 else ''
-        log(f'{path}: not read, because they are no weights: objects of {", ".join(classes[:5])}{more}')
+        log(f'{path}: not read, because they are no weights: objects of {shorten(classes, 5)}')
 
 
 def _read_torch(path):
@@ -262,8 +261,7 @@ def _shown(problems, own, weights):
             f'only {len(weights) - len(new)} of its {len(weights)} names are in the model; the file has '
             f'{one_line(", ".join(map(str, new[:3])))} …, the model {", ".join(missing[:3])} …'
         )
-    more = f' and {len(problems) - 3} more' if len(problems) > 3 else ''
-    return ', '.join(problems[:3]) + more
+    return shorten(problems, 3)
 
 
 def differences(own, weights):
