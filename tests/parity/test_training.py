@@ -64,7 +64,7 @@ def their_targets(original, maps, label):
 class Loader:
     """What engine.train_one_epoch asks of a loader."""
 
-    dataset = SimpleNamespace(bad_images=lambda: 0)
+    dataset = SimpleNamespace(bad_images=lambda: 0, samples=SimpleNamespace(class_names=None))
 
     def __init__(self, all_batches):
         self.all = all_batches
