@@ -109,3 +109,7 @@ def test_the_records_of_log_txt(path):
     for wrong in (path, path / 'nowhere'):
         with pytest.raises(UserError, match=str(path)):
             files.read_log(wrong)
+
+
+def test_a_file_that_cannot_be_read_is_called_that(tmp_path):
+    assert 'cannot be read' in files.other_kind(tmp_path / 'none')

@@ -90,8 +90,11 @@ AGAIN = 'download the file itself, with its direct link'
 
 def other_kind(path):
     """What an unreadable file is (a web page, a Git LFS pointer, a text …), with the remedy; '' if unknown."""
-    with open(path, 'rb') as f:
-        begin = f.read(512)
+    try:
+        with open(path, 'rb') as f:
+            begin = f.read(512)
+    except OSError as error:
+        return f'a file that cannot be read ({error.strerror})'
     text = begin.decode('utf-8-sig', errors='replace').strip()  # a byte that is no text becomes U+FFFD
     if not begin:
         return 'an empty file; copy or download it again'
