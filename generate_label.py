@@ -144,8 +144,8 @@ def load_model(args):
     return annotator.TokenHead(model, args.model), path, class_names.of_checkpoint(state, path, classes)
 
 
-def describe(args, annotate, weights):
-    """What meta.json says of all maps of the set."""
+def describe(args, annotate, weights, names):
+    """What meta.json says of all maps of the set. names: of the annotator's classes, by id, or None."""
     settings = {
         'annotator': os.path.basename(args.model),
         'weights': os.path.basename(weights) or 'as Paddle offers them',
@@ -163,6 +163,8 @@ def describe(args, annotate, weights):
         settings.update(mean=list(args.mean), std=list(args.std))
     if args.class_map:
         settings['class_map_sha256'] = annotate.map_fingerprint()
+    if names:
+        settings[class_names.KEY] = names
     if args.relative_scores:
         settings['scores'] = 'relative'
     return settings
@@ -213,7 +215,7 @@ def main(args):
     if names and samples.class_names:
         use_ids_of(names, samples)
     transform = EvalTransform(args.img_size, 1.0, args.interpolation, args.mean, args.std)  # the whole centre square
-    settings = describe(args, annotate, weights)
+    settings = describe(args, annotate, weights, names)
     writer = LabelWriter(args.out, samples, settings)
     side, classes = annotate.side, annotate.num_classes
     log(

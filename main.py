@@ -142,6 +142,9 @@ def main(args):
         train_loader = new_train_loader(args, rank, world_size)
         names = train_loader.dataset.samples.class_names
         val_loader = new_eval_loader(args, *ranks, names=names)
+        if names is None and not args.cls_label_path_val:
+            of_val = val_loader.dataset.samples.class_names
+            listing.warn_of_other_ids(train_loader.dataset.samples, args.cls_label_path_train, of_val)
         if names and len(names) < args.nb_classes:
             log(
                 f'warning: {len(names)} class folders, but --nb_classes is {args.nb_classes}: the last '

@@ -18,7 +18,8 @@ from conftest import STILL
 from inference_helpers import MODEL, random_weights, records
 from tools import convert_weight, visualize
 from util import class_names
-from util.data.listing import read_validation
+from util.data.label_maps import LabelMaps
+from util.data.listing import read_samples, read_validation
 from util.data.transforms import EvalTransform
 from util.deploy import export, inference_yml
 from util.errors import UserError
@@ -153,6 +154,20 @@ def test_without_names_another_number_of_folders_is_refused(evaluate, weights, d
     if split == 'val':
         photo(data / 'val' / 'ant' / '0.png')
         assert [row[0] for row in evaluate(data, '--resume', weights(None))[1].values()] == [0, 1, 1, 2, 2]
+
+
+def test_a_list_with_other_ids_than_the_class_folders_is_said(evaluate, train, weights, data):
+    lines = [f'val/{name}/0.png {i}' for i, name in enumerate(NAMES)]
+    (data / 'right.txt').write_text('\n'.join(lines))
+    (data / 'wrong.txt').write_text('\n'.join([lines[0], 'val/fox/0.png 1', 'val/dog/0.png 2']))
+    path = weights(NAMES)
+    assert 'warning' not in evaluate(data, '--resume', path, '--cls_label_path_val', data / 'right.txt')[0].out
+    result, rows = evaluate(data, '--resume', path, '--cls_label_path_val', data / 'wrong.txt')
+    assert 'wrong.txt' in result.out and 'has class id 1, but by the names of the class folders fox is' in result.out
+    assert rows['fox/0.png'][0] == 1, 'the ids of the list count'
+    train.scenes = data
+    result = train(TRAIN, '--batch_size 1 --cls_label_path_train', data / 'wrong.txt', out='')
+    assert result.code == 0 and 'class folders fox is class 2' in result.out, result.err
 
 
 def test_a_folder_that_is_no_class_is_named(evaluate, weights, data):
@@ -328,6 +343,18 @@ def test_an_annotators_names_give_the_ids_of_class_folders(run, weights, data, t
     means = {name: [mean_scores(array).argmax() for array in arrays] for name, arrays in maps.items()}
     right = sum(guess == ['fox', 'dog'].index(name) for name, guesses in means.items() for guess in guesses)
     assert f'* Acc@1 {100 * right / 4:.3f} of the mean over the cells, on 4 images' in result.out
+
+
+def test_a_training_refuses_maps_in_which_a_class_has_another_id(run, train, weights, data, tmp_path):
+    maps = tmp_path / 'maps'
+    flags = ['--model', 'lvvit_nano', '--img_size', 32, '--nb_classes', 3, '--num_workers', 0]
+    assert run(generate_label, data, maps, *flags, '--resume', weights(NAMES)).code == 0
+    assert json.loads((maps / 'meta.json').read_text())['class_names'] == NAMES
+    assert LabelMaps(str(maps), 3).names_for(read_samples(str(data), 'train', None, 3)).tolist()[0] == b'cat/0'
+    shutil.rmtree(data / 'train' / 'cat')
+    train.scenes = data
+    line = train.refused(TRAIN, '--token_label --token_label_data', maps)
+    assert 'meta.json' in line and 'class dog has id 1' in line and 'but 0 by the class folders' in line
 
 
 def mean_scores(array):

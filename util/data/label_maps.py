@@ -5,7 +5,7 @@ K best classes of each cell; row = y, column = x. A set of maps is a folder with
 
     SET/<name>.npy or .pt                          n01/a.npy for the image n01/a.JPEG
     SET/label_maps.npy, SET/names.txt              packed by tools/pack_token_label.py
-    SET/meta.json                                  optional, with either: coverage, shape, num_classes, …
+    SET/meta.json                                  optional, with either: coverage, shape, num_classes, class_names, …
 
 The packed array is [n, 2, K, H, H]. Line i of names.txt, which is sorted by bytes, is the name of its map i.
 """
@@ -15,7 +15,7 @@ import os
 
 import numpy as np
 
-from util import files
+from util import class_names, files
 from util.data.map_names import check_distinct, map_names, short_names
 from util.data.map_sets import PackedSet, open_set
 from util.errors import UserError, one_line
@@ -66,8 +66,9 @@ class LabelMaps:
 
         If there is no map of an image's name, the image gets the map of its short name, unless that is the name of
         another image. Looks at file names only. Raises UserError that names two images if they would have one map, and
-        an image without a map unless allow_missing and it has a label.
+        an image without a map unless allow_missing and it has a label; also if a class has another id in the maps.
         """
+        self.check_classes(samples)
         wanted = map_names(samples)
         names = self._existing(wanted)
         check_distinct(names, samples.paths, 'rename one of the two and make its map with generate_label.py')
@@ -92,6 +93,17 @@ class LabelMaps:
                 '--allow_missing_token_label'
             )
         return names
+
+    def check_classes(self, samples):
+        """Raise UserError if a class folder of `samples` has another class id than in meta.json."""
+        in_maps = class_names.of_checkpoint(self.meta, self.meta_path, self.num_classes) or []
+        for i, name in enumerate(samples.class_names or []):
+            if name in in_maps and in_maps.index(name) != i:
+                raise UserError(
+                    f'{self.meta_path}: class {name} has id {in_maps.index(name)} in these maps, but {i} by the class '
+                    f'folders of {samples.paths.root}; make the maps again with an annotator of these classes, or with '
+                    'generate_label.py --class_map'
+                )
 
     def _existing(self, names):
         """The names (an array of bytes) with b'' in place of those of which there is no map."""

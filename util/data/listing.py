@@ -98,6 +98,7 @@ def read_validation(data_path, list_path, num_classes, class_names=None, listed=
         if len(others):
             path, label = samples[others[0]]
             raise UserError(f'{list_path}: {path} has class id {label}, which is not a class of --class_list')
+        warn_of_other_ids(samples, list_path, class_names or [])
         return samples
     root = os.path.join(data_path, 'val')
     if listed:
@@ -113,6 +114,19 @@ def read_validation(data_path, list_path, num_classes, class_names=None, listed=
                 'give a list file with the ids (--cls_label_path_val), or name the classes to eval.py (--class_list)'
             )
     return read_folder(root, num_classes, {name: i for i, name in enumerate(class_names)})
+
+
+def warn_of_other_ids(samples, list_path, class_names):
+    """Log the first image of a list whose folder is a class in `class_names`, but with another class id."""
+    ids = {name: i for i, name in enumerate(class_names)}
+    for path, label in samples:
+        folder = os.path.basename(os.path.dirname(path))
+        if label != UNLABELLED and ids.get(folder, label) != label:
+            log(
+                f'warning: {list_path}: {path} has class id {label}, but by the names of the class folders {folder} is '
+                f'class {ids[folder]}; the ids of the list count, so accuracies are wrong if the list is'
+            )
+            return
 
 
 def train_classes(data_path):
