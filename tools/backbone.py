@@ -136,7 +136,7 @@ def write_annotator(backbone, weight, bias, path, metadata):
     graph.output.append(helper.make_tensor_value_info('scores', TensorProto.FLOAT, shape))
     existing = {entry.key: entry.value for entry in model.metadata_props}
     helper.set_model_props(model, {**existing, **metadata})
-    if model.ByteSize() < LIMIT:
+    if sum(len(tensor.raw_data) for tensor in graph.initializer) < LIMIT:  # above 2 GB model.ByteSize() fails
         files.write(path, model.SerializeToString())
     else:
         beside = f'{os.path.basename(path)}.data'
