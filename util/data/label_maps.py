@@ -96,12 +96,13 @@ class LabelMaps:
 
     def check_classes(self, samples):
         """Raise UserError if a class folder of `samples` has another class id than in meta.json."""
-        in_maps = class_names.of_checkpoint(self.meta, self.meta_path, self.num_classes) or []
+        names = class_names.of_checkpoint(self.meta, self.meta_path, self.num_classes) or []
+        ids = {name: i for i, name in enumerate(names)}
         for i, name in enumerate(samples.class_names or []):
-            if name in in_maps and in_maps.index(name) != i:
+            if ids.get(name, i) != i:
                 raise UserError(
-                    f'{self.meta_path}: class {name} has id {in_maps.index(name)} in these maps, but {i} by the class '
-                    f'folders of {samples.paths.root}; make the maps again with an annotator of these classes, or with '
+                    f'{self.meta_path}: class {name} has id {ids[name]} in these maps, but {i} by the class folders of '
+                    f'{samples.paths.root}; make the maps again with an annotator of these classes, or with '
                     'generate_label.py --class_map'
                 )
 

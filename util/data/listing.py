@@ -98,7 +98,8 @@ def read_validation(data_path, list_path, num_classes, class_names=None, listed=
         if len(others):
             path, label = samples[others[0]]
             raise UserError(f'{list_path}: {path} has class id {label}, which is not a class of --class_list')
-        warn_of_other_ids(samples, list_path, class_names or [])
+        if class_names:
+            warn_of_other_ids(samples, list_path, class_names)
         return samples
     root = os.path.join(data_path, 'val')
     if listed:
