@@ -24,7 +24,7 @@ from util.args import (
     complete_model,
     weights_file,
 )
-from util.data import listing, loader
+from util.data import loader, validation
 from util.data.transforms import EvalTransform
 from util.errors import UserError
 from util.logger import log
@@ -57,7 +57,7 @@ def new_eval_loader(args, rank=0, world_size=1, backend='pil', names=None, liste
     backend: the library that reads the images. main.py always uses pil, so that its accuracies compare with published
     ones. names: of the model's classes, by id; listed: {class folder: class id} of --class_list. See read_validation.
     """
-    samples = listing.read_validation(args.data_path, args.cls_label_path_val, args.nb_classes, names, listed)
+    samples = validation.read_validation(args.data_path, args.cls_label_path_val, args.nb_classes, names, listed)
     return loader.build_eval_loader(
         samples, new_transform(args, backend), args.batch_size, args.num_workers, args.prefetch_factor, rank, world_size
     )
@@ -90,7 +90,7 @@ def read_class_list(args, names):
     """{class folder: class id} of --class_list; None without the flag. names: of the checkpoint, or None."""
     if not args.class_list:
         return None
-    of_train = listing.train_classes(args.data_path)
+    of_train = validation.train_classes(args.data_path)
     if names is None and len(of_train) == args.nb_classes:
         names = of_train
     listed = class_names.read_class_list(args.class_list, names, args.nb_classes)

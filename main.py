@@ -29,7 +29,7 @@ from util.args import (
     scale_learning_rates,
     write_config,
 )
-from util.data import listing, loader
+from util.data import listing, loader, validation
 from util.data.label_maps import LabelMaps
 from util.data.transforms import TrainTransform
 from util.errors import UserError
@@ -144,7 +144,7 @@ def main(args):
         val_loader = new_eval_loader(args, *ranks, names=names)
         if names is None and not args.cls_label_path_val:
             of_val = val_loader.dataset.samples.class_names
-            listing.warn_of_other_ids(train_loader.dataset.samples, args.cls_label_path_train, of_val)
+            validation.warn_of_other_ids(train_loader.dataset.samples, args.cls_label_path_train, of_val)
         if names and len(names) < args.nb_classes:
             log(
                 f'warning: {len(names)} class folders, but --nb_classes is {args.nb_classes}: the last '

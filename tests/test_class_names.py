@@ -19,8 +19,9 @@ from inference_helpers import MODEL, random_weights, records
 from tools import convert_weight, visualize
 from util import class_names
 from util.data.label_maps import LabelMaps
-from util.data.listing import read_samples, read_validation
+from util.data.listing import read_samples
 from util.data.transforms import EvalTransform
+from util.data.validation import read_validation
 from util.deploy import export, inference_yml
 from util.errors import UserError
 from util.weights import checkpoint
