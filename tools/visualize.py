@@ -186,9 +186,14 @@ def load_models(args):
 
 def main(args):
     complete_model(args, FAMILY[args.model])
-    needs_model = {'--compare': args.compare, '--rollout': args.rollout, '--relevance': args.relevance is not None}
-    for flag in [flag for flag, given in needs_model.items() if given and not (args.resume or args.pretrained)]:
-        raise UserError(f'{flag}: needs a model; add --resume (a checkpoint) or --pretrained')
+    if not (args.resume or args.pretrained):
+        for flag, given in (
+            ('--compare', args.compare),
+            ('--rollout', args.rollout),
+            ('--relevance', args.relevance is not None),
+        ):
+            if given:
+                raise UserError(f'{flag}: needs a model; add --resume (a checkpoint) or --pretrained')
     if not (args.resume or args.pretrained or args.token_label_data):
         raise UserError(
             'nothing to show: give --resume (a checkpoint) or --pretrained, --token_label_data (label maps), or both'
