@@ -61,6 +61,10 @@ def complete(args):
     """Check the flags, and set those that the command left out. Raises UserError."""
     complete_model(args, FAMILY[args.model])
     complete_training(args, token_grid(args.model, args.input_size), total_batch(args))
+    if args.label_list and not args.cls_label_path_train:
+        raise UserError(
+            '--label_list needs --cls_label_path_train: without a list file the class folders have the names'
+        )
 
 
 def new_model(args):
@@ -81,6 +85,8 @@ def new_train_loader(args, rank=0, world_size=1):
     """The loader of the training set that the flags describe."""
     split = 'val' if args.debug else 'train'
     samples = listing.read_samples(args.data_path, split, args.cls_label_path_train, args.nb_classes)
+    if args.label_list:
+        samples.class_names = class_names.of_training_list(args.label_list, args.nb_classes)
     label_maps = None
     if args.token_label:
         label_maps = LabelMaps(

@@ -26,8 +26,8 @@ DATA = 'data_path=/datasets/imagenet/ cls_label_path_val=None num_workers=10 pre
 AMP = 'use_amp=False amp_dtype=float16 amp_level=O1'
 RECORDS = 'topk=5 label_list=None save_json= skip_bad=False'
 TRAIN = """
-    cls_label_path_train=None persistent_workers=False batch_size=64 epochs=300 accum_iter=1 drop=0.0 drop_path=None
-    model_ema=False model_ema_decay=0.9999 model_ema_eval=False seed=0 max_bad_images=100 finetune=
+    cls_label_path_train=None label_list=None persistent_workers=False batch_size=64 epochs=300 accum_iter=1 drop=0.0
+    drop_path=None model_ema=False model_ema_decay=0.9999 model_ema_eval=False seed=0 max_bad_images=100 finetune=
     remove_head_from_pretained=False resume_ema= start_epoch=0 sync_bn=False recompute=False to_static=False
     eval=False dist_eval=False debug=False opt=adamw opt_eps=1e-08 opt_betas=None momentum=0.9 clip_grad=None
     weight_decay=0.05 layer_decay=None blr=0.0008 lr=None lr_total_batch=None warmup_lr=1e-06 min_lr=1e-05

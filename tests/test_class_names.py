@@ -122,6 +122,21 @@ def test_a_resumed_run_refuses_other_class_folders_and_keeps_the_names_with_a_li
     assert trained.state('zebras')['class_names'] == ['dog', 'fox', 'zebra']
 
 
+def test_a_training_by_a_list_keeps_the_names_of_its_label_list(train, data):
+    lines = [f'train/{name}/0.png {i}' for i, name in enumerate(['fox', 'cat', 'dog'])]
+    (data / 'train.txt').write_text('\n'.join(lines))
+    (data / 'names.txt').write_text('0 fox\n1 cat\n2 dog\n')
+    (data / 'twice.txt').write_text('0 fox\n1 cat\n2 cat\n')
+    train.scenes = data
+    by_list = f'--batch_size 1 --cls_label_path_train {data}/train.txt'
+    result = train(TRAIN, by_list, f'--label_list {data}/names.txt')
+    assert result.code == 0 and 'val: 6 images of 3 classes, 1: cat, 2: dog, 0: fox' in result.out, result.err
+    assert train.state()['class_names'] == ['fox', 'cat', 'dog']
+    assert '--cls_label_path_train' in train.refused(TRAIN, f'--label_list {data}/names.txt')
+    line = train.refused(TRAIN, by_list, f'--label_list {data}/twice.txt')
+    assert 'twice.txt: classes 1 and 2 are both called cat' in line
+
+
 def test_fewer_class_folders_than_classes_train_with_a_warning(train, data):
     (data / 'train' / '.ipynb_checkpoints').mkdir()
     train.scenes = data
@@ -164,11 +179,11 @@ def test_a_list_with_other_ids_than_the_class_folders_is_said(evaluate, train, w
     path = weights(NAMES)
     assert 'warning' not in evaluate(data, '--resume', path, '--cls_label_path_val', data / 'right.txt')[0].out
     result, rows = evaluate(data, '--resume', path, '--cls_label_path_val', data / 'wrong.txt')
-    assert 'wrong.txt' in result.out and 'has class id 1, but by the names of the class folders fox is' in result.out
+    assert 'wrong.txt' in result.out and 'has class id 1, but by the names of the classes fox is' in result.out
     assert rows['fox/0.png'][0] == 1, 'the ids of the list count'
     train.scenes = data
     result = train(TRAIN, '--batch_size 1 --cls_label_path_train', data / 'wrong.txt', out='')
-    assert result.code == 0 and 'class folders fox is class 2' in result.out, result.err
+    assert result.code == 0 and 'the classes fox is class 2' in result.out, result.err
 
 
 def test_a_folder_that_is_no_class_is_named(evaluate, weights, data):

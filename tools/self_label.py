@@ -44,7 +44,9 @@ from util.ranges import count, number
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 LABELS, SAMPLED = '--ground_truth only', '--token_label_gumbel'
 OWN_FLAGS = '--annotator --annotator_flags --val_share --map_size --labeler_flags --student_flags --launch'.split()
-SET_HERE = ['--data_path', '--cls_label_path_train', '--cls_label_path_val', '--output_dir', '--resume', '--nb_classes']
+SET_HERE = (
+    '--data_path --cls_label_path_train --cls_label_path_val --label_list --output_dir --resume --nb_classes'.split()
+)
 
 
 def parser():
@@ -166,7 +168,7 @@ def main(args):
     if args.annotator:
         fit_annotator.labelled_samples(args.photos, in_out('labelled_list.txt'), in_out('label_list.txt'))
     data = ['--data_path', args.photos, '--nb_classes', str(num_classes), '--resume', 'auto']
-    data += ['--cls_label_path_val', in_out('val_list.txt')]
+    data += ['--cls_label_path_val', in_out('val_list.txt'), '--label_list', in_out('label_list.txt')]
 
     steps = Steps(args.out, args.launch)
     words = ['generate_label.py', args.photos, in_out('maps'), '--cls_label_path', in_out('train_list.txt')]

@@ -175,6 +175,8 @@ def add_data(parser, train=False):
     if train:
         help = "list of training images, lines 'path class_id', -1: no label (default: the folders of train/)"
         add('--cls_label_path_train', metavar='FILE', help=help)
+        help = "names of the classes of --cls_label_path_train, lines 'id name'; the checkpoints keep them"
+        add('--label_list', metavar='FILE', help=help)
     help = "list of validation images, lines 'path class_id' (default: the folders of val/)"
     add('--cls_label_path_val', metavar='FILE', help=help)
     help = 'loader processes, at most one for each core; 0: this process makes the batches (default: 10)'

@@ -36,6 +36,20 @@ def read_label_list(path):
     return names
 
 
+def of_training_list(path, num_classes):
+    """[name of class 0, …] from the file of main.py --label_list. Raises UserError, also for a name that comes twice."""
+    names = to_show(path, None, num_classes)
+    ids = {}
+    for i in range(num_classes):
+        if names[i] in ids:
+            raise UserError(
+                f'--label_list {path}: classes {ids[names[i]]} and {i} are both called {one_line(names[i])}; give each '
+                'a name of its own'
+            )
+        ids[names[i]] = i
+    return list(ids)
+
+
 def write_label_list(folder, names):
     """Write <folder>/label_list.txt, lines `id name`. Raises UserError."""
     text = ''.join(f'{i} {visible(name)}\n' for i, name in enumerate(names))

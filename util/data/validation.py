@@ -48,7 +48,7 @@ def warn_of_other_ids(samples, list_path, class_names):
         folder = os.path.basename(os.path.dirname(path))
         if label != UNLABELLED and ids.get(folder, label) != label:
             log(
-                f'warning: {list_path}: {path} has class id {label}, but by the names of the class folders {folder} is '
+                f'warning: {list_path}: {path} has class id {label}, but by the names of the classes {folder} is '
                 f'class {ids[folder]}; the ids of the list count, so accuracies are wrong if the list is'
             )
             return

@@ -13,7 +13,7 @@ class TrainState:
 
     model: LV_ViT; loader: Loader of the training set; amp: Amp. starting.start adds optimizer and ema (ModelEma, None
     without --model_ema). epoch: the epoch in progress; steps_done: its optimizer steps so far, of steps_per_epoch.
-    class_names: names of the classes by id, from class folders; None from a list file.
+    class_names: names of the classes by id, from class folders or --label_list; None from a list file alone.
     meters: MetricLogger with the losses of the epoch. best: {'best_acc1': the best accuracy so far, in percent, …}.
     """
 
