@@ -37,7 +37,7 @@ def read_label_list(path):
 
 
 def of_training_list(path, num_classes):
-    """[name of class 0, …] from the file of main.py --label_list. Raises UserError, also for a name that comes twice."""
+    """[name of class 0, …] from the file of main.py --label_list. Raises UserError, also for two equal names."""
     names = to_show(path, None, num_classes)
     ids = {}
     for i in range(num_classes):
