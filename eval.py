@@ -100,6 +100,17 @@ def read_class_list(args, names):
     return listed
 
 
+def warn_of_list(args, state, names, path):
+    """Log that the class ids of folders are uncertain for a checkpoint without names that a list file trained."""
+    flags = state.get('args')
+    trained_on = flags.get('cls_label_path_train') if isinstance(flags, dict) else None
+    if trained_on and not names and not args.cls_label_path_val:
+        log(
+            f'warning: {path} was trained on the list file {trained_on} and has no class names; if its class ids are '
+            'not those of the sorted folders, give --cls_label_path_val'
+        )
+
+
 def read_real_labels(args, images, classes):
     """The ReaL labels of the images among the classes that count; None without --real_labels."""
     if not args.real_labels:
@@ -125,7 +136,9 @@ def main(args):
     results, val_loader, names = [], None, None
     for path in paths:
         model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
-        before, names = names, class_names.of_checkpoint(load(model, path, args.ema), path, args.nb_classes)
+        state = load(model, path, args.ema)
+        before, names = names, class_names.of_checkpoint(state, path, args.nb_classes)
+        warn_of_list(args, state, names, path)
         if val_loader is None or names != before:  # the names give the class ids of the folders
             listed = read_class_list(args, names)
             classes = sorted(listed.values()) if listed else list(range(args.nb_classes))

@@ -137,6 +137,14 @@ def test_a_training_by_a_list_keeps_the_names_of_its_label_list(train, data):
     assert 'twice.txt: classes 1 and 2 are both called cat' in line
 
 
+def test_an_evaluation_on_folders_says_that_a_checkpoint_was_trained_on_a_list_without_names(run, train, data):
+    (data / 'train.txt').write_text('train/fox/0.png 0\ntrain/cat/0.png 1\ntrain/dog/0.png 2\n')
+    train.scenes = data
+    assert train(TRAIN, f'--batch_size 1 --cls_label_path_train {data}/train.txt').code == 0
+    out = run(eval_script, *THREE, '--data_path', data, '--resume', train.path()).out
+    assert f'was trained on the list file {data}/train.txt' in out and '--cls_label_path_val' in out
+
+
 def test_fewer_class_folders_than_classes_train_with_a_warning(train, data):
     (data / 'train' / '.ipynb_checkpoints').mkdir()
     train.scenes = data

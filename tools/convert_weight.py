@@ -113,6 +113,9 @@ def main(args):
     check_arrays(weights, args.input)
     weights = without_prefix(weights, args.input, HEADS)  # of an LV-ViT
     weights = without_prefix(weights, args.input)  # of another network
+    broken = [name for name, value in weights.items() if not np.isfinite(value).all()]
+    if broken:
+        log(f'warning: {len(broken)} of the weights are not finite, among them {broken[0]}')
     if args.output.endswith('.pdparams'):
         new_layout, convert, write = PADDLE, torch_file.to_paddle, write_pdparams
     else:

@@ -124,8 +124,8 @@ def read_class_list(path, names, num_classes):
             own = f"the model's class names ({shorten(names)})" if names else 'class names, of which the model has none'
             wordnet = ' or WordNet ids of ImageNet' if num_classes == 1000 else ''
             raise UserError(
-                f"--class_list {path}, line {number}: '{one_line(word)}' is not a class of the model; all lines must "
-                f'be {own}, or class ids below {num_classes}{wordnet}'
+                f"--class_list {path}, line {number}: '{one_line(word)}' is not a class of the model; each line must "
+                f'be one name: all {own}, or all class ids below {num_classes}{wordnet}'
             )
         if ids[word] in line_of:
             raise UserError(

@@ -61,6 +61,8 @@ def suffix(name):
     """The suffix of a skipped file, as the log counts it."""
     if name.startswith('._'):  # what macOS writes beside x.jpg
         return '._*'
+    if name.startswith('.'):
+        return 'hidden'
     return os.path.splitext(name)[1].lower() or 'no suffix'
 
 
