@@ -9,7 +9,6 @@ first. DATA is a folder of class folders, or has such a folder train/. An interr
 Several processes, started by paddle.distributed.launch, share the images.
 """
 
-import argparse
 import os
 import sys
 
@@ -37,7 +36,7 @@ DEFAULTS = {'img_size': 576, 'mean': IMAGENET_MEAN, 'std': IMAGENET_STD, 'interp
 
 
 def parser():
-    parser = Parser('generate_label.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser('generate_label.py', description=__doc__)
     parser.add_argument('data', metavar='DATA', help='images: class folders, in train/ if there is such a folder')
     parser.add_argument('out', metavar='OUT', help='folder of the label maps')
     parser.add_argument(

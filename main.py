@@ -41,7 +41,7 @@ from util.train.loss import TokenLabelLoss
 from util.train.mixup import Mixup
 from util.train.train_state import TrainState, total_batch
 from util.weights import checkpoint
-from util.writers import Writers
+from util.writers import Writers, check_packages
 
 
 def parser():
@@ -129,6 +129,8 @@ def new_train_loader(args, rank=0, world_size=1):
 def main(args):
     flags = dict(vars(args))  # as given, for args.yaml
     complete(args)
+    if not args.eval:
+        check_packages(args.log_visualdl, args.log_wandb)
     if args.output_dir:
         files.check_folder(args.output_dir, f'--output_dir {args.output_dir}')
     rank, world_size = dist.init()
@@ -230,7 +232,8 @@ def train(state, val_loader):
             f'--warmup_epochs {args.warmup_epochs} is not less than --epochs {args.epochs}: the learning rate rises in '
             'all epochs of the schedule'
         )
-    log(f'Start training for {epochs} epochs')
+    why = f': --epochs {args.epochs} and --cooldown_epochs {args.cooldown_epochs}' if args.cooldown_epochs else ''
+    log(f'Start training for {epochs} epochs{why}')
     log(
         f'training on {len(dataset)} images, validating on {len(val_loader.dataset)}, '
         f'from epoch {state.epoch}, step {state.steps_done}'

@@ -111,7 +111,8 @@ def measure(connections, batch, rounds, repeat):
 
 
 def parser():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    how = dict(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser('benchmarks/inference.py', description=__doc__, **how)
     parser.add_argument('--model', default='lvvit_t', help='model to export and measure (default: lvvit_t)')
     parser.add_argument('--input_size', default=224, type=count, help='side of the input in pixels (default: 224)')
     parser.add_argument('--batch_size', default=[1, 8], type=count, nargs='+', help='batch sizes (default: 1 8)')

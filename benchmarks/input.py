@@ -42,6 +42,7 @@ from benchmarks.clock import Clock
 from benchmarks.input_processes import BATCH, apart, from_processes, make, slow_disk
 from benchmarks.input_report import BACKENDS, STAGES, draw, table
 from util import files
+from util.args import Parser
 from util.data import images, transforms
 from util.data.datasets import EvalDataset
 from util.data.images import open_rgb
@@ -53,7 +54,7 @@ SIZE = 224
 
 
 def parser():
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser = Parser('benchmarks/input.py', description=__doc__)
     add = parser.add_argument
     add('out', metavar='OUT', help='folder for the table and the figure')
     add('--data_path', required=True, metavar='DIR', help='folder of the images: DIR/train/CLASS/, or as --list says')

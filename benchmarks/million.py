@@ -14,7 +14,6 @@ in random order. Removes OUT at the end. Measures once each:
   label map; decoding and augmentation, which keep nothing, are left out.
 """
 
-import argparse
 import functools
 import os
 import shutil
@@ -137,7 +136,7 @@ def growth(dataset, name):
 
 
 def parser():
-    parser = Parser('benchmarks/million.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser('benchmarks/million.py', description=__doc__)
     parser.add_argument('out', metavar='OUT', help='a new folder for the set; removed at the end')
     parser.add_argument('--images', type=count, default=IMAGES, help=f'images of the set (default: {IMAGES})')
     return parser

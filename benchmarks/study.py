@@ -201,7 +201,7 @@ def main(args):
 
 
 def parser():
-    parser = Parser('benchmarks/study.py', description=__doc__.splitlines()[0])
+    parser = Parser('benchmarks/study.py', description=__doc__)
     add = parser.add_argument
     add('data', metavar='DATA', type=Path, help='see the head of benchmarks/study.py')
     add('out', metavar='OUT', type=Path, help='folder for the runs')

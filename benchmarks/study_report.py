@@ -122,7 +122,7 @@ def main(args):
 
 
 def parser():
-    parser = Parser('benchmarks/study_report.py', description=__doc__.splitlines()[0])
+    parser = Parser('benchmarks/study_report.py', description=__doc__)
     parser.add_argument('csv', metavar='CSV', type=Path, help='the results')
     parser.add_argument('--curves', metavar='PNG', help='draw accuracy by step')
     return parser

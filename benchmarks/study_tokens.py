@@ -70,7 +70,7 @@ def main(args):
 
 
 def parser():
-    parser = Parser('benchmarks/study_tokens.py', description=__doc__.splitlines()[0])
+    parser = Parser('benchmarks/study_tokens.py', description=__doc__)
     for name in ('checkpoint', 'data', 'maps', 'result'):
         parser.add_argument(name, metavar=name.upper())
     return parser

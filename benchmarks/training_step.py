@@ -35,6 +35,7 @@ class Enough(Exception):
 
 def parser():
     parser = trainer.parser()
+    parser.prog, parser.description = 'benchmarks/training_step.py', __doc__
     parser.add_argument('--steps', default=10, type=count, help='steps to measure (default: 10)')
     return parser
 

@@ -38,7 +38,7 @@ VERSION = 1  # increase it when the scenes change: folders of another version ar
 
 
 def fail(message):
-    print(f'digits.py: {visible(message)}', file=sys.stderr)
+    print(f'demo/digits.py: error: {visible(message)}', file=sys.stderr)
     sys.exit(2)
 
 
@@ -95,9 +95,8 @@ def made_by_this_script(folder):
 
 
 def parser():
-    parser = argparse.ArgumentParser(
-        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    how = dict(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser('demo/digits.py', description=__doc__, **how)
     parser.error = fail  # one line, without the usage text
     add = parser.add_argument
     add('out', metavar='OUT', type=Path, help='folder to make')

@@ -52,7 +52,8 @@ def demo(folder):
 
 
 def parser():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    how = dict(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser('docs/figures.py', description=__doc__, **how)
     parser.add_argument('folder', metavar='DIR', help='folder of the pictures')
     return parser
 

@@ -31,7 +31,7 @@ ROUNDING = 1e-5  # scores are printed with 5 decimals
 
 
 def parser():
-    parser = Parser('compare_results.py', description=__doc__.split('\n')[0])
+    parser = Parser('test_tipc/compare_results.py', description=__doc__)
     parser.add_argument('--gt_file', metavar='FILES', help='reference, may be a glob pattern')
     help = 'accuracy that the predictions must have'
     parser.add_argument('--acc1', type=number(at_least=0, at_most=100), metavar='PERCENT', help=help)

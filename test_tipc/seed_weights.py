@@ -22,7 +22,7 @@ HEAD = 3.0  # standard deviation of the class token's logits
 
 
 def parser():
-    parser = Parser('test_tipc/seed_weights.py', description=__doc__.splitlines()[0])
+    parser = Parser('test_tipc/seed_weights.py', description=__doc__)
     add_model(parser, FAMILY)
     parser.add_argument('--output', required=True, metavar='FILE', help='the .pdparams to write')
     return parser

@@ -210,6 +210,7 @@ REFUSED = """
 --model lvvit_xxl                                                   'lvvit_xxl'
 --input_size 40                                                     img_size 40 must be a multiple of patch_size 16
 --no_such_flag                                                      --no_such_flag
+--batch 16                                                          --batch 16
 --sync_bn                                                           --sync_bn needs GPUs
 """
 
@@ -285,13 +286,20 @@ SCRIPTS = [
 ]
 
 
-@pytest.mark.parametrize('script', SCRIPTS)
-def test_every_number_of_every_script_has_a_range(script, monkeypatch):
-    monkeypatch.syspath_prepend(str((ROOT / script).parent))
-    spec = importlib.util.spec_from_file_location(f'{script} of test_args', ROOT / script)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    for action in module.parser()._actions:
+@pytest.fixture(params=SCRIPTS, scope='module')
+def script(request):
+    """A script as a module. script.path: below the root of the project."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str((ROOT / request.param).parent))
+        spec = importlib.util.spec_from_file_location(f'{request.param} of test_args', ROOT / request.param)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        module.path = request.param
+        yield module
+
+
+def test_every_number_of_every_script_has_a_range(script):
+    for action in script.parser()._actions:
         defaults = action.default if isinstance(action.default, (list, tuple)) else [action.default]
         if isinstance(action.type, Range):
             assert action.type.bounds, f'{action.option_strings}: a range without a limit'
@@ -300,6 +308,15 @@ def test_every_number_of_every_script_has_a_range(script, monkeypatch):
         else:
             assert action.type in (None, Path, boolean), f'{action.option_strings}: see util/ranges.py'
             assert not {int, float} & set(map(type, defaults)), f'{action.option_strings}: see util/ranges.py'
+
+
+def test_the_help_of_every_script_has_its_path_and_its_docstring_line_by_line(script):
+    parser = script.parser()
+    assert parser.prog == script.path and f'\n{script.__doc__.strip()}\n' in parser.format_help()
+
+
+def test_no_script_takes_abbreviated_flags(script):
+    assert not script.parser().allow_abbrev
 
 
 COUNTS = [(eval_script, '--batch_size'), (eval_script, '--topk'), (predict, '--batch_size'), (predict, '--topk')]

@@ -32,7 +32,7 @@ def error_of(capsys, *flags):
     with pytest.raises(SystemExit) as stop:
         digits.main(words(*flags))
     text = capsys.readouterr().err
-    assert stop.value.code == 2 and text.startswith('digits.py: ') and text.count('\n') == 1, text
+    assert stop.value.code == 2 and text.startswith('demo/digits.py: error: ') and text.count('\n') == 1, text
     return text
 
 

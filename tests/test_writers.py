@@ -8,7 +8,7 @@ import paddle
 import pytest
 
 import engine
-from util.errors import UserError
+import main
 from util.writers import Writers
 
 
@@ -65,11 +65,12 @@ def test_a_wandb_run_that_does_not_start_is_one_line(train, tiny, wandb):
     assert '--log_wandb' in line and 'run abc was deleted use another id' in line and 'WANDB_MODE=offline' in line
 
 
-@pytest.mark.parametrize('module, flags', [('visualdl', {'log_visualdl': 'somewhere'}), ('wandb', {'log_wandb': True})])
-def test_a_writer_that_is_not_installed_says_what_to_install(monkeypatch, module, flags):
+@pytest.mark.parametrize('module, flag', [('visualdl', '--log_visualdl somewhere'), ('wandb', '--log_wandb')])
+def test_a_writer_that_is_not_installed_is_an_error_before_data_and_model(train, monkeypatch, module, flag):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(UserError, match=f'--log_{module}.*pip install {module}'):
-        Writers(**flags)
+    monkeypatch.setattr(main, 'new_train_loader', None)
+    line = train.refused(flag)
+    assert f'--log_{module}' in line and f'pip install {module}' in line and not (train.folder / 'run').exists()
     Writers().write({'a': 1.0}, 1)  # by default neither is imported
 
 

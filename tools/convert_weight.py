@@ -11,7 +11,6 @@ bfloat16 becomes float32. No other number is changed. OUT keeps the names of the
 read all of these files without conversion.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -38,7 +37,7 @@ SHOWN = 20  # differences that are listed
 
 
 def parser():
-    parser = Parser('convert_weight.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser('tools/convert_weight.py', description=__doc__)
     parser.add_argument('input', metavar='IN', help='weights or a checkpoint of PyTorch, Paddle or this project')
     parser.add_argument('output', metavar='OUT', help='.pdparams or .safetensors')
     parser.add_argument('--ema', action='store_true', help="the checkpoint's averaged weights")

@@ -8,7 +8,6 @@ weight), averaged weights, and what the forward pass keeps for the backward pass
 kernels' workspaces, fragmentation) comes on top. Mixed precision is O1 with fused attention, and was not measured.
 """
 
-import argparse
 import gc
 import os
 import sys
@@ -35,8 +34,7 @@ IMAGENET_IMAGES = 1281167
 
 def parser():
     parser = trainer.parser()
-    parser.prog, parser.description = 'estimate.py', __doc__
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.prog, parser.description = 'tools/estimate.py', __doc__
     add = parser.add_argument_group('estimate').add_argument
     add('--processes', default=1, type=count, metavar='N', help='processes of the training, one a GPU (default: 1)')
     help = f"images of the training set (default: ImageNet's {IMAGENET_IMAGES:,})"

@@ -31,8 +31,8 @@ LIMIT = 1.9e9  # bytes of weights that fit into an ONNX file; larger weights go 
 
 
 def parser():
-    how = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser('export_dense_onnx.py', description=__doc__, formatter_class=how)
+    how = dict(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser('tools/export_dense_onnx.py', description=__doc__, **how)
     add = parser.add_argument
     add('model', metavar='NAME', help='a classifier of the library')
     add('output', metavar='FILE.onnx', help='the ONNX file to write')

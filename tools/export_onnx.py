@@ -29,7 +29,7 @@ INSTALL = 'pip install paddle2onnx==2.1.0 onnx onnxruntime'
 
 
 def parser():
-    parser = Parser('export_onnx.py', description=__doc__.splitlines()[0])
+    parser = Parser('tools/export_onnx.py', description=__doc__)
     add_model(parser, FAMILY)
     add_weights(parser)
     parser.add_argument('--output', required=True, metavar='FILE', help='the ONNX file to write')

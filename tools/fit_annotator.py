@@ -9,7 +9,6 @@ classifier behind every cell. Beside OUT, <name>.features/ keeps the features, a
 their maps. The same command continues an interrupted run. Needs `pip install onnx onnxruntime scikit-learn`.
 """
 
-import argparse
 import hashlib
 import importlib
 import json
@@ -38,7 +37,7 @@ FEWEST = 10  # labelled photos of a class
 
 
 def parser():
-    parser = Parser('tools/fit_annotator.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser('tools/fit_annotator.py', description=__doc__)
     add = parser.add_argument
     add(
         'backbone',

@@ -10,7 +10,6 @@ count, a column of the table. It adds biases, norms, activations, softmax and dr
 and leaves out the heads (tests/parity/test_weights.py).
 """
 
-import argparse
 import math
 import os
 import sys
@@ -41,7 +40,7 @@ HEADER = ('model', 'size', 'params (M)', 'GMACs', "by the original's count", 'pu
 
 
 def parser():
-    parser = Parser('model_info.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser('tools/model_info.py', description=__doc__)
     parser.add_argument('--model', metavar='NAME', help='one model (default: all)')
     size = 'side of its input (default: its published sizes, else 224)'
     parser.add_argument('--input_size', type=count, help=size)

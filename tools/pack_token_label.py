@@ -7,7 +7,6 @@ Packing helps because a million small files are slow to copy and to read. At the
 compared. The same command continues an interrupted run.
 """
 
-import argparse
 import os
 import shutil
 import sys
@@ -27,9 +26,7 @@ from util.logger import log, progress
 
 
 def parser():
-    parser = Parser(
-        'tools/pack_token_label.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser('tools/pack_token_label.py', description=__doc__)
     parser.add_argument('data', metavar='DIR', help='a set of label maps')
     parser.add_argument('out', metavar='OUT', help='folder for the set of the other kind')
     parser.add_argument('--unpack', action='store_true', help='from the packed set DIR to one file per image')

@@ -50,7 +50,7 @@ SET_HERE = (
 
 
 def parser():
-    parser = Parser('tools/self_label.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser('tools/self_label.py', description=__doc__)
     add = parser.add_argument
     help = 'ONNX file or classifier of paddle.vision.models that tools/fit_annotator.py makes an annotator of'
     add('--annotator', default='', metavar='BACKBONE', help=help)

@@ -20,12 +20,16 @@ LABEL_LIST_HELP = "names of the classes, lines 'id name' (default: those that th
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line. With `add_config` it reads flags from a YAML file too."""
+    """An ArgumentParser whose errors are one line, and whose help shows the description with its line breaks.
+
+    It takes no abbreviated flags. With `add_config` it reads flags from a YAML file too.
+    """
 
     reads_config, error_source = False, ''
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, prog, description=None):
+        raw = argparse.RawDescriptionHelpFormatter
+        super().__init__(prog, description=description, formatter_class=raw, allow_abbrev=False)
         # argparse before Python 3.14 takes -1e-3 and -inf for flags, and then says that a value is missing
         self._negative_number_matcher = re.compile(r'-(\d|\.\d|inf|nan)')
 

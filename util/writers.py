@@ -1,11 +1,23 @@
 """Scalars of a training for VisualDL and Weights & Biases."""
 
+import importlib
+
 from util import dist
 from util.errors import UserError, one_line
 
 
+def check_packages(log_visualdl, log_wandb):
+    """Raise UserError if the package of a flag that is given is missing. Call it before long work."""
+    for given, flag, package in (log_visualdl, '--log_visualdl', 'visualdl'), (log_wandb, '--log_wandb', 'wandb'):
+        if given:
+            try:
+                importlib.import_module(package)
+            except ImportError:
+                raise UserError(f'{flag}: {package} is not installed; run `pip install {package}`')
+
+
 class Writers:
-    """Writes scalars to VisualDL and wandb, on the first process. Raises UserError if a package is missing.
+    """Writes scalars to VisualDL and wandb, on the first process. Raises UserError if wandb does not start.
 
     log_visualdl: folder of VisualDL's log, or '' for none. log_wandb: write to wandb. config: {flag: value} for wandb.
     run_id: the wandb run to continue, None for a new one. Attribute run_id: the id of the run.
@@ -18,16 +30,12 @@ class Writers:
         if not dist.is_main():
             return
         if log_visualdl:
-            try:
-                from visualdl import LogWriter
-            except ImportError:
-                raise UserError('--log_visualdl: VisualDL is not installed; run `pip install visualdl`')
+            from visualdl import LogWriter
+
             self.visualdl = LogWriter(logdir=log_visualdl)
         if log_wandb:
-            try:
-                import wandb
-            except ImportError:
-                raise UserError('--log_wandb: wandb is not installed; run `pip install wandb`')
+            import wandb
+
             try:
                 run = wandb.init(entity=wandb_entity, project=wandb_project, config=config, id=run_id, resume='allow')
             except Exception as error:  # no login, no network, or a run that was deleted

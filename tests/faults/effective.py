@@ -118,7 +118,8 @@ def intervals(mean, rng):
 
 
 def parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    how = dict(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser('tests/faults/effective.py', description=__doc__, **how)
     parser.add_argument('every', nargs='*', type=positive, default=[10, 20, 40], help='mean seconds between kills')
     parser.add_argument('--epochs', type=count, default=15, help=f'of {STEPS_PER_EPOCH} steps')
     parser.add_argument('--seed', type=natural, default=0, help='of the intervals')
