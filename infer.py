@@ -4,7 +4,6 @@ from util import runtime
 
 import numpy as np
 
-from util import files
 from util.args import Parser, add_records, boolean
 from util.data.folders import find_images
 from util.data.loader import build_predict_loader
@@ -45,8 +44,7 @@ def parser():
 
 
 def main(args):
-    if args.save_json:
-        files.check_target('--save_json', args.save_json)
+    records.check_targets(args.save_json, args.save_csv)
     settings = inference_yml.find_settings(
         args.model_file,
         args.config,
@@ -84,7 +82,7 @@ def main(args):
         result = benchmark.classify(paths, loader, network, names, args.topk, timer, are_scores)
     else:
         result = records.classify(paths, loader, network, names, args.topk, 'infer', are_scores)
-    records.print_and_save(result, args.save_json)
+    records.print_and_save(result, args.save_json, args.save_csv)
     if args.enable_benchmark:
         timer.report()
     records.check_undecoded(len(paths), len(result), args.skip_bad)

@@ -7,7 +7,6 @@ import os
 import paddle
 
 from models import FAMILY, build_model, published_weights
-from util import files
 from util.args import (
     Parser,
     add_eval_transform,
@@ -52,8 +51,7 @@ def parser():
 @paddle.no_grad()
 def main(args):
     complete_model(args, FAMILY[args.model])
-    if args.save_json:
-        files.check_target('--save_json', args.save_json)
+    records.check_targets(args.save_json, args.save_csv)
     paths = find_images(args.infer_imgs)
     transform = EvalTransform(args.input_size, args.crop_pct, args.interpolation, mean=args.mean, std=args.std)
     model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
@@ -67,7 +65,7 @@ def main(args):
         topk=args.topk,
         title='predict',
     )
-    records.print_and_save(result, args.save_json)
+    records.print_and_save(result, args.save_json, args.save_csv)
     records.check_undecoded(len(paths), len(result), args.skip_bad)
 
 

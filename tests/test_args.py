@@ -24,7 +24,7 @@ WEIGHTS = 'resume= pretrained=False ema=False'
 TRANSFORM = 'crop_pct=None interpolation=bicubic mean=[0.485,0.456,0.406] std=[0.229,0.224,0.225]'
 DATA = 'data_path=/datasets/imagenet/ cls_label_path_val=None num_workers=10 prefetch_factor=2 image_backend=pil'
 AMP = 'use_amp=False amp_dtype=float16 amp_level=O1'
-RECORDS = 'topk=5 label_list=None save_json= skip_bad=False'
+RECORDS = 'topk=5 label_list=None save_json= save_csv= skip_bad=False'
 TRAIN = """
     cls_label_path_train=None label_list=None persistent_workers=False batch_size=64 epochs=300 accum_iter=1 drop=0.0
     drop_path=None model_ema=False model_ema_decay=0.9999 model_ema_eval=False seed=0 max_bad_images=100 finetune=

@@ -212,6 +212,8 @@ def add_records(parser):
     add('--topk', default=5, type=count, metavar='K', help='classes for each image (default: 5)')
     add('--label_list', metavar='FILE', help=LABEL_LIST_HELP)
     add('--save_json', default='', metavar='FILE', help='write the records to a JSON file too')
+    help = 'write a table too, one row for each image: file_name, and class_id, label_name and score of each rank'
+    add('--save_csv', default='', metavar='FILE', help=help)
     help = 'list images that cannot be read or decoded, but do not fail'
     add('--skip_bad', action='store_true', help=help)
 

@@ -103,8 +103,9 @@ def _cells(row):
     return [f'{value:.3f}' if isinstance(value, float) else str(value) for value in row.values()]
 
 
-def write_csv(path, rows):
+def write_csv(path, rows, errors='surrogateescape'):
+    """Write a CSV file. errors: how to encode a byte of a file name that is not UTF-8 (default: as it is)."""
     text = io.StringIO()
     csv.writer(text, lineterminator='\n').writerows(rows)
-    files.write(path, text.getvalue().encode(errors='surrogateescape'))  # file names may not be UTF-8
+    files.write(path, text.getvalue().encode(errors=errors))
     log(f'wrote {path}')

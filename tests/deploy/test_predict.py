@@ -1,5 +1,6 @@
 """predict.py, and the records that it and infer.py print."""
 
+import csv
 import json
 import multiprocessing
 import os
@@ -57,6 +58,19 @@ def test_weights_or_outputs_that_are_not_finite_are_an_error_and_nothing_is_save
         flags = ['--resume', path, '--infer_imgs', images / 'a.jpg', '--save_json', saved]
         line = refused(predict, *MODEL, *flags)
         assert str(named) in line and 'not finite' in line and not saved.exists()
+
+
+def test_a_row_of_the_csv_file_has_an_image_and_its_classes_from_the_best_on(run, either, images, label_list, tmp_path):
+    script, flags = either
+    flags = [*flags, '--infer_imgs', images, '--topk', 2, '--label_list', label_list]
+    found = records(run(script, *flags, '--save_csv', tmp_path / 'r.csv'))
+    with open(tmp_path / 'r.csv', newline='', encoding='utf-8') as f:
+        header, *rows = csv.reader(f)
+    assert header == 'file_name class_id_1 label_name_1 score_1 class_id_2 label_name_2 score_2'.split()
+    assert len(rows) == len(found) == 5
+    for row, record in zip(rows, found):
+        first, second = zip(record['class_ids'], record['label_names'], record['scores'])
+        assert row == [record['file_name'], *map(str, first), *map(str, second)]
 
 
 def test_topk_and_without_a_list_an_id_is_its_own_name(predicted, images):
@@ -190,26 +204,30 @@ def test_models_and_weights_that_do_not_fit_are_refused(predict_with, export_wit
         assert says in script(*words(flags))
 
 
-def test_a_file_name_that_is_not_utf_8_is_an_escape_in_the_json_file(run, either, images, tmp_path):
+def test_a_file_name_that_is_not_utf_8_is_an_escape_in_saved_files(run, either, images, tmp_path):
     script, flags = either
     folder = os.fsencode(tmp_path / 'caf') + b'\xe9'
     os.mkdir(folder)
     image = os.fsdecode(os.path.join(folder, '猫.jpg'.encode()))
     os.link(images / 'a.jpg', image)
-    result = run(script, *flags, '--infer_imgs', image, '--save_json', tmp_path / 'r.json')
+    result = run(
+        script, *flags, '--infer_imgs', image, '--save_json', tmp_path / 'r.json', '--save_csv', tmp_path / 'r.csv'
+    )
     assert result.code == 0, result.err
+    assert r'caf\udce9/猫.jpg,' in (tmp_path / 'r.csv').read_text(encoding='utf-8')
     text = (tmp_path / 'r.json').read_text(encoding='utf-8')
     assert r'caf\udce9/猫.jpg' in text and json.loads(text)[0]['file_name'] == image
 
 
-def test_the_json_file_is_tried_before_the_work_and_kept_if_the_work_fails(run, either, images, tmp_path):
+@pytest.mark.parametrize('flag', ['--save_json', '--save_csv'])
+def test_a_saved_file_is_tried_before_the_work_and_kept_if_the_work_fails(run, either, images, tmp_path, flag):
     script, flags = either
-    kept = tmp_path / 'r.json'
+    kept = tmp_path / 'kept'
     kept.write_text('[]')
-    assert run(script, *flags, '--infer_imgs', '/nowhere.jpg', '--save_json', kept).code == 1
+    assert run(script, *flags, '--infer_imgs', '/nowhere.jpg', flag, kept).code == 1
     assert kept.read_text() == '[]'
-    result = run(script, *flags, '--infer_imgs', images, '--save_json', tmp_path)
-    assert result.code == 1 and '--save_json' in result.err and result.out == ''
+    result = run(script, *flags, '--infer_imgs', images, flag, tmp_path)
+    assert result.code == 1 and flag in result.err and result.out == ''
 
 
 def test_an_output_that_cannot_be_written_is_named(predict_with, export_with, refused, ckpt, tmp_path):

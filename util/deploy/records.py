@@ -1,10 +1,11 @@
 """The records that predict.py and infer.py print: one per image, with the best classes and their names."""
 
+import itertools
 import json
 
 import numpy as np
 
-from util import files
+from util import files, metrics
 from util.errors import UserError
 from util.logger import progress
 
@@ -57,15 +58,30 @@ def decoded(files, batch):
     return paths, np.asarray(batch['image'])[good]
 
 
-def print_and_save(records, path=''):
-    """Print the records in one line, and write them to a JSON file if one is named (--save_json).
+def check_targets(save_json, save_csv):
+    """Raise UserError if a file of --save_json or --save_csv, '' without the flag, cannot be written."""
+    for flag, path in ('--save_json', save_json), ('--save_csv', save_csv):
+        if path:
+            files.check_target(flag, path)
 
-    A byte of a file name that is not UTF-8 is an escape in the file, \\udc80 to \\udcff.
+
+def print_and_save(records, save_json, save_csv):
+    """Print the records in one line, and write them to a JSON file and a CSV file, '' for none.
+
+    The CSV file has columns file_name, class_id_1, label_name_1, score_1, class_id_2, …, with 1 for the best class.
+    A byte of a file name that is not UTF-8 is an escape in both files, \\udc80 to \\udcff.
     """
     print(records, flush=True)
-    if path:
+    if save_json:
         text = json.dumps(records, ensure_ascii=False, indent=1)
-        files.write(path, text.encode(errors='backslashreplace'))
+        files.write(save_json, text.encode(errors='backslashreplace'))
+    if save_csv:
+        ranks = range(1, len(records[0]['class_ids']) + 1) if records else []
+        rows = [['file_name', *(f'{name}_{rank}' for rank in ranks for name in ('class_id', 'label_name', 'score'))]]
+        for record in records:
+            classes = zip(record['class_ids'], record['label_names'], record['scores'])
+            rows.append([record['file_name'], *itertools.chain.from_iterable(classes)])
+        metrics.write_csv(save_csv, rows, errors='backslashreplace')
 
 
 def check_undecoded(num_files, num_records, skip_bad):
