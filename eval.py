@@ -153,7 +153,10 @@ def main(args):
             metrics.log_accuracy('network', stats['acc1'], len(images))
         if real:
             stats.update(real_labels.report(predictions, real, topk))
-        results.append({'checkpoint': args.model if args.pretrained else path, 'images': len(images), **stats})
+        epoch = state.get('epoch')
+        result = {'checkpoint': args.model if args.pretrained else path}
+        result['epoch'] = epoch if isinstance(epoch, int) else ''  # weights alone have none
+        results.append({**result, 'images': len(images), **stats})
         if args.results_file and dist.is_main():
             metrics.write_results(args.results_file, results)  # after each: the next may be unreadable
     if several:

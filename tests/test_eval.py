@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -87,7 +88,7 @@ def checkpoints(tmp_path, model):
     folder = tmp_path / 'checkpoints'
     folder.mkdir()
     for name, seed in ('checkpoint-9.pd', 0), ('checkpoint-10.pd', 1):
-        checkpoint.save({'model': random_weights(seed)}, str(folder / name))
+        checkpoint.save({'model': random_weights(seed), 'epoch': 8 + seed}, str(folder / name))
     checkpoint.save(random_weights(2), str(folder / 'x.pdparams'))
     (folder / 'log.txt').write_text('{}')
     return folder
@@ -98,16 +99,27 @@ def test_all_checkpoints_of_a_folder_are_evaluated_into_one_table(run, val, chec
     assert result.code == 0, result.err
     with open(tmp_path / 'results.csv', newline='') as f:
         header, *rows = list(csv.reader(f))
-    assert header == ['checkpoint', 'images', 'acc1', 'acc5', 'loss']
+    assert header == ['checkpoint', 'epoch', 'images', 'acc1', 'acc5', 'loss']
     names = ['checkpoint-9.pd', 'checkpoint-10.pd', 'x.pdparams']
     assert [row[0] for row in rows] == [str(checkpoints / name) for name in names], 'by number, then by name'
+    assert [row[1] for row in rows] == ['8', '9', '']
     alone = run(eval_script, *val, '--resume', rows[1][0], '--results_file', tmp_path / 'one.csv')
-    assert numbers(alone.out) == (rows[1][2], rows[1][3], rows[1][4], rows[1][1])
+    assert numbers(alone.out) == (rows[1][3], rows[1][4], rows[1][5], rows[1][2])
     assert table(tmp_path / 'one.csv') == [rows[1]]
-    shown = [line for line in result.out.splitlines() if re.search(r'(\.pd|\.pdparams)  +20  ', line)]
+    shown = [line for line in result.out.splitlines() if re.search(r'(\.pd|\.pdparams)  +[89 ]  +20  ', line)]
     assert len(shown) == 3
     accuracies = [float(line.split()[-3]) for line in shown]
     assert accuracies == sorted(accuracies, reverse=True), 'the best first'
+
+
+def test_checkpoints_with_the_same_content_are_evaluated_once(run, val, checkpoints):
+    os.link(checkpoints / 'checkpoint-9.pd', checkpoints / 'checkpoint-best.pd')
+    shutil.copy(checkpoints / 'checkpoint-10.pd', checkpoints / 'checkpoint-latest.pd')
+    (checkpoints / 'x.pdparams').unlink()
+    result = run(eval_script, *val, '--resume', checkpoints)
+    assert result.code == 0 and result.out.count('* Acc@1') == 2, result.err
+    assert f'{checkpoints}/checkpoint-best.pd: the same as checkpoint-9.pd' in result.out
+    assert f'{checkpoints}/checkpoint-latest.pd: the same as checkpoint-10.pd' in result.out
 
 
 def test_folders_that_cannot_be_evaluated_are_refused(refused, val, checkpoints, tmp_path):

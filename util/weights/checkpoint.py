@@ -4,6 +4,7 @@ A checkpoint is a pickle of plain containers, numbers and numpy arrays, followed
 files of paddle.save, and those with objects of other classes. It calls no function that a file names.
 """
 
+import filecmp
 import hashlib
 import os
 import pickle
@@ -14,6 +15,7 @@ import paddle
 
 from util import files
 from util.errors import UserError
+from util.logger import log
 from util.weights import unpickle
 
 MARK = b'\nsha256:'  # between the pickle and its SHA-256, both of which other readers of pickles ignore
@@ -77,11 +79,29 @@ def numbered(folder):
 
 
 def of_folder(folder):
-    """Paths of all files of weights in a folder, sorted by the numbers in their names. Raises UserError if none."""
+    """Paths of the files of weights in a folder, sorted by the numbers in their names. Raises UserError if none.
+
+    Of files with the same content, such as hard links, only the first is among them; the log names the others.
+    """
     names = [name for name in os.listdir(folder) if name.endswith(ENDINGS) and not name.startswith('.')]
     if not names:
         raise UserError(f'--resume {folder}: no checkpoints in this folder (looked for {" ".join(ENDINGS)})')
-    return [os.path.join(folder, name) for name in sorted(names, key=_by_number)]
+    paths = []
+    for path in (os.path.join(folder, name) for name in sorted(names, key=_by_number)):
+        same = next((other for other in paths if _are_equal(other, path)), None)
+        if same:
+            log(f'{path}: the same as {os.path.basename(same)}')
+        else:
+            paths.append(path)
+    return paths
+
+
+def _are_equal(path, other):
+    """Whether two files are one, or have the same content."""
+    try:
+        return os.path.samefile(path, other) or filecmp.cmp(path, other, shallow=False)
+    except OSError:  # reading it for evaluation says why
+        return False
 
 
 def _by_number(name):
