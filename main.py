@@ -232,8 +232,9 @@ def train(state, val_loader):
             f'--warmup_epochs {args.warmup_epochs} is not less than --epochs {args.epochs}: the learning rate rises in '
             'all epochs of the schedule'
         )
-    why = f': --epochs {args.epochs} and --cooldown_epochs {args.cooldown_epochs}' if args.cooldown_epochs else ''
-    log(f'Start training for {epochs} epochs{why}')
+    log(f'Start training for {epochs} epochs')
+    if args.cooldown_epochs:
+        log(f'--epochs {args.epochs} of the schedule and --cooldown_epochs {args.cooldown_epochs}')
     log(
         f'training on {len(dataset)} images, validating on {len(val_loader.dataset)}, '
         f'from epoch {state.epoch}, step {state.steps_done}'
