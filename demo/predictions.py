@@ -130,7 +130,8 @@ def picture(prediction, block, names, written=True):
     """
     square = prediction.square
     if prediction.tokens:
-        square = drawing.overlay(square, prediction.tokens[block - 1], names, written)
+        palette = drawing.colours(prediction.tokens)
+        square = drawing.overlay(square, prediction.tokens[block - 1], names, written, palette)
     result = prediction.faded.copy()
     result.paste(square, prediction.corner)
     return result
@@ -142,9 +143,10 @@ def summary(prediction, block, names):
     decided = int(tokens.decided.sum())
     if not decided:
         return f'After block {block} of {blocks} no token prefers a class.'
+    palette = drawing.colours(prediction.tokens)
     common = [
-        f'<span style="color: rgb{drawing.colour(i)}">■</span> {drawing.short_name(i, names)}'
-        for i in drawing.common_classes(tokens)[:5]
+        f'<span style="color: rgb{palette[i]}">■</span> {drawing.short_name(i, names)}'
+        for i in drawing.common_classes([tokens])[:5]
     ]
     mean = tokens.scores[tokens.decided].mean()
     return (

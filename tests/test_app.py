@@ -65,7 +65,9 @@ def test_the_square_on_the_page_is_what_the_model_sees(model):
 def test_the_blocks_of_the_slider_count_from_1(model):
     prediction = predictions.predict(model, CHELSEA)
     expected = prediction.faded.copy()
-    expected.paste(drawing.overlay(prediction.square, prediction.tokens[0], model.names), prediction.corner)
+    palette = drawing.colours(prediction.tokens)
+    square = drawing.overlay(prediction.square, prediction.tokens[0], model.names, palette=palette)
+    expected.paste(square, prediction.corner)
     first, last = (predictions.picture(prediction, block, model.names) for block in (1, 6))
     assert first == expected != last
     for block in (1, 6):

@@ -1,12 +1,15 @@
 """tools/visualize.py and tools/drawing.py: the pictures show what they should, and errors are one line."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import paddle
 import pytest
 from PIL import Image
 
 from models import build_model
-from tools import drawing, visualize
+from tools import drawing, fonts, visualize
 from util.data.token_label import SparseTarget
 from util.errors import UserError
 from util.weights import checkpoint
@@ -31,13 +34,13 @@ def test_tokens_are_tinted_in_the_colour_of_their_class_and_undecided_ones_stay_
     corner = {i: image[i // 2 * 112 + 4, i % 2 * 112 + 4] for i in range(4)}
     assert (corner[2] == 128).all()
     for token, c in ((0, 0), (1, 1), (3, 2)):
-        toward = np.array(drawing.colour(c)) - 128
+        toward = np.array(drawing.colours([tokens])[c]) - 128
         assert (np.sign(corner[token] - 128) == np.sign(toward)).all() and np.abs(corner[token] - 128).max() > 50
 
 
 def test_the_most_frequent_class_of_the_decided_tokens_comes_first():
     tokens = drawing.Tokens.of(np.array([[0.5, 0.5], [0.1, 0.9], [0.2, 0.8], [0.9, 0.1]]))
-    assert drawing.common_classes(tokens).tolist() == [1, 0]
+    assert drawing.common_classes([tokens]).tolist() == [1, 0]
 
 
 def test_heat_reddens_the_largest_value_and_leaves_the_smallest_grey():
@@ -46,7 +49,93 @@ def test_heat_reddens_the_largest_value_and_leaves_the_smallest_grey():
     redness = [int(quarter[i][0] - quarter[i][1]) for i in range(4)]
     assert redness == sorted(redness) and redness[1] > 30 and redness[3] > 150
     assert (image[:32, :32] == 128).all(), 'cells are not smoothed into each other'
-    assert (np.asarray(drawing.heat(grey(), np.ones(4))) == 128).all(), 'equal values'
+
+
+@pytest.mark.parametrize('values, reddest', [([1, 1, 1, 1], 0), ([0.98, 1, 1, 1.02], 8), ([0, 0, 0, 0], 0)])
+def test_a_flat_map_is_hardly_reddened(values, reddest):
+    image = np.asarray(drawing.heat(grey(), np.array(values, float))).astype(int)
+    assert abs(image - 128).max() <= reddest
+
+
+def tokens_of(ids, num_classes=1000):
+    return drawing.Tokens(np.array(ids), np.full(len(ids), 0.5), num_classes)
+
+
+def test_the_classes_of_one_picture_have_colours_that_differ_however_close_their_ids_are():
+    palette = drawing.colours([tokens_of(range(500, 520)), tokens_of(range(510, 530))])
+    rgb = np.array(list(palette.values()), float)
+    apart = drawing.distance(rgb[:, None], rgb[None]) ** 0.5 + 1e9 * np.eye(30)
+    assert sorted(palette) == list(range(500, 530)) and apart.min() > 100
+    assert len(set(drawing.colours([tokens_of(range(1000))]).values())) == 1000
+
+
+def test_a_class_has_the_same_colour_in_all_tiles_and_few_classes_in_all_pictures():
+    one, other = ([drawing.Tile(grey(), '', tokens_of(ids), {})] for ids in ([7, 8, 8, 8], [9, 9, 9, 7]))
+    (first,), (second,) = drawing.draw_tiles([one, other])
+    assert first.getpixel((56, 56)) == second.getpixel((168, 168)) != second.getpixel((56, 56))
+    assert drawing.colours([tokens_of([3], 10)]) == drawing.colours([tokens_of([1, 2, 2, 3], 10)])
+
+
+@pytest.mark.parametrize(
+    'side, grid, name, fits',
+    [
+        (224, 14, 'cat', False),
+        (576, 14, 'cat', True),
+        (576, 14, 'golden retriever', False),
+        (224, 3, 'golden retriever', True),
+    ],
+)
+def test_words_are_written_into_tokens_only_where_they_fit(side, grid, name, fits):
+    tokens = tokens_of([1] * grid**2)
+    written, colour_alone = (drawing.overlay(grey(side), tokens, {1: name}, words) for words in (True, False))
+    assert (written != colour_alone) == fits
+    difference = np.abs(np.asarray(written).astype(int) - np.asarray(colour_alone)).max(axis=2)
+    borders = (np.arange(1, grid) * side / grid).astype(int)
+    assert difference[borders].max() == difference[:, borders].max() == 0, 'no letter reaches into the next token'
+
+
+def test_text_that_is_cut_ends_with_dots():
+    assert fonts.cut('cat', 14, 100) == 'cat'
+    cut = fonts.cut('a very long name of a class', 14, 100)
+    assert cut[-1] == '…' and 'a very long name'.startswith(cut[:-1]) and 80 < fonts.width(cut, 14) <= 100
+
+
+def test_the_legend_counts_the_classes_that_it_leaves_out():
+    *rows, last = drawing.legend(tokens_of(range(40)), {i: f'class {i}' for i in range(40)})
+    listed = [class_id for row in rows for _, class_id, _ in row]
+    assert listed == list(range(len(listed))) and last[0][2] == f'and {40 - len(listed)} more classes'
+
+
+@pytest.fixture
+def no_fonts(monkeypatch):
+    """A system without fonts."""
+    monkeypatch.setattr(fonts, 'FOLDERS', [])
+    monkeypatch.setattr(fonts, '_chosen', [])
+    for function in (fonts.font_file, fonts.system_fonts, fonts.say_that_ids_are_drawn):
+        function.cache_clear()
+    yield
+    for function in (fonts.font_file, fonts.system_fonts):
+        function.cache_clear()
+
+
+def test_without_a_font_for_its_name_a_class_is_drawn_as_its_id_and_the_log_says_so_once(no_fonts, capsys):
+    names = {0: '猫', 1: 'dog', 2: '狗'}
+    assert [drawing.drawn_name(i, names) for i in range(4)] == ['0', 'dog', '2', '3']
+    assert capsys.readouterr().out.count('--font FILE') == 1
+
+
+def test_a_font_of_the_system_or_of_the_flag_draws_what_the_built_in_one_lacks(no_fonts, monkeypatch, tmp_path):
+    matplotlib = pytest.importorskip('matplotlib')
+    names, font = {0: 'Жук'}, Path(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf')
+    (tmp_path / 'folder').mkdir()
+    shutil.copy(font, tmp_path / 'folder')
+    assert drawing.drawn_name(0, names) == '0'
+    fonts.use(str(font))
+    assert drawing.drawn_name(0, names) == 'Жук'
+    monkeypatch.setattr(fonts, '_chosen', [])
+    monkeypatch.setattr(fonts, 'FOLDERS', [str(tmp_path)])
+    fonts.font_file.cache_clear(), fonts.system_fonts.cache_clear()
+    assert drawing.drawn_name(0, names) == 'Жук' and len(fonts.runs('a Жук', 14)) == 2
 
 
 @pytest.mark.parametrize(
@@ -171,6 +260,25 @@ def test_a_photo_is_shown_at_the_size_of_a_tile_however_long_it_is(size, box):
     assert np.array_equal(shown, expected)
 
 
+def test_a_photo_is_shown_with_its_name_and_with_its_folder_if_that_is_a_class(run, photo, tmp_path, monkeypatch):
+    titles, draw_tiles = [], visualize.draw_tiles
+    monkeypatch.setattr(visualize, 'draw_tiles', lambda panels: titles.append(panels[0][0].title) or draw_tiles(panels))
+    model = build_model('lvvit_nano', img_size=32, num_classes=3)
+    for names in (['b', 'a', 'c'], ['b', 'c', 'd']):
+        path = str(tmp_path / 'named.pd')
+        checkpoint.save({'model': model.state_dict(), 'class_names': names}, path)
+        assert run(visualize, *MODEL, '--resume', path, '--input', photo, '--output', tmp_path / 'x.png').code == 0
+    assert titles[0].split('\n')[:2] == ['x.png', 'true: a']
+    assert titles[1].split('\n')[0] == 'x.png' and 'true' not in titles[1]
+
+
+def test_the_folder_of_a_photo_may_be_the_wordnet_id_of_an_imagenet_class():
+    folders = visualize.class_names.imagenet_wordnet_ids()
+    names = visualize.class_names.to_show(None, None, 1000)
+    column = visualize.Column('', None, names, folders)
+    assert visualize.true_class('val/n01443537/x.png', column).endswith('goldfish')
+
+
 def test_captions_tell_checkpoints_apart():
     assert visualize.captions(['out/a/best.pd', 'out/b/c/best.pd']) == ['a', 'b/c']
     assert visualize.captions(['out/a/best.pd']) == ['best.pd']
@@ -188,6 +296,7 @@ def test_captions_tell_checkpoints_apart():
         (['--rollout', '--token_label_data', 'maps'], '--rollout'),
         (['--relevance', 3, '--resume', 'x.pd'], '--relevance 3'),
         (['--resume', 'x.pd', '--columns', 0], '--columns'),
+        (['--resume', 'x.pd', '--font', __file__], '--font'),
     ],
 )
 def test_errors_are_one_line(refused, photo, tmp_path, flags, says):

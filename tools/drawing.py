@@ -1,16 +1,18 @@
 """Pictures of token predictions: a coloured overlay on each token, heat maps, captions and legends."""
 
-import colorsys
-from typing import NamedTuple
+import functools
+from typing import NamedTuple, Optional
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from tools import fonts
 from util.errors import UserError
 
 SIDE, GAP, MARGIN = 224, 4, 12  # pixels: of a tile, between tiles, around panels
 LINE = 20  # pixels: height of a line of text below a tile
 INK, PAPER = (30, 30, 30), (255, 255, 255)
+FEW_CLASSES = 16  # at most so many have fixed colours
 ABOVE_CHANCE = 1.1  # a token prefers its best class if it has at least this multiple of 1 / classes
 
 
@@ -32,17 +34,47 @@ class Tokens(NamedTuple):
         return self.scores * self.num_classes > ABOVE_CHANCE
 
 
-def font(size):
-    try:
-        return ImageFont.load_default(size)
-    except TypeError:  # Pillow before 10.1 has one size only
-        return ImageFont.load_default()
+def distance(one, other):
+    """How different RGB colours look, [..., 3] each: https://www.compuphase.com/cmetric.htm, without the root."""
+    red = (one[..., 0] + other[..., 0]) / 2
+    weights = np.stack([2 + red / 256, np.full_like(red, 4), 2 + (255 - red) / 256], axis=-1)
+    return (weights * (one - other) ** 2).sum(axis=-1)
 
 
-def colour(class_id):
-    """RGB of a class: steps of the golden ratio around the colour wheel, so that neighbours differ."""
-    red, green, blue = colorsys.hsv_to_rgb(class_id * 0.618034 % 1.0, 0.75, 0.95)
-    return int(red * 255), int(green * 255), int(blue * 255)
+@functools.lru_cache(maxsize=None)
+def distinct_colours():
+    """1,000 RGB tuples. Each is the one of a grid of colours that differs most from all before it, and from red, the
+    colour of heat maps.
+    """
+    levels = np.linspace(0, 255, 14).astype(int)
+    grid = np.stack(np.meshgrid(levels, levels, levels, indexing='ij'), axis=-1).reshape(-1, 3)
+    grid = grid[np.ptp(grid, axis=1) > 100].astype(float)  # photos are grey enough
+    chosen, nearest = [], distance(grid, np.array([255.0, 0, 0]))
+    for _ in range(1000):
+        colour = grid[nearest.argmax()]
+        chosen.append(tuple(int(value) for value in colour))
+        nearest = np.minimum(nearest, distance(grid, colour))
+    return chosen
+
+
+def colours(shown):
+    """{class id: RGB} for a picture that shows several Tokens of a model; colours of frequent classes differ most.
+
+    With few classes each has the same colour in all pictures.
+    """
+    if not shown:
+        return {}
+    order = range(shown[0].num_classes)
+    if len(order) > FEW_CLASSES:
+        order = common_classes(shown)
+    palette = distinct_colours()
+    return {int(class_id): palette[i % len(palette)] for i, class_id in enumerate(order)}
+
+
+def common_classes(shown):
+    """Ids of the classes that tokens prefer, the most frequent first. shown: [Tokens]."""
+    ids, counts = np.unique(np.concatenate([tokens.ids[tokens.decided] for tokens in shown]), return_counts=True)
+    return ids[np.argsort(-counts, kind='stable')]
 
 
 def short_name(class_id, names):
@@ -50,38 +82,62 @@ def short_name(class_id, names):
     return names.get(int(class_id), str(class_id)).split(',')[0]
 
 
+def drawn_name(class_id, names):
+    """The short name of a class, or its number if no font can draw the name; then the log says so, once."""
+    name = short_name(class_id, names)
+    if fonts.can_draw(name):
+        return name
+    fonts.say_that_ids_are_drawn()
+    return str(class_id)
+
+
 # -- over a square image ----------------------------------------------------------------------------------------------
 
 
-def overlay(image, tokens, names, written=True):
+def overlay(image, tokens, names, written=True, palette=None):
     """The image with each token tinted in the colour of its best class, more strongly for higher scores.
 
-    image: square PIL image. tokens: Tokens. names: {class id: name}. written: also write name and score where they fit.
+    image: square PIL image. tokens: Tokens. names: {class id: name}. written: also write name and score into the tokens
+    if those of all tokens fit. palette: {class id: RGB}, by default the colours of these tokens alone.
     """
     grid = round(len(tokens.ids) ** 0.5)
     cell = image.width / grid
     tint = Image.new('RGBA', image.size)
     draw = ImageDraw.Draw(tint)
+    palette = palette or colours([tokens])
     size = int(min(max(cell / 6, 12), 22))  # of the letters
+    texts = {i: fonts.cut(drawn_name(i, names), size, cell - 8) for i in common_classes([tokens])} if written else {}
+    written = written and words_fit(texts, names, size, cell)
     for i in np.flatnonzero(tokens.decided):
         best, score = tokens.ids[i], tokens.scores[i]
         x, y = i % grid * cell, i // grid * cell
-        draw.rectangle((x, y, x + cell - 1, y + cell - 1), fill=(*colour(best), int(20 + 170 * score)))
-        if written and cell >= 40:
-            text, middle = f'{short_name(best, names)[:7]}\n{score:.0%}', (x + cell / 2, y + cell / 2)
-            outlined = dict(fill='white', stroke_fill=INK, stroke_width=2)
-            draw.text(middle, text, font=font(size), anchor='mm', align='center', **outlined)
+        draw.rectangle((x, y, x + cell - 1, y + cell - 1), fill=(*palette[best], int(70 + 120 * score)))
+        if written:
+            share = '<1%' if score < 0.01 else f'{score:.0%}'
+            for text, baseline in ((texts[best], y + cell / 2 - 0.25 * size), (share, y + cell / 2 + size)):
+                left = x + (cell - fonts.width(text, size)) / 2
+                fonts.write(draw, (left, baseline), text, size, fill='white', stroke_fill=INK, stroke_width=2)
     return Image.alpha_composite(image.convert('RGBA'), tint).convert('RGB')
+
+
+def words_fit(texts, names, size, cell):
+    """Whether a cell has space for a percentage and for at least six letters of each name.
+
+    texts: {class id: what fits of its name}. size: of the letters. cell: side of a cell in pixels.
+    """
+    whole = all(len(text) > 6 or text == drawn_name(i, names) for i, text in texts.items())
+    return whole and cell >= 2.2 * size and cell - 8 >= fonts.width('100%', size)
 
 
 def heat(image, values):
     """The image in grey with each token in red, the stronger the larger its value.
 
-    image: square PIL image. values: float [N]; the smallest is left grey, the largest is drawn at full strength.
+    image: square PIL image. values: float [N], none negative. The smallest is left grey. One that is larger by the
+    mean is drawn at full strength; if none is, the red stays weaker, so that equal values do not look different.
     """
     grid = round(len(values) ** 0.5)
-    span = values.max() - values.min()
-    share = (values - values.min()) / span if span > 0 else np.zeros(len(values))
+    above = values - values.min()
+    share = above / max(above.max(), values.mean(), 1e-30)
     alpha = Image.fromarray((200 * share.reshape(grid, grid)).round().astype('uint8'))
     alpha = alpha.resize(image.size, Image.NEAREST)  # smoothing would suggest a finer resolution
     red = Image.new('RGB', image.size, (235, 30, 20))
@@ -110,38 +166,59 @@ def in_context(photo, region, side):
 # -- tiles and panels -------------------------------------------------------------------------------------------------
 
 
-def tile(image, title, tokens=None, names=None):
-    """A square picture with its title below, one line or several, and a legend of the tokens' classes if given."""
-    lines = title.split('\n')
-    canvas = Image.new('RGB', (SIDE, SIDE + LINE * (len(lines) + 1) + GAP), PAPER)
-    draw = ImageDraw.Draw(canvas)
-    for i, line in enumerate(lines):
-        draw.text((0, SIDE + GAP + LINE * i), line, fill=INK, font=font(14))
-    image = image.resize((SIDE, SIDE), Image.BICUBIC)
-    if tokens:
-        image = overlay(image, tokens, names)
-        draw_legend(draw, SIDE + GAP + LINE * len(lines), tokens, names)
+class Tile(NamedTuple):
+    """A square picture with a title below, one line or several, and the tokens to draw over it, if any."""
+
+    image: Image.Image
+    title: str
+    tokens: Optional[Tokens] = None
+    names: Optional[dict] = None  # {class id: name}
+
+
+def draw_tiles(panels):
+    """Pictures of tiles. A class has the same colour in all of them. panels: [[Tile]]; returns pictures likewise."""
+    palette = colours([tile.tokens for tiles in panels for tile in tiles if tile.tokens])
+    return [[draw_tile(tile, palette) for tile in tiles] for tiles in panels]
+
+
+def draw_tile(tile, palette):
+    """A picture of a tile, with a legend of its tokens' classes. palette: {class id: RGB}."""
+    image = tile.image.resize((SIDE, SIDE), Image.BICUBIC)
+    lines, rows = tile.title.split('\n'), []
+    if tile.tokens:
+        image = overlay(image, tile.tokens, tile.names, palette=palette)
+        rows = legend(tile.tokens, tile.names)
+    canvas = Image.new('RGB', (SIDE, SIDE + GAP + LINE * (len(lines) + len(rows))), PAPER)
     canvas.paste(image, (0, 0))
+    draw = ImageDraw.Draw(canvas)
+    baseline = SIDE + GAP + 14
+    for line in lines:
+        fonts.write(draw, (0, baseline), fonts.cut(line, 14, SIDE), 14, fill=INK)
+        baseline += LINE
+    for row in rows:
+        for x, class_id, text in row:
+            if class_id is not None:
+                draw.rectangle((x - 15, baseline - 10, x - 4, baseline + 1), fill=palette[class_id])
+            fonts.write(draw, (x, baseline), text, 12, fill=INK)
+        baseline += LINE
     return canvas
 
 
-def common_classes(tokens):
-    """Ids of the classes that tokens prefer, the most frequent first."""
-    ids, counts = np.unique(tokens.ids[tokens.decided], return_counts=True)
-    return ids[np.argsort(-counts, kind='stable')]
-
-
-def draw_legend(draw, y, tokens, names):
-    """Coloured squares with the names of the most frequent classes, as many as fit into a tile."""
-    x = 0
-    for class_id in common_classes(tokens):
-        text = short_name(class_id, names)[:14]
-        width = draw.textlength(text, font=font(12))
-        if x + 15 + width > SIDE:
-            break
-        draw.rectangle((x, y + 2, x + 11, y + 13), fill=colour(class_id))
-        draw.text((x + 15, y), text, fill=INK, font=font(12))
-        x += 24 + int(width)
+def legend(tokens, names):
+    """Rows of (x, class id, text): names of the most frequent classes in three rows, and how many more there are."""
+    rows, x = [[]], 0
+    common = common_classes([tokens])
+    for i, class_id in enumerate(common):
+        text = fonts.cut(drawn_name(class_id, names), 12, SIDE / 2 - 24)
+        width = 24 + int(fonts.width(text, 12))
+        if x + width - 9 > SIDE:
+            if len(rows) == 3:
+                return [*rows, [(0, None, f'and {len(common) - i} more classes')]]
+            rows.append([])
+            x = 0
+        rows[-1].append((x + 15, class_id, text))
+        x += width
+    return rows
 
 
 def arrange(pictures, columns, gap, margin=0):

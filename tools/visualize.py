@@ -9,6 +9,7 @@ tools/visualize.py --token_label_data DIR --input TRAIN_IMG …             labe
 
 import os
 import sys
+from typing import NamedTuple
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from util import runtime
@@ -17,8 +18,8 @@ import numpy as np
 from PIL import Image
 
 from models import FAMILY, build_model, published_weights, token_grid
-from tools import insight
-from tools.drawing import GAP, MARGIN, PAPER, SIDE, Tokens, arrange, heat, save, short_name, tile
+from tools import fonts, insight
+from tools.drawing import GAP, MARGIN, PAPER, SIDE, Tile, Tokens, arrange, draw_tiles, drawn_name, heat, save
 from util import class_names
 from util.args import (
     LABEL_LIST_HELP,
@@ -36,13 +37,21 @@ from util.data.images import BadImage, open_rgb
 from util.data.label_maps import LabelMaps
 from util.data.token_label import sparse_target, token_target
 from util.data.transforms import EvalTransform, TrainTransform, to_input
-from util.errors import UserError
+from util.errors import UserError, visible
 from util.logger import log
 from util.ranges import count, natural
-from util.weights.load import load_named
-
+from util.weights.load import load
 
 BEST = -1  # --relevance without a class
+
+
+class Column(NamedTuple):
+    """A model, and the tiles that it adds to each photo."""
+
+    caption: str
+    model: object
+    names: dict  # {class id: name to draw}
+    folders: list  # [folder of the photos of class 0, …]; empty if unknown
 
 
 def parser():
@@ -53,6 +62,8 @@ def parser():
     add_eval_transform(parser, FAMILY)
     add_normalisation(parser)
     parser.add_argument('--label_list', metavar='FILE', help=LABEL_LIST_HELP)
+    help = 'TrueType or OpenType font (default: fonts of the system for characters that the built-in font lacks)'
+    parser.add_argument('--font', metavar='FILE', help=help)
     parser.add_argument('--input', nargs='+', required=True, metavar='IMG', help='files, folders, glob patterns')
     parser.add_argument('--count', default=12, type=count, help='images to show, spread evenly over the input')
     parser.add_argument('--columns', type=count, help='images per row (default: 3 for predictions of a model, else 1)')
@@ -78,9 +89,10 @@ def map_tiles(path, maps, args, names):
 
     left, top, width, height = covered
     square = source.crop((round(left), round(top), round(left + width), round(top + height)))
+    square = square.resize((SIDE, SIDE), Image.BICUBIC)
     every_cell = sparse_target(scores, ids, np.eye(scores[0].size, dtype='float32'), args.nb_classes)
     cells = Tokens.of(dense(every_cell, args.nb_classes))
-    tiles = [tile(on_white(source), file_name(path)), tile(square, 'label map', cells, names)]
+    tiles = [Tile(on_white(source), end(visible(os.path.basename(path)), 28)), Tile(square, 'label map', cells, names)]
     grid = token_grid(args.model, args.input_size)
     transform = TrainTransform(
         args.input_size, aa=args.aa, reprob=0.0, geometry=args.token_label_geometry, mean=args.mean, std=args.std
@@ -92,7 +104,7 @@ def map_tiles(path, maps, args, names):
             scores, ids, args.nb_classes, matrix=draws.matrix, side=args.input_size, grid=grid, covered=covered
         )
         tokens = Tokens.of(dense(target, args.nb_classes)[1:])
-        tiles.append(tile(image, f'draw {draw}: token targets', tokens, names))
+        tiles.append(Tile(image, f'draw {draw}: token targets', tokens, names))
     return tiles
 
 
@@ -115,54 +127,71 @@ def on_white(image):
 def prediction_tiles(path, columns, transform, with_rollout, relevance):
     """Tiles: the cropped image, and for each model its prediction, its token predictions, rollout and relevance.
 
-    columns: [(caption, model, {class id: name})]. with_rollout: draw the rollout. relevance: a class id, BEST, or None.
+    columns: [Column]. with_rollout: draw the rollout. relevance: a class id, BEST, or None.
     The prediction is written below the image of one model, below the tokens of several.
     """
     image = transform.crop(open_rgb(path))
     array = to_input(image, transform.mean, transform.std)
     enlarged = image.resize((SIDE, SIDE), Image.BICUBIC)
     comparing = len(columns) > 1
-    tiles = [tile(image, f'{file_name(path)}\n')] if comparing else []
-    for caption, model, names in columns:
+    about_photo = end(visible(os.path.basename(path)), 28) + true_class(path, columns[0])
+    tiles = [Tile(image, about_photo)] if comparing else []
+    for caption, model, names, _ in columns:
         scores, by_block = insight.scores_and_tokens(model, array)
         tokens = None if by_block is None else Tokens.of(by_block[-1])
         best = scores.argmax()
-        answer = f'{short_name(best, names)[:24]}  {scores[best]:.1%}'
+        answer = f'{scores[best]:.1%} {drawn_name(best, names)}'
+        heading = f'{caption}\n' if comparing else ''
         if comparing:
-            tiles.append(tile(image, f'{caption}\n{answer}', tokens, names))
+            tiles.append(Tile(image, f'{heading}{answer}', tokens, names))
         else:
-            tiles.append(tile(image, answer))
+            tiles.append(Tile(image, f'{about_photo}\nmodel: {answer}'))
             tokens_title = 'the model, token by token' if tokens else 'no trained token classifier'
-            tiles.append(tile(image, tokens_title, tokens, names))
+            tiles.append(Tile(image, tokens_title, tokens, names))
         if with_rollout:
             values = insight.class_rollout(model, array)
-            spread = f'rollout: {values.min():.2f} to {values.max():.2f} x the mean'
-            tiles.append(tile(heat(enlarged, values), f'{caption}\n{spread}' if comparing else spread))
+            tiles.append(Tile(heat(enlarged, values), f'{heading}rollout: {spread(values)}'))
         if relevance is not None:
             class_id = int(best) if relevance == BEST else relevance
             values = insight.class_relevance(model, array, class_id)
-            title = f'relevance to {short_name(class_id, names)[:20]}'
-            tiles.append(tile(heat(enlarged, values), f'{caption}\n{title}' if comparing else title))
+            title = f'{heading}relevance to {drawn_name(class_id, names)}\n{spread(values)}'
+            tiles.append(Tile(heat(enlarged, values), title))
     return tiles
 
 
-def file_name(path):
-    return os.path.basename(path)[-28:]
+def spread(values):
+    """The range of what tokens weigh, as a title."""
+    mean = max(values.mean(), 1e-30)
+    return f'{values.min() / mean:.2f} to {values.max() / mean:.2f} x the mean'
+
+
+def true_class(path, column):
+    """A line 'true: NAME' if the photo's folder is a class of the model, else ''."""
+    folder = os.path.basename(os.path.dirname(os.path.abspath(path)))
+    if folder not in column.folders:
+        return ''
+    return f'\ntrue: {drawn_name(column.folders.index(folder), column.names)}'
 
 
 def captions(paths):
-    """Short names of files: their paths without what all share, at most the last 30 characters."""
+    """Short names of files: their paths without what all share, at most 30 characters."""
     if not paths:
         return []
     paths = [os.path.abspath(path) for path in paths]
     if len(set(paths)) > 1 and len({os.path.basename(path) for path in paths}) == 1:
         paths = [os.path.dirname(path) for path in paths]
     shared = os.path.commonpath([os.path.dirname(path) for path in paths])
-    return [os.path.relpath(path, shared)[-30:] for path in paths]
+    names = [os.path.relpath(path, shared) for path in paths]
+    return [end(name, 30) for name in names]
+
+
+def end(text, letters):
+    """The text, or '…' and as much of its end as the number of letters allows."""
+    return text if len(text) <= letters else '…' + text[1 - letters :]
 
 
 def load_models(args):
-    """[(caption, model, {class id: name})]: of --resume or --pretrained, then of --compare.
+    """[Column] of --resume or --pretrained, then of --compare.
 
     Raises UserError if nothing can be shown.
     """
@@ -178,9 +207,13 @@ def load_models(args):
             raise UserError(
                 f'--model {args.model}: has no token classifier; --rollout and --relevance show its attention'
             )
-        names = load_named(model, file, args.ema, args.label_list)
+        kept = class_names.of_checkpoint(load(model, file, args.ema), file, args.nb_classes)
+        names = class_names.to_show(args.label_list, kept, args.nb_classes)
+        folders = kept or [names[i] for i in sorted(names)]
+        if not kept and not args.label_list and args.nb_classes == 1000:
+            folders = class_names.imagenet_wordnet_ids()
         model.eval()
-        columns.append((caption, model, names))
+        columns.append(Column(caption, model, names, folders))
     return columns
 
 
@@ -200,6 +233,8 @@ def main(args):
         )
     if args.relevance is not None and args.relevance >= args.nb_classes:
         raise UserError(f'--relevance {args.relevance}: the model has classes 0 to {args.nb_classes - 1}')
+    if args.font:
+        fonts.use(args.font)
     files = find_images(args.input)
     files = [files[i] for i in np.linspace(0, len(files) - 1, min(args.count, len(files))).round().astype(int)]
     transform = EvalTransform(args.input_size, args.crop_pct, args.interpolation, mean=args.mean, std=args.std)
@@ -207,7 +242,7 @@ def main(args):
     if args.token_label_data:
         maps = LabelMaps(args.token_label_data, args.nb_classes, args.token_label_coverage, args.token_label_geometry)
     columns = load_models(args)
-    names = columns[0][2] if columns else class_names.to_show(args.label_list, None, args.nb_classes)
+    names = columns[0].names if columns else class_names.to_show(args.label_list, None, args.nb_classes)
     panels = []
     for path in files:
         tiles = []
@@ -218,9 +253,10 @@ def main(args):
                 tiles += prediction_tiles(path, columns, transform, args.rollout, args.relevance)
         except BadImage as error:
             raise UserError(str(error))
-        panels.append(arrange(tiles, len(tiles), GAP))
+        panels.append(tiles)
+    rows = [arrange(pictures, len(pictures), GAP) for pictures in draw_tiles(panels)]
     per_row = args.columns or (1 if maps or len(columns) > 1 else 3)
-    save(arrange(panels, per_row, MARGIN, margin=MARGIN), args.output)
+    save(arrange(rows, per_row, MARGIN, margin=MARGIN), args.output)
     log(f'wrote {args.output}')
 
 
