@@ -103,7 +103,7 @@ def test_text_that_is_cut_ends_with_dots():
 def test_the_legend_counts_the_classes_that_it_leaves_out():
     *rows, last = drawing.legend(tokens_of(range(40)), {i: f'class {i}' for i in range(40)})
     listed = [class_id for row in rows for _, class_id, _ in row]
-    assert listed == list(range(len(listed))) and last[0][2] == f'and {40 - len(listed)} more classes'
+    assert listed == list(range(len(listed))) and last[0][2] == f'and {40 - len(listed)} more'
 
 
 @pytest.fixture

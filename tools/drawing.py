@@ -213,7 +213,7 @@ def legend(tokens, names):
         width = 24 + int(fonts.width(text, 12))
         if x + width - 9 > SIDE:
             if len(rows) == 3:
-                return [*rows, [(0, None, f'and {len(common) - i} more classes')]]
+                return [*rows, [(0, None, f'and {len(common) - i} more')]]
             rows.append([])
             x = 0
         rows[-1].append((x + 15, class_id, text))
