@@ -3,6 +3,8 @@
 import contextlib
 import os
 
+from yaml import YAMLError
+
 from seg import data, lvvit, shims, upernet, weights
 from util.errors import UserError, one_line
 from util.logger import log
@@ -29,7 +31,7 @@ def load_paddleseg():
 
 @contextlib.contextmanager
 def our_errors():
-    """Raise the UserError that an exception of PaddleSeg or of a loader process was raised from."""
+    """Raise the UserError that an exception of PaddleSeg was raised from."""
     try:
         yield
     except Exception as error:
@@ -38,8 +40,7 @@ def our_errors():
             inner = inner.__cause__ or inner.__context__
         if inner is None:
             raise
-        # a loader process sends its whole traceback, whose last line is the message
-        raise UserError(str(inner).strip().splitlines()[-1].removeprefix('util.errors.UserError: '))
+        raise inner
 
 
 @contextlib.contextmanager
@@ -48,7 +49,7 @@ def config_errors(config):
     try:
         with our_errors():
             yield
-    except (AssertionError, RuntimeError, ValueError, TypeError, KeyError, OSError) as error:
+    except (AssertionError, AttributeError, RuntimeError, ValueError, TypeError, KeyError, OSError, YAMLError) as error:
         reason = str(error).split('error message is: \n')[-1]
         raise UserError(f'{config}: {one_line(" ".join(reason.split())) or type(error).__name__}')
 
@@ -121,7 +122,7 @@ def dataset(args, built, part):
         found = getattr(built, part)
         if not args.no_check:
             log(f'{part}: checking {len(found)} images and masks (--no_check leaves that out)')
-            data.check(found)
+            data.check(found, batched=part == 'train_dataset' and built.config.batch_size > 1)
         return found
 
 

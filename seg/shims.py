@@ -8,6 +8,9 @@ import sys
 import numpy as np
 import paddle
 
+from util.data import images
+from util.errors import UserError
+
 
 def apply():
     """Repair the imported PaddleSeg. A second call does nothing."""
@@ -17,7 +20,9 @@ def apply():
     _repair_training(train)
     _module('paddleseg.utils.metrics').calculate_area = calculate_area
     _repair_cross_entropy(_module('paddleseg.models.losses.cross_entropy_loss').CrossEntropyLoss)
-    _repair_crop(_module('paddleseg.transforms').RandomPaddingCrop)
+    transforms = _module('paddleseg.transforms')
+    _repair_crop(transforms.RandomPaddingCrop)
+    _repair_reading(transforms.Compose)
 
 
 def _module(name):
@@ -38,11 +43,14 @@ def _repair_training(train):
 def calculate_area(pred, label, num_classes, ignore_index=255):
     """utils/metrics.py fails on Paddle 3, where it concatenates sums of shape []; this function replaces its own.
 
-    pred, label: class ids of equal size. Returns three int64 tensors [num_classes]: the pixels of each class in both,
-    in pred, in label. Pixels with label ignore_index do not count.
+    pred, label: class ids, int [B, 1, H, W] or [B, H, W]. Returns three int64 tensors [num_classes]: the pixels of each
+    class in both, in pred, in label. Pixels with label ignore_index do not count. Raises UserError if H or W differ.
     """
-    if pred.size != label.size:
-        raise ValueError(f'prediction {list(pred.shape)} and mask {list(label.shape)} differ in size')
+    if pred.shape[-2:] != label.shape[-2:] or pred.size != label.size:
+        raise UserError(
+            f'a mask has the shape {list(label.shape)}, but its prediction {list(pred.shape)}; without --no_check the '
+            'script names the file'
+        )
     pred, label = pred.numpy().ravel(), label.numpy().ravel()
     pred, label = pred[label != ignore_index], label[label != ignore_index]
     areas = [np.bincount(ids, minlength=num_classes) for ids in (pred[pred == label], pred, label)]
@@ -81,3 +89,19 @@ def _repair_crop(crop_class):
             self.category_max_ratio = ratio
 
     crop_class.__call__ = repaired
+
+
+def _repair_reading(compose_class):
+    """Compose reads images by OpenCV, which turns them by their EXIF orientation although masks are not turned, fills
+    the missing part of a truncated JPEG with grey, and returns None for a file that it cannot read. Images are read as
+    in all scripts (util/data/images.py)."""
+    transform = compose_class.__call__
+
+    def repaired(self, data):
+        if isinstance(data['img'], str):
+            image = images.open_rgb(data['img'])
+            pixels = np.asarray(image.convert('L')) if self.img_channels == 1 else np.asarray(image)[..., ::-1]
+            data = {**data, 'img': pixels.astype('float32')}  # Compose expects OpenCV's blue, green, red
+        return transform(self, data)
+
+    compose_class.__call__ = repaired

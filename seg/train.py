@@ -6,7 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from util import runtime
 
-from seg import common
+from seg import common, loader
 from util.args import Parser
 from util.ranges import count, natural, positive, whole
 
@@ -47,7 +47,7 @@ def main(args):
     with common.config_errors(args.config):
         model = utils.convert_sync_batchnorm(built.model, args.device)
         optimizer, losses = built.optimizer, built.loss
-    with common.our_errors():
+    with loader.in_paddleseg():
         train(
             model,
             train_set,

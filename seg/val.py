@@ -6,7 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from util import runtime
 
-from seg import common
+from seg import common, loader
 from util.args import Parser
 from util.ranges import natural
 
@@ -29,7 +29,7 @@ def main(args):
     how = common.inference(args, built.config)
     val_set = common.dataset(args, built, 'val_dataset')
     model = common.trained_model(args, built)
-    with common.our_errors():
+    with loader.in_paddleseg():
         evaluate(model, val_set, aug_eval=args.aug_eval, num_workers=args.num_workers, **how)
 
 

@@ -1,7 +1,6 @@
-"""seg/ with PaddleSeg 2.8.0: tiny training, evaluation, prediction, export; the repairs of PaddleSeg; bad input."""
+"""seg/ with PaddleSeg 2.8.0: tiny training, evaluation, prediction, export; the repairs of PaddleSeg."""
 
 import re
-import sys
 
 import numpy as np
 import paddle
@@ -9,45 +8,20 @@ import pytest
 import yaml
 from PIL import Image
 
-from conftest import ROOT, execute, words
+import seg_scenes
+from conftest import execute, words
+from seg_scenes import CLASSES, pairs, written_config
 
 pytest.importorskip('paddleseg', reason='PaddleSeg is not installed: see seg/requirements.txt')
 
 from seg import common, export, lvvit, predict, shims, train, upernet, val, weights
 
 common.load_paddleseg()
-CONFIG = ROOT / 'seg' / 'configs' / 'upernet_lvvit_nano_digits_48x48.yml'
-CLASSES = 11
 
 
 @pytest.fixture(scope='module')
 def masked(tmp_path_factory):
-    """20 training and 10 validation scenes of 32 px with masks."""
-    sys.path.insert(0, str(ROOT / 'demo'))
-    import digits
-
-    out = tmp_path_factory.mktemp('masked') / 'set'
-    digits.main([str(out), *words('--train 20 --val 10 --size 32 --masks')])
-    return out
-
-
-def written_config(folder, masked, **model):
-    """A config file for these scenes, the model small; model: changes to that part."""
-    config = yaml.safe_load(CONFIG.read_text())
-    for split in ('train', 'val'):
-        part = config[f'{split}_dataset']
-        part.update(dataset_root=str(masked), **{f'{split}_path': str(masked / f'masks_{split}.txt')})
-    config.update(batch_size=4, iters=2)
-    config['model'].update(channels=8, **model)
-    config['model']['backbone'].update(img_size=32, out_channels=16)
-    path = folder / 'config.yml'
-    path.write_text(yaml.safe_dump(config))
-    return path
-
-
-@pytest.fixture
-def config(tmp_path, masked):
-    return written_config(tmp_path, masked)
+    return seg_scenes.make(tmp_path_factory)
 
 
 @pytest.fixture(scope='module')
@@ -75,11 +49,6 @@ def normalised(path):
     pixels = np.asarray(Image.open(path), 'float32') / 255
     pixels = (pixels - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     return paddle.to_tensor(pixels.transpose(2, 0, 1)[None].astype('float32'))
-
-
-def pairs(masked, split='val'):
-    lines = (masked / f'masks_{split}.txt').read_text().splitlines()
-    return [[masked / name for name in line.split()] for line in lines]
 
 
 # ---- training, evaluation, prediction, export
@@ -241,51 +210,3 @@ def test_a_random_crop_avoids_regions_of_one_class():
     np.random.seed(0)
     cut = crop({'img': np.zeros((32, 400, 3), 'float32'), 'label': ids, 'gt_fields': ['label']})
     assert (cut['label'] == 0).mean() < 0.75
-
-
-# ---- bad input
-
-
-def test_a_mask_with_ids_outside_of_the_classes_is_named(config, refused, masked, tmp_path):
-    image, mask = pairs(masked, 'train')[0]
-    ids = np.array(Image.open(mask))
-    ids[3, 4], ids[5, 6], ids[7, 8] = 11, 200, 255
-    changed, listed = tmp_path / 'changed.png', tmp_path / 'list.txt'
-    Image.fromarray(ids).save(changed)
-    listed.write_text(f'{image} {changed}\n' * 4)
-    line = refused(
-        train, '--config', config, '--save_dir', tmp_path / 'run', '--opts', f'train_dataset.train_path={listed}'
-    )
-    assert f'{changed}: has the ids 11, 200, ' in line and '0 to 10; 255 is ignored' in line
-    assert not list(tmp_path.glob('run/*'))
-
-
-def test_a_missing_mask_is_named(config, refused, masked, tmp_path):
-    listed = tmp_path / 'list.txt'
-    listed.write_text(f'{pairs(masked)[0][0]} {tmp_path}/none.png\n' * 4)
-    assert f'{tmp_path}/none.png: missing' in refused(
-        train, '--config', config, '--opts', f'train_dataset.train_path={listed}'
-    )
-
-
-@pytest.mark.parametrize(
-    'script, flags, expected',
-    [
-        (train, '--opts model.backbone.type=LVViT_XXL', 'LVViT_XXL'),
-        (train, '--opts train_dataset.dataset_root=/nowhere', 'train_dataset.dataset_root /nowhere'),
-        (train, '--opts model.num_classes=12', 'num_classes'),
-        (train, '--opts model.backbone.img_size=50', 'img_size 50'),
-        (train, '--config none.yml', 'none.yml'),
-        (val, '--model_path none.pdparams', 'none.pdparams'),
-        (val, '--model_path none.pdparams --is_slide', '--crop_size'),
-        (predict, '--model_path none.pdparams --image_path none.jpg', 'none.jpg'),
-        (export, '--model_path none.pdparams --input_shape 1 3 40 48', 'multiples of 16'),
-    ],
-)
-def test_bad_input_is_one_line_that_names_it(config, refused, script, flags, expected):
-    assert expected in refused(script, '--config', config, *words(flags))
-
-
-def test_without_paddleseg_the_scripts_say_how_to_install_it(config, refused, monkeypatch):
-    monkeypatch.setitem(sys.modules, 'paddleseg.cvlibs', None)
-    assert 'pip install --no-deps -r seg/requirements-nodeps.txt' in refused(train, '--config', config)

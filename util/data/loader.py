@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import paddle
+from paddle.io import DataLoader
 
 from util import dist, paddle_fixes
 from util.data.augment import pack_erased
@@ -93,8 +94,8 @@ def build_predict_loader(files, transform, batch_size, ahead=True):
 # -- from samples to batches ------------------------------------------------------------------------------------------
 
 
-def collate(samples):
-    """Stack samples (see datasets.py) into a batch, a dict of arrays:
+def stack(samples):
+    """Stack samples without an error (see datasets.py) into a batch, a dict of arrays:
 
     image          uint8 [B, S, S, 3]
     label, index   int64 [B]: class ids (-1: no label), and positions in the data set
@@ -102,21 +103,7 @@ def collate(samples):
     ids, listed, floor   the fields of the stacked SparseTarget, with label maps
     mapped         float32 [B], 0 for images without a label map, if the data set has such images
     labelled       float32 [B], 0 for images without a label, if the data set has such images
-
-    If a sample is {'error': message}, or if an exception is raised here, the batch is {'error': uint8 array of the
-    message's bytes}.
     """
-    errors = [sample['error'] for sample in samples if 'error' in sample]
-    if not errors:
-        try:
-            return stack(samples)
-        except Exception as error:
-            errors = [unexpected(error, f'a batch of {len(samples)} images')]
-    return {'error': np.frombuffer(errors[0].encode(errors='backslashreplace'), 'uint8')}
-
-
-def stack(samples):
-    """The batch of samples without an error."""
     batch = {
         'image': np.stack([s['image'] for s in samples]),
         'label': np.array([s['label'] for s in samples], 'int64'),
@@ -132,6 +119,28 @@ def stack(samples):
     return batch
 
 
+def collate(samples, stack=stack):
+    """The batch that stack(samples) returns.
+
+    If a sample is {'error': message}, or if an exception is raised here, the batch is {'error': uint8 array of the
+    message's bytes}.
+    """
+    errors = [sample['error'] for sample in samples if 'error' in sample]
+    if not errors:
+        try:
+            return stack(samples)
+        except UserError as error:
+            errors = [str(error)]
+        except Exception as error:
+            errors = [unexpected(error, f'a batch of {len(samples)} images')]
+    return {'error': np.frombuffer(errors[0].encode(errors='backslashreplace'), 'uint8')}
+
+
+def as_tensor(leaf):
+    """A tensor of an array; anything else of a batch, such as a text, stays what it is."""
+    return paddle.to_tensor(leaf) if isinstance(leaf, np.ndarray) else leaf
+
+
 def raise_error(batch):
     """Raise the UserError of a batch {'error': message}."""
     if 'error' in batch:
@@ -141,14 +150,16 @@ def raise_error(batch):
 class Loader:
     """Batches of `sampler`, made by paddle.io.DataLoader in at most as many processes as the machine has cores.
 
-    Iterating yields batches as `collate` makes them, with tensors on the device, except that image is float32
+    Iterating yields batches as `stack` makes them, with tensors on the device, except that image is float32
     [B, 3, S, S], normalised and erased. Raises the UserError of a sample. While it waits for a batch, Python handles
     signals.
 
     batch_size: images of the largest batch. num_workers: processes; with 0 this process makes each batch when it is
     asked for. prefetch_factor: batches that each process prepares in advance; persistent_workers: keep the processes
-    from epoch to epoch.
+    from epoch to epoch. seg/loader.py overrides `stack` and `prepare`.
     """
+
+    stack = staticmethod(stack)
 
     def __init__(self, dataset, sampler, batch_size, num_workers, prefetch_factor=2, persistent_workers=False):
         self.dataset, self.sampler = dataset, sampler
@@ -157,7 +168,7 @@ class Loader:
             return
         self.settings = {
             'batch_sampler': sampler,
-            'collate_fn': collate,
+            'collate_fn': functools.partial(collate, stack=self.stack),
             'return_list': True,
             'num_workers': self.workers,
             'prefetch_factor': prefetch_factor,
@@ -165,7 +176,7 @@ class Loader:
             'use_shared_memory': self._fits_shared_memory(self.workers * prefetch_factor, batch_size),
             'worker_init_fn': functools.partial(paddle_fixes.begin_worker, os.getpid()),
         }
-        self._loader = paddle.io.DataLoader(dataset, **self.settings)
+        self._loader = DataLoader(dataset, **self.settings)
 
     def _fits_shared_memory(self, ahead, batch_size):
         """Whether all prepared batches fit into shared memory; warns if not. ahead: the number made in advance."""
@@ -186,6 +197,10 @@ class Loader:
     def __len__(self):
         return len(self.sampler)
 
+    def prepare(self, batch):
+        """Make the image of a batch the network's input."""
+        network_input(batch, self.dataset.transform.mean, self.dataset.transform.std)
+
     def set_epoch(self, epoch, first=0):
         """The next iteration is epoch `epoch`, from its batch number `first` on."""
         self.dataset.set_epoch(epoch)
@@ -195,7 +210,7 @@ class Loader:
         with contextlib.closing(self._from_processes() if self.workers else self._made_here()) as batches:
             for batch in batches:
                 raise_error(batch)
-                network_input(batch, self.dataset.transform.mean, self.dataset.transform.std)
+                self.prepare(batch)
                 yield batch
 
     def _made_here(self):
@@ -205,8 +220,8 @@ class Loader:
         Python does not handle signals.
         """
         for indices in self.sampler:
-            batch = collate([self.dataset[index] for index in indices])
-            yield {name: paddle.to_tensor(array) for name, array in batch.items()}
+            batch = collate([self.dataset[index] for index in indices], stack=self.stack)
+            yield paddle.utils.map_structure(as_tensor, batch)
 
     def _from_processes(self):
         """Yield the batches of loader processes."""
@@ -224,5 +239,5 @@ class Loader:
         finally:
             if not finished:
                 paddle_fixes.end_epoch_early(batches)
-                self._loader = paddle.io.DataLoader(self.dataset, **self.settings)  # persistent processes have ended
+                self._loader = DataLoader(self.dataset, **self.settings)  # persistent processes have ended
             paddle_fixes.forget_shared_files(paddle)
