@@ -45,6 +45,6 @@ $python seg/train.py "${config[@]}" --save_dir "$out/train" --iters "$iters" --s
 $python seg/val.py "${config[@]}" "${model[@]}" "${opts[@]}"
 head -n 10 "$data/masks_val.txt" > "$data/pictured.txt"
 $python seg/predict.py "${config[@]}" "${model[@]}" --image_path "$data/pictured.txt" --save_dir "$out/predictions" \
-    "${opts[@]}"
+    --label_list seg/configs/digits_label_list.txt "${opts[@]}"
 $python seg/export.py "${config[@]}" "${model[@]}" --save_dir "$out/export" "${opts[@]}"
 echo "$out/predictions/added_prediction shows the classes of ten scenes; $out/export is for Paddle Inference"

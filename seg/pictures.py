@@ -26,7 +26,7 @@ def over_image(image, ids, names):
 
     image: RGB PIL image. ids: uint8 [H, W]. names: {class id: name}; a class without a name is shown by its id.
     """
-    tinted = Image.blend(image, mask(ids).convert('RGB'), 0.6)
+    tinted = Image.blend(image, mask(ids).convert('RGB'), 0.7)
     zoom = max(1, WIDTH // max(image.size))
     tinted = tinted.resize((image.width * zoom, image.height * zoom), Image.NEAREST)
     width = max(tinted.width, WIDTH)

@@ -21,6 +21,7 @@ RUN_BY = {
     'demo': 'tests/test_readme.py',
     'commands': 'tests/test_readme.py',
     'docs': 'tests/test_readme.py',
+    'segmentation': 'tests/test_readme.py',
     'example': 'tests/test_contributing.py',
     'tipc': 'tests/test_tipc.py',
     'compare': 'tests/test_tipc.py',

@@ -75,6 +75,14 @@ def test_the_demo_of_segmentation_starts_from_the_checkpoint_of_the_demo(clone):
 
 
 @pytest.mark.readme
+def test_commands_on_the_data_of_that_demo_run(clone):
+    out = run('\n'.join(['source .venv/bin/activate', *blocks('segmentation', 'docs/segmentation.md')]), clone)
+    assert 'mIoU: ' in out
+    assert len(list(clone.glob('output/seg_predict/added_prediction/*.png'))) == 20
+    assert (clone / 'output/seg_export/deploy.yaml').exists()
+
+
+@pytest.mark.readme
 def test_commands_of_the_readme_run(clone):
     """After the demo, whose model and data they use."""
     out = run('\n'.join(blocks('commands')), clone)
