@@ -179,12 +179,12 @@ def test_a_picture_has_the_colours_of_its_classes_and_a_legend_below():
 
 
 def test_a_legend_wraps_and_cuts_long_names():
-    from tools import drawing
+    from tools import fonts
 
     ids = np.arange(12, dtype='uint8')[None]
-    entries = pictures.legend(ids, {0: 'x' * 500}, drawing.font(12), 200)
+    entries = pictures.legend(ids, {0: 'x' * 500}, 12, 200)
     assert [entry[2] for entry in entries] == list(range(12))
-    assert entries[0][3].endswith('…') and drawing.font(12).getlength(entries[0][3]) < 200
+    assert entries[0][3].endswith('…') and fonts.width(entries[0][3], 12) < 200
     assert entries[1][0] == 1  # the second class stands in the next line
     rows = [entry[0] for entry in entries]
     assert rows == sorted(rows)
