@@ -133,4 +133,4 @@ if __name__ == '__main__':
     try:
         main(parser().parse_args())
     except UserError as error:
-        sys.exit(f'export_dense_onnx.py: error: {error}')
+        sys.exit(f'tools/export_dense_onnx.py: error: {error}')

@@ -31,6 +31,12 @@ def timm_classifier(name, checkpoint, num_classes, size):
     except Exception as error:  # an unknown name, no network
         hint = '' if checkpoint else '; --checkpoint FILE takes weights from a file'
         raise UserError(f'timm cannot build it ({one_line(error)}){hint}')
+    own_classes = classifier.default_cfg['num_classes']
+    if num_classes and num_classes != own_classes and not checkpoint:  # timm would draw a random last layer
+        raise UserError(
+            f'--nb_classes {num_classes}: the weights that timm fetches have {own_classes} classes; leave it out, '
+            'or give weights of your own with --checkpoint FILE'
+        )
     if checkpoint:
         try:
             timm.models.load_checkpoint(classifier, checkpoint)

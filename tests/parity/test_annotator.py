@@ -120,6 +120,16 @@ def test_the_tool_from_a_checkpoint_to_a_file_that_says_its_input(run, original,
             tool.main(tool.parser().parse_args(words))
 
 
+def test_classes_that_the_published_weights_do_not_have_are_refused(original, monkeypatch):
+    create = original.timm.create_model
+    monkeypatch.setattr(
+        original.timm, 'create_model', lambda name, pretrained, **how: create(name, **how)
+    )  # no network
+    with pytest.raises(UserError, match='--nb_classes 7: .* have 1000 classes; .*--checkpoint FILE'):
+        torch_networks.timm_classifier('resnet18', '', 7, None)
+    assert torch_networks.timm_classifier('resnet18', '', 1000, None).num_classes == 1000
+
+
 def test_features_are_the_classifier_s_before_its_pool(original, tool, tmp_path, capfd):
     torch = original.torch
     torch.manual_seed(0)
