@@ -1,6 +1,7 @@
 """tools/self_label.py: labeler, maps and student, from a folder of photos."""
 
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -11,9 +12,12 @@ import pytest
 
 import generate_label
 import main
+import predict
 from conftest import execute, words
+from inference_helpers import records
 from tools import fit_annotator, self_label
 from util import files, logger
+from util.errors import UserError
 
 SMALL = (
     '--model lvvit_nano --input_size 32 --batch_size 8 --epochs 1 --warmup_epochs 0 --cooldown_epochs 0 '
@@ -63,7 +67,46 @@ def test_from_photos_to_a_student(run, photos, tmp_path, in_this_process):
     maps = list((tmp_path / 'out/maps').rglob('*.npy'))
     assert result.out.count('Training time') == 2 and len(maps) == 30
     assert np.load(maps[0]).shape == (2, 5, 4, 4), 'at 64 pixels there are 4x4 cells of 16'
-    assert result.out.splitlines()[-1].split('] ')[1].startswith('student: top-1')
+    *_, accuracy, command = [line.split('] ')[1] for line in result.out.splitlines()]
+    assert accuracy.startswith('student: top-1 ') and 'on 10 validation photos' in accuracy
+    script, *flags = shlex.split(command.partition('python ')[2])
+    (record,) = records(run(predict, *flags))
+    assert script == 'predict.py' and record['label_names'][0].startswith('digit')
+    more = run(self_label, photos, tmp_path / 'out', *words(SMALL, '--epochs 2'))
+    assert more.code == 1 and f'delete {tmp_path}/out/maps and {tmp_path}/out/student' in more.err
+    assert 'labeler: has 1 of 2 epochs' in more.err and more.out == '', 'before the labeler is trained on'
+
+
+def test_a_batch_larger_than_the_set_becomes_as_large_as_the_set(run, photos, steps, tmp_path):
+    (photos / 'unlabelled').mkdir()
+    shutil.copy(next((photos / 'digit0').iterdir()), photos / 'unlabelled/0.jpg')
+    result = run(self_label, photos, tmp_path / 'out', *words(SMALL, '--batch_size 64'))
+    labeler, maps, student = steps
+    assert labeler.endswith('--batch_size 30') and student.endswith('--batch_size 31') and '--batch_size' not in maps
+    assert 'labeler: --batch_size 30 instead of 64: there are 30 training photos' in result.out
+    steps.clear()
+    run(self_label, photos, tmp_path / 'out', *words(SMALL, '--batch_size 15 --accum_iter 2'))
+    assert '--batch_size 15' in steps[0] and not steps[0].endswith('15'), 'fits'
+    run(self_label, photos, tmp_path / 'out', *words(SMALL, '--batch_size 20 --accum_iter 2'))
+    assert steps[3].endswith('--batch_size 15')
+
+
+FAILURES = [
+    ('labeler', 1, 'remove the cause'),
+    ('maps', 1, 'delete OUT/maps and OUT/student, or give another OUT'),
+    ('maps', -9, 'the same command resumes'),
+    ('student', 143, 'the same command resumes'),
+]
+
+
+@pytest.mark.parametrize('title, code, says', FAILURES)
+def test_the_remedy_of_a_failed_step_is_one_that_works(tmp_path, title, code, says):
+    end = 'os.kill(os.getpid(), 9)' if code < 0 else f'os._exit({code})'
+    (tmp_path / 'step.py').write_text(f'import os; {end}')
+    with pytest.raises(UserError) as error:
+        self_label.Steps(str(tmp_path), '').run(title, [str(tmp_path / 'step.py')])
+    assert says.replace('OUT/', f'{tmp_path}/') in str(error.value)
+    assert ('same command' in says) == ('same command' in str(error.value))
 
 
 TOLD = """
@@ -115,13 +158,13 @@ def test_few_labels_and_a_backbone_make_a_student_of_all_photos(run, few_labels,
     assert len(maps) == 38 and np.load(maps[0]).shape == (2, 2, 2, 2), 'all but the two that are held out'
     assert len(list((tmp_path / 'out/maps').rglob('unlabelled/*.npy'))) == 12
     assert in_this_process == ['maps', 'student'], 'one process fits the annotator'
-    table = [line.split('] ')[1] for line in result.out.splitlines()[-2:]]
+    table = [line.split('] ')[1] for line in result.out.splitlines()[-3:-1]]
     assert table[0].startswith('annotator: top-1 ') and 'on 26 labelled photos' in table[0]
     assert table[1].startswith('student: top-1 ')
     assert table[0] in (tmp_path / 'out/self_label.log').read_text()
     again = run(self_label, *command)
     assert again.code == 0 and 'fitted before' in again.out and '0 maps written' in again.out
-    assert again.out.splitlines()[-1].split('] ')[1] == table[1], 'nothing is trained again'
+    assert again.out.splitlines()[-2].split('] ')[1] == table[1], 'nothing is trained again'
 
 
 def test_with_an_annotator_the_class_token_learns_the_labels(run, few_labels, backbone, steps, tmp_path, monkeypatch):
@@ -279,7 +322,7 @@ def test_val_without_train_is_refused(refused, photos, steps, tmp_path):
 
 
 def test_a_step_that_fails_names_the_log(run, photos, tmp_path):
-    result = run(self_label, photos, tmp_path / 'out', *words(SMALL, '--batch_size 1000'))
+    result = run(self_label, photos, tmp_path / 'out', *words(SMALL, '--accum_iter 1000'))
     assert result.code == 1 and 'labeler: ' in result.err and str(tmp_path / 'out/self_label.log') in result.err
-    assert '--batch_size 1000' in (tmp_path / 'out/self_label.log').read_text()
+    assert '--accum_iter 1000' in (tmp_path / 'out/self_label.log').read_text()
     assert not (tmp_path / 'out/maps').exists()

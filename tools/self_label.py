@@ -35,13 +35,16 @@ from models import FAMILY
 from tools import fit_annotator, linear_classifier
 from tools.photo_lists import write_lists
 from util import files
-from util.args import Parser, complete_model
+from util.args import Parser, as_words, complete_model
+from util.data import listing
+from util.data.label_maps import META
 from util.data.onnx_annotator import OnnxNetwork
 from util.errors import UserError
 from util.logger import log, log_to
 from util.ranges import count, number
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+STOPPED = (130, 137, 143)  # exit codes after SIGINT, SIGKILL and SIGTERM
 LABELS, SAMPLED = '--ground_truth only', '--token_label_gumbel'
 OWN_FLAGS = '--annotator --annotator_flags --val_share --map_size --labeler_flags --student_flags --launch'.split()
 SET_HERE = (
@@ -72,6 +75,11 @@ def parser():
     return parser
 
 
+def make_anew(out):
+    """The remedy when a command does not fit the maps in OUT."""
+    return f'delete {os.path.join(out, "maps")} and {os.path.join(out, "student")}, or give another OUT'
+
+
 # -- the steps --------------------------------------------------------------------------------------------------------
 
 
@@ -80,6 +88,7 @@ class Steps:
 
     def __init__(self, out, launch):
         self.log_path, self.launcher = os.path.join(out, 'self_label.log'), []
+        self.anew = make_anew(out)
         if launch:
             self.launcher = ['-m', 'paddle.distributed.launch', '--log_dir', os.path.join(out, 'launch')]
             self.launcher += shlex.split(launch)
@@ -98,9 +107,13 @@ class Steps:
                     show(process.stdout, copy)  # a training saves first
                     raise
         if process.returncode:
+            remedy = 'remove the cause; the command then goes on with this step'
+            if process.returncode < 0 or process.returncode in STOPPED:
+                remedy = 'the same command resumes this step'
+            elif title == 'maps':
+                remedy = f'if these maps were begun with other flags or labels, {self.anew}'
             raise UserError(
-                f'{title}: stopped with exit code {process.returncode}, see above and {self.log_path}; '
-                'the same command resumes this step'
+                f'{title}: stopped with exit code {process.returncode}, see above and {self.log_path}; {remedy}'
             )
 
 
@@ -123,7 +136,7 @@ def check_flags(words):
 
 
 def parse_flags(args):
-    """(parsed flags of main.py for the first training, words for the student). Wrong flags are an error now."""
+    """(flags of main.py for the labeler, the same for the student, words for the student). Wrong ones are an error."""
     check_flags(args.flags)
     if args.annotator and (args.map_size or args.labeler_flags):
         raise UserError('--map_size and --labeler_flags are for a labeler; with --annotator there is none')
@@ -133,9 +146,10 @@ def parse_flags(args):
     if student is None:
         student = LABELS if args.annotator else f'{LABELS} {SAMPLED}'
     flags = trainer.parser().parse_args([*args.flags, *shlex.split(args.labeler_flags)])
-    trainer.parser().parse_args([*args.flags, *shlex.split(student)])
-    complete_model(flags, FAMILY[flags.model])
-    return flags, shlex.split(student)
+    of_student = trainer.parser().parse_args([*args.flags, *shlex.split(student)])
+    for parsed in (flags, of_student):
+        complete_model(parsed, FAMILY[parsed.model])
+    return flags, of_student, shlex.split(student)
 
 
 def fit_words(args, in_out, workers):
@@ -146,8 +160,37 @@ def fit_words(args, in_out, workers):
     return ['tools/fit_annotator.py', *words]
 
 
-def log_results(in_out, trained, annotator):
-    """Log the accuracies. trained: names of the trained models; annotator: its file, '' without one."""
+def check_labeler(args, flags):
+    """Raise UserError if the command would train the labeler on although OUT has maps.
+
+    They are maps of the labeler as it was, and generate_label.py does not add others to them.
+    """
+    labeler, epochs = os.path.join(args.out, 'labeler'), flags.epochs + flags.cooldown_epochs
+    records = os.path.join(labeler, 'log.txt')
+    if args.annotator or not os.path.exists(os.path.join(args.out, 'maps', META)):
+        return
+    trained = files.read_log(records)[-1]['epoch'] + 1 if os.path.exists(records) else 0
+    if trained < epochs:
+        raise UserError(
+            f'{labeler}: has {trained} of {epochs} epochs, but there are maps of an earlier labeler; '
+            f'{make_anew(args.out)}'
+        )
+
+
+def batch_words(name, flags, photos):
+    """Words that make the batch as large as the training set if it is larger, with a line in the log."""
+    most = max(1, photos // flags.accum_iter)
+    if flags.batch_size <= most:
+        return []
+    log(f'{name}: --batch_size {most} instead of {flags.batch_size}: there are {photos} training photos')
+    return ['--batch_size', str(most)]
+
+
+def log_results(in_out, trained, annotator, held_out):
+    """Log the accuracies. trained: names of the trained models; annotator: its file, '' without one.
+
+    held_out: number of validation photos.
+    """
     if annotator:
         found = json.loads(OnnxNetwork(annotator).metadata['cross_validation'])
         share = linear_classifier.accuracy(found['right'], found['photos'])
@@ -155,13 +198,26 @@ def log_results(in_out, trained, annotator):
     for name in trained:
         last = files.read_log(in_out(name, 'log.txt'))[-1]
         shown = f'top-1 {last["test_acc1"]:.2f} % after the last epoch, {last["best_acc1"]:.2f} % at best'
-        log(f'{name}: {shown}: {in_out(name)}')
+        log(f'{name}: {shown}, on {held_out} validation photos: {in_out(name)}')
+
+
+def predict_command(in_out, flags, num_classes, photo):
+    """The command that classifies a photo with the student. flags: of main.py for the student."""
+    usual = trainer.parser().parse_args(['--model', flags.model])
+    complete_model(usual, FAMILY[flags.model])
+    content = {'model': flags.model, 'nb_classes': num_classes}
+    for name in ('input_size', 'crop_pct', 'interpolation', 'mean', 'std'):
+        if getattr(flags, name) != getattr(usual, name):
+            content[name] = getattr(flags, name)
+    content.update(resume=in_out('student', 'checkpoint-best.pd'), infer_imgs=[photo])
+    return shlex.join(['python', 'predict.py', *as_words(trainer.parser(), content)])
 
 
 def main(args):
-    flags, for_student = parse_flags(args)
+    flags, student_flags, for_student = parse_flags(args)
     files.check_folder(args.out, f'OUT {args.out}')
     in_out, workers = functools.partial(os.path.join, args.out), ['--num_workers', str(flags.num_workers)]
+    check_labeler(args, flags)
     log_to(in_out('self_label.log'))
     fit = fit_words(args, in_out, workers) if args.annotator else []
     num_classes = write_lists(args.photos, args.out, args.val_share, flags.max_bad_images)
@@ -170,6 +226,9 @@ def main(args):
     data = ['--data_path', args.photos, '--nb_classes', str(num_classes), '--resume', 'auto']
     data += ['--cls_label_path_val', in_out('val_list.txt'), '--label_list', in_out('label_list.txt')]
 
+    photos, labelled, held_out = (
+        listing.read_photos(args.photos, in_out(f'{name}_list.txt')) for name in ('train', 'labelled', 'val')
+    )
     steps = Steps(args.out, args.launch)
     words = ['generate_label.py', args.photos, in_out('maps'), '--cls_label_path', in_out('train_list.txt')]
     if args.annotator:
@@ -178,17 +237,20 @@ def main(args):
     else:
         first = ['main.py', *args.flags, '--token_pool_weight', '1', *shlex.split(args.labeler_flags), *data]
         first += ['--cls_label_path_train', in_out('labelled_list.txt'), '--output_dir', in_out('labeler')]
+        first += batch_words('labeler', flags, len(labelled))
         steps.run('labeler', first)
         view = args.map_size or 2 * flags.input_size
         words += ['--model', flags.model, '--img_size', str(view), '--nb_classes', str(num_classes)]
         words += ['--resume', in_out('labeler', 'checkpoint-best.pd')]
     steps.run('maps', [*words, '--relative_scores', *workers])
     last = ['main.py', *args.flags, '--token_label', '--token_label_data', in_out('maps'), *for_student, *data]
-    steps.run('student', [*last, '--cls_label_path_train', in_out('train_list.txt'), '--output_dir', in_out('student')])
+    last += ['--cls_label_path_train', in_out('train_list.txt'), '--output_dir', in_out('student')]
+    steps.run('student', last + batch_words('student', student_flags, len(photos)))
     if args.annotator:
-        log_results(in_out, ['student'], in_out('annotator.onnx'))
+        log_results(in_out, ['student'], in_out('annotator.onnx'), len(held_out))
     else:
-        log_results(in_out, ['labeler', 'student'], '')
+        log_results(in_out, ['labeler', 'student'], '', len(held_out))
+    log(f'classify a photo: {predict_command(in_out, student_flags, num_classes, held_out.paths[0])}')
 
 
 if __name__ == '__main__':
