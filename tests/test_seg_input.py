@@ -1,6 +1,9 @@
 """seg/ with files that are damaged, do not fit each other, or are no images; flags and configs that are wrong."""
 
+import os
+import signal
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -12,7 +15,9 @@ from seg_scenes import CLASSES, pairs, written_config
 
 pytest.importorskip('paddleseg', reason='PaddleSeg is not installed: see seg/requirements.txt')
 
-from seg import common, export, lvvit, pictures, predict, train, upernet, val
+from seg import common, export, lvvit, predict, train, upernet, val
+from util import paddle_fixes
+from util.data import images
 
 common.load_paddleseg()
 
@@ -124,6 +129,23 @@ def test_without_the_check_such_a_pair_ends_the_training(kind, workers, config, 
     assert 'error: ' in last and named in last, result.err
 
 
+@pytest.mark.parametrize('workers', [0, 1])
+def test_sigterm_ends_a_training_that_waits_for_a_file(workers, config, run, tmp_path, time_limit, monkeypatch):
+    main_process, open_rgb = os.getpid(), images.open_rgb
+
+    def wait(path):
+        if workers and os.getpid() == main_process:  # reads one sample to know its size
+            return open_rgb(path)
+        os.kill(main_process, signal.SIGTERM)
+        time.sleep(100)
+
+    monkeypatch.setattr(images, 'open_rgb', wait)
+    monkeypatch.setattr(paddle_fixes, 'SHUTDOWN_SECONDS', 0.2)
+    flags = f'--save_dir {tmp_path}/run --no_check --num_workers {workers} --device cpu'
+    with time_limit(60):
+        assert run(train, '--config', config, *words(flags)).code == 143
+
+
 def test_the_exif_orientation_of_an_image_is_ignored(config, run, untrained, masked, tmp_path):
     image, mask = pairs(masked)[0]
     image, mask = Image.open(image).resize((48, 32)), Image.open(mask).resize((48, 32), Image.NEAREST)
@@ -165,29 +187,6 @@ def test_prediction_names_files_that_it_cannot_decode_and_predicts_the_others(co
     for kind in ('pseudo_color_prediction', 'added_prediction'):
         assert sorted(path.name for path in (tmp_path / 'out' / kind).iterdir()) == expected
     assert run(predict, *flags, '--skip_bad').code == 0
-
-
-def test_a_picture_has_the_colours_of_its_classes_and_a_legend_below():
-    ids = np.zeros((32, 48), 'uint8')
-    ids[:, 24:] = 1
-    white = Image.new('RGB', (48, 32), 'white')
-    picture = np.asarray(pictures.over_image(white, ids, {0: 'background', 1: 'zero'}))
-    ground, digit = picture[90, 20], picture[90, 200]
-    assert len(set(ground.tolist())) == 1 and digit[0] > 200 > digit[1]  # grey, and red
-    below = picture[200:].reshape(-1, 3).tolist()
-    assert [40, 40, 40] in below and [230, 25, 75] in below and [255, 255, 255] in below
-
-
-def test_a_legend_wraps_and_cuts_long_names():
-    from tools import fonts
-
-    ids = np.arange(12, dtype='uint8')[None]
-    entries = pictures.legend(ids, {0: 'x' * 500}, 12, 200)
-    assert [entry[2] for entry in entries] == list(range(12))
-    assert entries[0][3].endswith('…') and fonts.width(entries[0][3], 12) < 200
-    assert entries[1][0] == 1  # the second class stands in the next line
-    rows = [entry[0] for entry in entries]
-    assert rows == sorted(rows)
 
 
 @pytest.mark.parametrize('text', ['model: [1\nb', '- 1\n', 'model: 5\nbatch_size: 1\niters: 1\n', ''])
