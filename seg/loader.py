@@ -64,7 +64,10 @@ class PairLoader(loader.Loader):
                     f'{first["path"]} has {sizes[0]} pixels after the transforms of the data set and {sample["path"]} '
                     f'{sizes[1]}; a batch needs one size: add RandomPaddingCrop or Resize to the transforms'
                 )
-        return default_collate_fn(samples)
+        batch = default_collate_fn(samples)
+        # PaddleSeg knows the name of a step by its type, a list, which Paddle's loader makes of the tuple
+        batch['trans_info'] = [[list(name), size] for name, size in batch['trans_info']]
+        return batch
 
     def prepare(self, batch):
         """PaddleSeg's transforms have normalised the images."""

@@ -101,6 +101,16 @@ def test_windows_scales_and_flips(trained, run):
     assert '#Images: 10' in result.out
 
 
+@pytest.mark.parametrize('workers', [0, 1])
+def test_images_that_the_config_resizes_are_evaluated_in_their_own_size(workers, trained, run, tmp_path):
+    config = yaml.safe_load(trained[0].read_text())
+    config['val_dataset']['transforms'].insert(0, {'type': 'Resize', 'target_size': [48, 64]})
+    (tmp_path / 'resized.yml').write_text(yaml.safe_dump(config))
+    flags = f'--num_workers {workers} --device cpu'
+    result = run(val, *words('--config', tmp_path / 'resized.yml', '--model_path', trained[1], flags))
+    assert result.code == 0 and 'mIoU: ' in result.out
+
+
 def test_prediction_writes_a_mask_of_each_image(trained, run, masked, tmp_path):
     folder = masked / 'val' / 'digit3'
     result = run(
