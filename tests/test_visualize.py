@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from models import build_model
-from tools import drawing, fonts, visualize
+from tools import distinct, drawing, fonts, visualize
 from util.data.token_label import SparseTarget
 from util.errors import UserError
 from util.weights import checkpoint
@@ -64,7 +64,7 @@ def tokens_of(ids, num_classes=1000):
 def test_the_classes_of_one_picture_have_colours_that_differ_however_close_their_ids_are():
     palette = drawing.colours([tokens_of(range(500, 520)), tokens_of(range(510, 530))])
     rgb = np.array(list(palette.values()), float)
-    apart = drawing.distance(rgb[:, None], rgb[None]) ** 0.5 + 1e9 * np.eye(30)
+    apart = distinct.distance(rgb[:, None], rgb[None]) ** 0.5 + 1e9 * np.eye(30)
     assert sorted(palette) == list(range(500, 530)) and apart.min() > 100
     assert len(set(drawing.colours([tokens_of(range(1000))]).values())) == 1000
 

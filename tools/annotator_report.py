@@ -66,7 +66,7 @@ def draw(samples, chosen, scores, transform, names, path):
         square = transform.crop(open_rgb(samples.paths[number]))
         whole = records.softmax(cells.mean(axis=0, keepdims=True))[0]
         guess = int(whole.argmax())
-        title = f'annotator: {drawing.drawn_name(guess, names)} {whole[guess]:.0%}'
+        title = f'annotator: {whole[guess]:.0%} {drawing.drawn_name(guess, names)}'
         tiles.append(drawing.Tile(square, drawing.drawn_name(samples.labels[number], names)))
         tiles.append(drawing.Tile(square, title, drawing.Tokens.of(records.softmax(cells)), names))
     (tiles,) = drawing.draw_tiles([tiles])

@@ -1,12 +1,12 @@
 """Pictures of token predictions: a coloured overlay on each token, heat maps, captions and legends."""
 
-import functools
 from typing import NamedTuple, Optional
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from tools import fonts
+from tools.distinct import distinct_colours
 from util.errors import UserError
 
 SIDE, GAP, MARGIN = 224, 4, 12  # pixels: of a tile, between tiles, around panels
@@ -32,29 +32,6 @@ class Tokens(NamedTuple):
     def decided(self):
         """bool [N]: whether a token prefers a class at all."""
         return self.scores * self.num_classes > ABOVE_CHANCE
-
-
-def distance(one, other):
-    """How different RGB colours look, [..., 3] each: https://www.compuphase.com/cmetric.htm, without the root."""
-    red = (one[..., 0] + other[..., 0]) / 2
-    weights = np.stack([2 + red / 256, np.full_like(red, 4), 2 + (255 - red) / 256], axis=-1)
-    return (weights * (one - other) ** 2).sum(axis=-1)
-
-
-@functools.lru_cache(maxsize=None)
-def distinct_colours():
-    """1,000 RGB tuples. Each is the one of a grid of colours that differs most from all before it, and from red, the
-    colour of heat maps.
-    """
-    levels = np.linspace(0, 255, 14).astype(int)
-    grid = np.stack(np.meshgrid(levels, levels, levels, indexing='ij'), axis=-1).reshape(-1, 3)
-    grid = grid[np.ptp(grid, axis=1) > 100].astype(float)  # photos are grey enough
-    chosen, nearest = [], distance(grid, np.array([255.0, 0, 0]))
-    for _ in range(1000):
-        colour = grid[nearest.argmax()]
-        chosen.append(tuple(int(value) for value in colour))
-        nearest = np.minimum(nearest, distance(grid, colour))
-    return chosen
 
 
 def colours(shown):
@@ -106,13 +83,12 @@ def overlay(image, tokens, names, written=True, palette=None):
     draw = ImageDraw.Draw(tint)
     palette = palette or colours([tokens])
     size = int(min(max(cell / 6, 12), 22))  # of the letters
-    texts = {i: fonts.cut(drawn_name(i, names), size, cell - 8) for i in common_classes([tokens])} if written else {}
-    written = written and words_fit(texts, names, size, cell)
+    texts = cell_texts(tokens, names, size, cell) if written else None
     for i in np.flatnonzero(tokens.decided):
         best, score = tokens.ids[i], tokens.scores[i]
         x, y = i % grid * cell, i // grid * cell
         draw.rectangle((x, y, x + cell - 1, y + cell - 1), fill=(*palette[best], int(70 + 120 * score)))
-        if written:
+        if texts:
             share = '<1%' if score < 0.01 else f'{score:.0%}'
             for text, baseline in ((texts[best], y + cell / 2 - 0.25 * size), (share, y + cell / 2 + size)):
                 left = x + (cell - fonts.width(text, size)) / 2
@@ -120,20 +96,28 @@ def overlay(image, tokens, names, written=True, palette=None):
     return Image.alpha_composite(image.convert('RGBA'), tint).convert('RGB')
 
 
-def words_fit(texts, names, size, cell):
-    """Whether a cell has space for a percentage and for at least six letters of each name.
+def cell_texts(tokens, names, size, cell):
+    """{class id: as much of its name as fits into a cell}.
 
-    texts: {class id: what fits of its name}. size: of the letters. cell: side of a cell in pixels.
+    None if a percentage or six letters of a name do not fit. size: of the letters. cell: side of a cell, in pixels.
     """
-    whole = all(len(text) > 6 or text == drawn_name(i, names) for i, text in texts.items())
-    return whole and cell >= 2.2 * size and cell - 8 >= fonts.width('100%', size)
+    space = cell - 8
+    if cell < 2.2 * size or space < fonts.width('100%', size):
+        return None
+    texts = {}
+    for class_id in common_classes([tokens]):
+        name = drawn_name(class_id, names)
+        texts[class_id] = fonts.cut(name, size, space)
+        if texts[class_id] != name and len(texts[class_id]) <= 6:
+            return None
+    return texts
 
 
 def heat(image, values):
     """The image in grey with each token in red, the stronger the larger its value.
 
-    image: square PIL image. values: float [N], none negative. The smallest is left grey. One that is larger by the
-    mean is drawn at full strength; if none is, the red stays weaker, so that equal values do not look different.
+    image: square PIL image. values: float [N], none negative. The red is the distance from the smallest value, as a
+    share of the largest distance or of the mean, whichever is larger. Values that are nearly equal so remain grey.
     """
     grid = round(len(values) ** 0.5)
     above = values - values.min()
