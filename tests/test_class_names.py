@@ -56,7 +56,8 @@ def weights(tmp_path):
     def call(names, classes=3):
         path = tmp_path / 'weights' / f'{len(list((tmp_path / "weights").glob("*")))}.pd'
         entry = {'class_names': names} if names else {}
-        checkpoint.save({'model': random_weights(0, num_classes=classes), **entry}, str(path))
+        model = random_weights(0, num_classes=classes)
+        checkpoint.save({'model': model, 'number': path.stem, **entry}, str(path))  # no two files have the same content
         return path
 
     (tmp_path / 'weights').mkdir()

@@ -42,17 +42,29 @@ def system_fonts():
 @functools.lru_cache(maxsize=None)
 def load(path, size):
     """The font of a file, or for '' Pillow's own. size: pixels."""
-    return ImageFont.truetype(path, size) if path else ImageFont.load_default(size)
+    if path:
+        return ImageFont.truetype(path, size)
+    try:
+        return ImageFont.load_default(size)
+    except TypeError:  # Pillow before 10.1 has one size only
+        return ImageFont.load_default()
 
 
 @functools.lru_cache(maxsize=None)
 def font_file(character):
     """The path of the first font that has the character, '' for Pillow's own; None if no font has it."""
     for path in itertools.chain(_chosen, [''], system_fonts()):
-        font = load(path, 24)
-        if bytes(font.getmask(character)) != bytes(font.getmask('\uffff')):  # U+FFFF is in no font
+        if has(load(path, 24), character):
             return path
     return None
+
+
+def has(font, character):
+    """Whether a font has a character."""
+    try:
+        return bytes(font.getmask(character)) != bytes(font.getmask('\uffff'))  # U+FFFF is in no font
+    except UnicodeEncodeError:  # Pillow before 10.1: its own font has Latin-1 alone
+        return ord(character) < 256
 
 
 def can_draw(text):
