@@ -157,7 +157,7 @@ def test_files_of_a_folder_are_sorted_by_their_numbers(tmp_path):
     assert '--resume' in refusal(checkpoint.of_folder, str(tmp_path))
     names = ['checkpoint-9.pd', 'checkpoint-10.pd', 'other.safetensors']
     for name in [*names, 'log.txt', '.checkpoint-9.pd.tmp']:
-        (tmp_path / name).touch()
+        (tmp_path / name).write_text(name)
     assert checkpoint.of_folder(str(tmp_path)) == [str(tmp_path / name) for name in names]
 
 
