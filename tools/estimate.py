@@ -49,7 +49,8 @@ def kept_bytes(model, batch, drop_path, mixed, recompute):
     model: LV_ViT; batch: images; mixed: float16 or bfloat16 where AMP O1 uses it; recompute: of the blocks.
     """
     half = 2 if mixed else 4
-    classes, tokens, grid_tokens = model.num_classes, model.grid**2 + 1, model.grid**2
+    patches = model.grid**2
+    tokens = patches + 1
     width = tokens * model.embed_dim
     stem = half * 3 * model.img_size**2
     if isinstance(model.patch_embed, PatchEmbed4_2):  # the outputs of three convolutions and of their activations
@@ -61,13 +62,13 @@ def kept_bytes(model, batch, drop_path, mixed, recompute):
     block += half * 2 * hidden  # before and after GELU
     if not mixed:  # the attention itself; fused attention does not keep it
         block += 4 * model.blocks[0].attn.num_heads * tokens**2
-    if drop_path:  # the inputs of both
+    if drop_path:  # the inputs of both of its products
         block += half * 2 * width
     depth = len(model.blocks)
     blocks = block + 4 * depth * width if recompute else depth * block
     heads = 4 * 2 * width  # embedding and normalised features
     if model.return_dense:  # logits, their softmax, and targets
-        heads += 4 * 3 * grid_tokens * classes
+        heads += 4 * 3 * patches * model.num_classes
     return batch * (stem + blocks + heads)
 
 
@@ -92,8 +93,9 @@ def measure(args, recompute):
         current, peak = paddle.device.cuda.memory_allocated, paddle.device.cuda.max_memory_allocated
         reset = paddle.device.cuda.reset_max_memory_allocated
     else:
-        of_host = ('current_value', 'peak_value', 'reset_peak_value')
-        current, peak, reset = (partial(getattr(core, f'host_memory_stat_{name}'), 'Allocated', 0) for name in of_host)
+        current = partial(core.host_memory_stat_current_value, 'Allocated', 0)
+        peak = partial(core.host_memory_stat_peak_value, 'Allocated', 0)
+        reset = partial(core.host_memory_stat_reset_peak_value, 'Allocated', 0)
     gc.collect()  # what an earlier call left
     before = current()
     model = build_model(

@@ -105,9 +105,11 @@ def class_relevance(model, image, class_id):
     for self-attention: R = I; for each block R += E_h[max(0, ∂score/∂A ∘ A)] · R, with E_h the mean over the heads.
     The result is the row of the class token in R without its own entry. The score is the logit of `head`.
     """
-    attentions, mixed = [block.attn for block in model.blocks], []
+    attentions = [block.attn for block in model.blocks]
+    attended = []  # A·V of each block, the input of its `proj`: [1, T, D]
     hooks = [
-        attention.proj.register_forward_pre_hook(lambda _, inputs: mixed.append(inputs[0])) for attention in attentions
+        attention.proj.register_forward_pre_hook(lambda _, inputs: attended.append(inputs[0]))
+        for attention in attentions
     ]
     try:
         layers = [attention.qkv for attention in attentions]
@@ -119,11 +121,13 @@ def class_relevance(model, image, class_id):
     score = model.head(features[:, 0])[0, class_id]
     # On CPUs, the gradient of Paddle's LayerNorm is wrong unless that of its weight is asked for as well.
     norms = [p for name, p in model.named_parameters() if 'norm' in name and name.endswith('weight')]
-    gradients = paddle.grad(score, mixed + norms, allow_unused=True)[: len(mixed)]  # of A·V: ∂score/∂A = gradient · Vᵀ
+    gradients = paddle.grad(score, attended + norms, allow_unused=True)[: len(attended)]
     relevance = np.eye(qkvs[0].shape[1])
     for attention, qkv, gradient in zip(attentions, qkvs, gradients):
         weights, v = attention_weights(attention, qkv)
-        gradient = gradient.reshape(v.transpose([0, 2, 1, 3]).shape).transpose([0, 2, 1, 3])
+        heads = [0, 0, attention.num_heads, attention.head_dim]
+        gradient = gradient.reshape(heads).transpose([0, 2, 1, 3])
+        # ∂score/∂A = ∂score/∂(A·V) · Vᵀ
         of_attention = (gradient @ v.transpose([0, 1, 3, 2])).numpy()[0].astype('float64')
         step = np.maximum(0, of_attention * weights.numpy()[0]).mean(axis=0)
         relevance += step @ relevance
