@@ -8,8 +8,8 @@ import paddle.nn.functional as F
 
 from util import dist
 from util.errors import UserError
-from util.logger import MetricLogger
-from util.metrics import Predictions, report
+from util.logger import MetricLogger, duration, log
+from util.metrics import Predictions, statistics
 from util.train import mixtoken
 from util.train.loss import batch_targets
 
@@ -54,7 +54,9 @@ def train_one_epoch(state, model, criterion, mixup=None, writers=None):
         state.meters.update(i, lr=lr, loss=loss.detach())
 
         if is_last_of_step:
-            if writers is not None and writers.active and (state.steps_done + 1) % args.print_freq == 0:
+            step = state.steps_done + 1
+            is_shown = step % args.print_freq == 0 or step == state.steps_per_epoch
+            if writers is not None and writers.active and is_shown:
                 writers.write(step_scalars(loss, lr, state.model, optimizer, amp.scaler), state.step + 1)
             amp.scaler.step(optimizer)
             amp.scaler.update()
@@ -101,7 +103,9 @@ def step_scalars(loss, lr, model, optimizer, scaler):
 
 def evaluate(data_loader, model, amp=None, shared=False, header='Test:', print_freq=20):
     """Evaluate a model: {'loss': mean cross-entropy, 'acc1', 'acc5': in percent}. Arguments: see predict_all."""
-    return report(predict_all(data_loader, model, 5, amp, shared, header, print_freq))
+    stats = statistics(predict_all(data_loader, model, 5, amp, shared, header, print_freq))
+    log(f'* Acc@5 {stats["acc5"]:.3f} loss {stats["loss"]:.3f}')
+    return stats
 
 
 @paddle.no_grad()
@@ -121,7 +125,8 @@ def predict_all(data_loader, model, k=5, amp=None, shared=False, header='Test:',
     left_out[classes] = 0
     left_out = paddle.to_tensor(left_out)
     indices, rows = [], []  # read after the loop, so that no batch waits for the device
-    for batch in MetricLogger().log_every(data_loader, len(data_loader), print_freq, header):
+    meters = MetricLogger()
+    for batch in meters.log_every(data_loader, len(data_loader), print_freq, header):
         with amp.autocast() if amp else contextlib.nullcontext():
             logits = model(batch['image']).astype('float32')
         finite = paddle.isfinite(logits).all(axis=-1, keepdim=True)
@@ -131,6 +136,7 @@ def predict_all(data_loader, model, k=5, amp=None, shared=False, header='Test:',
         columns = [paddle.ones_like(label), label, loss, finite, paddle.topk(logits, k, axis=-1)[1]]
         rows.append(paddle.concat([column.astype('float64') for column in columns], axis=1))  # float64 keeps ids exact
         indices.append(batch['index'])
+    log(f'{header} Total time: {duration(meters.seconds)}')
     table = np.zeros([len(data_loader.dataset), 4 + k])
     for index, values in zip(indices, rows):
         table[index.numpy()] += values.numpy()

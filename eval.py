@@ -146,7 +146,7 @@ def main(args):
             images = val_loader.dataset.samples.paths
             real = read_real_labels(args, images, set(classes))
             shown_names = class_names.to_show(args.label_list, names, args.nb_classes)
-        log(f'{args.model}: {len(images)} images, input {args.input_size}, crop_pct {args.crop_pct} ({resize})')
+            log(f'{args.model}: {len(images)} images, input {args.input_size}, crop_pct {args.crop_pct} ({resize})')
         predictions = predict_all(val_loader, model, max(topk), amp=amp, shared=True, classes=classes)
         stats = metrics.report(predictions, topk)
         if 1 in topk:

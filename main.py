@@ -2,8 +2,6 @@
 
 from util import runtime
 
-import datetime
-import json
 import sys
 import time
 from functools import partial
@@ -23,6 +21,7 @@ from util.args import (
     add_normalisation,
     add_training,
     add_weights,
+    changed_flags,
     complete_model,
     complete_training,
     mixes_images,
@@ -33,7 +32,7 @@ from util.data import listing, loader, validation
 from util.data.label_maps import LabelMaps
 from util.data.transforms import TrainTransform
 from util.errors import UserError
-from util.logger import log, log_to
+from util.logger import duration, log, log_to
 from util.metrics import log_accuracy
 from util.train import interrupt, starting
 from util.train.amp import Amp, on_gpu
@@ -41,7 +40,7 @@ from util.train.loss import TokenLabelLoss
 from util.train.mixup import Mixup
 from util.train.train_state import TrainState, total_batch
 from util.weights import checkpoint
-from util.writers import Writers, check_packages
+from util.writers import Writers, check_packages, epoch_scalars
 
 
 def parser():
@@ -139,11 +138,12 @@ def main(args):
     log_to(args.log_file)
     if args.debug and paddle.device.is_compiled_with_cuda():
         paddle.set_flags({'FLAGS_cudnn_deterministic': True})
-    log(f'Paddle {paddle.__version__} on {paddle.device.get_device()}, {world_size} process(es). {runtime.CPU}')
+    today, device = time.strftime('%Y-%m-%d'), paddle.device.get_device()
+    log(f'{today}, Paddle {paddle.__version__} on {device}, {world_size} process(es). {runtime.CPU}')
     scaled = scale_learning_rates(args, total_batch(args))
     if scaled:
         log(scaled)
-    log('arguments: ' + json.dumps(vars(args)))
+    log(f'flags other than the defaults: {changed_flags(parser(), flags) or "none"}')
 
     ranks = (rank, world_size) if args.dist_eval else (0, 1)
     if not args.eval:
@@ -164,7 +164,7 @@ def main(args):
     log(f'number of params (M): {count_parameters(model) / 1e6:.2f}')
     log(
         f'{args.model}: input {args.input_size}, crop_pct {args.crop_pct}, lr {args.lr:.2e}, '
-        f'total batch {total_batch(args)}'
+        f'total batch {total_batch(args)}, mix_token {args.mix_token}'
     )
     published = partial(published_weights, args.model, args.input_size, nearest=True)
     amp = Amp(args.use_amp, args.amp_dtype, args.amp_level)
@@ -243,11 +243,12 @@ def train(state, val_loader):
         log(f'{dataset.unmapped_images} of them have no label map and train with their label alone')
     if dataset.unlabelled_images:
         log(f'{dataset.unlabelled_images} of them have no label and train with their label map alone')
-    start_time, n_parameters = time.time(), count_parameters(model)
+    run_began, n_parameters = time.time(), count_parameters(model)
     while state.epoch < epochs:
         if 0 < args.mixup_off_epoch <= state.epoch:
             mixup = None
         train_stats = train_one_epoch(state, parallel, criterion, mixup=mixup, writers=writers)
+        training_ended = time.time()
         state.save()  # a run that is killed during evaluation repeats the evaluation only
         stats = {'epoch': state.epoch, 'n_parameters': n_parameters}
         stats.update({f'train_{name}': value for name, value in train_stats.items()})
@@ -260,12 +261,14 @@ def train(state, val_loader):
 
         test_stats, tags = evaluate_epoch(state, val_loader)
         stats.update(test_stats)
+        stats.update(train_images=len(dataset), test_images=len(val_loader.dataset))
+        stats.update(state.times(time.time() - training_ended))
         if (state.epoch + 1) % 20 == 0 or state.epoch + 1 == epochs:
             tags.append(state.epoch)
-        writers.write(stats, state.step)
+        writers.write(epoch_scalars(stats), state.step)
         state.end_epoch(stats, tags)
     writers.close()
-    log(f'Training time {datetime.timedelta(seconds=int(time.time() - start_time))}')
+    log(f'Training time {duration(time.time() - run_began)}')
 
 
 def evaluate_epoch(state, val_loader):

@@ -1,4 +1,6 @@
-"""Comparing checkpoints bit for bit."""
+"""Comparing checkpoints, and log.txt, bit for bit."""
+
+import re
 
 import numpy as np
 
@@ -22,3 +24,8 @@ def differences(a, b, name=''):
 def same(a, b):
     """Whether two nested states are the same bit for bit."""
     return not differences(a, b)
+
+
+def untimed(log):
+    """The bytes of log.txt without the times of the epochs, in which two runs of the same command differ."""
+    return re.sub(rb', "(seconds|images_per_second)": [\d.]+', b'', log)

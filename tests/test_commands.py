@@ -22,6 +22,7 @@ RUN_BY = {
     'commands': 'tests/test_readme.py',
     'docs': 'tests/test_readme.py',
     'segmentation': 'tests/test_readme.py',
+    'runs': 'tests/test_runs.py',
     'example': 'tests/test_contributing.py',
     'tipc': 'tests/test_tipc.py',
     'compare': 'tests/test_tipc.py',
@@ -115,7 +116,7 @@ def check(words, parse):
     elif program.startswith('./'):
         assert os.access(ROOT / program, os.X_OK), f'{program} cannot be executed'
     else:
-        assert program in ('source', 'ruff'), f'{program}: a command that this test does not know'
+        assert program in ('source', 'ruff', 'visualdl'), f'{program}: a command that this test does not know'
 
 
 @pytest.mark.parametrize('place', BLOCKS)

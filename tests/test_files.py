@@ -105,6 +105,8 @@ def test_folders_are_made_and_a_target_that_cannot_be_written_is_named(path, tmp
 def test_the_records_of_log_txt(path):
     path.write_text('tee\n{"epoch": 0, "acc": 1}\r\n[2]\n{"epoch": 1}')
     assert files.read_log(path) == [{'epoch': 0, 'acc': 1}, {'epoch': 1}]
+    path.write_text('{"epoch": 4}\n{"epoch": 5}\n{"epoch": 4, "acc": 2}\n\n[')
+    assert files.parse_log(path) == ([{'epoch': 4, 'acc': 2}], 1), 'the last run that wrote to it'
     path.write_text('tee\n')
     for wrong in (path, path / 'nowhere'):
         with pytest.raises(UserError, match=str(path)):

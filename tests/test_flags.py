@@ -171,7 +171,7 @@ def test_a_log_file_that_is_log_txt_is_refused(train, tmp_path, monkeypatch, nam
 
 def test_a_warm_up_as_long_as_the_run_is_said(train, tiny):
     assert '--warmup_epochs 1 is not less than --epochs 1' in train('--warmup_epochs 1 --cooldown_epochs 1').out
-    assert '--warmup_epochs' not in train('--epochs 2 --warmup_epochs 1', out='other').out
+    assert 'is not less than' not in train('--epochs 2 --warmup_epochs 1', out='other').out
 
 
 def test_the_epochs_of_the_cool_down_are_said(train, tiny):

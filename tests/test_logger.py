@@ -42,5 +42,5 @@ def test_file_names_break_neither_a_line_nor_the_log_file(tmp_path, capsys, monk
 
 
 def test_a_log_file_that_cannot_be_written_is_named(tmp_path):
-    with pytest.raises(UserError, match='--log_file'):
+    with pytest.raises(UserError, match='run.log: cannot be written to'):
         logger.log_to(str(tmp_path / 'nowhere' / 'run.log'))

@@ -1,6 +1,7 @@
 """main.py: what a run writes and prints, and what its flags change. (Resuming: tests/train/test_resume.py.)"""
 
 import re
+import time
 
 import numpy as np
 import paddle
@@ -31,9 +32,14 @@ def test_an_epoch_with_token_labels_writes_checkpoints_in_plain_containers_and_a
     assert result.code == 0 and result.err == ''
     files = {p.name for p in (train.folder / 'run').iterdir()}
     checkpoints = {f'checkpoint-{tag}.pd' for tag in ('latest', 'previous', 'best', '0')}
-    assert files == checkpoints | {'log.txt', 'args.yaml', 'label_list.txt'}
+    assert files == checkpoints | {'log.txt', 'train.log', 'args.yaml', 'label_list.txt'}
     (record,), state = train.log(), train.state()
-    assert set(record) == set('train_loss train_lr test_loss test_acc1 test_acc5 epoch n_parameters best_acc1'.split())
+    names = 'train_loss train_lr test_loss test_acc1 test_acc5 epoch n_parameters best_acc1'
+    assert set(record) == set(f'{names} seconds images_per_second train_images test_images'.split())
+    assert (record['train_images'], record['test_images']) == (40, 20)
+    assert 0 < 40 / record['images_per_second'] < record['seconds'], (
+        'evaluation is part of the time, but not of images/s'
+    )
     learned = [v for k, v in state['model'].items() if not k.endswith(('._mean', '._variance'))]
     assert record['n_parameters'] == sum(v.size for v in learned)
     assert record['epoch'] == 0 and 0 <= record['best_acc1'] == record['test_acc1'] <= record['test_acc5'] <= 100
@@ -62,10 +68,8 @@ def test_a_checkpoint_of_its_own_every_20_epochs_and_at_the_end(train, monkeypat
 
 
 def test_the_console_has_the_lines_of_the_port(train):
-    copy = train.folder / 'run' / 'copy.txt'  # in a folder that the run makes
-    flags = '--epochs 2 --cooldown_epochs 1 --model_ema --model_ema_eval --print_freq 3 --log_file'
-    out = train(*train.token, flags, copy).out
-    assert copy.read_text() == out
+    flags = '--epochs 2 --cooldown_epochs 1 --model_ema --model_ema_eval --print_freq 3'
+    out = train(*train.token, flags).out
     form = r'] Epoch: \[1\]  \[(\d)/5\]  eta: \d:\d\d:\d\d  lr: \d\.\d{6}  loss: \d+\.\d{4} \(\d+\.\d{4}\)  time: '
     assert re.findall(form, out) == ['0', '3', '4']
     lines, records = [line[18:] for line in out.splitlines()], train.log()
@@ -81,6 +85,46 @@ def test_the_console_has_the_lines_of_the_port(train):
         assert [line.removeprefix(begin) for line in lines if line.startswith(begin)] == best
     evaluated = train('--eval --resume', train.path()).out
     assert f'Accuracy of the network on the 20 test images: {records[-1]["test_acc1"]:.1f}%' in evaluated
+
+
+def test_the_console_says_each_fact_of_an_epoch_once(train):
+    lines = [line[18:] for line in train('--batch_size 40 --model_ema --model_ema_eval').out.splitlines()]
+    (record,) = train.log()
+    begin = [i for i, line in enumerate(lines) if line.startswith('Epoch: [0]  [0/1]')][0]
+    seconds = time.strftime('%-H:%M:%S', time.gmtime(record['seconds']))
+    expected = []
+    for header, whose, s in ('Test', 'network on the', ''), ('Test_ema', 'model EMA on', '_ema'):
+        expected += [f'{header}:  [0/1]  eta:', f'{header}: Total time: ']
+        expected.append(f'* Acc@5 {record[f"test_acc5{s}"]:.3f} loss {record[f"test_loss{s}"]:.3f}')
+        expected.append(f'Accuracy of the {whose} 20 test images: {record[f"test_acc1{s}"]:.1f}%')
+        expected.append(f'Max accuracy{" of the model EMA" if s else ""}: {record[f"best_acc1{s}"]:.2f}%')
+    expected.append(f'Epoch: [0] Total time: {seconds}, {record["images_per_second"]} images/s')
+    expected.append('Training time')
+    assert [line[: len(begin)] for line, begin in zip(lines[begin + 1 :], expected)] == expected
+    assert len(lines[begin + 1 :]) == len(expected)
+
+
+def test_the_console_names_the_flags_that_differ_from_their_defaults(train, scenes):
+    out = train(*train.token, '--no_mix_token --train_scale 0.5 1').out
+    (line,) = re.findall(r'flags other than the defaults: (.*)', out)
+    tiny = '--model=lvvit_nano --input_size=32 --nb_classes=10 --num_workers=0 --batch_size=8 --epochs=1 '
+    tiny += '--warmup_epochs=0 --cooldown_epochs=0 --token_label --mixup=0.0 --cutmix=0.0 --no_mix_token '
+    tiny += f'--train_scale 0.5 1.0 --data_path={scenes} --output_dir={train.folder}/run '
+    assert sorted(words(line)) == sorted(words(tiny, f'--token_label_data={scenes}/label_maps'))
+    assert vars(main.parser().parse_args(words(line)))['train_scale'] == [0.5, 1.0], 'main.py takes it'
+
+
+def test_the_console_goes_to_train_log_or_to_the_log_file(train):
+    copy, usual = train.folder / 'run' / 'copy.txt', train.folder / 'run' / 'train.log'
+    out = train('--log_file', copy).out  # in a folder that the run makes
+    assert copy.read_text() == out and not usual.exists()
+    out = train('--epochs 1').out
+    assert usual.read_text() == out
+    train('--eval --resume', train.path())
+    assert usual.read_text() == out, 'the log of the training'
+    usual.unlink()
+    usual.mkdir()
+    assert f'{usual}: cannot be written to' in train.refused()
 
 
 def test_nothing_is_saved_without_an_output_folder(run, scenes, tmp_path, monkeypatch):
@@ -182,7 +226,7 @@ def test_a_finished_run_is_trained_no_further_but_can_be_evaluated(train):
     assert 'Epoch:' not in train(*train.token, '--resume', train.path()).out
     evaluated = train('--eval --cls_label_path_train /nowhere --resume', train.path()).out
     assert 'Epoch:' not in evaluated and train.path().read_bytes() == before and len(train.log()) == 1
-    line = r'\* Acc@1 .*'
+    line = r'\* Acc@5 .*'
     assert re.findall(line, evaluated) == re.findall(line, out) != []
 
 

@@ -16,7 +16,7 @@ import paddle
 import pytest
 
 from conftest import ROOT, execute
-from util import paddle_fixes, runtime
+from util import logger, paddle_fixes, runtime
 from util.args import Parser
 from util.data.transforms import EvalTransform, TrainTransform
 from util.errors import UserError
@@ -130,6 +130,17 @@ def test_how_a_script_ends(run):
     for error in (ZeroDivisionError, RuntimeError, SystemError):
         with pytest.raises(error):
             run(failing(error('DataLoader worker(s) exited unexpectedly')))
+
+
+def test_the_log_file_ends_with_the_error_that_ended_the_run(run, tmp_path):
+    path = tmp_path / 'train.log'
+    for error in UserError('cat.jpg: is damaged'), MemoryError('32 GB'), ZeroDivisionError('a bug'):
+        logger.log_to(str(path))
+        with contextlib.suppress(ZeroDivisionError):
+            run(failing(error))
+    first, second, *traceback = path.read_text().splitlines()
+    assert first == 'script.py: error: cat.jpg: is damaged' and second.startswith('script.py: error: not enough memory')
+    assert traceback[0].startswith('Traceback') and traceback[-1] == 'ZeroDivisionError: a bug'
 
 
 def test_memory_that_runs_out_is_one_line(run):

@@ -30,23 +30,25 @@ def test_visualdl_can_read_the_scalars_of_a_training(train, tiny):
     (path,) = folder.iterdir()
     reader = visualdl.LogReader(file_path=str(path))
     read = {tag: {r.id: r.value for r in reader.get_data('scalar', tag)} for tag in reader.get_tags()['scalar']}
-    assert list(read['train/loss']) == list(read['train/norm']) == [2, 4, 7, 9], 'optimizer steps'
+    names = 'train/loss train/lr train/norm train/images_per_second test/loss test/acc1 test/acc5 test/best_acc1'
+    assert set(read) == set(names.split()), 'one name for each quantity; no chart of what never changes'
+    assert list(read['train/loss']) == list(read['train/norm']) == [2, 4, 5, 7, 9, 10], 'the last step of an epoch too'
     for epoch, record in enumerate(train.log()):
-        for name in ('train_loss', 'test_acc1', 'test_loss', 'best_acc1'):
-            assert read[name][5 * (epoch + 1)] == pytest.approx(record[name], rel=1e-5), name
+        logged = {'test/acc1': 'test_acc1', 'test/loss': 'test_loss', 'test/best_acc1': 'best_acc1'}
+        for name, key in {**logged, 'train/images_per_second': 'images_per_second', 'train/lr': 'train_lr'}.items():
+            assert read[name][5 * (epoch + 1)] == pytest.approx(record[key], rel=1e-5), name
 
 
-def test_wandb_receives_what_the_port_gave_it(train, tiny, wandb):
-    """Of a step the loss, its learning rate and the norm of the gradient; of an epoch all that log.txt has."""
+def test_wandb_receives_the_same_scalars_by_the_same_names(train, tiny, wandb):
     train('--epochs 2 --print_freq 5 --log_wandb --wandb_entity me --wandb_project digits --model_ema --model_ema_eval')
     (begun,) = wandb.begun
     assert (begun['entity'], begun['project'], begun['config']['model']) == ('me', 'digits', 'lvvit_nano')
     assert wandb.logged.pop() == 'finished'
-    steps = [(step, scalars) for step, scalars in wandb.logged if 'loss' in scalars]
-    epochs = [(step, scalars) for step, scalars in wandb.logged if 'epoch' in scalars]
+    steps, epochs = wandb.logged[::2], wandb.logged[1::2]
     assert [step for step, _ in steps] == [step for step, _ in epochs] == [5, 10]
-    assert all(set(scalars) >= {'loss', 'lr', 'norm'} for _, scalars in steps)
-    assert [scalars for _, scalars in epochs] == train.log()
+    assert all(set(scalars) == {'train/loss', 'train/lr', 'train/norm'} for _, scalars in steps)
+    assert [scalars['test/acc1_ema'] for _, scalars in epochs] == [record['test_acc1_ema'] for record in train.log()]
+    assert {'test/best_acc1', 'test/best_acc1_ema', 'train/images_per_second'} <= set(epochs[0][1])
 
 
 def test_wandb_continues_the_same_run(train, tiny, wandb):

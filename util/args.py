@@ -6,6 +6,7 @@
 import argparse
 import os
 import re
+import shlex
 import sys
 
 import yaml
@@ -96,6 +97,12 @@ def as_words(parser, content):
         elif value is not None:
             words.append(f'--{name}={value}')
     return words
+
+
+def changed_flags(parser, flags):
+    """The flags of a run, {name: value}, that differ from their defaults, as a command line has them."""
+    defaults = vars(parser.parse_args([]))
+    return shlex.join(as_words(parser, {name: flags[name] for name in flags if flags[name] != defaults[name]}))
 
 
 def write_config(folder, flags):
@@ -419,7 +426,8 @@ def _add_output(parser):
     add('--save_freq_steps', default=0, type=natural, metavar='N', help=help)
     help = 'how many of the numbered checkpoints to keep, the newest (default: all)'
     add('--keep_checkpoints', type=count, metavar='K', help=help)
-    add('--log_file', default='', metavar='FILE', help='write the console lines to this file too')
+    help = 'write the console lines to this file too (default: train.log in --output_dir)'
+    add('--log_file', default='', metavar='FILE', help=help)
     add('--print_freq', default=20, type=count, metavar='N', help='steps between console lines (default: 20)')
     add('--log_visualdl', default='', metavar='DIR', help='write VisualDL scalars')
     add('--log_wandb', action='store_true', help='write to Weights & Biases')
@@ -437,7 +445,7 @@ def complete_training(args, grid, total_batch):
 
     grid: tokens a side of the model at --input_size; total_batch: images of an optimizer step. The learning rate
     depends on the total batch. MixToken is on with token labels, unless Mixup or CutMix is on. Without
-    --token_label_data, --token_label is turned off.
+    --token_label_data, --token_label is turned off. The console of a training goes to train.log in --output_dir.
     """
     if args.token_label and not args.token_label_data and args.dense_weight:
         raise UserError(
@@ -457,6 +465,8 @@ def complete_training(args, grid, total_batch):
         raise UserError('--pretrained and --finetune both name the weights to start from; give one')
     if args.recompute and args.to_static:
         raise UserError('--recompute and --to_static exclude each other; give one')
+    if args.output_dir and not args.log_file and not args.eval:
+        args.log_file = os.path.join(args.output_dir, 'train.log')
     args.token_label_size = grid
     if args.mix_token is None:
         args.mix_token = args.token_label and not mixes_images(args)

@@ -183,13 +183,31 @@ def epoch_record(line):
     return record if isinstance(record, dict) and isinstance(record.get('epoch'), int) else None
 
 
-def read_log(path):
-    """The records of all epochs in log.txt, in their order. Raises UserError if there is none."""
+def parse_log(path):
+    """(records of the epochs in log.txt, number of other lines that are not empty). Raises UserError.
+
+    A record replaces the earlier ones of its epoch and of later epochs: those of a run that was begun again in the same
+    folder, or of one of the port that was resumed.
+    """
+    records, others = [], 0
     try:
         with open(path, 'rb') as f:
-            records = [record for record in map(epoch_record, f) if record]
+            for line in f:
+                record = epoch_record(line)
+                if record is None:
+                    others += bool(line.strip())
+                    continue
+                while records and records[-1]['epoch'] >= record['epoch']:
+                    records.pop()
+                records.append(record)
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror or error})')
+    return records, others
+
+
+def read_log(path):
+    """The records of the epochs in log.txt, see parse_log. Raises UserError if there is none."""
+    records, _ = parse_log(path)
     if not records:
         raise UserError(f'{path}: has no line of an epoch')
     return records

@@ -12,17 +12,20 @@ from tqdm import tqdm
 from util import dist
 from util.errors import UserError, visible
 
-_copy = None  # the file of --log_file
+_copy = None  # the file of log_to
 
 
 def log_to(path):
-    """Let `log` append its lines to the file `path` too, on the first process. Raises UserError."""
+    """Append the lines of `log`, and the error that ends the run, to the file `path` too. Raises UserError.
+
+    Only the first process does that.
+    """
     global _copy
     if path and dist.is_main():
         try:
-            _copy = open(path, 'a', encoding='utf-8', buffering=1)
+            _copy = open(path, 'a', encoding='utf-8', errors='backslashreplace', buffering=1)
         except OSError as error:
-            raise UserError(f'--log_file {path}: cannot be written to ({error.strerror or error})')
+            raise UserError(f'{path}: cannot be written to ({error.strerror or error})')
 
 
 def log(message):
@@ -30,11 +33,21 @@ def log(message):
     if dist.is_main():
         line = f'[{datetime.datetime.now():%H:%M:%S.%f}] {visible(message)}'
         print(line, flush=True)
-        if _copy:
-            try:
-                _copy.write(line + '\n')
-            except OSError as error:
-                raise UserError(f'--log_file {_copy.name}: cannot be written to ({error.strerror or error})')
+        copy(line)
+
+
+def copy(line):
+    """Write a line to the file of `log_to`, if there is one, and not to the console. Raises UserError."""
+    if _copy:
+        try:
+            _copy.write(line + '\n')
+        except OSError as error:
+            raise UserError(f'{_copy.name}: cannot be written to ({error.strerror or error})')
+
+
+def duration(seconds):
+    """Text such as 1:02:03 for the log."""
+    return str(datetime.timedelta(seconds=int(seconds)))
 
 
 class SmoothedValue:
@@ -61,11 +74,12 @@ class MetricLogger:
     """Meters of one epoch and the console line that shows them.
 
     `flush` reads the tensors given to `update`, all at once, so that a step does not wait for the device.
-    totals: what `totals` of another MetricLogger returned, to continue from.
+    totals: what `totals` of another MetricLogger returned, to continue from; seconds: its attribute of that name, the
+    time that `log_every` took.
     """
 
-    def __init__(self, totals=None):
-        self.meters, self.pending = {}, []
+    def __init__(self, totals=None, seconds=0.0):
+        self.meters, self.pending, self.seconds = {}, [], seconds
         for name, (total, count) in (totals or {}).items():
             meter = self._meter(name)
             meter.total, meter.count = total, int(count)
@@ -108,19 +122,20 @@ class MetricLogger:
         """
         step_time, data_time = SmoothedValue(fmt='{mean:.4f}'), SmoothedValue(fmt='{mean:.4f}')
         start = end = time.time()
+        before = self.seconds
         for i, item in enumerate(iterable, first):
             data_time.update(time.time() - end)
             yield item
             step_time.update(time.time() - end)
             end = time.time()
+            self.seconds = before + end - start
             if i % freq == 0 or i == total - 1:
-                eta = datetime.timedelta(seconds=int((end - start) / (i + 1 - first) * (total - i - 1)))
+                eta = duration((end - start) / (i + 1 - first) * (total - i - 1))
                 meters = ''.join(f'  {name}: {meter}' for name, meter in self.meters.items())
                 log(
                     f'{header}  [{i:>{len(str(total))}}/{total}]  eta: {eta}{meters}'
                     f'  time: {step_time}  data: {data_time}'
                 )
-        log(f'{header} Total time: {datetime.timedelta(seconds=int(time.time() - start))}')
 
 
 def progress(items, name, total=None):

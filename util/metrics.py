@@ -26,13 +26,18 @@ def correct(predictions, k):
     return (predictions.top[:, :k] == predictions.labels[:, None]).any(axis=1)
 
 
-def report(predictions, topk=(1, 5)):
-    """Log the closing line of an evaluation; returns {'acc<k>': in percent for each k of topk, 'loss': mean}."""
+def statistics(predictions, topk=(1, 5)):
+    """{'acc<k>': in percent for each k of topk, 'loss': mean}."""
     count = len(predictions.labels)
     stats = {f'acc{k}': 100 * int(correct(predictions, k).sum()) / count for k in topk}
-    stats['loss'] = float(predictions.losses.mean())
+    return {**stats, 'loss': float(predictions.losses.mean())}
+
+
+def report(predictions, topk=(1, 5)):
+    """Log the closing line of an evaluation; returns its statistics."""
+    stats = statistics(predictions, topk)
     accuracies = ' '.join(f'Acc@{k} {stats[f"acc{k}"]:.3f}' for k in topk)
-    log(f'* {accuracies} loss {stats["loss"]:.3f} on {count} images')
+    log(f'* {accuracies} loss {stats["loss"]:.3f} on {len(predictions.labels)} images')
     return stats
 
 

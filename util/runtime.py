@@ -6,10 +6,12 @@
 that the user has set are not changed.
 """
 
+import contextlib
 import io
 import os
 import signal
 import sys
+import traceback
 
 from util import paddle_fixes
 from util.errors import UserError, one_line
@@ -52,8 +54,26 @@ def check_launcher():
         raise UserError(f'PADDLE_TRAINER_ID={rank} is set for {processes} process(es): run `unset PADDLE_TRAINER_ID`')
 
 
+def explanation(error):
+    """The line that explains an exception to the user, or None if it is unexpected."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return f'not enough memory ({one_line(error)}); lower --batch_size'
+    how = paddle_fixes.death_of_worker() if isinstance(error, (SystemError, RuntimeError)) else None
+    if how is None:
+        return None
+    return (
+        f'a loader process has died ({how}); if memory ran out, lower --num_workers. '
+        '--resume auto continues a training run'
+    )
+
+
 def run(main, parser, argv=None):
-    """Run main(args). A UserError is shown as one line, with exit code 1. All loader processes are ended."""
+    """Run main(args). A UserError is shown as one line, with exit code 1. All loader processes are ended.
+
+    The file of logger.log_to receives the error too, or the traceback of an unexpected one.
+    """
     pid = os.getpid()
 
     def stop(_number, _frame):
@@ -67,21 +87,19 @@ def run(main, parser, argv=None):
     try:
         check_launcher()
         main(parser.parse_args(argv))
-    except UserError as error:
-        sys.stdout.flush()
-        sys.exit(f'{parser.prog}: error: {error}')
     except KeyboardInterrupt:
         sys.exit(130)
-    except MemoryError as error:
-        sys.exit(f'{parser.prog}: error: not enough memory ({one_line(error)}); lower --batch_size')
-    except (SystemError, RuntimeError):
-        how = paddle_fixes.death_of_worker()
-        if how is None:
+    except Exception as error:
+        from util import logger  # which imports paddle
+
+        found = explanation(error)
+        message = f'{parser.prog}: error: {found}' if found else traceback.format_exc().rstrip()
+        with contextlib.suppress(UserError):  # the error may be that the disk is full
+            logger.copy(message)
+        if found is None:
             raise
-        sys.exit(
-            f'{parser.prog}: error: a loader process has died ({how}); if memory ran out, lower --num_workers. '
-            '--resume auto continues a training run'
-        )
+        sys.stdout.flush()
+        sys.exit(message)
     finally:
         # Launchers and people send a signal more than once. A late one must not change the exit code.
         for number in paddle_fixes.STOP_SIGNALS:

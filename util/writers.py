@@ -1,6 +1,11 @@
-"""Scalars of a training for VisualDL and Weights & Biases."""
+"""Scalars of a training for VisualDL and Weights & Biases.
+
+train/… are those of an optimizer step, every --print_freq steps and after the last step of an epoch; test/… and
+train/images_per_second those of an epoch.
+"""
 
 import importlib
+import re
 
 from util import dist
 from util.errors import UserError, one_line
@@ -14,6 +19,20 @@ def check_packages(log_visualdl, log_wandb):
                 importlib.import_module(package)
             except ImportError:
                 raise UserError(f'{flag}: {package} is not installed; run `pip install {package}`')
+
+
+def epoch_scalars(record):
+    """{name: number} for Writers of an epoch's record of log.txt: what was measured once an epoch.
+
+    Loss and learning rate of the training have been written by step.
+    """
+    names = {'images_per_second': 'train/images_per_second', 'bad_images': 'train/bad_images'}
+    for name in record:
+        if re.match('test_(acc|loss)', name):
+            names[name] = name.replace('_', '/', 1)
+        if name.startswith('best_'):
+            names[name] = f'test/{name}'
+    return {names[name]: record[name] for name in record if name in names}
 
 
 class Writers:
@@ -56,10 +75,7 @@ class Writers:
             for name, value in scalars.items():
                 self.visualdl.add_scalar(tag=name, value=float(value), step=step)
         if self.wandb:
-            values = {name: float(value) for name, value in scalars.items()}
-            # the scalars of a step also have the port's names: loss, lr, norm, scale
-            values.update({name.split('/')[1]: value for name, value in values.items() if name.startswith('train/')})
-            self.wandb.log(values, step=step)
+            self.wandb.log({name: float(value) for name, value in scalars.items()}, step=step)
 
     def close(self):
         """Finish writing."""

@@ -109,6 +109,7 @@ def _content(state, meters, sums):
             'done': state.steps_done,
             'updates': state.steps_per_epoch,
             'total_batch': state.total_batch,
+            'seconds': state.meters.seconds,
             'meters': meters,
             'sums': sums,
             'wandb_run': state.wandb_run,

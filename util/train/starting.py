@@ -184,7 +184,8 @@ def _resume_within_epoch(state, progress, path):
         )
         zeros = np.zeros([dist.world_size() - 1, *sums.shape[1:]])
         sums = np.concatenate([sums.sum(axis=0, keepdims=True), zeros])
-    state.meters = MetricLogger(dict(zip(progress['meters'], sums[dist.rank()].tolist())))
+    totals = dict(zip(progress['meters'], sums[dist.rank()].tolist()))
+    state.meters = MetricLogger(totals, progress.get('seconds', 0.0))
 
 
 def _tidy_folder(state, resumed_from):

@@ -2,7 +2,7 @@
 
 from util import dist
 from util.errors import UserError
-from util.logger import MetricLogger, log
+from util.logger import MetricLogger, duration, log
 from util.train import interrupt, saving
 from util.train.amp import on_gpu
 from util.train.lr_sched import lr_at
@@ -96,6 +96,21 @@ class TrainState:
         """
         self.check_losses()
         saving.save(self, tags)
+
+    def times(self, after_training):
+        """{'seconds', 'images_per_second'} of the epoch, for log.txt; logs them as the closing line of the epoch.
+
+        after_training: the seconds of saving and evaluation. The training seconds of a resumed epoch are those of all
+        its parts. A checkpoint of an older version has none; an epoch that it ends has no images_per_second.
+        """
+        training = self.meters.seconds
+        times = {'seconds': round(training + after_training, 3)}
+        closing = f'Epoch: [{self.epoch}] Total time: {duration(times["seconds"])}'
+        if training:
+            times['images_per_second'] = round(self.steps_per_epoch * self.total_batch / training, 1)
+            closing += f', {times["images_per_second"]} images/s'
+        log(closing)
+        return times
 
     def end_epoch(self, stats, tags):
         """Write the epoch's line of log.txt, go on to the next epoch, and save. Raises UserError."""
