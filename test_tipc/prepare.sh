@@ -14,8 +14,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common_func.sh"
 begin_script "${1-}" "${2-}"
 
 data=dataset/ILSVRC2012
-train_images=40 val_images=20  # of the lite modes: 5 steps of 8
-if [ "$mode" != lite_train_lite_infer ]; then val_images=100; fi
+train_images=40 val_images=20  # of our scenes, and of the user's images in the lite modes: 5 steps of 8
 
 for variable in TIPC_DATA TIPC_LABEL_MAPS; do
     [ -z "${!variable-}" ] || [ -d "${!variable}" ] || fail "$variable=${!variable}: no such folder"

@@ -34,6 +34,12 @@ def pytest_configure(config):
     config.addinivalue_line('markers', 'readme: runs the commands of README.md')
 
 
+def pytest_collection_modifyitems(items):
+    """The files that take minutes come first, so that the processes of tests/run.sh end at the same time."""
+    long = ['test_readme.py', 'test_tipc.py', 'test_faults.py', 'test_dist.py']
+    items.sort(key=lambda item: long.index(item.path.name) if item.path.name in long else len(long))
+
+
 def words(*flags):
     """The words of a command line: a string is split as a shell would, anything else is a word of its own."""
     line = []

@@ -58,10 +58,14 @@ def test_files_that_a_page_links_to_or_names_exist(page):
 
 
 @pytest.mark.readme
-def test_the_demo_reaches_90_percent_and_the_predictors_agree(clone):
+def test_the_demo_learns_and_the_predictors_agree(clone):
+    """With 8 epochs in place of 14, after which it reaches 98 %."""
+    path = clone / 'demo/run.sh'
+    assert path.read_text().count('epochs=14\n') == 1
+    path.write_text(path.read_text().replace('epochs=14\n', 'epochs=8\n'))
     (script,) = blocks('demo')
     out = run(script, clone)
-    assert float(re.search(r'top-1 on unseen digits\s+([\d.]+) %', out)[1]) >= 90
+    assert float(re.search(r'top-1 on unseen digits\s+([\d.]+) %', out)[1]) >= 80
     assert 'scores differ by at most' in out
     assert (clone / 'demo/output/tokens.png').stat().st_size > 10_000
 
@@ -84,7 +88,10 @@ def test_commands_on_the_data_of_that_demo_run(clone):
 
 @pytest.mark.readme
 def test_commands_of_the_readme_run(clone):
-    """After the demo, whose model and data they use."""
+    """After the demo, whose model and data they use: a quarter of its training scenes."""
+    for i, path in enumerate(sorted(clone.glob('demo/output/digits/train/*/*.JPEG'))):
+        if i % 4:
+            path.unlink()
     out = run('\n'.join(blocks('commands')), clone)
     (sample,) = re.findall(r"^\[\{'class_ids'.*", text('README.md'), re.M)
     (sample,) = ast.literal_eval(sample)

@@ -357,8 +357,8 @@ def test_predictions_of_lvvit_t_are_those_stored(tipc, shell):
     name = 'lvvit_t_linux_gpu_normal_normal_infer_python_linux_gpu_cpu'
     status, folder = tipc(name, 'whole_infer', INFER_ONCE)
     assert count(status) == (6, 0, 0)  # eval, export, infer, predict, compare, compare with what is stored
-    assert ': 100 predictions agree with ' in (folder / 'lvvit_t/compare_stored.log').read_text()
-    assert '100 predictions agree with test_tipc/results/python_lvvit_t_results_fp32.txt' in shell(script('compare'))
+    assert ': 20 predictions agree with ' in (folder / 'lvvit_t/compare_stored.log').read_text()
+    assert '20 predictions agree with test_tipc/results/python_lvvit_t_results_fp32.txt' in shell(script('compare'))
 
 
 @pytest.mark.readme

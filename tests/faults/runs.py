@@ -109,7 +109,7 @@ class Run:
         if number is not None:
             self.process.send_signal(number)
         code = self.process.wait(PATIENCE * 60)
-        limit = time.monotonic() + 5
+        limit = time.monotonic() + PATIENCE * 5
         while left := self.processes():
             assert time.monotonic() < limit, f'{self.log}: processes {left} are left'
             time.sleep(0.01)

@@ -127,8 +127,11 @@ LEAK = """
 import ctypes, gc, os, sys, time
 sys.path.insert(0, ROOT)
 import main
+import models
 from util import runtime
 from util.train.train_state import TrainState
+
+models.FAMILY['lvvit_nano'].architecture.update(embed_dim=24, depth=1, num_heads=2)
 
 class Mallinfo2(ctypes.Structure):
     names = 'arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost'
