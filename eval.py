@@ -5,12 +5,13 @@ docs/evaluation.md says how it counts.
 
 from util import runtime
 
+import argparse
 import os
 
 import paddle
 
 from engine import predict_all
-from models import FAMILY, build_model, published_weights
+from models import FAMILY, load_model, weights_file
 from util import class_names, dist, files, metrics, real_labels
 from util.args import (
     Parser,
@@ -21,8 +22,6 @@ from util.args import (
     add_normalisation,
     add_protocols,
     add_weights,
-    complete_model,
-    weights_file,
 )
 from util.data import loader, validation
 from util.data.transforms import EvalTransform
@@ -30,8 +29,8 @@ from util.errors import UserError
 from util.logger import log
 from util.ranges import count
 from util.train.amp import Amp
-from util.weights import checkpoint
-from util.weights.load import load
+from util.weights import checkpoint, settings
+from util.weights.load import read
 
 
 def parser():
@@ -70,8 +69,6 @@ def new_transform(args, backend):
 
 def check(args):
     """Check the flags before anything is read. Raises UserError."""
-    if args.topk and max(args.topk) > args.nb_classes:
-        raise UserError(f'--topk {max(args.topk)}: there are only {args.nb_classes} classes (--nb_classes)')
     names = ('per_class', 'confusion', 'save_predictions', 'results_file')
     outputs = {f'--{name}': getattr(args, name) for name in names if getattr(args, name)}
     of_one_checkpoint = [flag for flag in outputs if flag != '--results_file']
@@ -119,55 +116,84 @@ def read_real_labels(args, images, classes):
     return [[i for i in ids if i in classes] for ids in real]
 
 
-def main(args):
-    complete_model(args, FAMILY[args.model])
-    check(args)
-    weights = weights_file(args, published_weights)
-    several = os.path.isdir(weights)
-    paths = checkpoint.of_folder(weights) if several else [weights]
-    topk = sorted(set(args.topk or (1, 5)))
-    rank, world_size = dist.init()
-    log(f'Paddle {paddle.__version__} on {paddle.device.get_device()}, {world_size} process(es). {runtime.CPU}')
+class ValidationSet:
+    """The validation set as a model needs it: its size, transform and number of classes, and the names of its classes.
+
+    args: flags, those of the model set. names: of the model's classes by id, or None. ranks: (rank, processes).
+    """
+
+    def __init__(self, args, names, ranks):
+        self.needs = _needs(args, names)
+        listed = read_class_list(args, names)
+        self.classes = sorted(listed.values()) if listed else list(range(args.nb_classes))  # those that count
+        self.loader = new_eval_loader(args, *ranks, args.image_backend, names, listed)
+        self.images = self.loader.dataset.samples.paths
+        self.real = read_real_labels(args, self.images, set(self.classes))
+        self.names = class_names.to_show(args.label_list, names, args.nb_classes)  # {class id: name}
+
+    def suits(self, args, names):
+        """Whether it is right for another model too."""
+        return self.needs == _needs(args, names)
+
+
+def _needs(args, names):
+    return names, [getattr(args, name) for name in settings.KINDS if name != 'model']
+
+
+def describe(args, images):
+    """A line for the log about the model, the number of images, and the transform."""
     interpolation = args.interpolation.replace('random', 'bicubic')  # the transform takes random as bicubic
     resize = f'{interpolation}, short side to {new_transform(args, args.image_backend).short_side}'
     if args.image_backend != 'pil':
         resize += f', by {args.image_backend}'
+    return f'{args.model}: {images} images, input {args.input_size}, crop_pct {args.crop_pct} ({resize})'
+
+
+def write_tables(args, predictions, data, topk):
+    """Write the files of --per_class, --confusion and --save_predictions. data: ValidationSet."""
+    if args.per_class:
+        metrics.write_per_class(args.per_class, predictions, data.classes, data.names, topk)
+    if args.confusion:
+        metrics.write_confusion(args.confusion, predictions, data.classes)
+    if args.save_predictions:
+        metrics.write_predictions(args.save_predictions, predictions, data.images, max(topk))
+
+
+def main(args):
+    check(args)
+    weights = weights_file(args)
+    several = os.path.isdir(weights)
+    topk = sorted(set(args.topk or (1, 5)))
+    ranks = dist.init()
+    log(f'Paddle {paddle.__version__} on {paddle.device.get_device()}, {ranks[1]} process(es). {runtime.CPU}')
     amp = Amp(args.use_amp, args.amp_dtype, args.amp_level)
-    results, val_loader, names = [], None, None
-    for path in paths:
-        model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
-        state = load(model, path, args.ema)
-        before, names = names, class_names.of_checkpoint(state, path, args.nb_classes)
-        warn_of_list(args, state, names, path)
-        if val_loader is None or names != before:  # the names give the class ids of the folders
-            listed = read_class_list(args, names)
-            classes = sorted(listed.values()) if listed else list(range(args.nb_classes))
-            val_loader = new_eval_loader(args, rank, world_size, args.image_backend, names, listed)
-            images = val_loader.dataset.samples.paths
-            real = read_real_labels(args, images, set(classes))
-            shown_names = class_names.to_show(args.label_list, names, args.nb_classes)
-            log(f'{args.model}: {len(images)} images, input {args.input_size}, crop_pct {args.crop_pct} ({resize})')
-        predictions = predict_all(val_loader, model, max(topk), amp=amp, shared=True, classes=classes)
+    results, data = [], None
+    for path in checkpoint.of_folder(weights) if several else [weights]:
+        own, state = argparse.Namespace(**vars(args)), read(path)
+        model = load_model(own, state, path)
+        names = class_names.of_checkpoint(state, path, own.nb_classes)
+        if max(topk) > own.nb_classes and args.topk:
+            raise UserError(f'--topk {max(topk)}: there are only {own.nb_classes} classes in {path}')
+        warn_of_list(own, state, names, path)
+        if data is None or not data.suits(own, names):
+            data = ValidationSet(own, names, ranks)
+            log(describe(own, len(data.images)))
+        predictions = predict_all(data.loader, model, max(topk), amp=amp, shared=True, classes=data.classes)
         stats = metrics.report(predictions, topk)
         if 1 in topk:
-            metrics.log_accuracy('network', stats['acc1'], len(images))
-        if real:
-            stats.update(real_labels.report(predictions, real, topk))
+            metrics.log_accuracy('network', stats['acc1'], len(data.images))
+        if data.real:
+            stats.update(real_labels.report(predictions, data.real, topk))
         epoch = state.get('epoch')
-        result = {'checkpoint': args.model if args.pretrained else path}
+        result = {'checkpoint': own.model if args.pretrained else path}
         result['epoch'] = epoch if isinstance(epoch, int) else ''  # weights alone have none
-        results.append({**result, 'images': len(images), **stats})
+        results.append({**result, 'images': len(data.images), **stats})
         if args.results_file and dist.is_main():
             metrics.write_results(args.results_file, results)  # after each: the next may be unreadable
     if several:
         metrics.log_results(results)
     if dist.is_main():
-        if args.per_class:
-            metrics.write_per_class(args.per_class, predictions, classes, shown_names, topk)
-        if args.confusion:
-            metrics.write_confusion(args.confusion, predictions, classes)
-        if args.save_predictions:
-            metrics.write_predictions(args.save_predictions, predictions, images, max(topk))
+        write_tables(args, predictions, data, topk)
 
 
 if __name__ == '__main__':

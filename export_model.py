@@ -2,20 +2,12 @@
 
 from util import runtime
 
-from models import FAMILY, build_model, published_weights
+from models import FAMILY, load_named
 from util import files
-from util.args import (
-    Parser,
-    add_eval_transform,
-    add_model,
-    add_normalisation,
-    add_weights,
-    complete_model,
-    weights_file,
-)
+from util.args import Parser, add_eval_transform, add_model, add_normalisation, add_weights
 from util.data.transforms import check_eval_transform
 from util.deploy import export
-from util.weights.load import load_named
+from util.weights.settings import KINDS
 
 
 def parser():
@@ -38,21 +30,13 @@ def parser():
 def main(args):
     export.check_flags(args.format, args.precision, args.output_dir)
     files.check_folder(args.output_dir, f'--output_dir {args.output_dir}')
-    complete_model(args, FAMILY[args.model])
+    model, names = load_named(args)
     check_eval_transform(args.crop_pct, args.interpolation, args.mean, args.std)
-    model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
-    names = load_named(model, weights_file(args, published_weights), args.ema, args.label_list)
     if args.fuse_softmax:
         model = export.WithSoftmax(model)
-    model.eval()
+        model.eval()
     settings = {
-        'model': args.model,
-        'input_size': args.input_size,
-        'nb_classes': args.nb_classes,
-        'crop_pct': args.crop_pct,
-        'interpolation': args.interpolation,
-        'mean': list(args.mean),
-        'std': list(args.std),
+        **{name: getattr(args, name) for name in KINDS},
         'output': 'scores' if args.fuse_softmax else 'logits',
         'precision': args.precision,
         'label_names': names,

@@ -1,6 +1,6 @@
 """Make label maps with a trained classifier: OUT/cat/a.npy for the image cat/a.jpg, and so on, and OUT/meta.json.
 
-    python generate_label.py imagenet/ label_maps/ --model lvvit_s --resume checkpoint-best.pd
+    python generate_label.py imagenet/ label_maps/ --resume checkpoint-best.pd
     python generate_label.py imagenet/ label_maps/ --model resnet50 --resume resnet50.pdparams
     python generate_label.py photos/ label_maps/ --model dense.onnx --class_map imagenet_to_mine.txt
 
@@ -17,18 +17,19 @@ from util import runtime
 import numpy as np
 import paddle
 
-from models import FAMILY, build_model, published_weights
+from models import FAMILY, load_model, weights_file
 from util import class_names, dist
 from util.args import Parser, add_weights
 from util.data import annotator, listing
 from util.data.class_map import MappedClasses, read_class_map
 from util.data.label_writer import LabelWriter
 from util.data.onnx_annotator import OnnxHead, OnnxNetwork
-from util.data.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform
+from util.data.transforms import EvalTransform
 from util.errors import UserError, shorten
 from util.logger import log
 from util.ranges import count, natural, positive, probability
-from util.weights.load import choose, load_state, read
+from util.weights.load import choose, read
+from util.weights.settings import IMAGENET_MEAN, IMAGENET_STD, of_file
 
 UNKNOWN = sys.maxsize  # class id of images that are of none of the annotator's classes
 # Values of flags that were not given; the metadata of an ONNX file comes first.
@@ -41,16 +42,13 @@ def parser():
     parser.add_argument('out', metavar='OUT', help='folder of the label maps')
     parser.add_argument(
         '--model',
-        required=True,
         metavar='NAME',
-        help='an LV-ViT, a classifier of paddle.vision.models that ends in a global pool and one linear layer, or an '
-        'ONNX file (.onnx) of any network with dense output [B, C, H, H] or [B, N, C]',
+        help='an LV-ViT (default: that of --resume), a classifier of paddle.vision.models that ends in a global pool '
+        'and one linear layer, or an ONNX file (.onnx) of any network with dense output [B, C, H, H] or [B, N, C]',
     )
     add = add_weights(parser, '; without it a classifier of paddle.vision.models gets those that Paddle offers')
     add = add.add_argument
-    add(
-        '--nb_classes', type=count, metavar='N', help='classes of the annotator (default: 1000, or as in the ONNX file)'
-    )
+    add('--nb_classes', type=count, metavar='N', help='classes of the annotator (default: as its file says, else 1000)')
     add('--transfer', action='store_true', help='take the number of classes from the head in the weights file')
     add(
         '--class_map',
@@ -65,8 +63,8 @@ def parser():
         '--img_size',
         type=count,
         metavar='S',
-        help='side of the input in pixels (default: 576). An ONNX file may set other defaults for this flag and '
-        'the next three, in its metadata',
+        help='side of the input in pixels (default: 576). A checkpoint of main.py and the metadata of an ONNX file '
+        'have other defaults for this flag and the next three',
     )
     add('--mean', type=probability, nargs=3, metavar='M', help="of red, green and blue in 0-1 (default: ImageNet's)")
     add('--std', type=positive, nargs=3, metavar='S', help="of red, green and blue in 0-1 (default: ImageNet's)")
@@ -88,11 +86,12 @@ def load_annotator(args):
 
     Raises UserError.
     """
-    if args.model.lower().endswith('.onnx'):
+    if args.model and args.model.lower().endswith('.onnx'):
         annotate, weights, names = load_onnx(args)
+    elif args.model is None or args.model in FAMILY:
+        annotate, weights, names = load_lv_vit(args)
     else:
-        set_defaults(args, DEFAULTS)
-        annotate, weights, names = load_model(args)
+        annotate, weights, names = load_classifier(args)
     if args.class_map:
         annotate, names = MappedClasses(annotate, read_class_map(args.class_map, annotate.num_classes)), None
     return annotate, weights, names
@@ -122,25 +121,29 @@ def load_onnx(args):
     return annotate, args.model, names
 
 
-def load_model(args):
-    """(annotator, weights file, class names or None) of an LV-ViT or a classifier of paddle.vision.models."""
-    set_defaults(args, {'nb_classes': 1000})
+def load_classifier(args):
+    """(PooledHead, weights file or '', None) of a classifier of paddle.vision.models."""
+    set_defaults(args, {**DEFAULTS, 'nb_classes': 1000})
     if args.resume and args.pretrained:
         raise UserError('--resume and --pretrained both name the weights; give one')
-    path = args.resume
-    if args.pretrained and args.model in FAMILY:
-        path = published_weights(args.model, args.img_size, nearest=True)
-    if not path and (args.transfer or args.ema or args.model in FAMILY):
-        raise UserError('--resume is missing: the checkpoint or state dict to use; or --pretrained')
-    if args.model not in FAMILY:
-        model = annotator.load_classifier(args.model, args.nb_classes, path, ema=args.ema, transfer=args.transfer)
-        return annotator.PooledHead(model, args.model, args.img_size), path, None
-    state, classes = read(path), args.nb_classes
+    if not args.resume and (args.transfer or args.ema):
+        raise UserError('--resume is missing: the checkpoint or state dict to use')
+    model = annotator.load_classifier(args.model, args.nb_classes, args.resume, ema=args.ema, transfer=args.transfer)
+    return annotator.PooledHead(model, args.model, args.img_size), args.resume, None
+
+
+def load_lv_vit(args):
+    """(TokenHead, weights file, class names or None) of an LV-ViT."""
+    args.input_size = args.img_size or (DEFAULTS['img_size'] if args.pretrained else None)
+    path = weights_file(args, nearest=True)
+    state = read(path)
+    if args.input_size is None and not of_file(state, path, FAMILY):
+        args.input_size = DEFAULTS['img_size']
     if args.transfer:
-        classes = annotator.head_classes(choose(state, path, args.ema)[0], 'head', path)
-    model = build_model(args.model, img_size=args.img_size, num_classes=classes)
-    load_state(model, state, path, args.ema, resize=True)
-    return annotator.TokenHead(model, args.model), path, class_names.of_checkpoint(state, path, classes)
+        args.nb_classes = annotator.head_classes(choose(state, path, args.ema)[0], 'head', path)
+    model = load_model(args, state, path)
+    args.img_size = args.input_size
+    return annotator.TokenHead(model, args.model), path, class_names.of_checkpoint(state, path, args.nb_classes)
 
 
 def describe(args, annotate, weights, names):

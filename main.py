@@ -10,7 +10,16 @@ import paddle
 
 from engine import evaluate, train_one_epoch
 from eval import new_eval_loader
-from models import FAMILY, build_model, count_parameters, published_weights, token_grid
+from models import (
+    FAMILY,
+    build_model,
+    count_parameters,
+    load_model,
+    naming_what_fits,
+    published_weights,
+    token_grid,
+    weights_file,
+)
 from util import class_names, dist, files
 from util.args import (
     Parser,
@@ -22,7 +31,6 @@ from util.args import (
     add_training,
     add_weights,
     changed_flags,
-    complete_model,
     complete_training,
     mixes_images,
     scale_learning_rates,
@@ -39,7 +47,8 @@ from util.train.amp import Amp, on_gpu
 from util.train.loss import TokenLabelLoss
 from util.train.mixup import Mixup
 from util.train.train_state import TrainState, total_batch
-from util.weights import checkpoint
+from util.weights import checkpoint, settings
+from util.weights.load import read
 from util.writers import Writers, check_packages, epoch_scalars
 
 
@@ -50,15 +59,16 @@ def parser():
     add_eval_transform(parser, FAMILY)
     add_normalisation(parser)
     add_amp(parser)
-    add_weights(parser, "; or 'auto': the newest in --output_dir, if there is one")
+    add_weights(parser, "; or 'auto': the newest in --output_dir, if there is one", description=None)
     add_training(parser, FAMILY)
+    parser.set_defaults(**settings.DEFAULTS)
     parser.add_config()
     return parser
 
 
 def complete(args):
     """Check the flags, and set those that the command left out. Raises UserError."""
-    complete_model(args, FAMILY[args.model])
+    settings.complete(args, FAMILY)
     complete_training(args, token_grid(args.model, args.input_size), total_batch(args))
     if args.label_list and not args.cls_label_path_train:
         raise UserError(
@@ -125,11 +135,27 @@ def new_train_loader(args, rank=0, world_size=1):
     )
 
 
-def main(args):
-    flags = dict(vars(args))  # as given, for args.yaml
-    complete(args)
-    if not args.eval:
-        check_packages(args.log_visualdl, args.log_wandb)
+def new_loaders(args, ranks, eval_ranks):
+    """The loaders of the training and the validation set; the log warns of classes that may be wrong.
+
+    ranks: (rank, number of processes) that share the training; eval_ranks: that share the validation.
+    """
+    train_loader = new_train_loader(args, *ranks)
+    names = train_loader.dataset.samples.class_names
+    val_loader = new_eval_loader(args, *eval_ranks, names=names)
+    if names is None and not args.cls_label_path_val:
+        of_val = val_loader.dataset.samples.class_names
+        validation.warn_of_other_ids(train_loader.dataset.samples, args.cls_label_path_train, of_val)
+    if names and len(names) < args.nb_classes:
+        log(
+            f'warning: {len(names)} class folders, but --nb_classes is {args.nb_classes}: the last '
+            f'{args.nb_classes - len(names)} class(es) have no images'
+        )
+    return train_loader, val_loader
+
+
+def begin(args):
+    """Check the folder of the results, and start the processes and the log. Returns (rank, number of processes)."""
     if args.output_dir:
         files.check_folder(args.output_dir, f'--output_dir {args.output_dir}')
     rank, world_size = dist.init()
@@ -140,24 +166,44 @@ def main(args):
         paddle.set_flags({'FLAGS_cudnn_deterministic': True})
     today, device = time.strftime('%Y-%m-%d'), paddle.device.get_device()
     log(f'{today}, Paddle {paddle.__version__} on {device}, {world_size} process(es). {runtime.CPU}')
+    return rank, world_size
+
+
+def evaluate_weights(args):
+    """--eval: log the accuracy of the weights of --resume, --finetune or --pretrained."""
+    ranks = begin(args)
+    for name, default in settings.DEFAULTS.items():
+        if getattr(args, name) == default:
+            setattr(args, name, None)  # the weights may say otherwise
+    args.resume = args.resume or args.finetune
+    if args.resume == 'auto':
+        state, path = starting.newest_checkpoint(args.output_dir)
+        if state is None:
+            raise UserError(f'--resume auto: no checkpoint in {args.output_dir} to evaluate')
+    else:
+        path = weights_file(args)
+        state = read(path)
+    model = load_model(args, state, path)
+    names = class_names.of_checkpoint(state, path, args.nb_classes)
+    val_loader = new_eval_loader(args, *(ranks if args.dist_eval else (0, 1)), names=names)
+    amp = Amp(args.use_amp, args.amp_dtype, args.amp_level)
+    stats = evaluate(val_loader, model, amp, args.dist_eval, print_freq=args.print_freq)
+    log_accuracy('network', stats['acc1'], len(val_loader.dataset))
+
+
+def main(args):
+    if args.eval:
+        return evaluate_weights(args)
+    flags = dict(vars(args))  # as given, for args.yaml
+    complete(args)
+    check_packages(args.log_visualdl, args.log_wandb)
+    ranks = begin(args)
     scaled = scale_learning_rates(args, total_batch(args))
     if scaled:
         log(scaled)
     log(f'flags other than the defaults: {changed_flags(parser(), flags) or "none"}')
 
-    ranks = (rank, world_size) if args.dist_eval else (0, 1)
-    if not args.eval:
-        train_loader = new_train_loader(args, rank, world_size)
-        names = train_loader.dataset.samples.class_names
-        val_loader = new_eval_loader(args, *ranks, names=names)
-        if names is None and not args.cls_label_path_val:
-            of_val = val_loader.dataset.samples.class_names
-            validation.warn_of_other_ids(train_loader.dataset.samples, args.cls_label_path_train, of_val)
-        if names and len(names) < args.nb_classes:
-            log(
-                f'warning: {len(names)} class folders, but --nb_classes is {args.nb_classes}: the last '
-                f'{args.nb_classes - len(names)} class(es) have no images'
-            )
+    train_loader, val_loader = new_loaders(args, ranks, ranks if args.dist_eval else (0, 1))
     model = new_model(args)
     if args.sync_bn:
         model = paddle.nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -168,14 +214,9 @@ def main(args):
     )
     published = partial(published_weights, args.model, args.input_size, nearest=True)
     amp = Amp(args.use_amp, args.amp_dtype, args.amp_level)
-    if args.eval:
-        names = starting.load_start(args, model, published)[2]
-        val_loader = new_eval_loader(args, *ranks, names=names)
-        stats = evaluate(val_loader, model, amp, args.dist_eval, print_freq=args.print_freq)
-        log_accuracy('network', stats['acc1'], len(val_loader.dataset))
-        return
     state = TrainState(args, model, train_loader, amp)
-    starting.start(state, published)
+    with naming_what_fits():
+        starting.start(state, published)
     if args.output_dir and dist.is_main():
         write_config(args.output_dir, flags)
         if state.class_names:

@@ -6,6 +6,8 @@ Parameters have the names of the original implementation (zihangJiang/TokenLabel
 name; Linear weights are [in, out] here and [out, in] there.
 """
 
+import argparse
+import contextlib
 import math
 from typing import NamedTuple
 
@@ -16,10 +18,12 @@ from paddle import nn
 from paddle.base.layer_helper import LayerHelper
 from paddle.distributed.fleet.utils import recompute
 
-from util.errors import UserError
+from util import class_names
+from util.errors import UserError, shorten
 from util.train import mixtoken
-from util.weights import download, torch_file
-from util.weights.load import load
+from util.weights import download, settings, torch_file
+from util.weights.fit import DoesNotFit, differences
+from util.weights.load import load_state, read
 
 NORMAL = nn.initializer.Normal(std=0.02)
 ZEROS = nn.initializer.Constant(0.0)
@@ -384,16 +388,19 @@ def create(name, pretrained=False, ema=False, **kwargs):
     """The model `name` of FAMILY, with or without weights. The functions below, which paddle.hub lists, call this.
 
     pretrained: False (as initialised), True (the published weights, fetched once) or a file (.pd, .pdparams, .pth,
-    .safetensors). ema: a checkpoint's averaged weights. kwargs: arguments of LV_ViT, such as num_classes and
-    img_size (default: that of the published evaluation).
+    .safetensors). ema: a checkpoint's averaged weights. kwargs: arguments of LV_ViT, such as num_classes and img_size
+    (default: those of the file if it says them; else 1,000 and the size of the published evaluation).
     Raises UserError for an unknown name, and for weights that cannot be fetched, cannot be read or do not fit.
     """
-    if name in FAMILY:  # build_model refuses other names
-        kwargs.setdefault('img_size', FAMILY[name].input_size)
-    model = build_model(name, **kwargs)
-    if pretrained:
-        load(model, published_weights(name, model.img_size) if pretrained is True else pretrained, ema)
-    return model
+    if name not in FAMILY:
+        return build_model(name)  # raises the error
+    usual_size = FAMILY[name].input_size
+    if not pretrained:
+        return build_model(name, **{'img_size': usual_size, **kwargs})
+    size, classes = kwargs.pop('img_size', None), kwargs.pop('num_classes', None)
+    path = published_weights(name, size or usual_size) if pretrained is True else pretrained
+    flags = argparse.Namespace(model=name, input_size=size, nb_classes=classes, ema=ema)
+    return load_model(flags, read(path), path, **kwargs)
 
 
 def vit(pretrained=False, **kwargs):
@@ -436,6 +443,9 @@ def lvvit_l(pretrained=False, **kwargs):
     return create('lvvit_l', pretrained, **kwargs)
 
 
+# -- with weights ------------------------------------------------------------------------------------------------------
+
+
 def token_grid(name, input_size):
     """Patch tokens a side of the model `name` at an input size in pixels."""
     return input_size // FAMILY[name].architecture.get('patch_size', 16)
@@ -461,6 +471,81 @@ def published_weights(name, input_size, nearest=False):
             f'published: {"; ".join(published)}'
         )
     return download.fetch(addresses[input_size])
+
+
+def weights_file(args, nearest=False):
+    """The file of --resume, or with --pretrained that of the published weights. Raises UserError unless one is given.
+
+    args: the flags of args.add_model and add_weights; with --pretrained those of the model are set if they are None.
+    nearest: see published_weights.
+    """
+    if args.pretrained and args.resume:
+        raise UserError('--pretrained and --resume both name the weights; give one')
+    if args.pretrained:
+        settings.complete(args, FAMILY)
+        return published_weights(args.model, args.input_size, nearest)
+    if not args.resume:
+        raise UserError('--resume is missing: the checkpoint or state dict (.pd, .pth, .safetensors); or --pretrained')
+    return args.resume
+
+
+def load_model(args, state, path, **kwargs):
+    """The model that flags and a file of weights describe, with these weights.
+
+    args: flags as in settings.KINDS, and `ema`; those that are None are set to what the file says, or else to defaults.
+    state: what load.read returned for the file `path`. kwargs: further arguments of LV_ViT. The position embedding is
+    resized if --input_size is given. Raises UserError for weights that do not fit, and flags that contradict them.
+    """
+    resize = args.input_size is not None
+    settings.complete(args, FAMILY, settings.of_file(state, path, FAMILY), path)
+    model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes, **kwargs)
+    with naming_what_fits():
+        load_state(model, state, path, args.ema, resize=resize)
+    return model
+
+
+def load_named(args):
+    """(model in evaluation mode, {class id: name}) of the flags of a script, see weights_file and load_model."""
+    path = weights_file(args)
+    state = read(path)
+    model = load_model(args, state, path)
+    model.eval()
+    kept = class_names.of_checkpoint(state, path, args.nb_classes)
+    return model, class_names.to_show(args.label_list, kept, args.nb_classes)
+
+
+def nearest_model(weights):
+    """(flags of the model of FAMILY that weights fit, or nearly fit; how they differ: [] if they fit).
+
+    weights: {name: array}, in Paddle's layout. flags: such as '--model lvvit_s --input_size 224 --nb_classes 1000'.
+    """
+    pos_embed, bias = np.shape(weights.get('pos_embed')), np.shape(weights.get('head.bias'))
+    grid = max(1, round((pos_embed[1] - 1) ** 0.5)) if len(pos_embed) == 3 else 1
+    classes = bias[0] if bias else 1
+    found = {}
+    for name, entry in FAMILY.items():
+        size = grid * entry.architecture.get('patch_size', 16)
+        with paddle.LazyGuard():  # shapes only: no memory for the weights
+            own = build_model(name, img_size=size, num_classes=classes).state_dict()
+        flags = settings.as_flags({'model': name, 'input_size': size, 'nb_classes': classes})
+        found[flags] = differences(own, weights)
+        if not found[flags]:
+            break
+    return min(found.items(), key=lambda item: len(item[1]))
+
+
+@contextlib.contextmanager
+def naming_what_fits():
+    """Make the error for weights that do not fit the model of a command say which model they fit."""
+    try:
+        yield
+    except DoesNotFit as error:
+        flags, problems = nearest_model(error.weights)
+        if not problems:
+            raise UserError(f'{error.path}: does not fit the model of this command; it fits {flags}')
+        if len(problems) < len(error.weights) // 2:
+            raise UserError(f'{error.path}: fits no LV-ViT; the nearest is {flags}: {shorten(problems, 3)}')
+        raise
 
 
 def count_parameters(model):

@@ -6,23 +6,13 @@ import os
 
 import paddle
 
-from models import FAMILY, build_model, published_weights
-from util.args import (
-    Parser,
-    add_eval_transform,
-    add_model,
-    add_normalisation,
-    add_records,
-    add_weights,
-    complete_model,
-    weights_file,
-)
+from models import FAMILY, load_named
+from util.args import Parser, add_eval_transform, add_model, add_normalisation, add_records, add_weights
 from util.data.folders import find_images
 from util.data.loader import build_predict_loader
 from util.data.transforms import EvalTransform
 from util.deploy import records
 from util.ranges import count
-from util.weights.load import load_named
 
 PHOTO = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'demo', 'chelsea.png')
 
@@ -50,13 +40,10 @@ def parser():
 
 @paddle.no_grad()
 def main(args):
-    complete_model(args, FAMILY[args.model])
     records.check_targets(args.save_json, args.save_csv)
     paths = find_images(args.infer_imgs)
+    model, names = load_named(args)
     transform = EvalTransform(args.input_size, args.crop_pct, args.interpolation, mean=args.mean, std=args.std)
-    model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
-    names = load_named(model, weights_file(args, published_weights), args.ema, args.label_list)
-    model.eval()
     result = records.classify(
         paths,
         loader=build_predict_loader(paths, transform, args.batch_size),

@@ -27,7 +27,8 @@ from util.args import Parser
 from util.data import listing, loader
 from util.data.label_maps import LabelMaps
 from util.data.token_label import token_target
-from util.data.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform
+from util.data.transforms import EvalTransform
+from util.weights.settings import IMAGENET_MEAN, IMAGENET_STD
 from util.weights.load import load
 
 

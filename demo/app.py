@@ -1,6 +1,6 @@
 """A page in the browser: drop a photo, see its five best classes, and over the photo the prediction of every token.
 
-demo/app.py --model lvvit_nano --input_size 48 --nb_classes 10 --resume demo/output/train/checkpoint-best.pd
+demo/app.py --resume demo/output/train/checkpoint-best.pd
 demo/app.py --model_file output/export/model.pdmodel              an exported model gives classes only
 
 The server fetches nothing, and the page needs no internet. Install: pip install -r demo/requirements-app.txt
@@ -16,7 +16,7 @@ from util import runtime
 
 from models import FAMILY
 from predictions import load, picture, predict, summary
-from util.args import LABEL_LIST_HELP, Parser, add_eval_transform, add_model, add_weights
+from util.args import LABEL_LIST_HELP, Parser, add_eval_transform, add_model, add_normalisation, add_weights
 from util.data.folders import find_images
 from util.data.images import BadImage
 from util.errors import UserError
@@ -36,7 +36,7 @@ def parser():
     add_model(parser, FAMILY)
     add_weights(parser)
     add_eval_transform(parser, FAMILY)
-    parser.set_defaults(interpolation=None)  # None: bicubic, or as exported
+    add_normalisation(parser)
     title = 'exported model, instead of the weights (input size, crop and names: as exported)'
     add = parser.add_argument_group(title).add_argument
     add('--model_file', metavar='FILE', help='model.pdmodel or model.json')

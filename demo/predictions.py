@@ -6,14 +6,12 @@ from typing import NamedTuple, Optional
 import numpy as np
 from PIL import Image
 
-from models import FAMILY, build_model, published_weights
+from models import load_named
 from tools import drawing, insight
-from util.args import complete_model, weights_file
 from util.data.images import FORMATS, BadImage, open_rgb
 from util.data.transforms import EvalTransform
 from util.deploy import inference_yml, predictor, records
 from util.errors import UserError
-from util.weights.load import load_named
 
 SIDE = 576  # pixels on the page: side of the square that the model sees
 MAX_PIXELS = 64_000_000  # of a photo: 0.2 GB decoded
@@ -33,11 +31,8 @@ class Checkpoint:
     """A model with its weights; gives classes and token predictions. Raises UserError for weights that do not fit."""
 
     def __init__(self, args):
-        complete_model(args, FAMILY[args.model])
-        self.transform = EvalTransform(args.input_size, args.crop_pct, args.interpolation or 'bicubic')
-        self.model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
-        self.names = load_named(self.model, weights_file(args, published_weights), args.ema, args.label_list)
-        self.model.eval()
+        self.model, self.names = load_named(args)
+        self.transform = EvalTransform(args.input_size, args.crop_pct, args.interpolation, args.mean, args.std)
         self.title = f'{args.model}, {args.input_size} px'
         self.blocks, self.why_no_tokens = len(self.model.blocks), ''
         if not insight.has_trained_token_classifier(self.model):
@@ -61,9 +56,13 @@ class Exported:
             args.model_file,
             args.config,
             args.label_list,
+            model=args.model,
+            nb_classes=args.nb_classes,
             input_size=args.input_size,
             crop_pct=args.crop_pct,
             interpolation=args.interpolation,
+            mean=args.mean,
+            std=args.std,
         )
         size = settings['input_size']
         self.transform = EvalTransform(

@@ -17,6 +17,7 @@ from models import FAMILY, build_model
 from util.args import Parser, add_model
 from util.errors import UserError, one_line
 from util.logger import log
+from util.weights import settings
 
 HEAD = 3.0  # standard deviation of the class token's logits
 
@@ -43,8 +44,8 @@ def draw(name, shape, rng):
 
 
 def main(args):
-    size = args.input_size or FAMILY[args.model].input_size
-    model = build_model(args.model, img_size=size, num_classes=args.nb_classes)
+    settings.complete(args, FAMILY)
+    model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
     rng = np.random.RandomState(0)  # its numbers are frozen for all versions of numpy
     state = {name: draw(name, value.shape, rng) for name, value in sorted(model.state_dict().items())}
     model.set_state_dict(state)

@@ -16,10 +16,12 @@ import models
 import predict
 from conftest import ROOT, TINY_RUN, words
 from states import same
-from util.args import boolean, complete_model
+from util.args import boolean
 from util.ranges import Range
+from util.weights import settings
 
 MODEL = 'model=lvvit_t input_size=None nb_classes=1000'
+OF_WEIGHTS = 'model=None input_size=None nb_classes=None crop_pct=None interpolation=None mean=None std=None'
 WEIGHTS = 'resume= pretrained=False ema=False'
 TRANSFORM = 'crop_pct=None interpolation=bicubic mean=[0.485,0.456,0.406] std=[0.229,0.224,0.225]'
 DATA = 'data_path=/datasets/imagenet/ cls_label_path_val=None num_workers=10 prefetch_factor=2 image_backend=pil'
@@ -55,11 +57,11 @@ LABEL = """
 """
 DEFAULTS = [
     (main, '', [MODEL, WEIGHTS, TRANSFORM, DATA, AMP, TRAIN, 'config=None']),
-    (eval_script, '', [MODEL, WEIGHTS, TRANSFORM, DATA, AMP, PROTOCOLS, 'batch_size=64 dist_eval=False config=None']),
-    (predict, '', [MODEL, WEIGHTS, TRANSFORM, RECORDS, PREDICT]),
-    (export_model, '', [MODEL, WEIGHTS, TRANSFORM, EXPORT, 'config=None']),
+    (eval_script, '', [OF_WEIGHTS, WEIGHTS, DATA, AMP, PROTOCOLS, 'batch_size=64 dist_eval=False config=None']),
+    (predict, '', [OF_WEIGHTS, WEIGHTS, RECORDS, PREDICT]),
+    (export_model, '', [OF_WEIGHTS, WEIGHTS, EXPORT, 'config=None']),
     (infer, INFER_NEEDED, [RECORDS, INFER, 'model_file=m params_file=p input_file=[i] config=None']),
-    (generate_label, 'a b --model m', [WEIGHTS, LABEL, 'data=a out=b model=m']),
+    (generate_label, 'a b', [WEIGHTS, LABEL, 'data=a out=b model=None']),
 ]
 
 
@@ -143,10 +145,10 @@ def test_help_on_sizes_and_crops_is_that_of_the_family():
 def test_size_and_crop_are_those_of_the_model_unless_given():
     for name, entry in models.FAMILY.items():
         args = main_flags('--model', name)
-        complete_model(args, entry)
+        settings.complete(args, models.FAMILY)
         assert (args.input_size, args.crop_pct) == (entry.input_size, entry.crop_pct)
-    args = main_flags('--input_size 96 --crop_pct 0.5')
-    complete_model(args, models.FAMILY['lvvit_l'])
+    args = main_flags('--model lvvit_l --input_size 96 --crop_pct 0.5')
+    settings.complete(args, models.FAMILY)
     assert (args.input_size, args.crop_pct) == (96, 0.5)
 
 

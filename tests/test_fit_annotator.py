@@ -16,7 +16,8 @@ from tools import annotator_report, backbone, fit_annotator, linear_classifier, 
 from util.data.annotator import PooledHead
 from util.data.images import open_rgb
 from util.data.onnx_annotator import OnnxHead, OnnxNetwork
-from util.data.transforms import IMAGENET_MEAN, EvalTransform
+from util.data.transforms import EvalTransform
+from util.weights.settings import IMAGENET_MEAN
 from util.errors import UserError
 
 linear_model = pytest.importorskip('sklearn.linear_model')

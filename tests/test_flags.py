@@ -11,8 +11,10 @@ import eval as eval_script
 import main
 import util.data
 from conftest import STILL, words
+from inference_helpers import random_weights
 from util.args import complete_training
 from util.train import mixup
+from util.weights import checkpoint
 
 SMALL = '--input_size 32 --nb_classes 10 --batch_size 8 --num_workers 0 --mean 0 0 0 --std 1 1 1 --data_path'
 
@@ -62,12 +64,15 @@ def test_mean_and_std_normalise_the_evaluation_whose_pixels_are_pillows_whatever
 
 
 @pytest.mark.parametrize('missing', ['cv2', 'simplejpeg'])
-def test_image_backend_cv2_names_the_packages_to_install(missing, photos, refused, monkeypatch):
+def test_image_backend_cv2_names_the_packages_to_install(missing, photos, refused, monkeypatch, tmp_path):
+    checkpoint.save(random_weights(0), str(tmp_path / 'x.pd'))
     monkeypatch.delitem(sys.modules, 'util.data.render_cv2', raising=False)
     monkeypatch.delattr(util.data, 'render_cv2', raising=False)
     monkeypatch.setitem(sys.modules, missing, None)
     for script in (main, eval_script):
-        line = refused(script, *words('--model lvvit_nano --image_backend cv2', SMALL, photos))
+        line = refused(
+            script, *words('--model lvvit_nano --image_backend cv2', SMALL, photos, '--resume', tmp_path / 'x.pd')
+        )
         assert '--image_backend cv2' in line and 'pip install opencv-python-headless simplejpeg' in line
 
 

@@ -13,7 +13,7 @@ ALLOWED = {
     'shared': [],
     'weights': ['shared'],
     'data': ['weights', 'shared'],  # label maps may be .pt files; an annotator has weights
-    'args': ['data', 'shared'],  # defaults and help of flags: ImageNet's mean and deviation
+    'args': ['weights', 'shared'],  # defaults and help of flags: ImageNet's mean and deviation
     'train': ['data', 'weights', 'shared'],
     'deploy': ['data', 'weights', 'shared'],
     'models': ['train', 'weights', 'shared'],

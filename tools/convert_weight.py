@@ -7,8 +7,8 @@ IN is recognised by its content: .pth, .pt and .pth.tar of any PyTorch, .safeten
 ending of OUT gives the format: .pdparams in Paddle's layout, or .safetensors in PyTorch's layout, which timm and
 Hugging Face read too; in PyTorch: model.load_state_dict(safetensors.torch.load_file(OUT)). Where the layouts differ,
 Linear weights are transposed, the statistics of BatchNorm renamed, and its num_batches_tracked left out or added as 0.
-bfloat16 becomes float32. No other number is changed. OUT keeps the names of the classes. The scripts of this project
-read all of these files without conversion.
+bfloat16 becomes float32. No other number is changed. OUT keeps the names of the classes and what the checkpoint says of
+its model and images. The scripts of this project read all of these files without conversion.
 """
 
 import json
@@ -19,18 +19,16 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from util import runtime
 
 import numpy as np
-import paddle
 import safetensors.numpy
 
 import models
-from util import files
+from util import class_names, files
 from util.args import Parser
-from util.class_names import KEY
 from util.errors import UserError
 from util.logger import log
-from util.weights import checkpoint, torch_file
+from util.weights import checkpoint, settings, torch_file
 from util.weights.fit import HEADS, without_prefix
-from util.weights.load import choose, differences, read_as_written
+from util.weights.load import choose, read_as_written
 from util.weights.torch_file import PADDLE, TORCH
 
 SHOWN = 20  # differences that are listed
@@ -65,36 +63,33 @@ def check_arrays(weights, path):
         )
 
 
-def write_pdparams(weights, path, names):
-    """Write weights in Paddle's layout. names: of the classes, or None; Paddle ignores this entry."""
-    checkpoint.save({**weights, KEY: names} if names else weights, path)
+def write_pdparams(weights, path, kept):
+    """Write weights in Paddle's layout, and the entries `kept`, which Paddle ignores."""
+    checkpoint.save({**weights, **kept}, path)
 
 
-def write_safetensors(weights, path, names):
-    """Write weights in PyTorch's layout. names: of the classes, which the metadata holds as JSON, or None."""
+def write_safetensors(weights, path, kept):
+    """Write weights in PyTorch's layout. The metadata holds the entries `kept` as JSON."""
     arrays = {key: np.asarray(value, order='C') for key, value in weights.items()}
-    metadata = {'format': 'pt', **({KEY: json.dumps(names)} if names else {})}
+    metadata = {'format': 'pt', **{name: json.dumps(value) for name, value in kept.items()}}
     files.write(path, safetensors.numpy.save(arrays, metadata))
+
+
+def entries_to_keep(state, path):
+    """The entries of a checkpoint beside the weights that OUT keeps: class names and settings."""
+    found = settings.of_file(state, path, models.FAMILY)
+    kept = {class_names.KEY: state.get(class_names.KEY), settings.KEY: found}
+    return {name: value for name, value in kept.items() if value}
 
 
 def describe(weights):
     """Lines for the log: the LV-ViT that weights in Paddle's layout fit, or how they differ from the nearest one."""
-    pos_embed, bias = np.shape(weights.get('pos_embed')), np.shape(weights.get('head.bias'))
-    num_tokens = pos_embed[1] - 1 if len(pos_embed) == 3 else 0
-    classes = bias[0] if bias else 0
-    grid = max(1, round(num_tokens**0.5))
-    found = {}
-    for name, entry in models.FAMILY.items():
-        size = grid * entry.architecture.get('patch_size', 16)
-        with paddle.LazyGuard():  # shapes only: no memory for the weights
-            own = models.build_model(name, img_size=size, num_classes=max(1, classes)).state_dict()
-        found[name] = differences(own, weights)
-        if not found[name]:
-            return [f'these weights fit --model {name} --input_size {size} --nb_classes {classes}']
-    name, problems = min(found.items(), key=lambda item: len(item[1]))
+    flags, problems = models.nearest_model(weights)
+    if not problems:
+        return [f'these weights fit {flags}']
     if len(problems) > len(weights) // 2:
         return ['these are not weights of an LV-ViT']
-    lines = [f'these weights do not fit {name}, the nearest LV-ViT:', *(f'  {line}' for line in problems[:SHOWN])]
+    lines = [f'these weights do not fit {flags}, the nearest LV-ViT:', *(f'  {line}' for line in problems[:SHOWN])]
     if len(problems) > SHOWN:
         lines.append(f'  and {len(problems) - SHOWN} more')
     return lines
@@ -105,8 +100,8 @@ def main(args):
     state, layout = read_as_written(args.input)
     weights, source = choose(state, args.input, args.ema)
     log(source)
-    names = state.get(KEY)
-    left_out = [str(key) for key, value in state.items() if value is not weights and key != KEY]
+    kept = entries_to_keep(state, args.input)
+    left_out = [str(key) for key, value in state.items() if value is not weights and key not in kept]
     if weights is not state and left_out:
         log(f'left out: {", ".join(left_out)}')
     check_arrays(weights, args.input)
@@ -126,12 +121,14 @@ def main(args):
         if len(converted) > len(weights):
             log(f'added, because PyTorch requires them: {len(converted) - len(weights)} num_batches_tracked = 0')
         weights = converted
-    write(weights, args.output, names)
+    write(weights, args.output, kept)
     dtypes = sorted({str(value.dtype) for value in weights.values()})
     log(
         f'{args.output}: {len(weights)} tensors, {torch_file.count_parameters(weights) / 1e6:.2f} M parameters, '
         f'{", ".join(dtypes)}, {os.path.getsize(args.output) / 1e6:.1f} MB'
     )
+    if settings.KEY in kept:
+        log(f'kept: {settings.describe(kept[settings.KEY])}')
     for line in describe(weights if new_layout == PADDLE else torch_file.to_paddle(weights)):
         log(line)
 

@@ -22,12 +22,12 @@ from paddle.base import core
 import main as trainer
 import model_info
 from models import FAMILY, PADDLE_2, PatchEmbed4_2, build_model, count_parameters
-from util.args import complete_model
 from util.errors import UserError
 from util.ranges import count
 from util.train import optim
 from util.train.amp import Amp, on_gpu
 from util.train.loss import Targets, TokenLabelLoss
+from util.weights import settings
 
 IMAGENET_IMAGES = 1281167
 
@@ -130,7 +130,7 @@ def table(rows):
 
 
 def main(args):
-    complete_model(args, FAMILY[args.model])
+    settings.complete(args, FAMILY)
     model = model_info.build(args.model, args.input_size, args.nb_classes)
     how = f'{args.amp_dtype} (O1)' if args.use_amp else 'float32'
     print(f'{args.model} at {args.input_size} px, {args.batch_size} images per process, {how}\n')

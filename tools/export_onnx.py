@@ -1,6 +1,6 @@
 """Export a checkpoint to ONNX, for batches of any size, and check it with ONNX Runtime.
 
-    python tools/export_onnx.py --model lvvit_t --resume CKPT --output lvvit_t.onnx
+    python tools/export_onnx.py --resume output/checkpoint-best.pd --output lvvit.onnx
 
 Needs Paddle 3 and `pip install paddle2onnx==2.1.0 onnx onnxruntime`. The file's input is `image` [batch, 3, S, S],
 normalised by mean and standard deviation; its output is `logits` (or `scores`) [batch, C].
@@ -16,14 +16,14 @@ from util import runtime
 
 import paddle
 
-from models import FAMILY, build_model, published_weights
+from models import FAMILY, load_model, weights_file
 from util import files
-from util.args import Parser, add_model, add_weights, weights_file
+from util.args import Parser, add_model, add_weights
 from util.deploy import export
 from util.errors import UserError, one_line
 from util.logger import log
 from util.ranges import whole
-from util.weights.load import load
+from util.weights.load import read
 
 INSTALL = 'pip install paddle2onnx==2.1.0 onnx onnxruntime'
 
@@ -132,20 +132,19 @@ def main(args):
     paddle2onnx, onnx, onnxruntime = libraries()
     folder = os.path.dirname(os.path.abspath(args.output))
     files.check_folder(folder, f'--output {args.output}')
-    args.input_size = args.input_size or FAMILY[args.model].input_size
-    model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
-    load(model, weights_file(args, published_weights), args.ema)
+    path = weights_file(args)
+    model = load_model(args, read(path), path)
     if args.fuse_softmax:
         model = export.WithSoftmax(model)
     model.eval()
     with tempfile.TemporaryDirectory(prefix='.export-', dir=folder) as work:
-        prefix, path = os.path.join(work, 'model'), os.path.join(work, 'model.onnx')
+        prefix, onnx_file = os.path.join(work, 'model'), os.path.join(work, 'model.onnx')
         export.save_graph(model, prefix, as_json=True)
-        convert(paddle2onnx, prefix, path, args.opset)
-        tidy(onnx, path, 'scores' if args.fuse_softmax else 'logits')
-        network = session(onnxruntime, path, int(os.environ['OMP_NUM_THREADS']))
+        convert(paddle2onnx, prefix, onnx_file, args.opset)
+        tidy(onnx, onnx_file, 'scores' if args.fuse_softmax else 'logits')
+        network = session(onnxruntime, onnx_file, int(os.environ['OMP_NUM_THREADS']))
         worst = export.compare(export.random_outputs(model), network, args.output)
-        os.replace(path, args.output)
+        os.replace(onnx_file, args.output)
     log(
         f'{args.output}: opset {args.opset}, differs from the model by at most {worst:.1e} of the largest output '
         f'(ONNX Runtime {onnxruntime.__version__}, batches of {", ".join(map(str, export.CHECKED_BATCHES))})'

@@ -8,7 +8,7 @@ from paddle import nn
 
 from tools import export_onnx
 from util.data import annotator
-from util.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from util.weights.settings import IMAGENET_MEAN, IMAGENET_STD
 from util.deploy import export as paddle_export
 from util.logger import log
 

@@ -35,13 +35,14 @@ from tools import fit_annotator, linear_classifier
 from tools.photo_lists import write_lists
 from tools.steps import Steps, maps_remedy
 from util import files
-from util.args import Parser, as_words, complete_model
+from util.args import Parser
 from util.data import listing
 from util.data.label_maps import META
 from util.data.onnx_annotator import OnnxNetwork
 from util.errors import UserError
 from util.logger import log, log_to
 from util.ranges import count, number
+from util.weights import settings
 
 LABELS, SAMPLED = '--ground_truth only', '--token_label_gumbel'
 OWN_FLAGS = '--annotator --annotator_flags --val_share --map_size --labeler_flags --student_flags --launch'.split()
@@ -96,7 +97,7 @@ def parse_flags(args):
     flags = trainer.parser().parse_args([*args.flags, *shlex.split(args.labeler_flags)])
     of_student = trainer.parser().parse_args([*args.flags, *shlex.split(student)])
     for parsed in (flags, of_student):
-        complete_model(parsed, FAMILY[parsed.model])
+        settings.complete(parsed, FAMILY)
     return flags, of_student, shlex.split(student)
 
 
@@ -149,18 +150,6 @@ def log_results(in_out, trained, annotator, held_out):
         log(f'{name}: {shown}, on {held_out} validation photos: {in_out(name)}')
 
 
-def predict_command(in_out, flags, num_classes, photo):
-    """The command that classifies a photo with the student. flags: of main.py for the student."""
-    usual = trainer.parser().parse_args(['--model', flags.model])
-    complete_model(usual, FAMILY[flags.model])
-    content = {'model': flags.model, 'nb_classes': num_classes}
-    for name in ('input_size', 'crop_pct', 'interpolation', 'mean', 'std'):
-        if getattr(flags, name) != getattr(usual, name):
-            content[name] = getattr(flags, name)
-    content.update(resume=in_out('student', 'checkpoint-best.pd'), infer_imgs=[photo])
-    return shlex.join(['python', 'predict.py', *as_words(trainer.parser(), content)])
-
-
 def main(args):
     flags, student_flags, for_student = parse_flags(args)
     files.check_folder(args.out, f'OUT {args.out}')
@@ -188,8 +177,7 @@ def main(args):
         first += batch_words('labeler', flags, len(labelled))
         steps.run('labeler', first)
         view = args.map_size or 2 * flags.input_size
-        words += ['--model', flags.model, '--img_size', str(view), '--nb_classes', str(num_classes)]
-        words += ['--resume', in_out('labeler', 'checkpoint-best.pd')]
+        words += ['--img_size', str(view), '--resume', in_out('labeler', 'checkpoint-best.pd')]
     steps.run('maps', [*words, '--relative_scores', *workers])
     last = ['main.py', *args.flags, '--token_label', '--token_label_data', in_out('maps'), *for_student, *data]
     last += ['--cls_label_path_train', in_out('train_list.txt'), '--output_dir', in_out('student')]
@@ -198,7 +186,8 @@ def main(args):
         log_results(in_out, ['student'], in_out('annotator.onnx'), len(held_out))
     else:
         log_results(in_out, ['labeler', 'student'], '', len(held_out))
-    log(f'classify a photo: {predict_command(in_out, student_flags, num_classes, held_out.paths[0])}')
+    words = ['predict.py', '--resume', in_out('student', 'checkpoint-best.pd'), '--infer_imgs', held_out.paths[0]]
+    log(f'classify a photo: {shlex.join(["python", *words])}')
 
 
 if __name__ == '__main__':

@@ -7,6 +7,7 @@ tools/visualize.py --resume CKPT --compare CKPT … --input IMG …           ch
 tools/visualize.py --token_label_data DIR --input TRAIN_IMG …             label maps, and targets after augmentation
 """
 
+import argparse
 import os
 import sys
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from util import runtime
 import numpy as np
 from PIL import Image
 
-from models import FAMILY, build_model, published_weights, token_grid
+from models import FAMILY, load_model, token_grid, weights_file
 from tools import fonts, insight
 from tools.drawing import GAP, MARGIN, PAPER, SIDE, Tile, Tokens, arrange, draw_tiles, drawn_name, heat, save
 from util import class_names
@@ -29,8 +30,6 @@ from util.args import (
     add_model,
     add_normalisation,
     add_weights,
-    complete_model,
-    weights_file,
 )
 from util.data.folders import find_images
 from util.data.images import BadImage, open_rgb
@@ -40,7 +39,8 @@ from util.data.transforms import EvalTransform, TrainTransform, to_input
 from util.errors import UserError, visible
 from util.logger import log
 from util.ranges import count, natural
-from util.weights.load import load
+from util.weights import settings
+from util.weights.load import read
 
 BEST = -1  # --relevance without a class
 
@@ -52,13 +52,14 @@ class Column(NamedTuple):
     model: object
     names: dict  # {class id: name to draw}
     folders: list  # [folder of the photos of class 0, …]; empty if unknown
+    transform: object  # EvalTransform
 
 
 def parser():
     parser = Parser('tools/visualize.py', description=__doc__)
     add_model(parser, FAMILY)
     add = add_weights(parser).add_argument
-    add('--compare', nargs='+', default=[], metavar='FILE', help='more checkpoints of the same model, a column each')
+    add('--compare', nargs='+', default=[], metavar='FILE', help='more checkpoints, a column each')
     add_eval_transform(parser, FAMILY)
     add_normalisation(parser)
     parser.add_argument('--label_list', metavar='FILE', help=LABEL_LIST_HELP)
@@ -124,19 +125,19 @@ def on_white(image):
     return canvas
 
 
-def prediction_tiles(path, columns, transform, with_rollout, relevance):
+def prediction_tiles(path, columns, with_rollout, relevance):
     """Tiles: the cropped image, and for each model its prediction, its token predictions, rollout and relevance.
 
     columns: [Column]. with_rollout: draw the rollout. relevance: a class id, BEST, or None.
     The prediction is written below the image of one model, below the tokens of several.
     """
-    image = transform.crop(open_rgb(path))
-    array = to_input(image, transform.mean, transform.std)
-    enlarged = image.resize((SIDE, SIDE), Image.BICUBIC)
-    comparing = len(columns) > 1
+    photo, comparing = open_rgb(path), len(columns) > 1
     about_photo = end(visible(os.path.basename(path)), 28) + true_class(path, columns[0])
-    tiles = [Tile(image, about_photo)] if comparing else []
-    for caption, model, names, _ in columns:
+    tiles = [Tile(columns[0].transform.crop(photo), about_photo)] if comparing else []
+    for caption, model, names, _, transform in columns:
+        image = transform.crop(photo)
+        array = to_input(image, transform.mean, transform.std)
+        enlarged = image.resize((SIDE, SIDE), Image.BICUBIC)
         scores, by_block = insight.scores_and_tokens(model, array)
         tokens = None if by_block is None else Tokens.of(by_block[-1])
         best = scores.argmax()
@@ -191,34 +192,35 @@ def end(text, letters):
 
 
 def load_models(args):
-    """[Column] of --resume or --pretrained, then of --compare.
+    """([Column] of --resume or --pretrained, then of --compare; the flags of the first, completed).
 
-    Raises UserError if nothing can be shown.
+    Each file has the settings that it says, unless a flag says otherwise. Raises UserError if nothing can be shown.
     """
-    shown, files = captions(([args.resume] if args.resume else []) + args.compare), list(args.compare)
-    if args.pretrained and not args.resume:
-        shown = ['published weights', *shown]
-    if args.resume or args.pretrained:
-        files.insert(0, weights_file(args, published_weights))
-    columns = []
+    files = [weights_file(args), *args.compare]
+    shown = ['published weights', *captions(args.compare)] if args.pretrained else captions(files)
+    columns, completed = [], []
     for caption, file in zip(shown, files):
-        model = build_model(args.model, img_size=args.input_size, num_classes=args.nb_classes)
-        if not (model.return_dense or args.rollout or args.relevance is not None):
+        own, state = argparse.Namespace(**vars(args)), read(file)
+        model = load_model(own, state, file)
+        if not (model.return_dense or own.rollout or own.relevance is not None):
             raise UserError(
-                f'--model {args.model}: has no token classifier; --rollout and --relevance show its attention'
+                f'{file}: {own.model} has no token classifier; --rollout and --relevance show its attention'
             )
-        kept = class_names.of_checkpoint(load(model, file, args.ema), file, args.nb_classes)
-        names = class_names.to_show(args.label_list, kept, args.nb_classes)
+        if own.relevance is not None and own.relevance >= own.nb_classes:
+            raise UserError(f'--relevance {own.relevance}: {file} has classes 0 to {own.nb_classes - 1}')
+        kept = class_names.of_checkpoint(state, file, own.nb_classes)
+        names = class_names.to_show(own.label_list, kept, own.nb_classes)
         folders = kept or [names[i] for i in sorted(names)]
-        if not kept and not args.label_list and args.nb_classes == 1000:
+        if not kept and not own.label_list and own.nb_classes == 1000:
             folders = class_names.imagenet_wordnet_ids()
         model.eval()
-        columns.append(Column(caption, model, names, folders))
-    return columns
+        transform = EvalTransform(own.input_size, own.crop_pct, own.interpolation, mean=own.mean, std=own.std)
+        columns.append(Column(caption, model, names, folders, transform))
+        completed.append(own)
+    return columns, completed[0]
 
 
 def main(args):
-    complete_model(args, FAMILY[args.model])
     if not (args.resume or args.pretrained):
         for flag, given in (
             ('--compare', args.compare),
@@ -231,17 +233,17 @@ def main(args):
         raise UserError(
             'nothing to show: give --resume (a checkpoint) or --pretrained, --token_label_data (label maps), or both'
         )
-    if args.relevance is not None and args.relevance >= args.nb_classes:
-        raise UserError(f'--relevance {args.relevance}: the model has classes 0 to {args.nb_classes - 1}')
     if args.font:
         fonts.use(args.font)
     files = find_images(args.input)
     files = [files[i] for i in np.linspace(0, len(files) - 1, min(args.count, len(files))).round().astype(int)]
-    transform = EvalTransform(args.input_size, args.crop_pct, args.interpolation, mean=args.mean, std=args.std)
-    maps = None
+    columns, maps = [], None
+    if args.resume or args.pretrained:
+        columns, args = load_models(args)
+    else:
+        settings.complete(args, FAMILY)
     if args.token_label_data:
         maps = LabelMaps(args.token_label_data, args.nb_classes, args.token_label_coverage, args.token_label_geometry)
-    columns = load_models(args)
     names = columns[0].names if columns else class_names.to_show(args.label_list, None, args.nb_classes)
     panels = []
     for path in files:
@@ -250,7 +252,7 @@ def main(args):
             if maps:
                 tiles += map_tiles(path, maps, args, names)
             if columns:
-                tiles += prediction_tiles(path, columns, transform, args.rollout, args.relevance)
+                tiles += prediction_tiles(path, columns, args.rollout, args.relevance)
         except BadImage as error:
             raise UserError(str(error))
         panels.append(tiles)

@@ -12,11 +12,14 @@ import sys
 import yaml
 
 from util import files
-from util.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from util.errors import UserError, visible
 from util.ranges import below_one, count, natural, not_negative, positive, probability, seed, share
+from util.weights.settings import DEFAULTS, IMAGENET_MEAN, IMAGENET_STD
 
-
+KNOWN = (
+    'A checkpoint of main.py says model, input size, classes, crop, interpolation, mean and std. They are the defaults '
+    'of those flags; --model and --nb_classes must not contradict them.'
+)
 LABEL_LIST_HELP = "names of the classes, lines 'id name' (default: those that the weights have, or ImageNet's)"
 
 
@@ -140,20 +143,22 @@ def by_model(family, value):
 
 
 # -- flags that several scripts share ----------------------------------------------------------------------------------
+#
+# Those of a model and of its evaluation transform are None if the command leaves them out: settings.complete sets them.
 
 
 def add_model(parser, family):
     add = parser.add_argument_group('model').add_argument
-    help = f'one of {", ".join(family)} (default: lvvit_t)'
-    add('--model', default='lvvit_t', choices=list(family), metavar='NAME', help=help)
+    help = f'one of {", ".join(family)} (default: {DEFAULTS["model"]})'
+    add('--model', choices=list(family), metavar='NAME', help=help)
     sizes = by_model(family, lambda entry: entry.input_size)
     add('--input_size', type=count, metavar='PX', help=f'side of the input in pixels (default: {sizes})')
-    add('--nb_classes', default=1000, type=count, metavar='C', help='number of classes (default: 1000)')
+    add('--nb_classes', type=count, metavar='C', help=f'number of classes (default: {DEFAULTS["nb_classes"]})')
 
 
-def add_weights(parser, more_help=''):
+def add_weights(parser, more_help='', description=KNOWN):
     """more_help: text to add to the help of --resume. Returns the group, for further flags."""
-    group = parser.add_argument_group('weights')
+    group = parser.add_argument_group('weights', description)
     add = group.add_argument
     help = 'checkpoint or state dict to load: .pd, .pdparams, .pth, .safetensors' + more_help
     add('--resume', default='', metavar='FILE', help=help)
@@ -168,14 +173,14 @@ def add_eval_transform(parser, family, *interpolation_aliases):
     help = f"side of the centre crop divided by the resized image's short side (default: {crops})"
     add('--crop_pct', type=share, metavar='SHARE', help=help)
     help = 'bicubic (default), bilinear, nearest, lanczos'
-    add('--interpolation', *interpolation_aliases, default='bicubic', metavar='NAME', help=help)
+    add('--interpolation', *interpolation_aliases, metavar='NAME', help=help)
 
 
 def add_normalisation(parser):
     add = parser.add_argument_group('normalisation').add_argument
     for name, kind, default in ('mean', probability, IMAGENET_MEAN), ('std', positive, IMAGENET_STD):
         help = f"{name} of red, green and blue in 0-1 (default: ImageNet's, {' '.join(map(str, default))})"
-        add(f'--{name}', default=list(default), type=kind, nargs=3, metavar=('R', 'G', 'B'), help=help)
+        add(f'--{name}', type=kind, nargs=3, metavar=('R', 'G', 'B'), help=help)
 
 
 def add_data(parser, train=False):
@@ -261,26 +266,6 @@ def add_label_maps(parser):
     )
     add('--token_label_geometry', default='exact', choices=('exact', 'reference'), help=help)
     return group
-
-
-def complete_model(args, entry):
-    """Set --input_size and --crop_pct, if left out, to those of the model's evaluation. entry: of models.FAMILY."""
-    if args.input_size is None:
-        args.input_size = entry.input_size
-    if args.crop_pct is None:
-        args.crop_pct = entry.crop_pct
-
-
-def weights_file(args, published_weights):
-    """The file of --resume ('' without the flag); with --pretrained the file of the published weights.
-
-    published_weights: the function of models.py. Raises UserError if both flags are given.
-    """
-    if not args.pretrained:
-        return args.resume
-    if args.resume:
-        raise UserError('--pretrained and --resume both name the weights; give one')
-    return published_weights(args.model, args.input_size)
 
 
 # -- flags of main.py alone --------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ import generate_label
 from util.data import onnx_annotator
 from util.data.images import open_rgb
 from util.data.onnx_annotator import OnnxHead, OnnxNetwork, read_shape
-from util.data.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform
+from util.data.transforms import EvalTransform
+from util.weights.settings import IMAGENET_MEAN, IMAGENET_STD
 from util.errors import UserError
 
 WEIGHT, BIAS = onnx_files.patches(classes=12, patch=16)

@@ -21,9 +21,8 @@ from util.data import render_pil
 from util.data.augment import RANDOM_INTERPOLATION, build_policy, color_jitter, draw_erasing
 from util.data.augment_ops import Op
 from util.errors import UserError, one_line
+from util.weights.settings import IMAGENET_MEAN, IMAGENET_STD
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 INTERPOLATIONS = {
     'nearest': Image.NEAREST,
     'bilinear': Image.BILINEAR,

@@ -30,9 +30,9 @@ def start(state, published_weights=None):
     args, model = state.args, state.model
     if args.token_pool_weight > 0 and not model.return_dense:
         raise UserError(f'--token_pool_weight needs a model with a token classifier; {args.model} has none')
-    content, path, names = load_start(args, model, published_weights)
+    content, path = load_start(args, model, published_weights)
     if content is not None:
-        _check_class_names(state, names, path)
+        _check_class_names(state, class_names.of_checkpoint(content, path, args.nb_classes), path)
     if args.model_ema:
         state.ema = ModelEma(model, args.model_ema_decay)
         _load_average(state.ema, args.resume_ema, content, path)
@@ -69,26 +69,22 @@ def load_start(args, model, published_weights=None):
     """Load the weights that a run starts from into `model`: of --resume; without it, of --finetune or --pretrained.
 
     published_weights: a function that returns the file of --pretrained; it is called only if that file is needed.
-    Returns (content, path, class names): content and path of the checkpoint of --resume, or None and '', and the class
-    names that the loaded file holds, or None. Raises UserError.
+    Returns (content, path) of the checkpoint of --resume, or (None, ''). Raises UserError.
     """
-    content, path, names = None, '', None
+    content, path = None, ''
     if args.resume == 'auto':
-        content, path = _newest_checkpoint(args.output_dir)
+        content, path = newest_checkpoint(args.output_dir)
     elif args.resume:
         content, path = read(args.resume), args.resume
     if content is not None:
         log(f'resuming from {path}')
         load_state(model, content, path, args.ema)
-        names = class_names.of_checkpoint(content, path, args.nb_classes)
     elif args.finetune or args.pretrained:
         weights = args.finetune or published_weights()
         log(f'fine-tuning from {weights}')
         new_heads = 'all' if args.remove_head_from_pretained else True
-        loaded = load(model, weights, args.ema, new_heads, resize=True)
-        if args.eval:  # training gives the model classes of its own
-            names = class_names.of_checkpoint(loaded, weights, args.nb_classes)
-    return content, path, names
+        load(model, weights, args.ema, new_heads, resize=True)
+    return content, path
 
 
 def _check_class_names(state, before, path):
@@ -108,7 +104,7 @@ def _check_class_names(state, before, path):
                 )
 
 
-def _newest_checkpoint(folder):
+def newest_checkpoint(folder):
     """(content, path) for --resume auto; (None, '') for a new run."""
     if not folder:
         raise UserError('--resume auto needs --output_dir, the folder of the checkpoints')

@@ -1,9 +1,11 @@
-"""Changes to the weights of a file that make them fit a model: their names, position embedding and heads."""
+"""How the weights of a file fit a model, and changes that make them fit: names, position embedding and heads."""
 
 import numpy as np
 import paddle
 
+from util.errors import UserError, one_line
 from util.logger import log
+from util.weights import unpickle
 
 HEADS = ('head.weight', 'head.bias', 'aux_head.weight', 'aux_head.bias')
 WRAPPERS = ('module.', '_orig_mod.')  # prefixes of all names with torch.nn.DataParallel and torch.compile
@@ -75,3 +77,29 @@ def fit_heads(weights, own, all_heads=False):
             weights[key] = own[key].numpy()
             notes.append(f'{key}: initialised anew')
     return weights, notes
+
+
+# -- what differs -----------------------------------------------------------------------------------------------------
+
+
+class DoesNotFit(UserError):
+    """Weights of the file `path` that do not fit a model. weights: {name: array}, in Paddle's layout."""
+
+    def __init__(self, message, weights, path):
+        super().__init__(message)
+        self.weights, self.path = weights, path
+
+
+def differences(own, weights):
+    """Differences of `weights` from `own`, the state dict of a model: a list with a text for each name that differs."""
+    problems = [f'missing {key}' for key in own if key not in weights]
+    problems += [f'unexpected {one_line(key)}' for key in weights if key not in own]
+    for key in own:
+        value = weights.get(key, own[key])
+        if not isinstance(value, (np.ndarray, paddle.Tensor)):
+            problems.append(f'{key} is a {unpickle.kind(value)} in the file')
+        elif list(value.shape) != list(own[key].shape):
+            problems.append(f'{key} is {list(value.shape)} in the file and {list(own[key].shape)} in the model')
+        elif isinstance(value, np.ndarray) and value.dtype.kind != 'f':
+            problems.append(f'{key} is {value.dtype} in the file')
+    return problems

@@ -7,20 +7,19 @@ The steps of `load` are the functions read, choose and set_weights; seg/ and too
 import json
 
 import numpy as np
-import paddle
 import safetensors
 
 from util import class_names, files
-from util.class_names import KEY
 from util.errors import UserError, one_line, shorten
 from util.logger import log
-from util.weights import checkpoint, torch_file, unpickle
-from util.weights.fit import fit_heads, fit_pos_embed, without_prefix
+from util.weights import checkpoint, settings, torch_file, unpickle
+from util.weights.fit import DoesNotFit, differences, fit_heads, fit_pos_embed, without_prefix
 from util.weights.torch_file import FROM_BFLOAT16, PADDLE, TORCH
 
 TRAINED = ('model', 'state_dict')  # the names of weights in a checkpoint: this project's, PyTorch's
 AVERAGED = ('model_ema', 'state_dict_ema')
 WEIGHTS_ALONE = 'save model.state_dict() instead of the model'
+KEPT = (class_names.KEY, settings.KEY)  # entries beside plain weights, as tools/convert_weight.py writes them
 LAYOUTS = {'pt': TORCH, 'pd': PADDLE}  # the entry 'format' of a safetensors file's metadata
 SAFETENSORS_DTYPES = {
     **{'F64': 'f8', 'F32': 'f4', 'F16': 'f2', 'BF16': 'u2', 'BOOL': 'b1'},
@@ -35,17 +34,9 @@ def load(model, path, ema=False, new_heads=False, resize=False):
     new_heads: True: heads that do not fit keep their initial weights; 'all': every head does.
     Raises UserError that names the file if it cannot be read or its weights do not fit; the model is then unchanged.
     """
-    if not path:
-        raise UserError('--resume is missing: the checkpoint or state dict (.pd, .pth, .safetensors); or --pretrained')
     state = read(path)
     load_state(model, state, path, ema, new_heads, resize)
     return state
-
-
-def load_named(model, path, ema, label_list):
-    """Load weights as `load` does; returns {class id: name} to show, see class_names.to_show."""
-    kept = class_names.of_checkpoint(load(model, path, ema), path, model.num_classes)
-    return class_names.to_show(label_list, kept, model.num_classes)
 
 
 def load_state(model, state, path, ema=False, new_heads=False, resize=False):
@@ -89,8 +80,9 @@ def read_as_written(path):
         state, layout = _read_torch(path), TORCH
     else:
         state, layout = _read_paddle(path), PADDLE
-    if KEY in state and not _sets(state):  # plain weights with class names
-        state = {'model': {name: value for name, value in state.items() if name != KEY}, KEY: state[KEY]}
+    kept = {name: state[name] for name in KEPT if name in state}
+    if kept and not _sets(state):
+        state = {'model': {name: value for name, value in state.items() if name not in KEPT}, **kept}
     return state, layout
 
 
@@ -136,7 +128,7 @@ def _read_torch(path):
 
 
 def _read_safetensors(path):
-    """(state dict, with class names if the file has them; its layout).
+    """(state dict, with the entries of KEPT that the file has; its layout).
 
     bfloat16 becomes float32, because numpy has no bfloat16.
     """
@@ -148,11 +140,11 @@ def _read_safetensors(path):
             weights[name] = torch_file.bfloat16_to_float32(array) if entry['dtype'] == 'BF16' else array
         with safetensors.safe_open(path, framework='numpy') as header:
             metadata = header.metadata() or {}
-        names = {KEY: json.loads(metadata[KEY])} if KEY in metadata else {}  # as tools/convert_weight.py writes them
+        kept = {name: json.loads(metadata[name]) for name in KEPT if name in metadata}
     layout = LAYOUTS.get(metadata.get('format')) or torch_file.guess_layout(weights, path)
     if 'BF16' in found:
         log(f'{path}: {FROM_BFLOAT16}')
-    return {**weights, **names}, layout
+    return {**weights, **kept}, layout
 
 
 def _sets(state):
@@ -234,13 +226,13 @@ def _first_of(names, state):
 def set_weights(model, weights, path, hint='; check --model, --input_size and --nb_classes'):
     """Set all weights of a model, in the model's own dtypes. weights: {name: array}.
 
-    Raises UserError that names the first differences if they do not fit the model, and for weights that are not
+    Raises DoesNotFit, which names the first differences and ends with `hint`, and UserError for weights that are not
     finite. The model is then unchanged.
     """
     own = model.state_dict()
     problems = differences(own, weights)
     if problems:
-        raise UserError(f'{path}: does not fit this model: {_shown(problems, own, weights)}{hint}')
+        raise DoesNotFit(f'{path}: does not fit this model: {_shown(problems, own, weights)}{hint}', weights, path)
     dtypes = {key: str(value.dtype).split('.')[-1] for key, value in own.items()}
     with np.errstate(over='ignore'):  # a float64 may be infinite in float32
         arrays = {key: np.asarray(value, dtypes[key], order='C') for key, value in weights.items()}
@@ -262,18 +254,3 @@ def _shown(problems, own, weights):
             f'{one_line(", ".join(map(str, new[:3])))} …, the model {", ".join(missing[:3])} …'
         )
     return shorten(problems, 3)
-
-
-def differences(own, weights):
-    """Differences of `weights` from `own`, the state dict of a model: a list with a text for each name that differs."""
-    problems = [f'missing {key}' for key in own if key not in weights]
-    problems += [f'unexpected {one_line(key)}' for key in weights if key not in own]
-    for key in own:
-        value = weights.get(key, own[key])
-        if not isinstance(value, (np.ndarray, paddle.Tensor)):
-            problems.append(f'{key} is a {unpickle.kind(value)} in the file')
-        elif list(value.shape) != list(own[key].shape):
-            problems.append(f'{key} is {list(value.shape)} in the file and {list(own[key].shape)} in the model')
-        elif isinstance(value, np.ndarray) and value.dtype.kind != 'f':
-            problems.append(f'{key} is {value.dtype} in the file')
-    return problems
