@@ -125,7 +125,7 @@ def load_classifier(args):
     """(PooledHead, weights file or '', None) of a classifier of paddle.vision.models."""
     set_defaults(args, {**DEFAULTS, 'nb_classes': 1000})
     if args.resume and args.pretrained:
-        raise UserError('--resume and --pretrained both name the weights; give one')
+        raise UserError('--pretrained and --resume both name the weights; give one')
     if not args.resume and (args.transfer or args.ema):
         raise UserError('--resume is missing: the checkpoint or state dict to use')
     model = annotator.load_classifier(args.model, args.nb_classes, args.resume, ema=args.ema, transfer=args.transfer)

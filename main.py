@@ -181,7 +181,7 @@ def evaluate_weights(args):
         if state is None:
             raise UserError(f'--resume auto: no checkpoint in {args.output_dir} to evaluate')
     else:
-        path = weights_file(args)
+        path = weights_file(args, nearest=True)
         state = read(path)
     model = load_model(args, state, path)
     names = class_names.of_checkpoint(state, path, args.nb_classes)

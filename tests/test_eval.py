@@ -14,11 +14,12 @@ import pytest
 from PIL import Image
 
 import eval as eval_script
+import models
 from conftest import ROOT, words
 from engine import evaluate
 from inference_helpers import MODEL, random_model, random_weights
 from util.data.transforms import EvalTransform
-from util.weights import checkpoint
+from util.weights import checkpoint, settings
 
 pytestmark = pytest.mark.cross_version
 
@@ -185,6 +186,7 @@ def test_predictions_in_batches_are_those_of_one_image_at_a_time(run, photos, tm
 
 def test_an_image_that_is_counted_twice_or_not_at_all_is_an_error(photos, model):
     args = eval_script.parser().parse_args([*map(str, photos[1]), '--batch_size', '64'])
+    settings.complete(args, models.FAMILY)
     twice = eval_script.new_eval_loader(args)
     twice.sampler.indices = [*twice.sampler.indices, 0]  # as padding does
     for wrong in (twice, eval_script.new_eval_loader(args, 0, 2)):  # half of the set

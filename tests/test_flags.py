@@ -65,14 +65,13 @@ def test_mean_and_std_normalise_the_evaluation_whose_pixels_are_pillows_whatever
 
 @pytest.mark.parametrize('missing', ['cv2', 'simplejpeg'])
 def test_image_backend_cv2_names_the_packages_to_install(missing, photos, refused, monkeypatch, tmp_path):
-    checkpoint.save(random_weights(0), str(tmp_path / 'x.pd'))
+    checkpoint.save(random_weights(0, num_classes=1), str(tmp_path / 'x.pd'))
     monkeypatch.delitem(sys.modules, 'util.data.render_cv2', raising=False)
     monkeypatch.delattr(util.data, 'render_cv2', raising=False)
     monkeypatch.setitem(sys.modules, missing, None)
+    flags = words('--model lvvit_nano --image_backend cv2', SMALL, photos, '--nb_classes 1 --resume', tmp_path / 'x.pd')
     for script in (main, eval_script):
-        line = refused(
-            script, *words('--model lvvit_nano --image_backend cv2', SMALL, photos, '--resume', tmp_path / 'x.pd')
-        )
+        line = refused(script, *flags)
         assert '--image_backend cv2' in line and 'pip install opencv-python-headless simplejpeg' in line
 
 

@@ -275,7 +275,7 @@ def test_a_photo_is_shown_with_its_name_and_with_its_folder_if_that_is_a_class(r
 def test_the_folder_of_a_photo_may_be_the_wordnet_id_of_an_imagenet_class():
     folders = visualize.class_names.imagenet_wordnet_ids()
     names = visualize.class_names.to_show(None, None, 1000)
-    column = visualize.Column('', None, names, folders)
+    column = visualize.Column('', None, names, folders, None)
     assert visualize.true_class('val/n01443537/x.png', column).endswith('goldfish')
 
 
@@ -294,7 +294,6 @@ def test_captions_tell_checkpoints_apart():
         (['--resume', '/nowhere.pd'], '/nowhere.pd'),
         (['--compare', 'x.pd'], '--compare'),
         (['--rollout', '--token_label_data', 'maps'], '--rollout'),
-        (['--relevance', 3, '--resume', 'x.pd'], '--relevance 3'),
         (['--resume', 'x.pd', '--columns', 0], '--columns'),
         (['--resume', 'x.pd', '--font', __file__], '--font'),
     ],
@@ -303,7 +302,8 @@ def test_errors_are_one_line(refused, photo, tmp_path, flags, says):
     assert says in refused(visualize, *MODEL, *flags, '--input', photo, '--output', tmp_path / 'x.png')
 
 
-def test_an_image_that_cannot_be_decoded_is_named(refused, weights, tmp_path):
+def test_a_class_that_the_model_lacks_and_an_image_that_cannot_be_decoded_are_named(refused, weights, tmp_path):
     (tmp_path / 'notes.png').write_text('no image')
     given = [*MODEL, '--resume', weights, '--output', tmp_path / 'x.png']
+    assert '--relevance 3' in refused(visualize, *given, '--relevance', 3, '--input', tmp_path / 'notes.png')
     assert 'notes.png' in refused(visualize, *given, '--input', tmp_path / 'notes.png')

@@ -9,6 +9,7 @@ from PIL import Image
 
 import eval as eval_script
 import main
+import models
 from util.args import complete_training
 from util.data import label_maps
 from util.data.datasets import UNDECODABLE, EvalDataset, TrainDataset
@@ -18,6 +19,7 @@ from util.data.loader import build_predict_loader
 from util.data.transforms import EvalTransform, TrainTransform, to_input
 from util.errors import UserError
 from util.train.loss import batch_targets
+from util.weights import settings
 
 
 def refused(call, *args, **kwargs):
@@ -76,6 +78,7 @@ def train_loader(root, *flags):
 def eval_loader(root, *flags):
     words = ['--data_path', root, *SMALL, '--nb_classes', 1, '--crop_pct', 1, *flags]
     args = eval_script.parser().parse_args([str(word) for word in words])
+    settings.complete(args, models.FAMILY)
     return eval_script.new_eval_loader(args, backend=args.image_backend)
 
 

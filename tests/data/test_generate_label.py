@@ -367,7 +367,7 @@ def test_flags_and_weights_that_do_not_fit_are_refused_before_anything_is_writte
     generate.model.disable_aux_head()
     checkpoint.save(generate.model.state_dict(), str(untrained))
     for flags, words in (
-        (['--pretrained'], '--resume and --pretrained'),
+        (['--pretrained'], '--pretrained and --resume'),
         (['--resume', ''], '--resume is missing'),
         (['--model', 'nothing'], '--model nothing'),
         (['--resume', untrained], '--token_pool_weight 1'),

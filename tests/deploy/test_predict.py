@@ -195,8 +195,8 @@ def test_settings_are_checked_by_every_script(predict_with, infer_with, export_w
         ('--input_size 40', 'img_size 40'),
         ('--resume ""', '--resume is missing'),
         ('--resume /nowhere/x.pd', '/nowhere/x.pd'),
-        ('--nb_classes 12', 'head.weight is [128, 10]'),
-        ('--input_size 64', 'pos_embed'),
+        ('--nb_classes 12', 'it fits --model lvvit_nano --input_size 32 --nb_classes 10'),
+        ('--model lvvit_s', 'it fits --model lvvit_nano --input_size 32 --nb_classes 10'),
     ],
 )
 def test_models_and_weights_that_do_not_fit_are_refused(predict_with, export_with, flags, says):

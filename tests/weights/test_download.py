@@ -19,6 +19,7 @@ import predict
 import torch_files
 from conftest import ROOT, words
 from util.errors import UserError
+from util.train import starting
 from util.weights import checkpoint, download, torch_file
 
 sys.path.insert(0, str(ROOT / 'tools'))
@@ -159,23 +160,20 @@ def test_label_maps_are_made_with_the_weights_of_the_nearest_size(run, published
     assert (tmp_path / 'maps' / 'n01' / 'photo.npy').exists() and published[1] == ['http://127.0.0.1:9/32.pth']
 
 
-def test_training_starts_from_the_published_weights(run, published, data):
-    flags = [
-        '--data_path',
-        data,
-        '--cls_label_path_val',
-        data / 'val.txt',
-        '--num_workers',
-        0,
-        '--pretrained',
-        '--eval',
-    ]
-    result = run(main, *words('--model lvvit_s --input_size 48 --nb_classes 7'), *flags)
-    assert result.code == 0 and f'fine-tuning from {published[0]}' in result.out, result.err
-    assert 'head.weight: initialised anew' in result.out and 'pos_embed: resized from 4 to 9 tokens' in result.out
+def test_training_starts_from_the_published_weights_of_the_nearest_size(published, capfd):
+    def start(*flags):
+        args = main.parser().parse_args(words('--model lvvit_s --pretrained', *flags))
+        main.complete(args)
+        nearest = functools.partial(models.published_weights, args.model, args.input_size, nearest=True)
+        starting.load_start(args, main.new_model(args), nearest)
+        return capfd.readouterr().out
+
+    out = start('--input_size 48 --nb_classes 7')
+    assert f'fine-tuning from {published[0]}' in out and 'pos_embed: resized from 4 to 9 tokens' in out
+    assert 'head.weight: initialised anew' in out
     published[1].clear()
-    result = run(main, *words(MODEL), *flags, '--resume', published[0])
-    assert result.code == 0 and 'resuming from' in result.out and published[1] == [], 'a resumed run fetches nothing'
+    out = start('--input_size 32 --nb_classes 10 --resume', published[0])
+    assert 'resuming from' in out and published[1] == [], 'a resumed run fetches nothing'
 
 
 def test_two_sources_of_weights_are_refused(refused, published, data):

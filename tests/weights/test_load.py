@@ -98,7 +98,6 @@ def test_averaged_weights_that_are_missing_or_alone_name_the_flag(path):
     checkpoint.save({'model': values(small())}, path)
     assert '--ema' not in load.choose(load.read(path), path)[1]
     assert path in refusal(load.load, small(), path, ema=True)
-    assert '--resume' in refusal(load.load, small(), '')
     checkpoint.save({'model_ema': values(small())}, path)
     assert 'add --ema' in refusal(load.load, small(), path)
 
