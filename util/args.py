@@ -450,7 +450,7 @@ def complete_training(args, grid, total_batch):
         raise UserError('--pretrained and --finetune both name the weights to start from; give one')
     if args.recompute and args.to_static:
         raise UserError('--recompute and --to_static exclude each other; give one')
-    if args.output_dir and not args.log_file and not args.eval:
+    if args.output_dir and not args.log_file:
         args.log_file = os.path.join(args.output_dir, 'train.log')
     args.token_label_size = grid
     if args.mix_token is None:
