@@ -24,7 +24,7 @@ from util.ranges import count
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-ENGINES = ('paddle', 'onednn', 'openvino', 'onednn bf16', 'openvino bf16')
+ENGINES = ('paddle', 'onednn', 'paddle_openvino', 'onednn bf16', 'paddle_openvino bf16')
 BASELINE = 'onnxruntime'
 PAUSE = 0.3  # seconds before each turn: threads of the process that ran before spin for a while
 
@@ -32,15 +32,11 @@ PAUSE = 0.3  # seconds before each turn: threads of the process that ran before 
 def build(engine, folder, threads):
     """The exported model in an engine, as a function from images to outputs."""
     importlib.import_module('util.runtime')  # sets the environment, so it comes before everything that imports paddle
-    if engine == BASELINE:
-        from tools import export_onnx
-
-        return export_onnx.session(export_onnx.libraries()[2], os.path.join(folder, 'model.onnx'), threads)
     from util.deploy.predictor import Predictor
 
     name, _, precision = engine.partition(' ')
-    model_file, params_file = os.path.join(folder, 'model.pdmodel'), os.path.join(folder, 'model.pdiparams')
-    return Predictor(model_file, params_file, engine=name, precision=precision or 'fp32', threads=threads)
+    model_file = os.path.join(folder, 'model.onnx' if engine == BASELINE else 'model.pdmodel')
+    return Predictor(model_file, engine=name, precision=precision or 'fp32', threads=threads).network
 
 
 def serve(engine, folder, threads, side, connection):

@@ -39,7 +39,7 @@ def parser():
     add_normalisation(parser)
     title = 'exported model, instead of the weights (input size, crop and names: as exported)'
     add = parser.add_argument_group(title).add_argument
-    add('--model_file', metavar='FILE', help='model.pdmodel or model.json')
+    add('--model_file', metavar='FILE', help='model.pdmodel, model.json, model.onnx or model.xml')
     add('--params_file', metavar='FILE', help='model.pdiparams (default: beside the model)')
     add('--config', metavar='FILE', help='inference.yml (default: beside the model)')
     add = parser.add_argument_group('page').add_argument

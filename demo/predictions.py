@@ -3,14 +3,14 @@
 import os
 from typing import NamedTuple, Optional
 
-import numpy as np
 from PIL import Image
 
 from models import load_named
 from tools import drawing, insight
 from util.data.images import FORMATS, BadImage, open_rgb
 from util.data.transforms import EvalTransform
-from util.deploy import inference_yml, predictor, records
+from util.deploy import records
+from util.deploy.predictor import Predictor
 from util.errors import UserError
 
 SIDE = 576  # pixels on the page: side of the square that the model sees
@@ -52,8 +52,9 @@ class Exported:
     why_no_tokens = 'An exported model gives classes only; start the page with a checkpoint to see its tokens.'
 
     def __init__(self, args):
-        settings = inference_yml.find_settings(
+        self.predictor = Predictor(
             args.model_file,
+            args.params_file,
             args.config,
             args.label_list,
             model=args.model,
@@ -64,22 +65,12 @@ class Exported:
             mean=args.mean,
             std=args.std,
         )
-        size = settings['input_size']
-        self.transform = EvalTransform(
-            size, settings['crop_pct'], settings['interpolation'], mean=settings['mean'], std=settings['std']
-        )
-        params_file = args.params_file or os.path.splitext(args.model_file)[0] + '.pdiparams'
-        self.network = predictor.create(args.model_file, params_file, settings)
-        outputs = self.network(np.zeros([1, 3, size, size], 'float32'))
-        if settings['nb_classes'] is None:  # no inference.yml
-            inference_yml.assume_classes(settings, outputs, args.label_list)
-        self.names, self.are_scores = settings['label_names'], settings['output'] == 'scores'
-        self.title = f'{os.path.basename(args.model_file)}, {size} px'
+        self.transform, self.names = self.predictor.transform, self.predictor.settings['label_names']
+        self.title = f'{os.path.basename(args.model_file)}, {self.predictor.settings["input_size"]} px'
 
     def __call__(self, image):
         """float32 [3, S, S] -> (probabilities [C], None)."""
-        outputs = self.network(image[None])
-        return (outputs if self.are_scores else records.softmax(outputs))[0], None
+        return self.predictor.scores(image[None])[0], None
 
 
 def load(args):

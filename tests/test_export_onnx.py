@@ -1,6 +1,6 @@
 """tools/export_onnx.py: the ONNX file computes what the model does, for batches of any size."""
 
-import importlib
+import importlib.util
 import os
 import sys
 from types import SimpleNamespace
@@ -9,9 +9,11 @@ import numpy as np
 import paddle
 import pytest
 from conftest import ROOT, execute
-from inference_helpers import MODEL, PADDLE_3, random_images, random_model
+from inference_helpers import AS_EXPORTED, MODEL, PADDLE_3, assert_agree, random_images, random_model, records
 
 import export_model
+import infer
+import predict
 from benchmarks import inference
 from tools import export_onnx
 from util.deploy import export
@@ -44,8 +46,8 @@ def test_paddle_2_is_refused(refused, ckpt, tmp_path):
     assert 'needs Paddle 3' in refused(export_onnx, *MODEL, '--resume', ckpt, '--output', tmp_path / 'm')
 
 
-def test_the_onnx_file_is_the_model_for_batches_of_any_size(libraries, run, ckpt, tmp_path):
-    """Here with a softmax; the benchmark below compares the logits."""
+def test_the_onnx_file_is_the_model_for_batches_of_any_size(libraries, run, ckpt, images, tmp_path):
+    """Here with a softmax; the benchmark below compares the logits. infer.py prints the records of predict.py."""
     import onnx
     import onnxruntime
 
@@ -62,6 +64,12 @@ def test_the_onnx_file_is_the_model_for_batches_of_any_size(libraries, run, ckpt
         expected = paddle.nn.functional.softmax(random_model()(paddle.to_tensor(images))).numpy()
         (got,) = session.run(None, {'image': images})
         assert np.abs(got - expected).max() <= 5e-5 * np.abs(expected).max()
+    flags = ['--input_size', 32, *AS_EXPORTED]
+    predicted = records(run(predict, *MODEL, *AS_EXPORTED, '--resume', ckpt, '--infer_imgs', images))
+    for engine in ('onnxruntime', 'openvino'):
+        if importlib.util.find_spec(engine):
+            argv = ['--model_file', path, '--input_file', images, '-b', 3, '--engine', engine, *flags]
+            assert_agree(records(run(infer, *argv)), predicted)
 
 
 def test_what_differs_from_the_model_is_not_written(libraries, refused, ckpt, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import paddle.nn.functional as F
 import pytest
 
 import generate_label
-from util.data import onnx_annotator
+from util import onnx_session
 from util.data.images import open_rgb
 from util.data.onnx_annotator import OnnxHead, OnnxNetwork, read_shape
 from util.data.transforms import EvalTransform
@@ -197,4 +197,4 @@ def test_a_gpu_is_used_where_onnx_runtime_has_it(monkeypatch):
         get_available_providers = staticmethod(lambda: ['CUDAExecutionProvider', 'CPUExecutionProvider'])
 
     monkeypatch.setenv('FLAGS_selected_gpus', '3')  # as Paddle's launcher does
-    assert onnx_annotator._providers(Library) == [('CUDAExecutionProvider', {'device_id': 3}), 'CPUExecutionProvider']
+    assert onnx_session.providers_of(Library) == [('CUDAExecutionProvider', {'device_id': 3}), 'CPUExecutionProvider']

@@ -6,7 +6,9 @@ import pytest
 from inference_helpers import as_exported, records
 
 import infer
-from util.deploy import benchmark, predictor
+from util.data.transforms import EvalTransform
+from util.deploy import benchmark
+from util.deploy.network import Network
 
 pytest_plugins = 'inference_fixtures'
 pytestmark = pytest.mark.cross_version
@@ -63,13 +65,13 @@ def test_the_warm_up_is_not_timed_and_each_stage_is_stamped_at_its_end(timed, mo
 
         monkeypatch.setattr(owner, name, noted)
 
-    note('run', predictor.Predictor, '__call__')
+    note('run', Network, '__call__')
     note('record', benchmark, 'best_classes')
-    note('decode', infer.EvalTransform, 'load')
+    note('decode', EvalTransform, 'load')
     for name in ('start', 'stamp', 'end', 'report'):
         note(name, benchmark.Timer, name)
     assert timed().code == 0
-    assert sorted(events[:6]) == ['run 1'] * 3 + ['run 2'] * 3, 'three of each batch size'
+    assert sorted(events[:7]) == ['run 1'] * 4 + ['run 2'] * 3, 'one that checks the model, three of each batch size'
     whole = ['start', 'decode', 'decode', 'stamp', 'run 2', 'stamp', 'record', 'end', 'stamp']
     rest = ['start', 'decode', 'stamp', 'run 1', 'stamp', 'record', 'end', 'stamp']
-    assert events[6:] == [*whole, *whole, *rest, 'report']
+    assert events[7:] == [*whole, *whole, *rest, 'report']

@@ -15,7 +15,7 @@ import infer
 import models
 import predict
 from util.deploy import export
-from util.deploy.predictor import Predictor
+from util.deploy.paddle_engine import PaddleNetwork
 from util.errors import UserError
 from util.weights import checkpoint
 
@@ -58,7 +58,7 @@ def test_inference_yml_has_the_settings_and_the_identity_of_the_files(run, ckpt,
 @pytest.mark.parametrize('kind', FORMATS)
 def test_the_exported_network_is_the_model_for_batches_of_any_size(exported, kind):
     model = random_model()
-    network = Predictor(str(exported / f'model.{kind}'), str(exported / 'model.pdiparams'))
+    network = PaddleNetwork(str(exported / f'model.{kind}'), str(exported / 'model.pdiparams'))
     for batch in (1, 2, 5, 3):
         images = random_images(batch)
         expected = model(paddle.to_tensor(images)).numpy()
@@ -100,7 +100,7 @@ def test_with_fuse_softmax_the_records_stay_the_same(run, ckpt, images, exported
     kind = FORMATS[-1]
     flags = ['--fuse_softmax', '--format', kind, '--label_list', label_list, *AS_EXPORTED]
     assert run(export_model, *arguments(tmp_path, ckpt, *flags)).code == 0
-    network = Predictor(str(tmp_path / f'model.{kind}'), str(tmp_path / 'model.pdiparams'))
+    network = PaddleNetwork(str(tmp_path / f'model.{kind}'), str(tmp_path / 'model.pdiparams'))
     np.testing.assert_allclose(network(random_images(3)).sum(axis=1), 1, atol=1e-5)
     assert_agree(
         records(run(infer, *as_exported(tmp_path, kind), '--input_file', images, '--topk', 10)),

@@ -12,13 +12,13 @@ from inference_helpers import AS_EXPORTED, FORMATS, MODEL, WORDS, as_exported, a
 
 import infer
 import predict
-from util.deploy import export, predictor
+from util.deploy import engines, export, paddle_engine
 
 pytest_plugins = 'inference_fixtures'
 pytestmark = pytest.mark.cross_version
 
-ON_CPU = not predictor.has_gpu()
-OPENVINO = predictor.has_openvino()
+ON_CPU = not paddle_engine.has_gpu()
+OPENVINO = paddle_engine.has_openvino()
 
 
 def engine_used(result):
@@ -121,7 +121,7 @@ def test_a_foreign_export_runs_with_all_defaults(run, images, tmp_path):
 @pytest.mark.parametrize(
     'flags, engine, why',
     [
-        ('', 'openvino' if OPENVINO else 'onednn', '--engine auto'),
+        ('', 'paddle_openvino' if OPENVINO else 'onednn', '--engine auto'),
         ('--enable_mkldnn False', 'paddle', '--enable_mkldnn False'),
         ('--ir_optim False', 'onednn', '--engine auto'),
         ('--engine paddle', 'paddle', '--engine paddle'),
@@ -138,37 +138,40 @@ def test_the_engine_that_runs_and_why(run, images, exported, inferred, flags, en
 
 
 @pytest.mark.skipif(not OPENVINO, reason='a Paddle without OpenVINO')
-def test_openvino(run, infer_with, refused, images, exported, inferred, tmp_path, monkeypatch):
+def test_paddle_openvino(run, infer_with, refused, images, exported, inferred, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = run(infer, *as_exported(exported), '--input_file', images, '--topk', 10, '--engine', 'openvino', '-b', 4)
-    assert engine_used(result)[0] == 'openvino'
+    argv = [*as_exported(exported), '--input_file', images, '--topk', 10, '-b', 4]
+    result = run(infer, *argv, '--engine', 'paddle_openvino')
+    assert engine_used(result)[0] == 'paddle_openvino'
     assert_agree(records(result), inferred('--engine', 'paddle'))
     assert os.listdir(tmp_path) == [], 'OpenVINO leaves no compiled model behind'
-    assert '--ir_optim False' in infer_with('--engine', 'openvino', '--ir_optim', 'False')
+    old = run(infer, *argv, '--engine', 'openvino')
+    assert records(old) == records(result) and 'now called paddle_openvino' in old.out
+    assert '--ir_optim False' in infer_with('--engine', 'paddle_openvino', '--ir_optim', 'False')
     as_json = [*as_exported(exported, 'json'), '--input_file', images]
     assert engine_used(run(infer, *as_json))[0] == 'onednn'
-    assert '--format pdmodel' in refused(infer, *as_json, '--engine', 'openvino')
+    assert '--format pdmodel' in refused(infer, *as_json, '--engine', 'paddle_openvino')
 
 
 @pytest.mark.skipif(OPENVINO, reason='a Paddle with OpenVINO')
-def test_openvino_is_refused_where_it_is_missing(infer_with):
-    assert '--engine openvino' in infer_with('--engine', 'openvino')
+def test_paddle_openvino_is_refused_where_it_is_missing(infer_with):
+    assert '--engine paddle_openvino' in infer_with('--engine', 'paddle_openvino')
 
 
 @pytest.mark.parametrize('kind', FORMATS)
 def test_bfloat16_where_the_processor_has_it(run, infer_with, images, exported, kind, monkeypatch):
     argv = [*as_exported(exported, kind), '--input_file', images]
-    if predictor.has_bf16():
+    if engines.has_bf16():
         exact = records(run(infer, *argv))
-        for engine in predictor.cpu_engines(str(exported / f'model.{kind}'), 'bf16'):
+        for engine in paddle_engine.cpu_engines(str(exported / f'model.{kind}'), 'bf16'):
             result = run(infer, *argv, '--precision', 'bf16', '--engine', engine)
             assert 'bf16: outputs differ' in result.out
             for a, b in zip(records(result), exact):
                 assert a['class_ids'][0] == b['class_ids'][0]
                 np.testing.assert_allclose(max(a['scores']), max(b['scores']), atol=0.02)
-    monkeypatch.setattr(predictor, 'has_bf16', lambda: True)
+    monkeypatch.setattr(engines, 'has_bf16', lambda: True)
     assert '--engine paddle' in infer_with('--precision', 'bf16', '--engine', 'paddle')
-    monkeypatch.setattr(predictor, 'has_bf16', lambda: False)
+    monkeypatch.setattr(engines, 'has_bf16', lambda: False)
     assert 'no avx512_bf16' in infer_with('--precision', 'bf16')
 
 
@@ -190,7 +193,7 @@ def test_a_model_that_is_not_calibrated_and_another_input_size_are_refused(infer
 
 
 def test_with_a_gpu(infer_with, monkeypatch):
-    monkeypatch.setattr(predictor, 'has_gpu', lambda: True)
-    monkeypatch.setattr(predictor.inference, 'get_trt_compile_version', lambda: (0, 0, 0))
+    monkeypatch.setattr(paddle_engine, 'has_gpu', lambda: True)
+    monkeypatch.setattr(paddle_engine.inference, 'get_trt_compile_version', lambda: (0, 0, 0))
     assert 'built without TensorRT' in infer_with('--use_tensorrt', 'True')
     assert '--precision bf16 is for CPUs' in infer_with('--use_gpu', 'True', '--precision', 'bf16')

@@ -53,10 +53,7 @@ def open_rgb(path):
     """
     try:
         with open(path, 'rb') as file, Image.open(file, formats=FORMATS) as image:
-            if image.mode.startswith(('I', 'F')):
-                return deep_grey(image).convert('RGB')
-            image.load()
-            return image if image.mode == 'RGB' else image.convert('RGB')
+            return to_rgb(image)
     except UnidentifiedImageError:
         reason = f'cannot be decoded (Pillow finds no {", ".join(FORMATS)} image in it)'
     except Image.DecompressionBombError:
@@ -69,6 +66,14 @@ def open_rgb(path):
         else:
             reason = f'cannot be decoded ({one_line(error) or type(error).__name__})'
     raise BadImage(f'{path}: {reason}')
+
+
+def to_rgb(image):
+    """An RGB PIL image of any PIL image, decoded. Transparency is dropped. Raises as Pillow, and as deep_grey."""
+    if image.mode.startswith(('I', 'F')):
+        return deep_grey(image).convert('RGB')
+    image.load()
+    return image if image.mode == 'RGB' else image.convert('RGB')
 
 
 def deep_grey(image):

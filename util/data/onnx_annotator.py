@@ -23,9 +23,9 @@ import re
 import numpy as np
 import paddle
 
-from util import files
 from util.class_names import KEY
 from util.errors import UserError, one_line
+from util.onnx_session import open_session, reason
 
 DTYPES = {'tensor(float)': 'float32', 'tensor(float16)': 'float16'}
 CELLS = (1, 2, 4, 8, 14, 16, 32, 64)  # pixels along the side of a cell in common networks; 14: some ViTs
@@ -43,24 +43,7 @@ class OnnxNetwork:
 
     def __init__(self, path, flag='--model'):
         self.path, self.named = path, f'{flag} {path}'
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise UserError(
-                f'{flag} FILE.onnx needs ONNX Runtime ({one_line(error)}); `pip install onnxruntime`, for GPUs '
-                '`pip install onnxruntime-gpu`'
-            )
-        if not os.path.isfile(path):
-            raise UserError(f'{self.named}: no such file')
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = int(os.environ.get('OMP_NUM_THREADS') or 0)  # 0: all cores
-        options.log_severity_level = 4  # errors are in the exceptions
-        try:
-            session = onnxruntime.InferenceSession(path, options, providers=_providers(onnxruntime))
-        except Exception as error:  # its exceptions have no common base class
-            found = files.other_kind(path)
-            reason = f'not an ONNX file, but {found}' if found else f'ONNX Runtime cannot open it ({_reason(error)})'
-            raise UserError(f'{self.named}: {reason}')
+        session = open_session(path, flag, int(os.environ.get('OMP_NUM_THREADS') or 0), gpu=True)
         self._session = session
         self.provider = session.get_providers()[0]
         self._check_input()
@@ -122,7 +105,7 @@ class OnnxNetwork:
         try:
             output = self._session.run([self._output], {self._input: images})[0]
         except Exception as error:
-            raise UserError(f'{self.named}: fails on images {_shape(images.shape)} ({_reason(error)})')
+            raise UserError(f'{self.named}: fails on images {_shape(images.shape)} ({reason(error)})')
         if not isinstance(output, np.ndarray) or output.dtype.kind != 'f':
             raise UserError(f'{self.named}: its output must be scores, floating point numbers')
         if output.shape[:1] != images.shape[:1]:
@@ -228,19 +211,6 @@ def _cells_a_side(number):
         if side and side * side == number - tokens:
             return bool(tokens), side
     return None
-
-
-def _providers(onnxruntime):
-    """CUDA on the GPU that Paddle's launcher gave this process, then the CPU, which ONNX Runtime uses if CUDA fails."""
-    if 'CUDAExecutionProvider' not in onnxruntime.get_available_providers():
-        return ['CPUExecutionProvider']
-    gpu = int(os.environ.get('FLAGS_selected_gpus', '0').split(',')[0])
-    return [('CUDAExecutionProvider', {'device_id': gpu}), 'CPUExecutionProvider']
-
-
-def _reason(error):
-    """An error message of ONNX Runtime without the code in front."""
-    return one_line(' '.join(re.sub(r'^\[ONNXRuntimeError\] : \d+ : \w+ : ', '', str(error)).split()))
 
 
 def _shape(shape):

@@ -5,7 +5,6 @@ import sys
 import time
 
 import numpy as np
-import paddle
 
 from util.deploy.records import best_classes, decoded
 from util.logger import log
@@ -41,21 +40,21 @@ class Timer:
         log(', '.join(f'{name}(ms): {mean:.4f}' for name, mean in zip(STAGES, milliseconds)))
 
 
-def create(network, settings, precision, batch_size, num_images):
-    """A timer for a Predictor, after its warm-up. settings: of inference_yml.find_settings."""
-    size = settings['input_size']
+def create(predictor, precision, batch_size, num_images):
+    """A timer for a Predictor, after its warm-up."""
+    network, size = predictor.network, predictor.settings['input_size']
     for batch in {min(batch_size, num_images), num_images % batch_size} - {0}:
         for _ in range(WARM_UP):
             network(np.zeros([batch, 3, size, size], 'float32'))
     facts = {
-        'model_name': settings['model'],
+        'model_name': predictor.settings['model'],
         'model_precision': precision,
         'batch_size': batch_size,
         'data_shape': f'3,{size},{size}',
         'data_num': num_images,
         'engine': network.engine,
-        'cpu_threads': network.config.cpu_math_library_num_threads(),
-        'paddle_version': paddle.__version__,
+        'cpu_threads': network.threads,
+        'library': f'{network.library} {network.version}',
     }
     return Timer(facts)
 

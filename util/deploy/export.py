@@ -9,7 +9,7 @@ import paddle.nn.functional as F
 from paddle import inference, nn
 
 from util.deploy.inference_yml import PADDLE_3, write_settings
-from util.deploy.predictor import Predictor, has_gpu, has_onednn
+from util.deploy.paddle_engine import PaddleNetwork, has_gpu, has_onednn
 from util.errors import UserError
 from util.logger import log
 
@@ -132,7 +132,7 @@ def write_checked(model, folder, kinds, precision):
     for kind in kinds:
         save_graph(model, prefix, as_json=kind == 'json')
         engine = 'onednn' if has_onednn() else 'paddle'
-        worst = compare(pairs, Predictor(f'{prefix}.{kind}', params_file, engine, threads=threads), f'model.{kind}')
+        worst = compare(pairs, PaddleNetwork(f'{prefix}.{kind}', params_file, engine, threads=threads), f'model.{kind}')
         log(
             f'model.{kind}: differs from the model by at most {worst:.1e} of the largest output '
             f'(batches of {", ".join(map(str, CHECKED_BATCHES))})'
@@ -140,7 +140,7 @@ def write_checked(model, folder, kinds, precision):
     if precision == 'fp16':
         to_float16(prefix)
         if has_gpu():
-            network = Predictor(f'{prefix}.pdmodel', params_file, 'gpu', 'fp16')
+            network = PaddleNetwork(f'{prefix}.pdmodel', params_file, 'gpu', 'fp16')
             worst = compare(pairs, network, 'model.pdmodel in float16', LIMIT_FP16)
             log(f'float16: differs by at most {worst:.1e}')
         else:

@@ -14,7 +14,14 @@ from util.weights.settings import IMAGENET_MEAN, IMAGENET_STD, check
 
 PADDLE_3 = int(paddle.__version__.split('.')[0]) >= 3
 OUTPUTS = ('logits', 'scores')  # of the network's last layer: scores with --fuse_softmax
-FIRST_BYTES = {'json': b'{', 'pdmodel': b'\n', 'pdiparams': bytes(4)}  # of every file that Paddle writes
+FIRST_BYTES = {'json': b'{', 'pdmodel': b'\n', 'pdiparams': bytes(4), 'xml': b'<?xml'}  # of every file of its kind
+WEIGHTS = {'pdmodel': 'pdiparams', 'json': 'pdiparams', 'xml': 'bin'}  # the file of weights beside the model's
+
+
+def kind_of(model_file):
+    """json, onnx or xml by the extension; else pdmodel."""
+    kind = model_file.rpartition('.')[2]
+    return kind if kind in ('json', 'onnx', 'xml') else 'pdmodel'
 
 
 def is_json(path):
@@ -128,27 +135,56 @@ def identity(path):
     return {'bytes': os.path.getsize(path), 'sha256_of_first_mb': digest}
 
 
-def check_files(model_file, params_file, recorded):
+def find_weights(model_file, params_file=None):
+    """The file of a model's weights: `params_file`, or the one beside it; None for .onnx, which has them inside.
+
+    Raises UserError for a params_file with a model that is not Paddle's.
+    """
+    kind = kind_of(model_file)
+    if kind in ('onnx', 'xml') and params_file:
+        raise UserError(f'--params_file {params_file}: is for .pdmodel and .json files; leave it out for {model_file}')
+    if kind == 'onnx':
+        return None
+    return params_file or f'{os.path.splitext(model_file)[0]}.{WEIGHTS[kind]}'
+
+
+def check_files(model_file, weights_file, recorded):
     """Raise UserError that names the flag and the file that is missing, swapped, cut off, or of another export.
 
-    recorded: {extension: identity} of inference.yml.
+    weights_file: of find_weights. recorded: {extension: identity} of inference.yml. A model that it does not record is
+    logged.
     """
-    if is_json(model_file) and not PADDLE_3:
+    kind = kind_of(model_file)
+    if kind == 'json' and not PADDLE_3:
         raise UserError(
             f'--model_file {model_file}: Paddle {paddle.__version__} reads .pdmodel only; export with --format pdmodel'
         )
-    kind = 'json' if is_json(model_file) else 'pdmodel'
-    for flag, path, kind in (('--model_file', model_file, kind), ('--params_file', params_file, 'pdiparams')):
-        if not os.path.isfile(path):
-            raise UserError(f'{flag} {path}: no such file')
-        begin = FIRST_BYTES[kind]
+    check_file(f'--model_file {model_file}', model_file, kind, recorded)
+    if kind == 'xml':
+        check_file(f'--model_file {model_file}: its weights {weights_file}', weights_file, 'bin', recorded)
+    elif weights_file:
+        check_file(f'--params_file {weights_file}', weights_file, 'pdiparams', recorded)
+    if recorded and kind not in recorded:
+        log(f'{model_file}: inference.yml was written for other files; assumed: its settings are those of this one too')
+
+
+def check_file(named, path, kind, recorded):
+    """Check one file of check_files. named: the flag and the path, with which an error begins."""
+    if not os.path.isfile(path):
+        raise UserError(f'{named}: no such file')
+    begin = FIRST_BYTES.get(kind, b'')
+    try:
         with open(path, 'rb') as f:
-            if f.read(len(begin)) != begin:
-                found = '' if is_json(path) else other_kind(path)
-                why = f', but {found}' if found else ' (are --model_file and --params_file swapped?)'
-                raise UserError(f'{flag} {path}: not a .{kind} file of Paddle{why}')
-        expected = recorded.get(kind, {})
-        if any(expected.get(key, found) != found for key, found in identity(path).items()):
-            raise UserError(
-                f'{flag} {path}: not the file that export_model.py wrote: cut off, damaged, or of another export'
-            )
+            first = f.read(8)
+        found = identity(path)
+    except OSError as error:
+        raise UserError(f'{named}: cannot be read ({error.strerror or error})')
+    if not first.startswith(begin) or not first:
+        other = '' if kind == 'json' else other_kind(path)
+        why = f', but {other}' if other else ' of Paddle (are --model_file and --params_file swapped?)'
+        raise UserError(f'{named}: not a .{kind} file{why}')
+    expected = recorded.get(kind, {})
+    if any(expected.get(key, value) != value for key, value in found.items()):
+        raise UserError(
+            f'{named}: not the file that inference.yml was written for: cut off, damaged, or of another export'
+        )

@@ -1,0 +1,55 @@
+"""OpenVINO, the package: it runs model.xml with its model.bin, and model.onnx, on the CPU."""
+
+import threading
+
+from util.deploy.network import Network, check_input
+from util.errors import UserError, one_line
+
+PRECISIONS = {'fp32': 'f32', 'int8': 'f32', 'bf16': 'bf16'}  # of what the file has not quantised
+
+
+class OpenvinoNetwork(Network):
+    """A file in OpenVINO; several threads run it at the same time. Raises UserError for an unfit file.
+
+    precision: of the layers that the file has not quantised; int8 is fp32 for them.
+    """
+
+    library = 'OpenVINO'
+
+    def __init__(self, model_file, precision='fp32', threads=1, num_classes=None):
+        super().__init__(model_file, 'openvino', threads, num_classes)
+        try:
+            import openvino
+            from openvino.frontend import FrontEndManager
+        except ImportError as error:
+            raise UserError(f'--model_file {model_file} needs OpenVINO ({one_line(error)}); `pip install openvino`')
+        self.version = openvino.__version__.partition('-')[0]
+        properties = {
+            'INFERENCE_NUM_THREADS': threads,
+            'INFERENCE_PRECISION_HINT': PRECISIONS[precision],
+            'PERFORMANCE_HINT': 'LATENCY',
+            'ENABLE_CPU_PINNING': False,  # several processes of a service would be pinned to the same cores
+        }
+        try:
+            # Core.read_model tries every format it knows on a file that is none of them, and prints what each one says
+            reader = FrontEndManager().load_by_framework('ir' if model_file.endswith('.xml') else 'onnx')
+            model = reader.convert(reader.load(model_file))
+            self._compiled = openvino.Core().compile_model(model, 'CPU', properties)
+        except Exception as error:
+            raise UserError(f'--model_file {model_file}: OpenVINO {self.version} cannot load it ({self.reason(error)})')
+        inputs = []
+        for value in model.inputs:
+            shape = [side.get_length() if side.is_static else str(side) for side in value.partial_shape]
+            inputs.append((value.any_name, value.element_type.to_dtype().name, shape))
+        self.image_shape = check_input(model_file, inputs)
+        self._thread = threading.local()  # a request holds the inputs and outputs of one run
+
+    @staticmethod
+    def reason(error):
+        """The last line of OpenVINO's message; the others name places in its source."""
+        return one_line(str(error).strip().split('\n')[-1])
+
+    def run(self, images):
+        if not hasattr(self._thread, 'request'):
+            self._thread.request = self._compiled.create_infer_request()
+        return self._thread.request.infer({0: images}, share_inputs=True)[0]
