@@ -60,9 +60,9 @@ def test_the_onnx_file_is_the_model_for_batches_of_any_size(libraries, run, ckpt
         assert value.name == name and value.type.tensor_type.shape.dim[0].dim_param == 'batch'
     session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
     for batch in (1, 4):
-        images = random_images(batch)
-        expected = paddle.nn.functional.softmax(random_model()(paddle.to_tensor(images))).numpy()
-        (got,) = session.run(None, {'image': images})
+        inputs = random_images(batch)
+        expected = paddle.nn.functional.softmax(random_model()(paddle.to_tensor(inputs))).numpy()
+        (got,) = session.run(None, {'image': inputs})
         assert np.abs(got - expected).max() <= 5e-5 * np.abs(expected).max()
     flags = ['--input_size', 32, *AS_EXPORTED]
     predicted = records(run(predict, *MODEL, *AS_EXPORTED, '--resume', ckpt, '--infer_imgs', images))
