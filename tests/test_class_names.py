@@ -119,8 +119,10 @@ def test_a_resumed_run_refuses_other_class_folders_and_keeps_the_names_with_a_li
         (data / split / 'cat').rename(data / split / 'zebra')
     line = trained.refused(TRAIN, '--epochs 2 --resume auto')
     assert 'class 0 is cat there, but dog by the class folders' in line and f'--data_path {data}' in line
-    assert trained(TRAIN, '--finetune', trained.path(), out='zebras').code == 0
+    tuned = trained(TRAIN, '--finetune', trained.path(), out='zebras')
     assert trained.state('zebras')['class_names'] == ['dog', 'fox', 'zebra']
+    assert '(class 0 is cat there and dog here); its heads are kept, --remove_head' in tuned.out, 'as timm does'
+    assert 'heads are kept' not in trained(TRAIN, '--finetune', trained.path('zebras'), out='again').out
 
 
 def test_a_training_by_a_list_keeps_the_names_of_its_label_list(train, data):

@@ -77,8 +77,10 @@ def read_samples(data_path, split, list_path, num_classes):
 def read_photos(folder, list_path=None):
     """Samples of a list file below `folder`; without one, of its class folders, in train/ if there is such a folder.
 
-    Class ids have no limit.
+    Class ids have no limit. Raises UserError.
     """
+    if not os.path.isdir(folder):
+        raise UserError(f'{folder}: no such folder; it must be the folder of the images')
     if list_path:
         return read_list(folder, list_path, NO_LIMIT)
     train = os.path.join(folder, 'train')
@@ -178,7 +180,9 @@ def read_list(data_path, list_path, num_classes):
         if folder not in listings:
             listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
         if base not in listings[folder]:
-            raise UserError(f'{list_path}, line {number}: {os.fsdecode(path)} does not exist; check --data_path')
+            raise UserError(
+                f'{list_path}, line {number}: {os.fsdecode(path)} does not exist; the paths must begin in {data_path}'
+            )
         names.append(name)
         labels.append(int(word))
     if not names:

@@ -30,7 +30,7 @@ def start(state, published_weights=None):
     args, model = state.args, state.model
     if args.token_pool_weight > 0 and not model.return_dense:
         raise UserError(f'--token_pool_weight needs a model with a token classifier; {args.model} has none')
-    content, path = load_start(args, model, published_weights)
+    content, path = load_start(args, model, published_weights, state.class_names)
     if content is not None:
         _check_class_names(state, class_names.of_checkpoint(content, path, args.nb_classes), path)
     if args.model_ema:
@@ -65,10 +65,11 @@ def start(state, published_weights=None):
         _tidy_folder(state, path)
 
 
-def load_start(args, model, published_weights=None):
+def load_start(args, model, published_weights=None, names=None):
     """Load the weights that a run starts from into `model`: of --resume; without it, of --finetune or --pretrained.
 
     published_weights: a function that returns the file of --pretrained; it is called only if that file is needed.
+    names: of the classes of the training set, by id, or None.
     Returns (content, path) of the checkpoint of --resume, or (None, ''). Raises UserError.
     """
     content, path = None, ''
@@ -83,8 +84,24 @@ def load_start(args, model, published_weights=None):
         weights = args.finetune or published_weights()
         log(f'fine-tuning from {weights}')
         new_heads = 'all' if args.remove_head_from_pretained else True
-        load(model, weights, args.ema, new_heads, resize=True)
+        loaded = load(model, weights, args.ema, new_heads, resize=True)
+        if not args.remove_head_from_pretained:
+            _warn_of_other_classes(names, loaded.get(class_names.KEY), weights)
     return content, path
+
+
+def _warn_of_other_classes(names, before, path):
+    """Log if the heads of fine-tuned weights are those of as many other classes. timm keeps such heads, and so do we.
+
+    names: of the classes of the training set, or None; before: those that the file `path` holds, or None.
+    """
+    if not names or not before or names == before or len(names) != len(before):
+        return
+    class_id = next(i for i, (old, new) in enumerate(zip(before, names)) if old != new)
+    log(
+        f'warning: {path} has as many classes, but others (class {class_id} is {before[class_id]} there and '
+        f'{names[class_id]} here); its heads are kept, --remove_head_from_pretained starts with new ones'
+    )
 
 
 def _check_class_names(state, before, path):

@@ -83,11 +83,7 @@ def fit_heads(weights, own, all_heads=False):
 
 
 class DoesNotFit(UserError):
-    """Weights of the file `path` that do not fit a model. weights: {name: array}, in Paddle's layout."""
-
-    def __init__(self, message, weights, path):
-        super().__init__(message)
-        self.weights, self.path = weights, path
+    """Weights that do not fit a model. load_state adds `path`, their file, and `weights`, as they are there."""
 
 
 def differences(own, weights):

@@ -42,13 +42,18 @@ def load(model, path, ema=False, new_heads=False, resize=False):
 def load_state(model, state, path, ema=False, new_heads=False, resize=False):
     """As `load`, for a file whose content `state` was read before."""
     weights, source = choose(state, path, ema)
-    weights, notes = without_prefix(weights, path, model.state_dict()), []
+    of_file = without_prefix(weights, path, model.state_dict())
+    weights, notes = of_file, []
     if resize:
         weights, notes = fit_pos_embed(weights, model.grid)
     if new_heads:
         weights, notes_of_heads = fit_heads(weights, model.state_dict(), new_heads == 'all')
         notes = notes_of_heads + notes
-    set_weights(model, weights, path)
+    try:
+        set_weights(model, weights, path)
+    except DoesNotFit as error:
+        error.path, error.weights = path, of_file
+        raise
     for line in [f'using {source}', *notes]:
         log(line)
 
@@ -232,7 +237,7 @@ def set_weights(model, weights, path, hint='; check --model, --input_size and --
     own = model.state_dict()
     problems = differences(own, weights)
     if problems:
-        raise DoesNotFit(f'{path}: does not fit this model: {_shown(problems, own, weights)}{hint}', weights, path)
+        raise DoesNotFit(f'{path}: does not fit this model: {_shown(problems, own, weights)}{hint}')
     dtypes = {key: str(value.dtype).split('.')[-1] for key, value in own.items()}
     with np.errstate(over='ignore'):  # a float64 may be infinite in float32
         arrays = {key: np.asarray(value, dtypes[key], order='C') for key, value in weights.items()}
