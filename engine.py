@@ -102,7 +102,10 @@ def step_scalars(loss, lr, model, optimizer, scaler):
 
 
 def evaluate(data_loader, model, amp=None, shared=False, header='Test:', print_freq=20):
-    """Evaluate a model: {'loss': mean cross-entropy, 'acc1', 'acc5': in percent}. Arguments: see predict_all."""
+    """Evaluate a model after an epoch: {'loss': mean cross-entropy, 'acc1', 'acc5': in percent}. See predict_all.
+
+    Logs loss and acc5; main.py logs acc1.
+    """
     stats = statistics(predict_all(data_loader, model, 5, amp, shared, header, print_freq))
     log(f'* Acc@5 {stats["acc5"]:.3f} loss {stats["loss"]:.3f}')
     return stats

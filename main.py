@@ -8,7 +8,7 @@ from functools import partial
 
 import paddle
 
-from engine import evaluate, train_one_epoch
+from engine import evaluate, predict_all, train_one_epoch
 from eval import new_eval_loader
 from models import (
     FAMILY,
@@ -41,7 +41,7 @@ from util.data.label_maps import LabelMaps
 from util.data.transforms import TrainTransform
 from util.errors import UserError
 from util.logger import duration, log, log_to
-from util.metrics import log_accuracy
+from util.metrics import log_accuracy, report
 from util.train import interrupt, starting
 from util.train.amp import Amp, on_gpu
 from util.train.loss import TokenLabelLoss
@@ -187,7 +187,7 @@ def evaluate_weights(args):
     names = class_names.of_checkpoint(state, path, args.nb_classes)
     val_loader = new_eval_loader(args, *(ranks if args.dist_eval else (0, 1)), names=names)
     amp = Amp(args.use_amp, args.amp_dtype, args.amp_level)
-    stats = evaluate(val_loader, model, amp, args.dist_eval, print_freq=args.print_freq)
+    stats = report(predict_all(val_loader, model, 5, amp, args.dist_eval, print_freq=args.print_freq))
     log_accuracy('network', stats['acc1'], len(val_loader.dataset))
 
 

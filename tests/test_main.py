@@ -85,6 +85,7 @@ def test_the_console_has_the_lines_of_the_port(train):
         assert [line.removeprefix(begin) for line in lines if line.startswith(begin)] == best
     evaluated = train('--eval --resume', train.path()).out
     assert f'Accuracy of the network on the 20 test images: {records[-1]["test_acc1"]:.1f}%' in evaluated
+    assert f'* Acc@1 {records[-1]["test_acc1"]:.3f} Acc@5 ' in evaluated, 'as eval.py'
 
 
 def test_the_console_says_each_fact_of_an_epoch_once(train):
@@ -226,7 +227,7 @@ def test_a_finished_run_is_trained_no_further_but_can_be_evaluated(train):
     assert 'Epoch:' not in train(*train.token, '--resume', train.path()).out
     evaluated = train('--eval --cls_label_path_train /nowhere --resume', train.path()).out
     assert 'Epoch:' not in evaluated and train.path().read_bytes() == before and len(train.log()) == 1
-    line = r'\* Acc@5 .*'
+    line = r'Acc@5 \S+ loss \S+'
     assert re.findall(line, evaluated) == re.findall(line, out) != []
 
 
