@@ -27,7 +27,6 @@ from util.errors import UserError
 from util.weights import checkpoint
 from util.weights.load import read
 
-pytestmark = pytest.mark.cross_version
 
 NAMES = ['cat', 'dog', 'fox']
 THREE = [*MODEL, '--nb_classes', 3]
@@ -140,22 +139,6 @@ def test_a_training_by_a_list_keeps_the_names_of_its_label_list(train, data):
     assert 'twice.txt: classes 1 and 2 are both called cat' in line
 
 
-def test_an_evaluation_on_folders_says_that_a_checkpoint_was_trained_on_a_list_without_names(run, train, data):
-    (data / 'train.txt').write_text('train/fox/0.png 0\ntrain/cat/0.png 1\ntrain/dog/0.png 2\n')
-    train.scenes = data
-    assert train(TRAIN, f'--batch_size 1 --cls_label_path_train {data}/train.txt').code == 0
-    out = run(eval_script, *THREE, '--data_path', data, '--resume', train.path()).out
-    assert f'was trained on the list file {data}/train.txt' in out and '--cls_label_path_val' in out
-
-
-def test_fewer_class_folders_than_classes_train_with_a_warning(train, data):
-    (data / 'train' / '.ipynb_checkpoints').mkdir()
-    train.scenes = data
-    result = train(TRAIN, '--nb_classes 4', out='')
-    assert result.code == 0 and 'the last 1 class(es) have no images' in result.out, result.err
-    assert 'skipped the folder .ipynb_checkpoints' in result.out
-
-
 # ---- evaluation assigns ids by name
 
 
@@ -261,6 +244,7 @@ def test_the_line_of_a_class_list_that_is_wrong_is_named(tmp_path, content, name
     assert says in str(error.value)
 
 
+@pytest.mark.cross_version
 def test_only_the_logits_of_listed_classes_count(evaluate, weights, data, tmp_path):
     shutil.rmtree(data / 'val' / 'dog')
     names = class_list(tmp_path, 'fox\ncat\n')
@@ -346,6 +330,7 @@ def test_fewer_names_than_classes_and_wordnet_ids():
     assert class_names.to_show(None, None, 1000)[0] == 'tench, Tinca tinca' and class_names.to_show(None, None, 3) == {}
 
 
+@pytest.mark.cross_version
 @pytest.mark.parametrize('ending', ['pdparams', 'safetensors'])
 def test_converted_weights_keep_the_names(run, weights, tmp_path, ending):
     target = tmp_path / f'x.{ending}'

@@ -66,10 +66,6 @@ def test_predictions_agree_except_for_rounding_and_ties(compare, case):
     assert ('1 of 1 logs differ' in result.err) == result.code
 
 
-def test_a_score_that_is_no_number_is_a_difference():
-    assert compare_results.differences({'a': ([1], [0.5])}, {'a': ([1], [float('nan')])}, 1, 1)[0]
-
-
 BOTH = [('n1/a', [5, 3, 1], [0.6, 0.2, 0.1]), ('n2/a', [7, 8, 9], [0.3, 0.2, 0.1])]
 
 

@@ -121,18 +121,7 @@ def test_wrong_flags_are_one_line_and_write_nothing(tmp_path, capsys, flags):
     assert not any(tmp_path.iterdir())
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path, capsys):
-    (tmp_path / 'file').touch()
-    assert str(tmp_path / 'file') in error_of(capsys, tmp_path / 'file' / 'set')
-
-
 # ---- scenes
-
-
-def test_the_1797_digits_are_split_1400_to_397_with_none_in_both():
-    train, val = (set(np.concatenate(scenes.sources(split))) for split in ('train', 'val'))
-    assert (len(train), len(val), len(train | val)) == (1400, 397, 1797)
-    assert {row for index in range(30) for _, _, row in scenes.scene(index, 'val', 64, 0, True)[1]} <= val
 
 
 def check_map(target, pile, size):
@@ -194,11 +183,3 @@ def test_a_mask_has_the_ink_of_each_digit_in_its_box():
         for c, (x0, y0, x1, y1), _ in pile:
             rows, columns = np.where(ids == c + 1)
             assert rows.min() >= y0 and rows.max() < y1 and columns.min() >= x0 and columns.max() < x1
-
-
-def test_in_a_mask_the_upper_digit_hides_the_lower():
-    box = (0, 0, 32, 32)
-    row_of = [int(scenes.sources('val')[c][0]) for c in (8, 1)]
-    alone = np.asarray(scenes.mask([(8, box, row_of[0])], 32))
-    both = np.asarray(scenes.mask([(1, box, row_of[1]), (8, box, row_of[0])], 32))
-    assert (both[alone == 9] == 9).all() and (both == 2).any()

@@ -21,7 +21,6 @@ from inference_helpers import MODEL, random_model, random_weights
 from util.data.transforms import EvalTransform
 from util.weights import checkpoint, settings
 
-pytestmark = pytest.mark.cross_version
 
 CLASSES, IMAGES = 10, 101  # neither the batch sizes nor the numbers of processes below divide the images
 
@@ -69,11 +68,11 @@ def test_the_models_own_crop_is_used_unless_one_is_given_and_folders_count_as_li
     assert f'] Accuracy of the network on the 20 test images: {float(numbers(own.out)[0]):.1f}%\n' in own.out
 
 
-@pytest.mark.parametrize('image_backend', ['pil', 'cv2'])
-def test_outputs_that_are_not_finite_are_an_error_that_names_the_first_image(refused, val, tmp_path, image_backend):
+@pytest.mark.cross_version
+def test_outputs_that_are_not_finite_are_an_error_that_names_the_first_image(refused, val, tmp_path):
     weights = {**random_weights(0), 'head.weight': np.full([128, 10], 3e38, 'float32')}
     checkpoint.save(weights, str(tmp_path / 'x.pd'))
-    flags = ['--resume', tmp_path / 'x.pd', '--image_backend', image_backend, '--per_class', tmp_path / 'classes.csv']
+    flags = ['--resume', tmp_path / 'x.pd', '--per_class', tmp_path / 'classes.csv']
     line = refused(eval_script, *val, *flags)
     assert 'not finite' in line and '20 of 20 images' in line and not (tmp_path / 'classes.csv').exists()
     with open(val[val.index('--cls_label_path_val') + 1]) as f:
@@ -172,6 +171,7 @@ def check_predictions(path, logits, labels):
     np.testing.assert_allclose([float(row[2]) for row in rows], losses, atol=1e-4)
 
 
+@pytest.mark.cross_version
 def test_predictions_in_batches_are_those_of_one_image_at_a_time(run, photos, tmp_path):
     folder, flags, logits, labels = photos
     result = run(eval_script, *flags, '--batch_size', 7, '--save_predictions', tmp_path / 'x.csv')

@@ -38,12 +38,6 @@ def test_an_unreadable_file_is_refused_by_name(path, tmp_path, read, content):
         assert str(error.value).startswith(f'{wrong}: not ') and '\n' not in str(error.value)
 
 
-def test_a_hint_ends_the_message(path):
-    for read in (files.read_text, files.read_json, files.read_yaml):
-        with pytest.raises(UserError, match='; export the model again$'):
-            read(path, '; export the model again')
-
-
 SHOWN = [
     ('val/猫/Ünïcödé x  y\\z.jpg 0', 'val/猫/Ünïcödé x  y\\z.jpg 0'),
     ('a\tb\nc\rd\x1b[31me\x00', r'a\tb\nc\rd\x1b[31me\x00'),
@@ -111,7 +105,3 @@ def test_the_records_of_log_txt(path):
     for wrong in (path, path / 'nowhere'):
         with pytest.raises(UserError, match=str(path)):
             files.read_log(wrong)
-
-
-def test_a_file_that_cannot_be_read_is_called_that(tmp_path):
-    assert 'cannot be read' in files.other_kind(tmp_path / 'none')

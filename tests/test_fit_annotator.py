@@ -12,7 +12,7 @@ from inference_helpers import PADDLE_3
 from PIL import Image
 
 import generate_label
-from tools import annotator_report, backbone, fit_annotator, linear_classifier, photo_features
+from tools import backbone, fit_annotator, linear_classifier, photo_features
 from util.data.annotator import PooledHead
 from util.data.images import open_rgb
 from util.data.onnx_annotator import OnnxHead, OnnxNetwork
@@ -124,28 +124,10 @@ def test_the_accuracy_is_that_of_photos_outside_of_the_fit_with_wilson_s_interva
     assert {name: share for share, name in shares}['blue'] == pytest.approx(100 * right[:12].mean(), abs=0.05)
 
 
-def test_the_cells_are_compared_with_the_label_of_their_photo_and_twelve_maps_are_drawn(
-    run, command, photos, annotator, tmp_path
-):
-    result = run(fit_annotator, *command())
-    best = OnnxHead(annotator(), 32)(paddle.to_tensor(images(photos))).numpy().argmax(axis=2)
-    share = 100 * (best == LABELS[:, None]).mean()
-    assert f'cells: {share:.1f} % agree with the label of their photo (36 of' in result.out
-    with Image.open(tmp_path / 'annotator.png') as picture:
-        assert picture.width > 6 * 224 and picture.height > 4 * 224, 'twelve photos and twelve maps, six in a row'
-
-
 def test_weights_that_are_too_large_for_an_onnx_file_lie_beside_it(run, command, annotator, monkeypatch, tmp_path):
     monkeypatch.setattr(backbone, 'LIMIT', 1000)
     assert run(fit_annotator, *command()).code == 0
     assert (tmp_path / 'annotator.onnx.data').stat().st_size >= WEIGHT.nbytes and annotator().metadata['backbone']
-
-
-def test_photos_are_drawn_from_all_classes_in_turn():
-    labels = np.repeat([0, 1, 2], [100, 3, 20])
-    chosen = annotator_report.spread(labels, 11)
-    assert sorted(labels[chosen][:3]) == sorted(labels[chosen][3:6]) == [0, 1, 2] and len(set(chosen)) == 11
-    assert np.bincount(labels[chosen]).tolist() == [4, 3, 4]
 
 
 def test_generate_label_takes_the_annotator_and_records_its_backbone(run, refused, command, network, photos, tmp_path):

@@ -16,12 +16,8 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-import eval as eval_script
-import generate_label
-import infer
-import main
 import torch_files
-from conftest import ROOT, words
+from conftest import ROOT
 from torch_files import op
 from util import files
 from util.data import images, label_maps
@@ -29,10 +25,7 @@ from util.errors import UserError
 from util.weights import load
 
 sys.path.insert(0, str(ROOT / 'tools'))
-import convert_weight
-import pack_token_label
 
-pytestmark = pytest.mark.cross_version
 
 CANARY = 'canary'  # the file that an attack would make in the working folder
 COMMAND = f'touch {CANARY}'
@@ -172,33 +165,3 @@ def test_weights_beside_a_call_are_loaded_and_the_log_names_what_was_not_called(
 
 
 # ---- the scripts
-
-MODEL = '--model lvvit_nano --input_size 32 --nb_classes 10'
-TRAIN = f'{MODEL} --batch_size 1 --epochs 1 --num_workers 0 --mixup 0 --cutmix 0 --output_dir out --data_path .'
-SCRIPTS = {
-    'main --resume': (main, f'{TRAIN} --resume weights'),
-    'eval': (eval_script, f'{MODEL} --data_path . --resume weights'),
-    'generate_label': (generate_label, '. out --model lvvit_nano --img_size 32 --num_workers 0 --resume weights'),
-    'convert_weight': (convert_weight, 'weights out.pdparams --ema'),
-}
-
-
-@pytest.mark.parametrize('name', SCRIPTS)
-def test_scripts_refuse_weights_that_call_in_one_line(refused, name):
-    script, flags = SCRIPTS[name]
-    for content in (pickle.dumps({'model': Call()}, 4), saved(torch_files.write_zip, SYSTEM)):
-        write('weights', content)
-        assert 'weights: ' in refused(script, *words(flags))
-        assert not os.path.exists(CANARY) and not os.path.exists('out.pdparams')
-
-
-def test_other_files_that_call_are_refused_in_one_line(refused):
-    write('maps/n01/x.npy', arrays()[0])
-    flags = f'{TRAIN} --token_label --token_label_data maps --token_label_size 2'
-    for script, line in (main, flags), (pack_token_label, 'maps packed'):
-        assert 'maps/n01/x.npy' in refused(script, *words(line))
-    for name in ('model.pdmodel', 'model.pdiparams'):
-        write(name, b'x')
-    write('inference.yml', yaml_tags()[0])
-    flags = '--model_file model.pdmodel --params_file model.pdiparams --input_file val/n01/x.png --use_gpu False'
-    assert 'inference.yml' in refused(infer, *words(flags)) and not os.path.exists(CANARY)

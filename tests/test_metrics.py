@@ -4,12 +4,10 @@ import csv
 import os
 
 import numpy as np
-import pytest
 
 from util import metrics
 from util.metrics import Predictions
 
-pytestmark = pytest.mark.cross_version
 
 # five images of three classes of four: right, wrong but second, right, wrong, wrong but third
 LABELS = [0, 0, 1, 2, 2]

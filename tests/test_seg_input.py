@@ -209,14 +209,6 @@ def test_a_mask_with_ids_outside_of_the_classes_is_named(config, refused, masked
     assert not list(tmp_path.glob('run/*'))
 
 
-def test_a_missing_mask_is_named(config, refused, masked, tmp_path):
-    listed = tmp_path / 'list.txt'
-    listed.write_text(f'{pairs(masked)[0][0]} {tmp_path}/none.png\n' * 4)
-    assert f'{tmp_path}/none.png: missing' in refused(
-        train, '--config', config, '--opts', f'train_dataset.train_path={listed}'
-    )
-
-
 @pytest.mark.parametrize(
     'script, flags, expected',
     [

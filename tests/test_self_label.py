@@ -299,26 +299,11 @@ def test_too_many_photos_that_cannot_be_decoded_are_an_error_before_the_first_st
     assert result.code == 1 and str(photos / 'digit7') in result.err and not steps
 
 
-def test_photos_in_subfolders_and_beside_hidden_folders_are_in_the_lists(photos, steps, run, tmp_path):
-    (photos / 'digit3/old').mkdir()
-    for photo in list((photos / 'digit3').glob('*.JPEG'))[:2]:
-        photo.rename(photos / 'digit3/old' / photo.name)
-    shutil.copytree(photos / 'digit1', photos / '.ipynb_checkpoints')
-    assert run(self_label, photos, tmp_path / 'out', *words(SMALL)).code == 0
-    assert len(names_in(tmp_path / 'out/train_list.txt') | names_in(tmp_path / 'out/val_list.txt')) == 40
-    assert len((tmp_path / 'out/label_list.txt').read_text().splitlines()) == 10 and '--nb_classes 10' in steps[0]
-
-
 def test_photos_of_one_stem_are_refused_before_the_first_step(refused, photos, steps, tmp_path):
     photo = next((photos / 'digit1').iterdir())
     shutil.copy(photo, photo.with_suffix('.png'))
     line = refused(self_label, photos, tmp_path / 'out', *words(SMALL))
     assert str(photo) in line and str(photo.with_suffix('.png')) in line and not steps
-
-
-def test_val_without_train_is_refused(refused, photos, steps, tmp_path):
-    shutil.copytree(photos / 'digit1', photos / 'val/digit1')
-    assert 'has val/, but no train/' in refused(self_label, photos, tmp_path / 'out', *words(SMALL)) and not steps
 
 
 def test_a_step_that_fails_names_the_log(run, photos, tmp_path):

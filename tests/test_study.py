@@ -11,7 +11,7 @@ import generate_label
 import main
 from benchmarks import study as script
 from benchmarks import study_model, study_report, study_tokens
-from benchmarks.study_plan import ARMS, Run, planned, read_rows
+from benchmarks.study_plan import ARMS, Run, read_rows
 from models import FAMILY, LV_ViT
 from tools import fit_annotator
 from util.data import listing
@@ -121,13 +121,6 @@ def test_finished_runs_are_skipped_and_agreement_is_added_when_there_is_a_backbo
     assert (row['top1'], row['tokens_agree']) == ('19.00', '58.25')
 
 
-def test_all_arms_of_a_seed_come_before_the_next_and_arms_with_all_labels_run_once():
-    runs = planned(['labels_few', 'labels_all'], [0, 1], [100, 25], 400)
-    few, every = 'labels_few', 'labels_all'
-    first = [Run(few, 100, 0), Run(every, 400, 0), Run(few, 100, 1), Run(every, 400, 1)]
-    assert runs == [*first, Run(few, 25, 0), Run(few, 25, 1)]
-
-
 def test_tokens_are_compared_with_the_best_class_of_their_cells(scenes, tmp_path):
     """A map of 2x2 cells for 8x8 tokens, and a student that says class 3 everywhere."""
     ids = np.array([[3, 1], [2, 0]])
@@ -184,19 +177,3 @@ def test_the_page_has_the_tables_of_its_csv():
     rows = read_rows(ROOT / 'docs/results/own_photos.csv')
     page = (ROOT / 'docs/results/own_photos.md').read_text(encoding='utf-8')
     assert study_report.arms_table(rows) in page and study_report.pairs_table(rows) in page
-
-
-def test_curves_are_drawn(tmp_path):
-    pytest.importorskip('matplotlib')
-    made = rows(labels_few=(70, 72), labels_all=(77,))
-    study_report.draw_curves(made, tmp_path / 'curves.png')
-    assert (tmp_path / 'curves.png').stat().st_size > 1000
-
-
-def test_missing_data_and_failed_runs_are_named(refused, scenes, tmp_path):
-    flags = ['--csv', tmp_path / 'a.csv', '--arms', 'labels_few', '--seeds', 0, '--steps', 10]
-    assert 'train_list.txt: missing' in refused(script, tmp_path, tmp_path / 'out', *flags)
-    for name in ('train_list.txt', 'val_list.txt'):
-        (tmp_path / name).write_text('no/image.JPEG 0\n')
-    assert 'labels_few-100-seed0/console.log' in refused(script, tmp_path, tmp_path / 'out', *flags)
-    assert '--backbone is missing' in refused(script, scenes, tmp_path / 'out', *flags, '--arms', 'maps_few')

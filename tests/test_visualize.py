@@ -14,7 +14,6 @@ from util.data.token_label import SparseTarget
 from util.errors import UserError
 from util.weights import checkpoint
 
-pytestmark = pytest.mark.cross_version
 
 MODEL = ['--model', 'lvvit_nano', '--input_size', 32, '--nb_classes', 3]
 
@@ -36,11 +35,6 @@ def test_tokens_are_tinted_in_the_colour_of_their_class_and_undecided_ones_stay_
     for token, c in ((0, 0), (1, 1), (3, 2)):
         toward = np.array(drawing.colours([tokens])[c]) - 128
         assert (np.sign(corner[token] - 128) == np.sign(toward)).all() and np.abs(corner[token] - 128).max() > 50
-
-
-def test_the_most_frequent_class_of_the_decided_tokens_comes_first():
-    tokens = drawing.Tokens.of(np.array([[0.5, 0.5], [0.1, 0.9], [0.2, 0.8], [0.9, 0.1]]))
-    assert drawing.common_classes([tokens]).tolist() == [1, 0]
 
 
 def test_heat_reddens_the_largest_value_and_leaves_the_smallest_grey():
@@ -94,18 +88,6 @@ def test_words_are_written_into_tokens_only_where_they_fit(side, grid, name, fit
     assert difference[borders].max() == difference[:, borders].max() == 0, 'no letter reaches into the next token'
 
 
-def test_text_that_is_cut_ends_with_dots():
-    assert fonts.cut('cat', 14, 100) == 'cat'
-    cut = fonts.cut('a very long name of a class', 14, 100)
-    assert cut[-1] == '…' and 'a very long name'.startswith(cut[:-1]) and 80 < fonts.width(cut, 14) <= 100
-
-
-def test_the_legend_counts_the_classes_that_it_leaves_out():
-    *rows, last = drawing.legend(tokens_of(range(40)), {i: f'class {i}' for i in range(40)})
-    listed = [class_id for row in rows for _, class_id, _ in row]
-    assert listed == list(range(len(listed))) and last[0][2] == f'and {40 - len(listed)} more'
-
-
 @pytest.fixture
 def no_fonts(monkeypatch):
     """A system without fonts."""
@@ -153,17 +135,6 @@ def test_a_square_of_a_photo_lies_at_its_place_in_the_faded_surroundings(size, r
     outside = seen.copy()
     outside[max(0, y - 12) : y + 212, max(0, x - 12) : x + 212] = pale_grey
     assert abs(outside - pale_grey).max() <= 1 and (seen > pale_black + 10).any()
-
-
-def test_a_panorama_is_shown_up_to_half_a_side_beyond_the_square():
-    faded, _, corner = drawing.in_context(grey(40, width=4000), (1980, 0, 2020, 40), side=100)
-    assert faded.size == (200, 100) and corner == (50, 0)
-
-
-def test_pictures_of_different_sizes_get_cells_of_the_largest():
-    picture = drawing.arrange([grey(10), grey(30), grey(20)], columns=2, gap=2)
-    assert picture.size == (30 + 2 + 30, 30 + 2 + 30)
-    assert picture.getpixel((32, 0)) == (128, 128, 128) and picture.getpixel((0, 32)) == (128, 128, 128)
 
 
 @pytest.mark.parametrize('name', ['nowhere/x.png', 'x.what'])
@@ -242,6 +213,7 @@ def test_the_model_sees_what_mean_and_std_make_of_the_pixels(drawn, weights, mon
     np.testing.assert_allclose(imagenet, (pixels - mean) / std, atol=1e-5)
 
 
+@pytest.mark.cross_version
 def test_predictions_rollout_and_maps_go_into_one_picture(drawn, maps, weights):
     assert len(drawn('--resume', weights)) == 2 and len(drawn('--resume', weights, '--rollout')) == 3
     assert len(drawn('--resume', weights, '--compare', weights, weights)) == 4

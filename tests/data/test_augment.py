@@ -12,16 +12,8 @@ from PIL import Image
 
 from util.data.augment import AUTOAUGMENT, NAMES, WEIGHTS, AutoAugment, RandAugment, build_policy
 from util.data.augment import draw_erasing, pack_erased
-from util.data.augment_ops import GEOMETRIC, PHOTOMETRIC, Op, rotate
-from util.data.render_pil import affine
+from util.data.augment_ops import GEOMETRIC, Op
 from util.errors import UserError
-
-
-FILTERS = Image.NEAREST, Image.BILINEAR, Image.BICUBIC
-
-
-def noise(width=40, height=28, seed=0):
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype='uint8'))
 
 
 def drawn_ops(policy, images):
@@ -123,47 +115,7 @@ def test_geometric_arguments_grow_with_the_level_and_have_either_sign_equally_of
     assert near((values > 0).sum(), 1000)
 
 
-ARGUMENTS = {  # at the levels 0, 2.5 and 10: plain, and in the increasing set
-    'Posterize': ((0, 1, 4), (4, 3, 0)),
-    'PosterizeOriginal': ((4, 5, 8), (4, 3, 0)),
-    'Solarize': ((0, 64, 256), (256, 192, 0)),
-    'SolarizeAdd': ((0, 27, 110), (0, 27, 110)),
-}
-ARGUMENTS.update(dict.fromkeys(('AutoContrast', 'Equalize', 'Invert'), ((None,) * 3,) * 2))
-ENHANCERS = {'Color', 'Contrast', 'Brightness', 'Sharpness'}
-
-
-def test_photometric_arguments_follow_the_level_rising_or_in_the_increasing_set_stronger():
-    assert set(ARGUMENTS) | ENHANCERS == set(PHOTOMETRIC)
-    for name, expected in ARGUMENTS.items():
-        for argument, values in zip(PHOTOMETRIC[name], expected):
-            assert tuple(argument(level, None) for level in (0, 2.5, 10)) == values, name
-    rng = np.random.default_rng(0)
-    for name in ENHANCERS:
-        assert np.allclose([PHOTOMETRIC[name].argument(level, rng) for level in (0, 5, 10)], (0.1, 1.0, 1.9))
-        signed = {round(PHOTOMETRIC[name].increasing(5, rng), 6) for _ in range(50)}
-        assert signed == {0.55, 1.45} and PHOTOMETRIC[name].increasing(0, rng) == 1
-
-
 # ---- geometric ops
-
-
-def test_ops_do_what_their_names_say():
-    """The matrix takes a point of the result to the point of the source that is shown there."""
-    cases = {'ShearX': (10 + 0.25 * 20, 20), 'ShearY': (10, 20 + 0.25 * 10)}
-    cases.update({'TranslateXRel': (10 + 0.25 * 80, 20), 'TranslateYRel': (10, 20 + 0.25 * 60)})
-    for name, expected in cases.items():
-        assert np.allclose((GEOMETRIC[name].matrix(0.25, 80, 60) @ [10, 20, 1])[:2], expected), name
-
-
-@pytest.mark.parametrize('interpolation', FILTERS)
-def test_rotate_has_the_pixels_of_pils_counter_clockwise_rotation_about_the_centre(interpolation):
-    rng = np.random.default_rng(0)
-    for degrees in (-30.0, 7.5, 90.0, *rng.uniform(-30, 30, 30)):
-        width, height = rng.integers(40, 130, 2)
-        image = noise(width, height)
-        own = affine(image, rotate(degrees, width, height), interpolation, (9, 9, 9), (0, 0, width, height))
-        assert own.tobytes() == image.rotate(degrees, interpolation, fillcolor=(9, 9, 9)).tobytes(), degrees
 
 
 def test_the_filter_of_geometric_ops_is_the_given_one_or_bilinear_and_bicubic_at_random():

@@ -13,7 +13,6 @@ import models
 from util.args import complete_training
 from util.data import label_maps
 from util.data.datasets import UNDECODABLE, EvalDataset, TrainDataset
-from util.data.images import open_rgb
 from util.data.listing import Samples, read_list
 from util.data.loader import build_predict_loader
 from util.data.transforms import EvalTransform, TrainTransform, to_input
@@ -31,20 +30,6 @@ def refused(call, *args, **kwargs):
 
 
 # ---- image files
-
-RAMP = np.tile(np.arange(0, 240, 10, dtype='uint8'), (16, 1))  # 24 x 16, darker on the left
-
-
-@pytest.mark.parametrize('kind', 'L.png L.jpg LA.png P.png RGBA.png RGBA.webp CMYK.jpg 1.png RGB.bmp'.split())
-def test_every_kind_of_image_file_becomes_rgb(tmp_path, kind):
-    mode, extension = kind.split('.')
-    path = tmp_path / f'image.{extension}'
-    Image.fromarray(RAMP).convert('RGB').convert(mode).save(path)
-    image = open_rgb(str(path))
-    assert image.mode == 'RGB' and image.size == (24, 16)
-    if mode != '1':
-        tolerance = 30 if mode == 'P' else 12  # dithered
-        np.testing.assert_allclose(np.asarray(image)[..., 0].mean(axis=0), RAMP[0], atol=tolerance)
 
 
 # ---- images that cannot be decoded
@@ -143,21 +128,6 @@ def test_too_many_bad_images_stop_the_run_without_a_hang(photos, time_limit, wor
         for path, _ in numbered(photos):
             os.truncate(path, 0)
         assert 'no image' in refused(list, train_loader(photos, '--num_workers', workers))
-
-
-@pytest.mark.parametrize('workers', [0, 2])
-def test_evaluation_stops_at_a_bad_image_and_prediction_marks_it(photos, backend, capfd, time_limit, workers):
-    bad = photos / 'val' / 'a' / '07.jpg'
-    truncate(bad)
-    with time_limit(30):
-        files = sorted(map(str, bad.parent.iterdir()))
-        batches = list(build_predict_loader(files, EvalTransform(32, 1.0, backend=backend), 5))
-        message = refused(list, eval_loader(photos, '--num_workers', workers, '--image_backend', backend))
-        assert message.startswith(f'{bad}: cannot be decoded')
-    assert [batch['label'].tolist() for batch in batches] == [[0] * 5, [0, 0, UNDECODABLE, 0, 0], [0, 0]]
-    assert sum((batch['index'].tolist() for batch in batches), []) == list(range(12))
-    assert np.array_equal(batches[1]['image'][2].numpy(), to_input(np.zeros((32, 32, 3), 'uint8')))
-    assert f'warning: {bad}: ' in capfd.readouterr().err
 
 
 def test_an_evaluation_sample_is_the_transform_of_its_file(photos):

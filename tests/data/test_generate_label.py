@@ -133,14 +133,6 @@ def test_a_map_of_resnet_is_its_last_layer_as_a_1x1_convolution(run, scenes, wei
     np.testing.assert_allclose(array[0], -np.sort(-expected, axis=0), rtol=2e-3, atol=2e-3)
 
 
-@pytest.mark.parametrize('classes, dtype', [(2048, 'float16'), (2049, 'float32')])
-def test_ids_are_exact_however_many_classes(classes, dtype):
-    scores = paddle.zeros([1, 1, classes])
-    scores[0, 0, classes - 1] = 1.5
-    array = annotator.top_maps(scores, 1, annotator.map_dtype(classes))
-    assert array.dtype == dtype and array.ravel().tolist() == [1.5, classes - 1]
-
-
 def test_many_classes_are_written_as_float32_and_of_three_classes_all(generate, weights):
     for classes, dtype, k in ((3000, 'float32', 5), (3, 'float16', 3)):
         path, _ = weights('lvvit_nano', classes=classes, img_size=32)
@@ -261,19 +253,6 @@ def test_images_without_a_label_get_maps_and_top1_leaves_them_out(generate, pict
     assert 'top-1 not known: no image has a label' in result.out
 
 
-@pytest.mark.parametrize(
-    'correct, images, classes, warned',
-    [
-        (0, 0, 10, False),  # nothing is known
-        (118, 1000, 10, True),  # 0.1 + 2 · sqrt(0.1 · 0.9 / 1000) = 0.119
-        (120, 1000, 10, False),
-        (3, 4, 2, False),  # guessing gets 4 of 4 right too often
-    ],
-)
-def test_the_limit_is_two_standard_deviations_of_guessing(correct, images, classes, warned):
-    assert bool(annotator.chance_warning(correct, images, classes)) == warned
-
-
 # ---- what goes wrong
 
 
@@ -328,17 +307,6 @@ def test_maps_have_the_path_below_the_data_folder_from_folders_and_from_lists(ge
     for flags in ([], ['--cls_label_path', pictures / 'list.txt']):
         assert generate(*flags, data=pictures).code == 0  # the second run continues the set of the first
     assert sorted(contents(generate.out / 'maps')) == sorted(f'{name}.npy' for name in names) + ['meta.json']
-
-
-def test_a_set_begun_with_other_names_is_not_continued(generate, refuse, pictures):
-    (pictures / 'list.txt').write_text('a/cat/0.png 0\na/cat/1.png 0\n')
-    os.renames(pictures / 'cat', pictures / 'a/cat')
-    assert generate('--cls_label_path', pictures / 'list.txt', data=pictures).code == 0
-    maps = generate.out / 'maps'
-    os.renames(maps / 'a/cat', maps / 'cat')  # as it was before maps were named by the whole path
-    line = refuse('--cls_label_path', pictures / 'list.txt', data=pictures)
-    assert str(maps / 'cat/0.npy') in line and 'choose another folder' in line
-    assert sorted(contents(maps)) == ['cat/0.npy', 'cat/1.npy', 'meta.json']
 
 
 def test_other_settings_than_the_set_was_begun_with_are_refused(generate, refuse):

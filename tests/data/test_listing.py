@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from util.data.listing import Samples, read_folder, read_list
+from util.data.listing import read_folder, read_list
 from util.errors import UserError
 
 
@@ -88,14 +88,6 @@ def test_links_are_followed_but_none_that_leads_back(folder, tmp_path, capsys):
     assert sorted(listed(folder)) == sorted([*before, ('a/more/7.png', 0), ('c/1.png', 2)])
     log = capsys.readouterr().out
     assert 'skipped the link all' in log and 'skipped the link above' in log and '4 link to a folder around it' in log
-
-
-def test_what_is_skipped_is_counted_by_suffix(folder, capsys):
-    touch(folder, 'a/x.heic', 'b/y.HEIC', 'b/README', 'b/._3.webp', 'stray.png')
-    read_folder(str(folder), 2)
-    log = capsys.readouterr().out
-    counts = '2 .heic, 1 .txt, 1 no suffix, 1 ._*, 1 .md outside the class folders, 1 .png outside the class folders'
-    assert f'{folder}: skipped 7: ' in log and all(count in log for count in counts.split(', '))
 
 
 @pytest.mark.parametrize('name', [None, 'notes.txt', '.hidden.png', '._1.png', '@eaDir/1.png', 'sub/notes.txt'])
@@ -182,18 +174,6 @@ def test_an_empty_list_a_missing_one_and_one_that_is_no_text_are_named(listing, 
 
 
 # ---- samples
-
-
-def test_samples_are_a_sequence_that_ends():
-    samples = Samples('root', np.array([b'a/1.png', b'b/22.png']), np.array([3, 7]))
-    assert len(samples) == len(samples.paths) == 2
-    assert list(samples) == [('root/a/1.png', 3), ('root/b/22.png', 7)] and list(samples.paths) == [
-        'root/a/1.png',
-        'root/b/22.png',
-    ]
-    assert samples[-1] == ('root/b/22.png', 7) and type(samples[0][0]) is str and type(samples[0][1]) is int
-    with pytest.raises(IndexError):
-        samples[2]
 
 
 def test_samples_are_arrays_however_many_they_are(folder, listing):

@@ -7,8 +7,6 @@ import pytest
 from map_files import make_map, save_folders, save_packed
 from PIL import Image
 
-import main
-from util.args import complete_training
 from util.data.label_maps import LabelMaps
 from util.data.listing import Samples, read_folder, read_list
 from util.data.map_names import map_names
@@ -105,21 +103,3 @@ def test_the_map_of_a_single_image_is_that_of_the_longest_end_of_its_path(tmp_pa
     maps = LabelMaps(str(tmp_path), 10)
     assert maps.name_for('photos/cat/x.jpg') == 'cat/x' and maps.name_for('photos/old/cat/x.jpg') == 'old/cat/x'
     assert 'photos/dog/x.jpg: has no label map' in refused(maps.name_for, 'photos/dog/x.jpg')
-
-
-def test_training_refuses_images_of_one_stem_only_with_token_labels(photos, tmp_path):
-    Image.new('RGB', (40, 40)).save(photos / 'train/cat/a.jpeg')
-    flags = f'--data_path {photos} --input_size 32 --nb_classes 10 --batch_size 2 --num_workers 0'.split()
-    maps = ['--token_label', '--token_label_size', '2', '--token_label_data', str(tmp_path / 'maps')]
-
-    def new_loader(*more):
-        args = main.parser().parse_args([*flags, *more])
-        complete_training(args, grid=2, total_batch=2)
-        return main.new_train_loader(args)
-
-    message = refused(new_loader, *maps)
-    assert str(photos / 'train/cat/a.jpeg') in message and str(photos / 'train/cat/a.jpg') in message
-    assert len(new_loader().dataset) == 4
-    (photos / 'train/cat/a.jpeg').unlink()
-    dataset = new_loader(*maps).dataset
-    assert [dataset.map_names[dataset[i]['index']] for i in range(3)] == [b'cat/a', b'cat/old/a', b'dog/a']

@@ -27,8 +27,6 @@ from util.data.transforms import (
 )
 from util.errors import UserError
 
-pytestmark = pytest.mark.cross_version
-
 
 def noise(width=40, height=28, seed=0):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype='uint8'))
@@ -197,16 +195,6 @@ def quiet(size, **kwargs):
     return TrainTransform(size, **{**dict(aa='', jitter=0.0, reprob=0.0, interpolation='bilinear'), **kwargs})
 
 
-def test_the_defaults_are_the_published_recipes():
-    ours = TrainTransform(224)
-    assert (ours.interpolation, ours.jitter, ours.scale, ours.flip) == (Image.BICUBIC, 0.4, (0.08, 1.0), 0.5)
-    assert (ours.reprob, ours.remode, ours.recount) == (0.25, 'pixel', 1)
-    assert (ours.augment.magnitude, ours.augment.std, ours.augment.increasing) == (9, 0.5, True)
-    assert (ours.geometry, ours.backend, ours.fill) == ('exact', 'pil', (124, 116, 104))
-    assert (ours.mean, ours.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert TrainTransform(224, mean=(-1, 0.1, 2)).fill == (0, 26, 255)
-
-
 def test_the_reference_geometry_exchanges_the_axes_of_the_box():
     matrix = crop_matrix((10, 30, 20, 15), 8, width=100, height=50, geometry='reference')
     assert np.allclose(apply(matrix, 0, 0), (60, 5)) and np.allclose(apply(matrix, 8, 8), (60 + 30, 5 + 10))
@@ -284,6 +272,7 @@ def test_bytes_become_normalised_float32_channels_first(how):
     np.testing.assert_array_equal(to_input(images[2], mean, std), planes[2])
 
 
+@pytest.mark.cross_version
 @pytest.mark.parametrize('where', ['arrays', 'tensors on the CPU', 'tensors on another device'])
 def test_the_images_of_a_batch_get_the_values_that_were_drawn_for_them(where, monkeypatch):
     rng = np.random.default_rng(3)

@@ -11,7 +11,6 @@ from util.deploy import benchmark
 from util.deploy.network import Network
 
 pytest_plugins = 'inference_fixtures'
-pytestmark = pytest.mark.cross_version
 
 
 def field(out, name):

@@ -22,7 +22,6 @@ from util.class_names import read_label_list
 from util.weights import checkpoint
 
 pytest_plugins = 'inference_fixtures'
-pytestmark = pytest.mark.cross_version
 
 
 @pytest.fixture
@@ -51,6 +50,7 @@ def test_folders_globs_and_files_in_the_order_given_whatever_the_case_of_the_ext
     assert found[1] == found[5] and len({tuple(r['scores']) for r in found}) == 5
 
 
+@pytest.mark.cross_version
 def test_weights_or_outputs_that_are_not_finite_are_an_error_and_nothing_is_saved(refused, images, tmp_path):
     path, saved = tmp_path / 'x.pd', tmp_path / 'records.json'
     for value, named in (np.nan, path), (3e38, images / 'a.jpg'):  # finite weights, whose products are not

@@ -116,33 +116,6 @@ def test_row_zero_of_the_map_is_the_class_target_and_the_rest_the_tokens(smoothi
     assert np.allclose(targets.token_targets.numpy(), smoothed[:, 1:], atol=1e-6)
 
 
-def test_ground_truth_takes_half_of_the_map_where_both_agree_and_nine_tenths_where_not():
-    _, dense = labelled_batch([0, 0, 0, 0])
-    best = dense[:, 0].argmax(-1)
-    labels = [best[0], (best[1] + 1) % CLASSES, best[2], (best[3] + 2) % CLASSES]
-    batch, dense = labelled_batch(labels)
-    targets = batch_targets(batch, CLASSES, 0.1, ground_truth='blend')
-    smoothed = dense * (0.9 + 0.1 / CLASSES) + 0.1 / CLASSES
-    hard = np.eye(CLASSES)[labels] * 0.9 + 0.1 / CLASSES
-    share = np.array([0.5, 0.9, 0.5, 0.9])[:, None]
-    assert np.allclose(targets.cls.numpy(), share * smoothed[:, 0] + (1 - share) * hard, atol=1e-6)
-    assert np.allclose(targets.token_targets.numpy(), smoothed[:, 1:], atol=1e-6)
-
-
-def test_ground_truth_only_leaves_the_map_to_the_tokens():
-    batch, dense = labelled_batch([4, 2])
-    targets = batch_targets(batch, CLASSES, 0.1, ground_truth='only')
-    assert np.allclose(targets.cls.numpy(), np.eye(CLASSES)[[4, 2]] * 0.9 + 0.1 / CLASSES, atol=1e-6)
-    assert np.allclose(targets.token_targets.numpy()[..., 0], (dense * (0.9 + 0.1 / CLASSES) + 0.1 / CLASSES)[:, 1:, 0])
-
-
-def test_images_without_a_map_teach_the_class_token_their_label_and_the_tokens_nothing():
-    batch, dense = labelled_batch([4, 2])
-    targets = batch_targets({**batch, 'mapped': paddle.to_tensor([0.0, 1.0])}, CLASSES)
-    assert np.allclose(targets.cls.numpy(), [np.eye(CLASSES)[4], dense[1, 0]], atol=1e-6)
-    assert np.allclose(targets.token_targets.numpy(), [np.zeros([4, CLASSES]), dense[1, 1:]], atol=1e-6)
-
-
 def written_out(labels, mapped, dense, smoothing, ground_truth, confidence):
     """(class targets [B, C], token targets [B, N, C]) in float64, image by image."""
     cls, tokens = [], []

@@ -311,13 +311,6 @@ def test_lines_of_log_txt_that_are_no_records_stay_where_they_are(train, whole, 
     assert [epoch['epoch'] for epoch in files.read_log(log)] == [0, 1, 2]
 
 
-def test_a_log_txt_that_cannot_be_read_is_named(train):
-    train('--epochs 1')
-    (train.folder / 'run' / 'log.txt').unlink()
-    (train.folder / 'run' / 'log.txt').mkdir()
-    assert 'log.txt: cannot be read' in train.refused()
-
-
 def test_a_finished_run_says_so_and_changes_nothing(train):
     train('--epochs 1')
     before = {path.name: path.read_bytes() for path in (train.folder / 'run').iterdir()}
@@ -334,13 +327,6 @@ def test_a_checkpoint_that_is_a_dangling_link_starts_no_new_run(train):
     train.path().symlink_to('/nowhere/checkpoint.pd')
     line = train('--epochs 2').err
     assert '--resume auto' in line and str(train.folder / 'run') in line and train.path().is_symlink()
-
-
-def test_folders_that_are_named_like_checkpoints_are_left_alone(train):
-    for name in ('checkpoint-7.pd', '.checkpoint-latest.pd.ab.tmp'):
-        (train.folder / 'run' / name).mkdir(parents=True)
-    assert train('--epochs 2 --keep_checkpoints 1').code == 0
-    assert (train.folder / 'run/checkpoint-7.pd').is_dir() and train.path(tag='1').is_file()
 
 
 def test_bad_images_are_counted_anew_when_the_images_have_changed(train, scenes, tmp_path):

@@ -127,14 +127,6 @@ def test_prefixes_of_an_lv_vit_and_wrappers_of_any_network_are_taken_off(convert
     assert list(load_safetensors('out.safetensors')) == ['model.0.weight', 'model.1.weight']
 
 
-def test_bfloat16_of_paddle_save_becomes_float32(convert):
-    paddle.save({key: paddle.to_tensor(value).astype('bfloat16') for key, value in ours().items()}, 'in.pdparams')
-    assert 'in.pdparams: bfloat16 weights, read as float32' in convert('in.pdparams', 'out.pdparams')
-    for key, value in checkpoint.load('out.pdparams').items():
-        np.testing.assert_allclose(value, ours()[key], rtol=1 / 128)
-        assert value.dtype == np.float32
-
-
 # ---- failure
 
 

@@ -89,11 +89,6 @@ def test_a_download_that_fails_and_what_is_no_file_of_weights_are_named_and_not_
         assert os.listdir(cache) == []
 
 
-def test_a_cache_that_cannot_be_written_to_is_named(cache):
-    cache.write_text('a file')
-    assert refusal(download.fetch, 'http://127.0.0.1:9/x.pth').startswith(f'{cache}, the folder for')
-
-
 # ---- which weights
 
 
@@ -103,13 +98,6 @@ def test_the_address_is_chosen_by_name_and_size(monkeypatch):
     assert models.published_weights('lvvit_s', 320, nearest=True) == 'lvvit_s-26M-384-84.4.pth.tar'
     assert models.published_weights('lvvit_s', 288, nearest=True) == 'lvvit_s-26M-224-83.3.pth.tar'
     assert models.published_weights('lvvit_t', 224) == 'lvvit_t.pth'
-
-
-def test_weights_that_are_not_published_are_refused_with_a_list_of_those_that_are():
-    for name, size in ('lvvit_s', 48), ('lvvit_nano', 224):
-        message = refusal(models.published_weights, name, size)
-        assert f'{name} at {size} pixels' in message
-        assert 'lvvit_t at 224; lvvit_s at 224, 384; lvvit_m at 224, 384, 448' in message
 
 
 # ---- the scripts

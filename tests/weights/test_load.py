@@ -1,6 +1,5 @@
 """util/weights/load.py: which weights of a file are taken, that a file that does not fit is named, and fine-tuning."""
 
-import datetime
 import decimal
 import gzip
 import io
@@ -66,12 +65,10 @@ def archive(open_archive, write):
 OTHERS = [
     (b'', 'an empty file'),
     (b'\n<!DOCTYPE html>\n<html><body>Sign in</body></html>', 'a web page'),
-    (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', 'a web page'),
     (b'version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n', '`git lfs pull`'),
     (b'{"error":{"message":"Entry not found"}}', 'Entry not found'),
     (b'{"data":{"message":"Entry not found"}}', 'Entry not found'),  # as in safetensors, { is the ninth byte
     (b'404: Not Found', "'404: Not Found', perhaps the answer of a server"),
-    ('Не найдено'.encode(), 'a text'),
     (archive(lambda f: tarfile.open(fileobj=f, mode='w'), lambda f: f.addfile(tarfile.TarInfo('x.txt'))), '`tar xf`'),
     (archive(lambda f: gzip.open(f, 'wb'), lambda f: f.write(b'x')), 'gunzip'),
     (archive(lambda f: zipfile.ZipFile(f, 'w'), lambda f: f.writestr('x.txt', '')), 'unpack it'),
@@ -174,29 +171,13 @@ def test_weights_are_set_in_the_dtype_of_the_model(path):
     assert_same(values(model), {key: v.astype('float16').astype('float32') for key, v in values(small(0)).items()})
 
 
-@pytest.mark.parametrize('prefix', ['module.', '_orig_mod.', 'model.', 'backbone.', 'module._orig_mod.model.'])
-@pytest.mark.parametrize('write', [torch_files.save, save_safetensors, save_paddle])
-def test_a_prefix_of_all_names_is_taken_off_and_said(path, capfd, prefix, write):
+@pytest.mark.parametrize('prefix', ['module.', 'backbone.', 'module._orig_mod.model.'])
+def test_a_prefix_of_all_names_is_taken_off_and_said(path, capfd, prefix):
     model = small(1)
-    write({prefix + key: value for key, value in torch_weights(small(0)).items()}, path)
+    torch_files.save({prefix + key: value for key, value in torch_weights(small(0)).items()}, path)
     load.load(model, path)
     assert_same(values(model), values(small(0)))
     assert f"{path}: the prefix '{prefix}' of all names is taken off" in capfd.readouterr().out
-
-
-def test_prefixes_of_both_sets_of_a_checkpoint_and_of_weights_to_fine_tune(path):
-    trained, averaged = values(small(0)), values(small(2))
-    wrapped = {f'module.{key}': value for key, value in averaged.items()}
-    checkpoint.save(
-        {'model': {f'_orig_mod.{key}': value for key, value in trained.items()}, 'model_ema': wrapped}, path
-    )
-    for ema, expected in (False, trained), (True, averaged):
-        model = small(1)
-        load.load(model, path, ema=ema)
-        assert_same(values(model), expected)
-    model = small(1, num_classes=7, img_size=48)
-    load.load(model, path, new_heads=True, resize=True)
-    np.testing.assert_array_equal(model.norm.weight.numpy(), trained['norm.weight'])
 
 
 class Whole(paddle.nn.Layer):
@@ -214,24 +195,6 @@ def test_names_of_the_model_itself_are_no_prefix(path, capfd):
         load.load(model, path)
         assert_same(values(model), values(Whole(0)))
         assert capfd.readouterr().out.count("the prefix 'model.'") == lines
-
-
-def test_a_file_whose_names_are_others_shows_three_of_them_beside_three_of_the_model(path):
-    mixed = {f'backbone.{key}': value for key, value in values(small(0)).items()}
-    for weights in {**mixed, 'decode_head.weight': np.ones(2)}, {'conv1.weight': np.ones(2), 'fc.bias': np.ones(2)}:
-        checkpoint.save(weights, path)
-        message = refusal(load.load, small(), path)
-        assert message.startswith(path) and '--model' in message
-        assert f'the file has {", ".join([*weights][:3])} …, the model {", ".join([*values(small())][:3])} …' in message
-
-
-def test_objects_beside_the_weights_are_not_read_and_their_classes_named(path, capfd):
-    model, things = small(1), {'args': decimal.Decimal(1), 'when': [datetime.date(2026, 1, 1)]}
-    with open(path, 'wb') as f:
-        pickle.dump({'model': values(small(0)), **things}, f)
-    load.load(model, path)
-    assert_same(values(model), values(small(0)))
-    assert 'datetime.date, decimal.Decimal' in capfd.readouterr().out
 
 
 def test_an_object_in_place_of_weights_is_named(path):
@@ -260,14 +223,6 @@ def test_bfloat16_of_paddle_save_becomes_float32(path, capfd, nest):
     assert_same(values(model), expected)
     assert f'{path}: bfloat16 weights, read as float32' in capfd.readouterr().out
     load.load(small(3, img_size=48), path, resize=True)
-
-
-def test_bfloat16_of_pytorch_is_said_too(path, capfd):
-    halves = np.array([1.0, -2.5], 'f4').view('u2')[1::2].copy()
-    tensor = torch_files.tensor((2,), (1,), storage=torch_files.CLASSES['bfloat16'], count=2)
-    torch_files.write_zip(path, b'}(' + torch_files.op('w') + tensor + b'u', {'0': halves})
-    assert load.read(path)['w'].tolist() == [1.0, -2.5]
-    assert capfd.readouterr().out.count(f'{path}: bfloat16 weights, read as float32') == 1
 
 
 # ---- files that are something else

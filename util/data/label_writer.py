@@ -14,8 +14,8 @@ from util.data import annotator
 from util.data.datasets import UNDECODABLE, EvalDataset
 from util.data.label_maps import META
 from util.data.loader import Loader
-from util.data.map_names import check_distinct, map_names, short_names
-from util.data.map_sets import FolderSet, npy_size
+from util.data.map_names import check_distinct, map_names
+from util.data.map_sets import npy_size
 from util.errors import UserError
 from util.logger import progress
 
@@ -35,7 +35,7 @@ class LabelWriter:
     """The label maps of `samples`, listing.Samples, in the folder `out`.
 
     settings: what meta.json says of all maps, including 'shape' and 'dtype'. Raises UserError if the folder holds
-    something else, or a set begun with other settings or names, and if two images would have one map.
+    something else, or a set begun with other settings, and if two images would have one map.
     """
 
     def __init__(self, out, samples, settings):
@@ -43,7 +43,6 @@ class LabelWriter:
         self.names = map_names(samples)  # an array, which loader processes share
         check_distinct(self.names, samples.paths, 'rename one of the two')
         check_begun(out, settings)
-        check_names(out, self.names, samples.paths)
         whole = npy_size(settings['shape'], settings['dtype'])
         self.missing = np.ones(len(samples), bool)
         for number in range(len(samples)):
@@ -132,19 +131,6 @@ def check_begun(out, settings):
                 f"{meta_path}: this set was begun with '{key}' {json.dumps(begun.get(key))}, not "
                 f'{json.dumps(settings.get(key))}; choose another folder'
             )
-
-
-def check_names(out, names, paths):
-    """Raise UserError if `out` has maps by short names that are not those of the images (see map_names.py)."""
-    short = short_names(paths, np.arange(len(paths)))
-    short = short[short != names]
-    short = short[~np.isin(short, names)]
-    begun = FolderSet(out).contains(short)
-    if begun.any():
-        raise UserError(
-            f'{map_path(out, short[begun.argmax()])}: this set was begun with maps named <last folder>/<stem>; '
-            'the names are now the paths below the data folder; choose another folder'
-        )
 
 
 def count_maps(out):

@@ -4,7 +4,7 @@ The name of an image's map is the image's path below the data folder, without th
 image, a leading `train/` or `val/` is left out. So `train/n01/a.JPEG` in a list below imagenet/, and `n01/a.JPEG` in
 the folder imagenet/train/, both have the name `n01/a`; `cat/old/b.png` has `cat/old/b`.
 
-Names used to be `<last folder>/<stem>` of the absolute path, as in the published sets: the short names.
+In the published sets a map is named `<last folder>/<stem>` of the image's absolute path: its short name.
 """
 
 import os
