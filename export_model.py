@@ -6,8 +6,7 @@ from models import FAMILY, load_named
 from util import files
 from util.args import Parser, add_eval_transform, add_model, add_normalisation, add_weights
 from util.data.transforms import check_eval_transform
-from util.deploy import export
-from util.weights.settings import KINDS
+from util.deploy import export, inference_yml
 
 
 def parser():
@@ -35,12 +34,8 @@ def main(args):
     if args.fuse_softmax:
         model = export.WithSoftmax(model)
         model.eval()
-    settings = {
-        **{name: getattr(args, name) for name in KINDS},
-        'output': 'scores' if args.fuse_softmax else 'logits',
-        'precision': args.precision,
-        'label_names': names,
-    }
+    output = 'scores' if args.fuse_softmax else 'logits'
+    settings = inference_yml.from_flags(args, names, output, args.precision)
     export.write_export(model, args.output_dir, settings, args.format)
 
 

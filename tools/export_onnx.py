@@ -1,9 +1,10 @@
 """Export a checkpoint to ONNX, for batches of any size, and check it with ONNX Runtime.
 
-    python tools/export_onnx.py --resume output/checkpoint-best.pd --output lvvit.onnx
+    python tools/export_onnx.py --resume output/checkpoint-best.pd --output export/model.onnx
 
 Needs Paddle 3 and `pip install paddle2onnx==2.1.0 onnx onnxruntime`. The file's input is `image` [batch, 3, S, S],
-normalised by mean and standard deviation; its output is `logits` (or `scores`) [batch, C].
+normalised by mean and standard deviation; its output is `logits` (or `scores`) [batch, C]. An inference.yml beside it
+tells infer.py how to prepare images.
 """
 
 import contextlib
@@ -16,26 +17,30 @@ from util import runtime
 
 import paddle
 
-from models import FAMILY, load_model, weights_file
+from models import FAMILY, load_named
 from util import files
-from util.args import Parser, add_model, add_weights
-from util.deploy import export
+from util.args import Parser, add_eval_transform, add_model, add_normalisation, add_weights
+from util.data.transforms import check_eval_transform
+from util.deploy import export, inference_yml
 from util.errors import UserError, one_line
 from util.logger import log
 from util.ranges import whole
-from util.weights.load import read
 
 INSTALL = 'pip install paddle2onnx==2.1.0 onnx onnxruntime'
+OPSET = 17
 
 
 def parser():
     parser = Parser('tools/export_onnx.py', description=__doc__)
     add_model(parser, FAMILY)
     add_weights(parser)
+    add_eval_transform(parser, FAMILY)
+    add_normalisation(parser)
     parser.add_argument('--output', required=True, metavar='FILE', help='the ONNX file to write')
-    help = 'operator set, 13 to 19 (default: 17); paddle2onnx crashes for others'
-    parser.add_argument('--opset', default=17, type=whole(at_least=13, at_most=19), metavar='N', help=help)
+    help = f'operator set, 13 to 19 (default: {OPSET}); paddle2onnx crashes for others'
+    parser.add_argument('--opset', default=OPSET, type=whole(at_least=13, at_most=19), metavar='N', help=help)
     parser.add_argument('--fuse_softmax', action='store_true', help='end the network with a softmax')
+    parser.add_argument('--label_list', metavar='FILE', help='class names to put into inference.yml')
     return parser
 
 
@@ -128,27 +133,40 @@ def session(onnxruntime, path, threads):
     return lambda images: session.run(None, {name: images})[0]
 
 
-def main(args):
+def write(model, path, output, opset=OPSET):
+    """Write the ONNX file `path` of a model in evaluation mode. output: the name of its output.
+
+    The file is compared with the model in ONNX Runtime before it is kept. Raises UserError if it differs.
+    """
     paddle2onnx, onnx, onnxruntime = libraries()
-    folder = os.path.dirname(os.path.abspath(args.output))
-    files.check_folder(folder, f'--output {args.output}')
-    path = weights_file(args)
-    model = load_model(args, read(path), path)
-    if args.fuse_softmax:
-        model = export.WithSoftmax(model)
-    model.eval()
-    with tempfile.TemporaryDirectory(prefix='.export-', dir=folder) as work:
-        prefix, onnx_file = os.path.join(work, 'model'), os.path.join(work, 'model.onnx')
+    with tempfile.TemporaryDirectory(prefix='.export-', dir=os.path.dirname(os.path.abspath(path))) as work:
+        prefix, file = os.path.join(work, 'model'), os.path.join(work, 'model.onnx')
         export.save_graph(model, prefix, as_json=True)
-        convert(paddle2onnx, prefix, onnx_file, args.opset)
-        tidy(onnx, onnx_file, 'scores' if args.fuse_softmax else 'logits')
-        network = session(onnxruntime, onnx_file, int(os.environ['OMP_NUM_THREADS']))
-        worst = export.compare(export.random_outputs(model), network, args.output)
-        os.replace(onnx_file, args.output)
+        convert(paddle2onnx, prefix, file, opset)
+        tidy(onnx, file, output)
+        network = session(onnxruntime, file, int(os.environ['OMP_NUM_THREADS']))
+        worst = export.compare(export.random_outputs(model), network, path)
+        os.replace(file, path)
     log(
-        f'{args.output}: opset {args.opset}, differs from the model by at most {worst:.1e} of the largest output '
+        f'{path}: opset {opset}, differs from the model by at most {worst:.1e} of the largest output '
         f'(ONNX Runtime {onnxruntime.__version__}, batches of {", ".join(map(str, export.CHECKED_BATCHES))})'
     )
+
+
+def main(args):
+    libraries()
+    folder = os.path.dirname(os.path.abspath(args.output))
+    files.check_folder(folder, f'--output {args.output}')
+    model, names = load_named(args)
+    check_eval_transform(args.crop_pct, args.interpolation, args.mean, args.std)
+    output = 'logits'
+    if args.fuse_softmax:
+        model, output = export.WithSoftmax(model), 'scores'
+        model.eval()
+    settings = inference_yml.from_flags(args, names, output)
+    others = inference_yml.of_other_files(f'--output {args.output}', folder, settings, ['onnx'])
+    write(model, args.output, output, args.opset)
+    inference_yml.write_settings(folder, settings, [os.path.basename(args.output)], others)
 
 
 if __name__ == '__main__':

@@ -10,7 +10,7 @@ from util import class_names
 from util.errors import UserError, one_line
 from util.files import other_kind, read_yaml
 from util.logger import log
-from util.weights.settings import IMAGENET_MEAN, IMAGENET_STD, check
+from util.weights.settings import IMAGENET_MEAN, IMAGENET_STD, KINDS, check
 
 PADDLE_3 = int(paddle.__version__.split('.')[0]) >= 3
 OUTPUTS = ('logits', 'scores')  # of the network's last layer: scores with --fuse_softmax
@@ -31,12 +31,37 @@ def is_json(path):
 # -- settings ----------------------------------------------------------------------------------------------------------
 
 
-def write_settings(folder, settings, files):
+def from_flags(args, names, output='logits', precision='fp32'):
+    """The settings of a model that an export describes by its flags. names: {class id: name}. output: of OUTPUTS."""
+    flags = {name: getattr(args, name) for name in KINDS}
+    return {**flags, 'output': output, 'precision': precision, 'label_names': names}
+
+
+def of_other_files(named, folder, settings, kinds):
+    """{kind: identity} of the files of other kinds that the inference.yml of `folder` records, to keep them there.
+
+    named: the flag and its value, for the error. Raises UserError if they have other settings.
+    """
+    path = os.path.join(folder, 'inference.yml')
+    if not os.path.exists(path):
+        return {}
+    old = read_settings(path)
+    others = {kind: recorded for kind, recorded in old['files'].items() if kind not in kinds}
+    different = [name for name, value in settings.items() if old[name] != value]
+    if others and different:
+        raise UserError(
+            f'{named}: {path} belongs to other files there, with another {", ".join(different)}; use another folder'
+        )
+    return others
+
+
+def write_settings(folder, settings, files, others=None):
     """Write inference.yml: the settings, the version of Paddle, and the identity of each file.
 
-    files: names in `folder`, such as model.pdmodel. Each is recorded under its extension.
+    files: names in `folder`, such as model.pdmodel. Each is recorded under its extension. others: of of_other_files.
     """
     identities = {name.rpartition('.')[2]: identity(os.path.join(folder, name)) for name in files}
+    identities.update(others or {})
     content = {**settings, 'paddle': paddle.__version__, 'files': identities}
     with open(os.path.join(folder, 'inference.yml'), 'w', encoding='utf-8') as f:
         yaml.safe_dump(content, f, sort_keys=False, allow_unicode=True)
@@ -44,7 +69,7 @@ def write_settings(folder, settings, files):
 
 def read_settings(path):
     """The checked content of inference.yml. Raises UserError that names the file."""
-    content = read_yaml(path, hint='; export_model.py writes it beside the model')
+    content = read_yaml(path, hint='; the export writes it beside the model')
     try:
         settings = {
             'model': str(content['model']),

@@ -1,0 +1,251 @@
+"""Quantise a model to int8 with NNCF, for CPUs: weights and activations of its matrix products and convolutions.
+
+    python tools/quantize.py --resume output/checkpoint-best.pd --images photos/train --output_dir export/int8
+
+Photos such as the model will see give the range of each activation; they need no labels. Writes model.xml, model.bin
+and inference.yml, which infer.py runs in OpenVINO. Needs Python 3.10 and `pip install -r requirements-deploy.txt`.
+"""
+
+import logging
+import os
+import sys
+import tempfile
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from util import runtime
+
+import numpy as np
+
+from models import FAMILY, load_named
+from tools import export_onnx
+from util import files
+from util.args import LABEL_LIST_HELP, Parser, add_eval_transform, add_model, add_normalisation, add_weights
+from util.data.folders import find_images
+from util.data.listing import NO_LIMIT, read_list
+from util.data.loader import build_eval_loader, build_predict_loader
+from util.data.transforms import EvalTransform
+from util.deploy import inference_yml
+from util.deploy.records import decoded, softmax
+from util.errors import UserError, one_line
+from util.logger import log, progress
+from util.ranges import not_negative, whole
+
+NAMES = ('float32', 'int8')
+FEWEST = 32  # images; fewer do not show the ranges of the activations
+
+
+def parser():
+    parser = Parser('tools/quantize.py', description=__doc__)
+    add_model(parser, FAMILY)
+    add = add_weights(parser).add_argument
+    help = 'instead of a checkpoint: what tools/export_onnx.py wrote, with its inference.yml beside it'
+    add('--onnx', default='', metavar='FILE', help=help)
+    add_eval_transform(parser, FAMILY)
+    add_normalisation(parser)
+    add = parser.add_argument_group('calibration').add_argument
+    help = "folder of images, or list of images, lines 'path class_id'; training images serve well"
+    add('--images', required=True, metavar='PATH', help=help)
+    help = 'how many images, spread evenly over the folder or list (default: 300)'
+    add('--num_images', default=300, type=whole(at_least=FEWEST), metavar='N', help=help)
+    add = parser.add_argument_group('accuracy').add_argument
+    add('--data_path', default='.', metavar='DIR', help='folder of the images of list files (default: this one)')
+    help = "list of validation images, lines 'path class_id': report top-1 on them before and after"
+    add('--cls_label_path_val', default='', metavar='FILE', help=help)
+    help = 'points of top-1 that may be lost; layers stay in float32 until it is met (default: no limit)'
+    add('--max_drop', type=not_negative, metavar='POINTS', help=help)
+    add = parser.add_argument_group('output').add_argument
+    add('--output_dir', default='', metavar='DIR', help='folder for model.xml, model.bin and inference.yml')
+    add('--label_list', metavar='FILE', help=LABEL_LIST_HELP)
+    parser.add_config()
+    return parser
+
+
+def check(args):
+    """Check the flags before anything is read. Raises UserError."""
+    if not args.output_dir:
+        raise UserError('--output_dir is missing: the folder for the quantised model')
+    if args.max_drop is not None and not args.cls_label_path_val:
+        raise UserError('--max_drop: needs --cls_label_path_val, the images on which top-1 is measured')
+    given = [flag for flag in ('model', 'nb_classes', 'resume', 'pretrained', 'ema') if getattr(args, flag)]
+    if args.onnx and given:
+        raise UserError(f'--onnx {args.onnx}: has a model of its own; leave out --{" --".join(given)}')
+    files.check_folder(args.output_dir, f'--output_dir {args.output_dir}')
+
+
+def libraries():
+    """The modules (openvino, nncf). Raises UserError with the pip command if one is missing."""
+    os.environ.setdefault('NNCF_CI', '1')  # else NNCF reports every use to a server
+    try:
+        import nncf
+        import openvino
+    except ImportError as error:
+        raise UserError(
+            f'needs nncf and openvino, on Python 3.10 or newer ({one_line(error)}); '
+            '`pip install -r requirements-deploy.txt`'
+        )
+    return openvino, nncf
+
+
+# -- the model and the images ------------------------------------------------------------------------------------------
+
+
+def exported(args, folder):
+    """(ONNX file, settings of inference.yml) of --onnx, or of the checkpoint, exported into `folder`."""
+    if args.onnx:
+        path = os.path.join(os.path.dirname(args.onnx), 'inference.yml')
+        if not os.path.isfile(path):
+            raise UserError(f'--onnx {args.onnx}: no inference.yml beside it; tools/export_onnx.py writes both')
+        names = ('input_size', 'crop_pct', 'interpolation', 'mean', 'std')
+        flags = {name: getattr(args, name) for name in names}
+        settings = inference_yml.find_settings(args.onnx, label_list=args.label_list, **flags)
+        recorded = settings.pop('files')
+        if not os.path.isfile(args.onnx) or recorded.get('onnx') != inference_yml.identity(args.onnx):
+            raise UserError(f'--onnx {args.onnx}: not the file that {path} was written for; export it again')
+        return args.onnx, settings
+    model, names = load_named(args)
+    path = os.path.join(folder, 'model.onnx')
+    export_onnx.write(model, path, 'logits')
+    return path, inference_yml.from_flags(args, names)
+
+
+def read_network(openvino, path, settings):
+    """The network of an ONNX file. Raises UserError unless its input is image float32 [batch, 3, S, S]."""
+    try:
+        network = openvino.Core().read_model(path)
+    except Exception as error:  # of C++
+        raise UserError(f'--onnx {path}: OpenVINO cannot read it ({one_line(str(error).strip().splitlines()[-1])})')
+    size, inputs = settings['input_size'], network.inputs
+    names = [name for value in inputs for name in value.get_names()]
+    shapes = [str(value.partial_shape) for value in inputs]
+    if names != ['image'] or shapes != [f'[?,3,{size},{size}]']:
+        raise UserError(
+            f'--onnx {path}: must have one input, image [?,3,{size},{size}], by its inference.yml; has '
+            f'{one_line(", ".join(names))} {" ".join(shapes)}'
+        )
+    if has_int8(network):
+        raise UserError(f'--onnx {path}: is quantised already; give the model in float32')
+    return network
+
+
+def calibration_images(args, transform):
+    """[image float32 [1, 3, S, S]] of --images. Raises UserError if too few of them can be decoded."""
+    is_list = os.path.isfile(args.images)
+    found = read_list(args.data_path, args.images, NO_LIMIT).paths if is_list else find_images([args.images])
+    chosen = np.unique(np.linspace(0, len(found) - 1, args.num_images).round().astype(int))
+    paths = [found[i] for i in chosen]
+    loader = build_predict_loader(paths, transform, batch_size=8)
+    batches = [decoded(paths, batch)[1] for batch in progress(loader, 'calibration images')]
+    images = [image[None] for batch in batches for image in batch]
+    if len(images) < FEWEST:
+        raise UserError(
+            f'--images {args.images}: has {len(images)} images that can be decoded; at least {FEWEST} are needed'
+        )
+    log(f'calibration: {len(images)} of {len(found)} images of {args.images}')
+    return images
+
+
+# -- quantisation and accuracy -----------------------------------------------------------------------------------------
+
+
+def compiled(openvino, network):
+    """A function from images float32 [B, 3, S, S] to outputs [B, C]; what is not quantised is float32."""
+    properties = {'INFERENCE_NUM_THREADS': int(os.environ['OMP_NUM_THREADS']), 'INFERENCE_PRECISION_HINT': 'f32'}
+    model = openvino.Core().compile_model(network, 'CPU', properties)
+    return lambda images: model(images)[0]
+
+
+def accuracy(run, batches):
+    """(top-1 as a share, [[outputs float32 [B, C]] of each batch]) of a function from images to outputs."""
+    outputs, hits = [], []
+    for batch in batches:
+        outputs.append([np.array(run(batch['image'].numpy()))])
+        hits.append(outputs[-1][0].argmax(axis=1) == batch['label'].numpy())
+    return float(np.concatenate(hits).mean()), outputs
+
+
+def quantise(nncf, network, images, loader=None, max_drop=None):
+    """The network with int8 weights and activations.
+
+    images: for calibration. max_drop: points of top-1 on the images of `loader` that it may lose, or None.
+    """
+    nncf.set_log_level(logging.WARNING if max_drop is None else logging.INFO)  # which layers stay in float32
+    settings = {
+        'preset': nncf.QuantizationPreset.MIXED,
+        'model_type': nncf.ModelType.TRANSFORMER,  # with SmoothQuant
+        'subset_size': len(images),
+    }
+    calibration = nncf.Dataset(images)
+    if max_drop is None:
+        return nncf.quantize(network, calibration, **settings)
+    return nncf.quantize_with_accuracy_control(
+        network,
+        calibration,
+        nncf.Dataset(loader, lambda batch: batch['image'].numpy()),
+        lambda model, batches: accuracy(lambda images: model(images)[0], batches),
+        max_drop=max_drop / 100,
+        advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(num_ranking_workers=1),
+        **settings,
+    )
+
+
+def compare(before, after, are_scores, of):
+    """Log how much the outputs of the int8 model differ. before, after: float32 [B, C]. of: which images, for the log."""
+    if not are_scores:
+        before, after = softmax(before), softmax(after)
+    changed = int((before.argmax(axis=1) != after.argmax(axis=1)).sum())
+    log(
+        f'int8: the best class of {changed} of {len(before)} {of} images changed ({100 * changed / len(before):.1f} %); '
+        f'largest difference of a score {np.abs(before - after).max():.3f}'
+    )
+
+
+def report(openvino, network, quantised, images, loader, settings, max_drop):
+    """Log how int8 changes the answers: on the images of `loader` with top-1, without one on those of the calibration.
+
+    Raises UserError if more than max_drop points of top-1 are lost.
+    """
+    runs, are_scores = [compiled(openvino, model) for model in (network, quantised)], settings['output'] == 'scores'
+    if loader is None:
+        before, after = (np.concatenate([np.array(run(image)) for image in images]) for run in runs)
+        compare(before, after, are_scores, 'calibration')
+        return
+    (top1, before), (top1_int8, after) = (accuracy(run, progress(loader, name)) for run, name in zip(runs, NAMES))
+    lost = 100 * (top1 - top1_int8)
+    log(f'top-1 on {len(loader.dataset)} images: float32 {100 * top1:.2f} %, int8 {100 * top1_int8:.2f} %')
+    compare(np.concatenate([x for (x,) in before]), np.concatenate([x for (x,) in after]), are_scores, 'validation')
+    if max_drop is not None and (lost > max_drop + 1e-6 or not has_int8(quantised)):
+        raise UserError(
+            f'--max_drop {max_drop:g}: cannot be met, {lost:.2f} points of top-1 are lost; nothing is written'
+        )
+
+
+def has_int8(network):
+    return any(node.get_type_name() == 'FakeQuantize' for node in network.get_ops())
+
+
+def main(args):
+    check(args)
+    openvino, nncf = libraries()
+    with tempfile.TemporaryDirectory(prefix='.quantize-', dir=args.output_dir) as work:
+        onnx_file, settings = exported(args, work)
+        quantised_settings = {**settings, 'precision': 'int8'}
+        named = f'--output_dir {args.output_dir}'
+        others = inference_yml.of_other_files(named, args.output_dir, quantised_settings, ['xml', 'bin'])
+        network = read_network(openvino, onnx_file, settings)
+        size, crop, mean, std = (settings[name] for name in ('input_size', 'crop_pct', 'mean', 'std'))
+        transform, loader = EvalTransform(size, crop, settings['interpolation'], mean, std), None
+        if args.cls_label_path_val:
+            samples = read_list(args.data_path, args.cls_label_path_val, settings['nb_classes'])
+            loader = build_eval_loader(samples, transform, batch_size=8, num_workers=0)
+        images = calibration_images(args, transform)
+        quantised = quantise(nncf, network, images, loader, args.max_drop)
+        report(openvino, network, quantised, images, loader, settings, args.max_drop)
+        openvino.save_model(quantised, os.path.join(work, 'model.xml'), compress_to_fp16=False)
+        inference_yml.write_settings(work, quantised_settings, ['model.xml', 'model.bin'], others)
+        for name in ('model.xml', 'model.bin', 'inference.yml'):
+            os.replace(os.path.join(work, name), os.path.join(args.output_dir, name))
+    log(f'{args.output_dir}: model.xml, model.bin and inference.yml; run them with infer.py --model_file')
+
+
+if __name__ == '__main__':
+    runtime.run(main, parser())
