@@ -136,7 +136,8 @@ def session(onnxruntime, path, threads):
 def write(model, path, output, opset=OPSET):
     """Write the ONNX file `path` of a model in evaluation mode. output: the name of its output.
 
-    The file is compared with the model in ONNX Runtime before it is kept. Raises UserError if it differs.
+    The file is compared with the model in ONNX Runtime before it is kept. Returns a text about that, for the log.
+    Raises UserError if it differs.
     """
     paddle2onnx, onnx, onnxruntime = libraries()
     with tempfile.TemporaryDirectory(prefix='.export-', dir=os.path.dirname(os.path.abspath(path))) as work:
@@ -147,8 +148,8 @@ def write(model, path, output, opset=OPSET):
         network = session(onnxruntime, file, int(os.environ['OMP_NUM_THREADS']))
         worst = export.compare(export.random_outputs(model), network, path)
         os.replace(file, path)
-    log(
-        f'{path}: opset {opset}, differs from the model by at most {worst:.1e} of the largest output '
+    return (
+        f'opset {opset}, differs from the model by at most {worst:.1e} of the largest output '
         f'(ONNX Runtime {onnxruntime.__version__}, batches of {", ".join(map(str, export.CHECKED_BATCHES))})'
     )
 
@@ -165,8 +166,9 @@ def main(args):
         model.eval()
     settings = inference_yml.from_flags(args, names, output)
     others = inference_yml.of_other_files(f'--output {args.output}', folder, settings, ['onnx'])
-    write(model, args.output, output, args.opset)
+    checked = write(model, args.output, output, args.opset)
     inference_yml.write_settings(folder, settings, [os.path.basename(args.output)], others)
+    log(f'{args.output}: {checked}')
 
 
 if __name__ == '__main__':

@@ -93,13 +93,15 @@ def exported(args, folder):
     """(ONNX file, settings of inference.yml) of --onnx, or of the checkpoint, exported into `folder`."""
     if args.onnx:
         path = os.path.join(os.path.dirname(args.onnx), 'inference.yml')
-        if not os.path.isfile(path):
-            raise UserError(f'--onnx {args.onnx}: no inference.yml beside it; tools/export_onnx.py writes both')
+        if not os.path.isfile(args.onnx) or not os.path.isfile(path):
+            raise UserError(
+                f'--onnx {args.onnx}: no such file, or no inference.yml beside it; tools/export_onnx.py writes both'
+            )
         names = ('input_size', 'crop_pct', 'interpolation', 'mean', 'std')
         flags = {name: getattr(args, name) for name in names}
         settings = inference_yml.find_settings(args.onnx, label_list=args.label_list, **flags)
-        recorded = settings.pop('files')
-        if not os.path.isfile(args.onnx) or recorded.get('onnx') != inference_yml.identity(args.onnx):
+        found = inference_yml.identity(args.onnx)
+        if settings.pop('files').get('onnx', found) != found:
             raise UserError(f'--onnx {args.onnx}: not the file that {path} was written for; export it again')
         return args.onnx, settings
     model, names = load_named(args)
@@ -127,20 +129,26 @@ def read_network(openvino, path, settings):
     return network
 
 
-def calibration_images(args, transform):
-    """[image float32 [1, 3, S, S]] of --images. Raises UserError if too few of them can be decoded."""
-    is_list = os.path.isfile(args.images)
-    found = read_list(args.data_path, args.images, NO_LIMIT).paths if is_list else find_images([args.images])
+def calibration_paths(args):
+    """--num_images paths, spread evenly over the folder or list --images."""
+    if os.path.isfile(args.images):
+        found = read_list(args.data_path, args.images, NO_LIMIT).paths
+    else:
+        found = find_images([args.images])
     chosen = np.unique(np.linspace(0, len(found) - 1, args.num_images).round().astype(int))
-    paths = [found[i] for i in chosen]
+    return [found[i] for i in chosen]
+
+
+def calibration_images(args, paths, transform):
+    """[image float32 [1, 3, S, S]] of the paths. Raises UserError if too few of them can be decoded."""
     loader = build_predict_loader(paths, transform, batch_size=8)
     batches = [decoded(paths, batch)[1] for batch in progress(loader, 'calibration images')]
     images = [image[None] for batch in batches for image in batch]
     if len(images) < FEWEST:
         raise UserError(
-            f'--images {args.images}: has {len(images)} images that can be decoded; at least {FEWEST} are needed'
+            f'--images {args.images}: {len(images)} of {len(paths)} images can be decoded; calibration needs {FEWEST}'
         )
-    log(f'calibration: {len(images)} of {len(found)} images of {args.images}')
+    log(f'calibration: {len(images)} images of {args.images}')
     return images
 
 
@@ -189,13 +197,13 @@ def quantise(nncf, network, images, loader=None, max_drop=None):
 
 
 def compare(before, after, are_scores, of):
-    """Log how much the outputs of the int8 model differ. before, after: float32 [B, C]. of: which images, for the log."""
+    """Log how much the outputs of int8 differ. before, after: float32 [N, C]. of: which images, for the log."""
     if not are_scores:
         before, after = softmax(before), softmax(after)
     changed = int((before.argmax(axis=1) != after.argmax(axis=1)).sum())
     log(
-        f'int8: the best class of {changed} of {len(before)} {of} images changed ({100 * changed / len(before):.1f} %); '
-        f'largest difference of a score {np.abs(before - after).max():.3f}'
+        f'int8 changes the best class of {changed} of {len(before)} {of} images ({100 * changed / len(before):.1f} %), '
+        f'and a score by at most {np.abs(before - after).max():.3f}'
     )
 
 
@@ -226,6 +234,7 @@ def has_int8(network):
 def main(args):
     check(args)
     openvino, nncf = libraries()
+    paths = calibration_paths(args)
     with tempfile.TemporaryDirectory(prefix='.quantize-', dir=args.output_dir) as work:
         onnx_file, settings = exported(args, work)
         quantised_settings = {**settings, 'precision': 'int8'}
@@ -237,7 +246,7 @@ def main(args):
         if args.cls_label_path_val:
             samples = read_list(args.data_path, args.cls_label_path_val, settings['nb_classes'])
             loader = build_eval_loader(samples, transform, batch_size=8, num_workers=0)
-        images = calibration_images(args, transform)
+        images = calibration_images(args, paths, transform)
         quantised = quantise(nncf, network, images, loader, args.max_drop)
         report(openvino, network, quantised, images, loader, settings, args.max_drop)
         openvino.save_model(quantised, os.path.join(work, 'model.xml'), compress_to_fp16=False)
