@@ -35,7 +35,6 @@ step() {  # step NAME COMMAND...: announce, run, note the seconds
     echo "$name $((SECONDS - start))" >> "$out/times.txt"
 }
 
-model=(--model lvvit_nano --input_size 48 --nb_classes 10)
 val=(--data_path "$data" --cls_label_path_val "$data/val_list.txt")
 epochs=14
 
@@ -43,7 +42,7 @@ step data $python demo/digits.py "$data" --size 48 --seed "$seed"
 
 train() {  # two processes with one thread each are faster on a CPU than one with two; only main.py's lines are shown
     $python -m paddle.distributed.launch --nproc_per_node 2 --backend gloo --log_dir "$out/launch" \
-        main.py "${model[@]}" "${val[@]}" --cls_label_path_train "$data/train_list.txt" \
+        main.py --model lvvit_nano --input_size 48 --nb_classes 10 "${val[@]}" --cls_label_path_train "$data/train_list.txt" \
         --token_label --token_label_data "$data/label_maps" --token_label_size 3 \
         --epochs $epochs --warmup_epochs 1 --cooldown_epochs 0 --batch_size 16 \
         --lr 1e-3 --clip_grad 1 --smoothing 0 \
@@ -56,14 +55,14 @@ if [ ! -f "$run/checkpoint-$((epochs - 1)).pd" ]; then
 fi
 checkpoint=$run/checkpoint-best.pd
 
-step eval $python eval.py "${model[@]}" "${val[@]}" --resume "$checkpoint"
-step predict $python predict.py "${model[@]}" --infer_imgs "$data/val" --resume "$checkpoint" \
+step eval $python eval.py "${val[@]}" --resume "$checkpoint"
+step predict $python predict.py --infer_imgs "$data/val" --resume "$checkpoint" \
     --label_list "$data/label_list.txt" --save_json "$out/predict.json" > "$out/predict.log"
-step export $python export_model.py "${model[@]}" --resume "$checkpoint" --output_dir "$out/export" \
+step export $python export_model.py --resume "$checkpoint" --output_dir "$out/export" \
     --label_list "$data/label_list.txt"
 step infer $python infer.py --model_file "$out/export/model.pdmodel" --params_file "$out/export/model.pdiparams" \
     --input_file "$data/val" --batch_size 16 --use_gpu False --save_json "$out/infer.json" > "$out/infer.log"
-step picture $python tools/visualize.py "${model[@]}" --resume "$checkpoint" --label_list "$data/label_list.txt" \
+step picture $python tools/visualize.py --resume "$checkpoint" --label_list "$data/label_list.txt" \
     --input "$data/val" --count 12 --output "$out/tokens.png"
 
 $python demo/report.py "$out" $((SECONDS - begin))

@@ -41,8 +41,7 @@ def geometry(output):
 
 def demo(folder):
     """What the demo's model says of each token, its attention rollout and relevance, and its training targets."""
-    model = '--model lvvit_nano --input_size 48 --nb_classes 10'.split()
-    model += ['--label_list', os.path.join(DIGITS, 'label_list.txt'), '--resume', CHECKPOINT]
+    model = ['--label_list', os.path.join(DIGITS, 'label_list.txt'), '--resume', CHECKPOINT]
     train, val = os.path.join(DIGITS, 'train'), os.path.join(DIGITS, 'val')
     visualize(os.path.join(folder, 'demo_tokens.png'), *model, '--input', val)
     scenes = [os.path.join(val, 'digit9', 'val_00069.JPEG'), os.path.join(val, 'digit3', 'val_00013.JPEG')]
