@@ -443,12 +443,12 @@ def lvvit_l(pretrained=False, **kwargs):
     return create('lvvit_l', pretrained, **kwargs)
 
 
-# -- with weights ------------------------------------------------------------------------------------------------------
-
-
 def token_grid(name, input_size):
     """Patch tokens a side of the model `name` at an input size in pixels."""
     return input_size // FAMILY[name].architecture.get('patch_size', 16)
+
+
+# -- with weights ------------------------------------------------------------------------------------------------------
 
 
 def published_weights(name, input_size, nearest=False):
