@@ -28,15 +28,15 @@ def write_run(folder, accuracies, flags=None, **more):
 def output(tmp_path, monkeypatch):
     """output/a has the better accuracies and ended, output/b is in progress with the averaged weights."""
     monkeypatch.chdir(tmp_path)
-    flags = {'epochs': 2, 'cooldown_epochs': 1, 'lr': 0.1, 'output_dir': 'output/a', 'seed': 0}
+    flags = {'epochs': 2, 'cooldown_epochs': 1, 'lr': 0.1, 'output_dir': 'output/a', 'seed': 0, 'model_ema': False}
     write_run(tmp_path / 'output/a', [50.0, 70.25, 60.0], flags, seconds=1200, images_per_second=100.0)
-    flags = {**flags, 'lr': None, 'output_dir': 'output/b'}
+    flags = {**flags, 'lr': None, 'output_dir': 'output/b', 'model_ema': True}
     write_run(tmp_path / 'output/b', [40.0, 45.0], flags, seconds=600, images_per_second=300.0, test_acc1_ema=55.0)
     return tmp_path / 'output'
 
 
-HEADER = 'run,epochs,planned,last top-1,best top-1,at epoch,last EMA,best EMA,hours,images/s,--lr'
-ROWS = ['a,3,3,60.00,70.25,1,,,1.000,100.0,0.1', 'b,2,3,45.00,45.00,1,55.00,55.00,0.333,300.0,default']
+HEADER = 'run,epochs,planned,last top-1,best top-1,at epoch,last EMA,best EMA,hours,images/s'
+ROWS = ['a,3,3,60.00,70.25,1,,,1.000,100.0', 'b,2,3,45.00,45.00,1,55.00,55.00,0.333,300.0']
 
 
 def test_the_commands_of_the_page_write_the_table_three_times_and_draw(output, run):
@@ -45,11 +45,14 @@ def test_the_commands_of_the_page_write_the_table_three_times_and_draw(output, r
     results = [run(script, *words[2:]) for words in commands(block)]
     assert [result.code for result in results] == [0, 0], results
     text = [line.split() for line in results[0].out.splitlines()]
-    assert text[1:] == [[word for word in row.split(',') if word] for row in ROWS]
-    assert (output / 'runs.csv').read_text().splitlines() == [HEADER, *ROWS]
+    numbers = [[word for word in row.split(',') if word] for row in ROWS]
+    assert text[1:] == [[*numbers[0], '--lr=0.1'], [*numbers[1], '--model_ema']]
+    rows = [f'{HEADER},--lr,--model_ema', f'{ROWS[0]},0.1,False', f'{ROWS[1]},default,True']
+    assert (output / 'runs.csv').read_text().splitlines() == rows
     markdown = (output / 'runs.md').read_text().splitlines()
-    assert markdown[0] == f'| {HEADER.replace(",", " | ")} |' and markdown[1].startswith('| --- | --: | --: |')
-    assert markdown[3] == f'| {ROWS[1].replace(",", " | ")} |'
+    assert markdown[0] == f'| {HEADER.replace(",", " | ")} | flags that differ |'
+    assert markdown[1].startswith('| --- | --: | --: |') and markdown[1].endswith('| --: | --- |')
+    assert markdown[3] == f'| {ROWS[1].replace(",", " | ")} | --model_ema |'
     with Image.open(output / 'runs.png') as image:
         image.load()
         assert min(image.size) > 500

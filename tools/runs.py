@@ -8,6 +8,7 @@ The flags that differ come from the args.yaml beside log.txt. docs/runs.md expla
 """
 
 import os
+import shlex
 import sys
 from typing import NamedTuple
 
@@ -18,11 +19,12 @@ import numpy as np
 
 from tools import curves
 from util import files
-from util.args import Parser
+from util.args import Parser, as_words
 from util.errors import UserError, visible
 from util.logger import log
 from util.metrics import write_csv
 
+FLAGS = 'flags that differ'
 OWN = set('output_dir resume log_file log_visualdl log_wandb wandb_entity wandb_project print_freq'.split())
 
 
@@ -158,20 +160,28 @@ def row(run):
     return cells
 
 
-def table(runs):
-    """[header, row, …] of cells. The columns of EMA are left out if no run has it."""
-    rows, flags = [row(run) for run in runs], differing(runs)
+def table(runs, flags_in_columns=False):
+    """[header, row, …] of cells. The columns of EMA are left out if no run has it.
+
+    The last column has the flags that differ; with flags_in_columns each has a column.
+    """
+    rows, names = [row(run) for run in runs], differing(runs)
     columns = [name for name in rows[0] if 'EMA' not in name or any(cells[name] for cells in rows)]
-    lines = [[*columns, *(f'--{name}' for name in flags)]]
+    titles = [f'--{name}' for name in names] if flags_in_columns else [FLAGS] * bool(names)
+    lines = [[*columns, *titles]]
     for cells, run in zip(rows, runs):
-        own = [shown(run.flags[name]) if name in run.flags else '' for name in flags]
-        lines.append([cells[name] for name in columns] + own)
+        flags = {name: run.flags[name] for name in names if name in run.flags}
+        if flags_in_columns:
+            last = [shown(flags[name]) if name in flags else '' for name in names]
+        else:
+            last = [visible(shlex.join(as_words(parser(), flags)))] * bool(names)
+        lines.append([*(cells[name] for name in columns), *last])
     return lines
 
 
 def is_text(title):
     """Whether a column begins at its left side; numbers end at the right."""
-    return title == 'run' or title.startswith('--')
+    return title in ('run', FLAGS)
 
 
 def as_text(lines):
@@ -199,7 +209,7 @@ def main(args):
     lines = table(runs)
     print(as_text(lines))
     if args.csv:
-        write_csv(args.csv, lines)
+        write_csv(args.csv, table(runs, flags_in_columns=True))
     if args.markdown:
         files.write(args.markdown, as_markdown(lines).encode())
         log(f'wrote {args.markdown}')
