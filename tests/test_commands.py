@@ -26,6 +26,7 @@ RUN_BY = {
     'example': 'tests/test_contributing.py',
     'tipc': 'tests/test_tipc.py',
     'compare': 'tests/test_tipc.py',
+    'service': 'tests/deploy/test_predictor.py',
 }
 BLOCK = re.compile(r'(?:<!-- (run|not run): ([^\n]+) -->\n)?^```(\w*)\n(.*?)^```$', re.M | re.S)
 COMMAND = re.compile(r'^(\w+=\S+ )*(python|pip|bash|source|\./|\.venv)', re.M)

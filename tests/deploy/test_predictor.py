@@ -1,11 +1,19 @@
 """util.deploy.predictor.Predictor: scores of images of every kind, from one thread and from several."""
 
 import importlib.util
+import http.server
+import io
+import json
+import re
+import threading
+import urllib.error
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import paddle
 import pytest
+from conftest import ROOT
 from inference_helpers import WORDS, random_model
 from PIL import Image
 
@@ -113,3 +121,31 @@ def test_several_threads_get_the_scores_of_one(exported, tmp_path, name, engine)
         for _ in range(3):
             for got, wanted in zip(pool.map(predictor, batches), expected):
                 np.testing.assert_array_equal(got, wanted)
+
+
+def test_the_service_of_the_manual_answers(exported, monkeypatch):
+    page, name = (ROOT / 'docs' / 'deploy.md').read_text(encoding='utf-8'), 'service'
+    (code,) = re.findall(rf'<!-- run: {name} -->\n```python\n(.*?)^```', page, re.M | re.S)
+    code = code.replace('export/model.xml', str(exported / 'model.pdmodel')).replace('8000', '0')  # 0: any free port
+    started, servers = threading.Event(), []
+
+    class Server(http.server.ThreadingHTTPServer):
+        def serve_forever(self):
+            servers.append(self)
+            started.set()
+            super().serve_forever(poll_interval=0.05)
+
+    monkeypatch.setattr(http.server, 'ThreadingHTTPServer', Server)
+    thread = threading.Thread(target=exec, args=(code, {'__name__': 'service'}), daemon=True)
+    thread.start()
+    assert started.wait(60)
+    (server,) = servers
+    url, file = f'http://127.0.0.1:{server.server_port}', io.BytesIO()
+    Image.fromarray(photo(0)).save(file, 'PNG')
+    answer = json.load(urllib.request.urlopen(url, file.getvalue(), timeout=60))
+    predictor = Predictor(exported / 'model.pdmodel')
+    assert answer == predictor.best(predictor(photo(0)), topk=3)[0]
+    with pytest.raises(urllib.error.HTTPError, match='400'):
+        urllib.request.urlopen(url, b'no image', timeout=60)
+    server.shutdown()
+    server.server_close()
