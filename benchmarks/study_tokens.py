@@ -21,7 +21,7 @@ import numpy as np
 import paddle
 
 from benchmarks import study_model
-from models import LV_ViT
+from lv_vit import LV_ViT
 from util import files
 from util.args import Parser
 from util.data import listing, loader

@@ -2,7 +2,7 @@
 
     image [B, 3, H, W] -> stem -> [cls | tokens] + pos_embed, resized -> blocks -> four maps -> a side layer for each
 
-The transformer is models.LV_ViT without its heads and without the norm after the last block; its LayerNorms have an
+The transformer is lv_vit.LV_ViT without its heads and without the norm after the last block; its LayerNorms have an
 epsilon of 1e-6. These differences, the side layers, the blocks that they follow and all parameter names are those of
 the original's seg/. This file does not need PaddleSeg.
 """
@@ -14,6 +14,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+import lv_vit
 import models
 from seg import weights
 from util.errors import UserError
@@ -38,7 +39,7 @@ def norm_relu(channels):
 
 
 def pointwise(in_channels, out_channels):
-    return [models.conv(in_channels, out_channels, 1, stride=1), *norm_relu(out_channels)]
+    return [lv_vit.conv(in_channels, out_channels, 1, stride=1), *norm_relu(out_channels)]
 
 
 def enlarge(channels, times):
@@ -49,7 +50,7 @@ def enlarge(channels, times):
     return [conv, *norm_relu(channels)]
 
 
-class LVViT(models.LV_ViT):
+class LVViT(lv_vit.LV_ViT):
     """The backbone. forward: float32 [B, 3, H, W], H and W multiples of 16 -> four maps, of D, D, D and `out_channels`
     channels, at H/4, H/8, H/16 and H/16.
 

@@ -4,13 +4,13 @@ import sys
 
 import pytest
 
-import models
+import lv_vit
 from conftest import ROOT, words
 
 sys.path.insert(0, str(ROOT / 'tools'))
 import estimate
 
-measured = pytest.mark.skipif(models.PADDLE_2, reason='Paddle 2 cannot count the memory of a step')
+measured = pytest.mark.skipif(lv_vit.PADDLE_2, reason='Paddle 2 cannot count the memory of a step')
 
 
 @measured

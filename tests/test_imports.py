@@ -16,11 +16,12 @@ ALLOWED = {
     'args': ['weights', 'shared'],  # defaults and help of flags: ImageNet's mean and deviation
     'train': ['data', 'weights', 'shared'],
     'deploy': ['data', 'weights', 'shared'],
-    'models': ['train', 'weights', 'shared'],
+    'lv_vit': ['train'],
+    'models': ['lv_vit', 'weights', 'shared'],
     'engine': ['train', 'data', 'weights', 'shared'],
-    'scripts': ['engine', 'models', 'train', 'data', 'weights', 'deploy', 'args', 'shared'],
+    'scripts': ['engine', 'models', 'lv_vit', 'train', 'data', 'weights', 'deploy', 'args', 'shared'],
 }
-ONLY = {('models', 'train'): {'util.train.mixtoken'}}  # all that models.py may import of util.train
+ONLY = {('lv_vit', 'train'): {'util.train.mixtoken'}}  # all that lv_vit.py may import of util.train
 BESIDE = ('tools', 'demo', 'seg', 'benchmarks', 'test_tipc')  # may import the layers; no layer imports them
 SCRIPT_FOLDERS = [ROOT, *(ROOT / name for name in BESIDE)]
 
@@ -42,7 +43,7 @@ def layer(module):
         return 'args'
     if parts[0] == 'util':
         return parts[1] if len(parts) > 1 and parts[1] in PACKAGES else 'shared'
-    return module if module in ('models', 'engine') else 'scripts'
+    return module if module in ('lv_vit', 'models', 'engine') else 'scripts'
 
 
 def imports(path):

@@ -7,6 +7,7 @@ import paddle
 import pytest
 from inference_helpers import random_images, random_model
 
+import lv_vit
 import models
 from tools import insight
 
@@ -157,7 +158,7 @@ def written_out_relevance(model, image, class_id):
 
 def test_relevance_is_its_formula_written_out_in_float64():
     paddle.seed(1)
-    model = models.LV_ViT(img_size=32, num_classes=5, embed_dim=12, depth=3, num_heads=3, skip_lam=2.0, stem='naive')
+    model = lv_vit.LV_ViT(img_size=32, num_classes=5, embed_dim=12, depth=3, num_heads=3, skip_lam=2.0, stem='naive')
     rng = np.random.default_rng(3)
     for p in model.parameters():
         p.set_value(rng.normal(0, 0.4, p.shape).astype('float32'))

@@ -6,6 +6,7 @@ import sys
 import paddle
 import pytest
 
+import lv_vit
 import models
 from conftest import ROOT
 
@@ -26,7 +27,7 @@ def test_macs_are_those_of_the_layers_that_a_forward_pass_runs(name, tiny):
             counted['linear'] += math.prod(out.shape) * layer.weight.shape[0]
         elif isinstance(layer, paddle.nn.Conv2D):
             counted['conv'] += math.prod(out.shape) * math.prod(layer.weight.shape[1:])
-        elif isinstance(layer, models.Attention):  # scores [heads, T, T], sums over head_dim, and values, sums over T
+        elif isinstance(layer, lv_vit.Attention):  # scores [heads, T, T], sums over head_dim, and values, sums over T
             batch, num_tokens, dim = out.shape
             counted['attention'] += batch * 2 * num_tokens * num_tokens * dim
 

@@ -12,7 +12,8 @@ import main
 from benchmarks import study as script
 from benchmarks import study_model, study_report, study_tokens
 from benchmarks.study_plan import ARMS, Run, read_rows
-from models import FAMILY, LV_ViT
+from lv_vit import LV_ViT
+from models import FAMILY
 from tools import fit_annotator
 from util.data import listing
 

@@ -21,7 +21,8 @@ from paddle.base import core
 
 import main as trainer
 import model_info
-from models import FAMILY, PADDLE_2, PatchEmbed4_2, build_model, count_parameters
+from lv_vit import PADDLE_2, PatchEmbed4_2
+from models import FAMILY, build_model, count_parameters
 from util.errors import UserError
 from util.ranges import count
 from util.train import optim

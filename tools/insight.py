@@ -1,6 +1,6 @@
 """What a model computes on the way to its output: token predictions after each block, attention, rollout, relevance.
 
-Everything is read through forward hooks; models.py needs no code for it.
+Everything is read through forward hooks; lv_vit.py needs no code for it.
 """
 
 import numpy as np

@@ -20,6 +20,7 @@ from util import runtime
 import paddle
 from paddle import nn
 
+import lv_vit
 import models
 from util.args import Parser
 from util.ranges import count
@@ -67,7 +68,7 @@ def count_macs(model):
     for layer in model.blocks.sublayers():
         if isinstance(layer, nn.Linear):
             macs['linear layers'] += (patches + 1) * math.prod(layer.weight.shape)
-        elif isinstance(layer, models.Attention):  # q·k of all pairs of tokens, then their mean of v
+        elif isinstance(layer, lv_vit.Attention):  # q·k of all pairs of tokens, then their mean of v
             macs['attention'] += 2 * (patches + 1) ** 2 * layer.num_heads * layer.head_dim
     macs['heads'] += math.prod(model.head.weight.shape)
     if model.return_dense:

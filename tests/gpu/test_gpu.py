@@ -23,7 +23,7 @@ import paddle
 import pytest
 from paddle import inference
 
-import models
+import lv_vit
 from conftest import ROOT
 from states import differences
 from util.weights import checkpoint
@@ -201,11 +201,11 @@ def test_a_stopped_run_that_is_resumed_ends_with_the_same_bits(folder, dtype, le
 def attention_step(fused, dtype, width, tokens):
     """Of a forward and backward pass: output and gradient of the input, float32; seconds; MB after the forward pass."""
     paddle.seed(0)
-    attention = models.Attention(6 * width, num_heads=6)
+    attention = lv_vit.Attention(6 * width, num_heads=6)
     attention.to(dtype=dtype)
     x = paddle.randn([8, tokens, 6 * width]).astype(dtype)
     x.stop_gradient = False
-    with mock.patch.object(models, 'uses_fused_attention', lambda q: fused):
+    with mock.patch.object(lv_vit, 'uses_fused_attention', lambda q: fused):
         for _ in range(5):  # the first steps choose kernels
             attention.clear_gradients()
             x.clear_gradient()

@@ -3,7 +3,7 @@
 import numpy as np
 import paddle
 
-import models
+import lv_vit
 from parity.weights import to_paddle
 
 
@@ -13,7 +13,7 @@ def test_for_the_same_draws_the_same_samples_are_dropped_and_the_others_scaled(o
     draws = rng.random([2000, 1, 1], dtype='float32')  # timm keeps where floor(keep + draw) is 1, we where draw < keep
     monkeypatch.setattr(torch, 'rand', lambda *_, **__: torch.from_numpy(draws))
     monkeypatch.setattr(paddle, 'rand', lambda shape: to_paddle(1 - draws).reshape(shape))
-    ours, theirs = models.DropPath(rate), original.timm.models.layers.DropPath(rate)
+    ours, theirs = lv_vit.DropPath(rate), original.timm.models.layers.DropPath(rate)
     got, wanted = ours(to_paddle(x)).numpy(), theirs(torch.from_numpy(x)).numpy()
     dropped = (wanted == 0).all(axis=(1, 2))
     assert 0.7 * rate < dropped.mean() < 1.3 * rate

@@ -4,7 +4,7 @@ import numpy as np
 import paddle
 import pytest
 
-from models import LV_ViT
+from lv_vit import LV_ViT
 from util.train.mixtoken import EMPTY_BOX
 from util.train.model_ema import ModelEma
 

@@ -4,7 +4,7 @@ import numpy as np
 import paddle
 import pytest
 
-from models import LV_ViT
+from lv_vit import LV_ViT
 from util.errors import UserError
 from util.train.optim import build_optimizer, lr_scales
 

@@ -10,7 +10,7 @@ import numpy as np
 import paddle
 import pytest
 
-from models import LV_ViT
+from lv_vit import LV_ViT
 from states import differences
 from util.errors import UserError
 from util.train import optim

@@ -15,7 +15,7 @@ import pytest
 import safetensors.numpy
 
 import torch_files
-from models import LV_ViT
+from lv_vit import LV_ViT
 from states import same
 from util.errors import UserError
 from util.weights import checkpoint, fit, load, torch_file

@@ -1,4 +1,4 @@
-"""models.py: the forward pass against one that is written out, MixToken, dropout. Sizes: test_model_info.py; initial
+"""lv_vit.py: the forward pass against one that is written out, MixToken, dropout. Sizes: test_model_info.py; initial
 values, drop path and the names of parameters: tests/parity/."""
 
 import math
@@ -8,8 +8,8 @@ import paddle
 import pytest
 from paddle import nn
 
-import models
-from models import LV_ViT
+import lv_vit
+from lv_vit import LV_ViT
 from util.train.mixtoken import EMPTY_BOX
 
 pytestmark = pytest.mark.cross_version
@@ -248,10 +248,10 @@ def test_recomputed_blocks_run_twice_and_give_the_same_gradients():
 
 @pytest.mark.parametrize('width', [8, 6])
 def test_fused_attention_gives_the_result_and_the_gradients_of_the_written_out_form(monkeypatch, width):
-    attention = models.Attention(2 * width, num_heads=2)
+    attention = lv_vit.Attention(2 * width, num_heads=2)
     results = []
     for fused in (False, True):
-        monkeypatch.setattr(models, 'uses_fused_attention', lambda q: fused)
+        monkeypatch.setattr(lv_vit, 'uses_fused_attention', lambda q: fused)
         x = paddle.to_tensor(np.random.default_rng(4).normal(size=(3, 5, 2 * width)), 'float32', stop_gradient=False)
         out = attention(x)
         (out * paddle.arange(2.0 * width)).sum().backward()
