@@ -228,7 +228,7 @@ def test_bfloat16_of_paddle_save_becomes_float32(path, capfd, nest):
 # ---- files that are something else
 
 
-@pytest.mark.parametrize('content, says', OTHERS)
+@pytest.mark.parametrize('content, says', OTHERS, ids=[says for _, says in OTHERS])
 def test_a_file_that_is_something_else_is_called_that(path, content, says):
     with open(path, 'wb') as f:
         f.write(content)
