@@ -167,14 +167,18 @@ def table(runs, flags_in_columns=False):
     """
     rows, names = [row(run) for run in runs], differing(runs)
     columns = [name for name in rows[0] if 'EMA' not in name or any(cells[name] for cells in rows)]
-    titles = [f'--{name}' for name in names] if flags_in_columns else [FLAGS] * bool(names)
+    titles = [f'--{name}' for name in names]
+    if names and not flags_in_columns:
+        titles = [FLAGS]
     lines = [[*columns, *titles]]
     for cells, run in zip(rows, runs):
         flags = {name: run.flags[name] for name in names if name in run.flags}
         if flags_in_columns:
             last = [shown(flags[name]) if name in flags else '' for name in names]
+        elif names:
+            last = [visible(shlex.join(as_words(parser(), flags)))]
         else:
-            last = [visible(shlex.join(as_words(parser(), flags)))] * bool(names)
+            last = []
         lines.append([*(cells[name] for name in columns), *last])
     return lines
 
