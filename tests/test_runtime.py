@@ -15,7 +15,7 @@ from pathlib import Path
 import paddle
 import pytest
 
-from conftest import ROOT, execute
+from conftest import ROOT, STILL, execute
 from util import logger, paddle_fixes, runtime
 from util.args import Parser
 from util.data.transforms import EvalTransform, TrainTransform
@@ -186,9 +186,10 @@ def test_a_signal_ends_an_evaluation_whose_loader_hangs(train, tiny, monkeypatch
         os.kill(main_process, number)
         time.sleep(60)
 
+    train(STILL)
     monkeypatch.setattr(EvalTransform, 'load', hang)
     monkeypatch.setattr(paddle_fixes, 'SHUTDOWN_SECONDS', 0.1)
-    result = train('--eval --num_workers', workers)
+    result = train('--eval --num_workers', workers, '--resume', train.path())
     assert result.code == code and result.err == '' and not multiprocessing.active_children()
 
 

@@ -32,7 +32,8 @@ class Predictor:
     model_file: .pdmodel or .json of export_model.py, .onnx, or .xml. params_file: the .pdiparams (default: beside the
     model). config: inference.yml (default: beside the model). label_list: file of class names instead of its names.
     engine: of infer.py's --engine. precision: fp32, bf16 or int8, see infer.py; fp16 on GPUs. threads: of the CPU
-    (default: OMP_NUM_THREADS, or all cores). The other arguments are flags of infer.py.
+    (default: OMP_NUM_THREADS, or all cores). model, nb_classes: if given, they must be those of the export. The other
+    arguments are flags of infer.py.
 
     Raises UserError for files, settings or an engine that do not fit, and for outputs that are not finite.
 
@@ -55,6 +56,8 @@ class Predictor:
         interpolation=None,
         mean=None,
         std=None,
+        model=None,
+        nb_classes=None,
         **flags,
     ):
         model_file = os.fspath(model_file)
@@ -67,6 +70,8 @@ class Predictor:
             interpolation=interpolation,
             mean=mean,
             std=std,
+            model=model,
+            nb_classes=nb_classes,
         )
         size = settings['input_size']
         self.transform = EvalTransform(
