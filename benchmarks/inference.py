@@ -1,15 +1,20 @@
-"""The speed of Paddle Inference's engines and of ONNX Runtime with the same weights.
+"""The engines of infer.py side by side, in each of their precisions, with the same weights.
 
-    python benchmarks/inference.py [--model lvvit_t] [--batch_size 1 8] [--threads 1 2] [--rounds 9] [--repeat 3]
+    python benchmarks/inference.py [--model lvvit_t lvvit_s] [--batch_size 1 8] [--threads 1 2] [--png FILE]
 
-Exports weights of a fixed seed to model.pdmodel and to ONNX. Each engine runs in a process of its own; in each of
-`--rounds` rounds every engine makes one untimed run and `--repeat` timed ones. Prints the median time per image over
-all timed runs, quartiles, and the ratio to ONNX Runtime (below 1 is faster). Nothing else should run on the machine.
-Needs `pip install paddle2onnx==2.1.0 onnx onnxruntime`.
+Exports weights of a fixed seed to .pdmodel, to ONNX and, quantised, to OpenVINO. Each engine runs in a process of its
+own; in each of `--rounds` rounds every engine makes an untimed run and `--repeat` timed ones. The table has the median
+and the 95th percentile over all timed runs, the ratio of the median to that of ONNX Runtime (below 1 is faster), the
+memory that the engine has needed so far at most (without Python and Paddle's libraries, which every process loads), and
+the largest difference to ONNX Runtime's outputs. Nothing else should run on the machine.
+
+Needs `pip install -r requirements-deploy.txt`; engines that are not installed are left out.
 """
 
 import argparse
+import contextlib
 import importlib
+import json
 import multiprocessing
 import os
 import subprocess
@@ -20,30 +25,50 @@ import time
 import numpy as np
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from benchmarks import inference_report
 from util.ranges import count
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-ENGINES = ('paddle', 'onednn', 'paddle_openvino', 'onednn bf16', 'paddle_openvino bf16')
-BASELINE = 'onnxruntime'
+BASELINE = 'onnxruntime fp32'
+ENGINES = {  # {engine of infer.py and what calculates: (file, --precision)}
+    BASELINE: ('model.onnx', 'fp32'),
+    'paddle fp32': ('model.pdmodel', 'fp32'),
+    'onednn fp32': ('model.pdmodel', 'fp32'),
+    'paddle_openvino fp32': ('model.pdmodel', 'fp32'),
+    'openvino fp32': ('model.onnx', 'fp32'),
+    'onednn bf16': ('model.pdmodel', 'bf16'),
+    'paddle_openvino bf16': ('model.pdmodel', 'bf16'),
+    'openvino bf16': ('model.onnx', 'bf16'),
+    'openvino int8, fp32': ('int8/model.xml', 'int8'),
+    'openvino int8, bf16': ('int8/model.xml', 'bf16'),
+}
 PAUSE = 0.3  # seconds before each turn: threads of the process that ran before spin for a while
+NOISE = 32  # images that the quantisation is calibrated with
 
 
-def build(engine, folder, threads):
-    """The exported model in an engine, as a function from images to outputs."""
-    importlib.import_module('util.runtime')  # sets the environment, so it comes before everything that imports paddle
-    from util.deploy.predictor import Predictor
-
-    name, _, precision = engine.partition(' ')
-    model_file = os.path.join(folder, 'model.onnx' if engine == BASELINE else 'model.pdmodel')
-    return Predictor(model_file, engine=name, precision=precision or 'fp32', threads=threads).network
+# -- the process of an engine ------------------------------------------------------------------------------------------
 
 
-def serve(engine, folder, threads, side, connection):
-    """The process of an engine. Receives (batch size, runs); sends (outputs, seconds of each run), or an error text."""
+def memory(field):
+    """MB of this process: VmRSS now, or VmHWM at most so far."""
+    with open('/proc/self/status') as f:
+        (line,) = [line for line in f if line.startswith(field)]
+    return int(line.split()[1]) / 1024
+
+
+def serve(engine, folder, threads, connection):
+    """Receives (batch size, runs); sends (outputs, seconds of each run, MB of memory), or an error text."""
     os.environ['OMP_NUM_THREADS'] = str(threads)
     try:
-        network = build(engine, folder, threads)
+        with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):  # its log
+            Predictor = importlib.import_module('util.deploy.predictor').Predictor
+            file, precision = ENGINES[engine]
+            before = memory('VmRSS')
+            predictor = Predictor(
+                os.path.join(folder, file), engine=engine.split()[0], precision=precision, threads=threads
+            )
+        network, side = predictor.network, predictor.settings['input_size']
         connection.send('')
         while True:
             batch, runs = connection.recv()
@@ -53,19 +78,19 @@ def serve(engine, folder, threads, side, connection):
                 start = time.perf_counter()
                 network(images)
                 seconds.append(time.perf_counter() - start)
-            connection.send((outputs, seconds))
+            connection.send((outputs, seconds, memory('VmHWM') - before))
     except EOFError:
         pass
-    except Exception as error:  # an engine that this wheel or processor does not have
+    except Exception as error:  # an engine that this machine does not have
         connection.send(f'{type(error).__name__}: {error}')
 
 
-def start(engines, folder, threads, side):
+def start(engines, folder, threads):
     """{engine: connection} of the engines that run on this machine; prints the others."""
     context, found = multiprocessing.get_context('spawn'), {}
-    for engine in (BASELINE, *engines):
+    for engine in (BASELINE, *(engine for engine in engines if engine != BASELINE)):
         here, there = context.Pipe()
-        context.Process(target=serve, args=(engine, folder, threads, side, there), daemon=True).start()
+        context.Process(target=serve, args=(engine, folder, threads, there), daemon=True).start()
         there.close()
         error = here.recv()
         if not error:
@@ -73,73 +98,126 @@ def start(engines, folder, threads, side):
         elif engine == BASELINE:
             sys.exit(f'{BASELINE}: {error}')
         else:
-            print(f'{engine}: left out, {error}')
+            print(f'{engine}: left out, {error}', file=sys.stderr)
     return found
 
 
+# -- the measurement ---------------------------------------------------------------------------------------------------
+
+
+def write_noise(folder, side):
+    """Images for the calibration: weights of a seed have no photos that they know."""
+    from PIL import Image
+
+    os.makedirs(folder)
+    for seed in range(NOISE):
+        pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), 'uint8')
+        Image.fromarray(pixels).save(os.path.join(folder, f'{seed}.png'))
+
+
 def export(model, input_size, folder):
-    """Write weights of a fixed seed as model.pdmodel and model.onnx into a folder."""
-    weights, onnx = os.path.join(folder, 'weights.pdparams'), os.path.join(folder, 'model.onnx')
+    """Write weights of a fixed seed as model.pdmodel, model.onnx and int8/model.xml into a folder."""
+    weights, onnx, noise = (os.path.join(folder, name) for name in ('weights.pdparams', 'model.onnx', 'noise'))
+    write_noise(noise, input_size)
+    flags = ['--model', model, '--input_size', str(input_size)]
+    int8 = ['--onnx', onnx, '--images', noise, '--num_images', str(NOISE), '--output_dir', os.path.join(folder, 'int8')]
     for command in (
-        ['test_tipc/seed_weights.py', '--output', weights],
-        ['export_model.py', '--resume', weights, '--output_dir', folder],
-        ['tools/export_onnx.py', '--resume', weights, '--output', onnx],
+        ['test_tipc/seed_weights.py', '--output', weights, *flags],
+        ['export_model.py', '--resume', weights, '--output_dir', folder, *flags],
+        ['tools/export_onnx.py', '--resume', weights, '--output', onnx, *flags],
+        ['tools/quantize.py', *int8],
     ):
-        command = [sys.executable, *command, '--model', model, '--input_size', str(input_size)]
+        command = [sys.executable, *command]
         done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if done.returncode:
-            sys.exit(done.stdout.strip().splitlines()[-1])
+            last = done.stdout.strip().splitlines()[-1]
+            if 'quantize' not in command[1]:
+                sys.exit(last)
+            print(f'int8: left out, {last}', file=sys.stderr)
 
 
 def measure(connections, batch, rounds, repeat):
-    """{engine: (outputs, seconds of each timed run)}"""
-    outputs, seconds = {}, {engine: [] for engine in connections}
+    """{engine: (outputs, seconds of each timed run, MB)}"""
+    answers, seconds = {}, {engine: [] for engine in connections}
     for _ in range(rounds):
         for engine, connection in connections.items():
             time.sleep(PAUSE)
             connection.send((batch, repeat))
-            answer = connection.recv()
-            if isinstance(answer, str):
-                sys.exit(f'{engine}: {answer}')
-            outputs[engine] = answer[0]
-            seconds[engine] += answer[1]
-    return {engine: (outputs[engine], seconds[engine]) for engine in connections}
+            answers[engine] = connection.recv()
+            if isinstance(answers[engine], str):
+                sys.exit(f'{engine}: {answers[engine]}')
+            seconds[engine] += answers[engine][1]
+    return {engine: (outputs, seconds[engine], used) for engine, (outputs, _, used) in answers.items()}
+
+
+def rows_of(results, batch, **place):
+    """The rows of a table: a dict for each engine. place: what they have in common."""
+    expected, base, _ = results[BASELINE]
+    rows = []
+    for engine, (outputs, seconds, used) in results.items():
+        p50, p95 = 1000 / batch * np.percentile(seconds, [50, 95])
+        difference = float(np.abs(outputs - expected).max() / np.abs(expected).max())
+        rows.append(
+            {
+                **place,
+                'batch': batch,
+                'engine': engine,
+                'p50': p50,
+                'p95': p95,
+                'ratio': float(np.median(seconds) / np.median(base)),
+                'memory': used,
+                'difference': difference,
+                'n': len(seconds),
+            }
+        )
+    return rows
 
 
 def parser():
     how = dict(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser = argparse.ArgumentParser('benchmarks/inference.py', description=__doc__, **how)
-    parser.add_argument('--model', default='lvvit_t', help='model to export and measure (default: lvvit_t)')
-    parser.add_argument('--input_size', default=224, type=count, help='side of the input in pixels (default: 224)')
-    parser.add_argument('--batch_size', default=[1, 8], type=count, nargs='+', help='batch sizes (default: 1 8)')
-    parser.add_argument('--threads', default=[1, 2], type=count, nargs='+', help='numbers of threads (default: 1 2)')
-    parser.add_argument('--engines', default=ENGINES, nargs='+', choices=ENGINES, help='what to measure (default: all)')
-    parser.add_argument('--rounds', default=9, type=count, help='rounds of the measurement (default: 9)')
-    parser.add_argument('--repeat', default=3, type=count, help='timed runs of an engine in each round (default: 3)')
+    add = parser.add_argument
+    add('--model', default=['lvvit_t', 'lvvit_s'], nargs='+', help='models (default: lvvit_t lvvit_s)')
+    add('--input_size', default=224, type=count, help='side of the input in pixels (default: 224)')
+    add('--batch_size', default=[1, 8], type=count, nargs='+', help='batch sizes (default: 1 8)')
+    add('--threads', default=[1, 2], type=count, nargs='+', help='numbers of threads (default: 1 2)')
+    add('--engines', default=list(ENGINES), nargs='+', choices=ENGINES, help='what to measure (default: all)')
+    add('--rounds', default=7, type=count, help='rounds of the measurement (default: 7)')
+    add('--repeat', default=3, type=count, help='timed runs of an engine in each round (default: 3)')
+    help = 'folder of the exported models, which a second run takes from there (default: a temporary one)'
+    add('--exports', metavar='DIR', help=help)
+    help = 'keep what is measured in this file; a second run adds its models, and prints and draws all'
+    add('--json', metavar='FILE', help=help)
+    add('--png', metavar='FILE', help='draw the ratios with one thread as bars (needs matplotlib)')
     return parser
 
 
 def main(args):
-    print(f'{args.model} at {args.input_size} px, n = {args.rounds * args.repeat}\n')
-    print('| threads | batch | engine | ms per image: median (quartiles) | ratio to ONNX Runtime | difference |')
-    print('|---|---|---|---|---|---|')
-    with tempfile.TemporaryDirectory() as folder:
-        export(args.model, args.input_size, folder)
-        for threads in args.threads:
-            connections = start(args.engines, folder, threads, args.input_size)
-            for batch in args.batch_size:
-                results = measure(connections, batch, args.rounds, args.repeat)
-                expected, base = results[BASELINE]
-                for engine, (outputs, seconds) in results.items():
-                    low, median, high = 1000 / batch * np.percentile(seconds, [25, 50, 75])
-                    ratio = np.median(seconds) / np.median(base)
-                    difference = np.abs(outputs - expected).max() / np.abs(expected).max()
-                    times = f'{median:.1f} ({low:.1f}–{high:.1f})'
-                    print(f'| {threads} | {batch} | {engine} | {times} | {ratio:.2f} | {difference:.1e} |')
-            for connection in connections.values():
-                connection.close()
-            for process in multiprocessing.active_children():
-                process.join(5)
+    rows = []
+    if args.json and os.path.exists(args.json):
+        with open(args.json) as f:
+            rows = [row for row in json.load(f) if row['model'] not in args.model]
+    with tempfile.TemporaryDirectory() as temporary:
+        for model in args.model:
+            folder = os.path.join(args.exports or temporary, model)
+            if not os.path.exists(os.path.join(folder, 'model.onnx')):
+                os.makedirs(folder)
+                export(model, args.input_size, folder)
+            for threads in args.threads:
+                connections = start(args.engines, folder, threads)
+                for batch in args.batch_size:
+                    results = measure(connections, batch, args.rounds, args.repeat)
+                    rows += rows_of(results, batch, model=model, threads=threads)
+                for connection in connections.values():
+                    connection.close()
+                for process in multiprocessing.active_children():
+                    process.join(5)
+    if args.json:
+        with open(args.json, 'w') as f:
+            json.dump(rows, f, indent=1)
+    print(inference_report.table(rows))
+    if args.png:
+        inference_report.draw(rows, args.png)
 
 
 if __name__ == '__main__':

@@ -1,6 +1,7 @@
 """tools/export_onnx.py: the ONNX file computes what the model does, for batches of any size."""
 
 import importlib.util
+import json
 import os
 import sys
 from types import SimpleNamespace
@@ -79,16 +80,29 @@ def test_what_differs_from_the_model_is_not_written(libraries, refused, ckpt, tm
     assert 'm.onnx: differs from the model' in line and os.listdir(tmp_path / 'out') == []
 
 
-def test_the_benchmark_of_engines_runs(libraries, monkeypatch, capsys):
+def test_the_benchmark_of_engines_runs(libraries, monkeypatch, capsys, tmp_path):
+    """Without int8: tests/test_quantize.py makes such models."""
     scripts = {'test_tipc/seed_weights.py': seed_weights, 'export_model.py': export_model}
     scripts['tools/export_onnx.py'] = export_onnx
 
     def in_this_process(command, **_):
-        return SimpleNamespace(returncode=execute(scripts[command[1]], *command[2:]))
+        script = scripts.get(command[1])
+        if script is None:
+            return SimpleNamespace(returncode=1, stdout='tools/quantize.py: not in this test')
+        return SimpleNamespace(returncode=execute(script, *command[2:]))
 
-    flags = '--model lvvit_nano --input_size 32 --batch_size 2 --threads 1 --rounds 1 --repeat 2 --engines onednn'
+    wanted = ['onnxruntime fp32', 'onednn fp32'] + ['openvino fp32'] * (
+        importlib.util.find_spec('openvino') is not None
+    )
+    flags = '--model lvvit_nano --input_size 32 --batch_size 2 --threads 1 --rounds 2 --repeat 3'.split()
+    flags += ['--json', str(tmp_path / 'rows.json'), '--engines', 'openvino int8, bf16', *wanted]
     monkeypatch.setattr(inference.subprocess, 'run', in_this_process)
-    inference.main(inference.parser().parse_args(flags.split()))
-    rows = [line.split('|') for line in capsys.readouterr().out.splitlines() if line.startswith('| 1 | 2 |')]
-    assert [row[3].strip() for row in rows] == ['onnxruntime', 'onednn']
-    assert float(rows[1][6]) < 1e-4, 'the same outputs'
+    inference.main(inference.parser().parse_args(flags))
+    out, err = capsys.readouterr()
+    rows = json.loads((tmp_path / 'rows.json').read_text())
+    assert [row['engine'] for row in rows] == wanted and 'openvino int8, bf16: left out' in err
+    for row in rows:
+        assert f'| 2 | {row["engine"]} | {row["p50"]:.1f} |' in out
+        assert 0 < row['p50'] <= row['p95'] and row['memory'] > 0 and row['n'] == 6
+        assert row['difference'] < 1e-4, 'the same outputs'
+    assert rows[0]['ratio'] == 1

@@ -11,6 +11,7 @@ infer.py, demo/app.py and benchmarks/inference.py run exported models through it
 
 import os
 
+from util import runtime  # noqa: F401 (sets what Paddle reads when it is imported)
 
 import numpy as np
 from PIL import Image
