@@ -7,27 +7,15 @@ Its output, for images [B, 3, S, S], has one of these forms:
     [B, P + H·H, C]    tokens: P of them before the cells (class token, registers), then the cells in row-major order
 """
 
-import math
 import os
-from typing import NamedTuple
 
 import numpy as np
 
 from util import files
-from util.data.onnx_annotator import OnnxNetwork, check_cells
+from util.data.onnx_annotator import CHANNELS_LAST, TOKENS, OnnxNetwork, check_cells, find_cells
 from util.errors import UserError
 
 LIMIT = 1.9e9  # bytes that fit into an ONNX file; of a larger one the weights go to FILE.onnx.data
-FIRST, CHANNELS_LAST, TOKENS = '[B, C, H, H]', '[B, H, H, C]', '[B, N, C]'
-
-
-class Layout(NamedTuple):
-    """Where the cells are in a backbone's output."""
-
-    form: str  # FIRST, CHANNELS_LAST or TOKENS
-    skipped: int  # tokens before the cells
-    side: int  # cells a side, H
-    channels: int  # C
 
 
 class Backbone:
@@ -60,12 +48,7 @@ class Backbone:
 
     def cells(self, images):
         """float32 [B, 3, S, S] -> float32 [B, H·H, C], the features of the cells in row-major order."""
-        output, layout = self.network.run(images), self.layout
-        if layout.form == FIRST:
-            return output.reshape(*output.shape[:2], -1).transpose(0, 2, 1)
-        if layout.form == CHANNELS_LAST:
-            return output.reshape(len(output), -1, layout.channels)
-        return output[:, layout.skipped :]
+        return self.layout.cells(self.network.run(images))
 
 
 def read_layout(shape, prefix_tokens, named):
@@ -75,16 +58,10 @@ def read_layout(shape, prefix_tokens, named):
     UserError, which begins with `named`, if there are no cells.
     """
     found = f'{named}: its output is [{", ".join(["B", *map(str, shape[1:])])}]'
-    if len(shape) == 4:
-        if shape[2] == shape[3]:
-            return Layout(FIRST, 0, shape[2], shape[1])
-        if shape[1] == shape[2]:
-            return Layout(CHANNELS_LAST, 0, shape[1], shape[3])
+    layout = find_cells(shape, (0, 1) if prefix_tokens is None else (prefix_tokens,))
+    if layout:
+        return layout
     if len(shape) == 3:
-        for skipped in (0, 1) if prefix_tokens is None else (prefix_tokens,):
-            cells = shape[1] - skipped
-            if cells > 0 and math.isqrt(cells) ** 2 == cells:
-                return Layout(TOKENS, skipped, math.isqrt(cells), shape[2])
         raise UserError(
             f'{found}; as [B, N, C] its {shape[1]} tokens are no square of cells. --prefix_tokens N leaves out the '
             'first N, class token and registers'

@@ -12,7 +12,7 @@ import pytest
 import generate_label
 from util import onnx_session
 from util.data.images import open_rgb
-from util.data.onnx_annotator import OnnxHead, OnnxNetwork, read_shape
+from util.data.onnx_annotator import OnnxHead, OnnxNetwork, check_shape
 from util.data.transforms import EvalTransform
 from util.weights.settings import IMAGENET_MEAN, IMAGENET_STD
 from util.errors import UserError
@@ -127,16 +127,16 @@ def test_the_fingerprint_is_that_of_the_file_and_of_weights_beside_it(network, t
 @pytest.mark.parametrize(
     'shape, num_classes, expected',
     [
-        ((2, 1000, 18, 18), None, (False, 18, 1000)),
-        ((2, 196, 1000), None, (False, 14, 1000)),
-        ((2, 197, 1000), None, (True, 14, 1000)),
-        ((2, 1, 7), None, (False, 1, 7)),  # one cell, not none behind a class token
-        ((2, 9, 10), 10, (False, 3, 10)),  # 10 classes could be 3x3 cells behind a class token
-        ((2, 196, 100), 100, (False, 14, 100)),
+        ((2, 1000, 18, 18), None, ('[B, C, H, H]', 0, 18, 1000)),
+        ((2, 196, 1000), None, ('[B, N, C]', 0, 14, 1000)),
+        ((2, 197, 1000), None, ('[B, N, C]', 1, 14, 1000)),
+        ((2, 1, 7), None, ('[B, N, C]', 0, 1, 7)),  # one cell, not none behind a class token
+        ((2, 9, 10), 10, ('[B, N, C]', 0, 3, 10)),  # 10 classes could be 3x3 cells behind a class token
+        ((2, 196, 100), 100, ('[B, N, C]', 0, 14, 100)),
     ],
 )
 def test_an_unambiguous_shape(shape, num_classes, expected):
-    assert read_shape(shape, num_classes, 'm.onnx') == expected
+    assert check_shape(shape, num_classes, 'm.onnx') == expected
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_an_unambiguous_shape(shape, num_classes, expected):
 )
 def test_a_shape_that_is_wrong_or_ambiguous_is_refused(shape, num_classes, words):
     with pytest.raises(UserError) as error:
-        read_shape(shape, num_classes, 'm.onnx')
+        check_shape(shape, num_classes, 'm.onnx')
     assert str(error.value).startswith('m.onnx: ') and all(word in str(error.value) for word in words)
 
 

@@ -19,6 +19,7 @@ from paddle import nn
 from paddle.vision import models as zoo
 
 from util.data.label_maps import FLOAT16_EXACT
+from util.data.onnx_annotator import check_cells
 from util.errors import UserError, one_line
 from util.logger import log
 from util.weights.fit import without_prefix
@@ -81,12 +82,7 @@ class PooledHead:
                 f'--model {name}: does not end in a global average pool and one linear layer; '
                 'use resnet, resnext, wide_resnet, densenet, mobilenet_v1/v2 or shufflenet_v2'
             )
-        cell = size / self.side
-        if cell not in (8, 16, 32, 64):  # pixels of a cell, in networks of strides 2 whose cells tile the image
-            raise UserError(
-                f'--img_size {size}: the {self.side}x{self.side} cells of {name} do not tile the image, so '
-                'labels would lie beside their pixels; use a multiple of 32'
-            )
+        check_cells(size, self.side)
 
     def _keep(self, _, inputs):
         self._features = inputs[0]

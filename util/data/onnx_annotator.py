@@ -19,6 +19,7 @@ import json
 import math
 import os
 import re
+from typing import NamedTuple
 
 import numpy as np
 import paddle
@@ -126,6 +127,43 @@ class OnnxNetwork:
         return digest.hexdigest()[:16]
 
 
+FIRST, CHANNELS_LAST, TOKENS = '[B, C, H, H]', '[B, H, H, C]', '[B, N, C]'
+
+
+class Layout(NamedTuple):
+    """Where the cells are in a dense output."""
+
+    form: str  # FIRST, CHANNELS_LAST or TOKENS
+    skipped: int  # tokens before the cells
+    side: int  # cells a side, H
+    channels: int  # C
+
+    def cells(self, output):
+        """An output -> float32 [B, H·H, C], the cells in row-major order."""
+        if self.form == FIRST:
+            output = output.reshape(*output.shape[:2], -1).transpose(0, 2, 1)
+        elif self.form == CHANNELS_LAST:
+            output = output.reshape(len(output), -1, self.channels)
+        return output[:, self.skipped :]
+
+
+def find_cells(shape, prefix_tokens=(0, 1)):
+    """The Layout of an output of this shape; None if it has no square of cells.
+
+    prefix_tokens: how many tokens may come before the cells; the first number after which the others are a square.
+    """
+    if len(shape) == 4 and shape[2] == shape[3]:
+        return Layout(FIRST, 0, shape[2], shape[1])
+    if len(shape) == 4 and shape[1] == shape[2]:
+        return Layout(CHANNELS_LAST, 0, shape[1], shape[3])
+    if len(shape) == 3:
+        for skipped in prefix_tokens:
+            side = math.isqrt(max(shape[1] - skipped, 0))
+            if side and side * side == shape[1] - skipped:
+                return Layout(TOKENS, skipped, side, shape[2])
+    return None
+
+
 class OnnxHead:
     """The annotator of an OnnxNetwork, on images of size x size pixels.
 
@@ -143,8 +181,9 @@ class OnnxHead:
             )
         images = np.random.default_rng(0).standard_normal((2, 3, size, size), dtype='float32')
         output = network.run(images)
-        self._has_class_token, self.side, self.num_classes = read_shape(output.shape, num_classes, named)
-        scores = self._cells(output)
+        self._layout = check_shape(output.shape, num_classes, named)
+        self.side, self.num_classes = self._layout.side, self._layout.channels
+        scores = self._layout.cells(output)
         if np.isfinite(scores).all() and (scores >= 0).all() and np.abs(scores.sum(axis=-1) - 1).max() < 1e-3:
             raise UserError(
                 f'{named}: the scores of a cell are probabilities (their sum is 1), but a map holds logits; '
@@ -152,46 +191,39 @@ class OnnxHead:
             )
         check_cells(size, self.side)
 
-    def _cells(self, output):
-        """[B, C, H, H] or [B, N, C] -> [B, H·H, C]"""
-        if output.ndim == 4:
-            return np.ascontiguousarray(output.reshape(*output.shape[:2], -1).transpose(0, 2, 1))
-        return np.ascontiguousarray(output[:, 1:]) if self._has_class_token else output
-
     def __call__(self, images):
         """Tensor [B, 3, S, S] -> tensor float32 [B, H·H, C]."""
-        return paddle.to_tensor(self._cells(self._network.run(images.numpy())))
+        cells = self._layout.cells(self._network.run(images.numpy()))
+        return paddle.to_tensor(np.ascontiguousarray(cells))
 
     def fingerprint(self):
         return self._network.fingerprint()
 
 
-def read_shape(shape, num_classes, named):
-    """(whether the first cell is a class token, cells a side, classes) of a dense output [B, C, H, H] or [B, N, C].
+def check_shape(shape, num_classes, named):
+    """The Layout of an annotator's output of this shape.
 
     num_classes: the number that it must have; None: any. Raises UserError, which begins with `named`, for another shape
     or number of classes, and for an ambiguous shape: if num_classes is None, [B, N, C] may also be [B, C, N].
     """
     found = f'its output is {_shape(["B", *shape[1:]])}'
-    if len(shape) == 4 and shape[2] == shape[3]:
-        has_class_token, side, classes = False, shape[2], shape[1]
-    elif len(shape) == 3 and _cells_a_side(shape[1]):
-        (has_class_token, side), classes = _cells_a_side(shape[1]), shape[2]
-        if num_classes is None and _cells_a_side(classes):
-            raise UserError(
-                f'{named}: {found}; as [B, N, C] it has {classes} classes, as [B, C, N] {shape[1]}. '
-                f'If it is [B, N, C], add --nb_classes {classes}; if not, export it transposed'
-            )
-    else:
+    layout = find_cells(shape)
+    if layout is None or layout.form == CHANNELS_LAST:
         note = ', the scores of whole images' if len(shape) == 2 else ''
         raise UserError(
             f'{named}: {found}{note}; must be dense, [B, C, H, H] or [B, N, C] with N = H·H cells or a class token '
             f'and H·H cells. {PAGE}'
         )
+    classes = layout.channels
+    if layout.form == TOKENS and num_classes is None and find_cells([1, classes, shape[1]]):
+        raise UserError(
+            f'{named}: {found}; as [B, N, C] it has {classes} classes, as [B, C, N] {shape[1]}. '
+            f'If it is [B, N, C], add --nb_classes {classes}; if not, export it transposed'
+        )
     if num_classes not in (None, classes):
         hint = '; if it is [B, C, N], export it transposed' if shape[1] == num_classes else ''
         raise UserError(f'{named}: {found}, so it has {classes} classes, not --nb_classes {num_classes}{hint}')
-    return has_class_token, side, classes
+    return layout
 
 
 def check_cells(size, side):
@@ -202,15 +234,6 @@ def check_cells(size, side):
             f'--img_size {size}: {side}x{side} cells of {cell:g} pixels do not tile the image, so labels would not lie '
             'on their pixels; use a multiple of the stride, 32 for most networks'
         )
-
-
-def _cells_a_side(number):
-    """(whether there is a class token, cells a side) of `number` tokens; None if they do not make a square."""
-    for tokens in (0, 1):
-        side = math.isqrt(number - tokens) if number > tokens else 0
-        if side and side * side == number - tokens:
-            return bool(tokens), side
-    return None
 
 
 def _shape(shape):
