@@ -110,7 +110,7 @@ def uses_fused_attention(q):
 
 
 def recomputed(block, x):
-    """block(x), whose intermediate values are not kept: the backward pass computes them again, with the same draws.
+    """block(x) without keeping its intermediate values: the backward pass computes them again, with the same draws.
 
     Paddle 2 cannot restore its generator for that on CPUs, so this does. The backward pass leaves the generator in
     another state; training seeds it in every batch (engine.step_rng). use_reentrant=False works in DataParallel.

@@ -87,7 +87,7 @@ def runs(text, size):
 
 
 def width(text, size):
-    """Of a line of text, in pixels."""
+    """The width of a line of text, in pixels."""
     return sum(font.getlength(part) for font, part in runs(text, size))
 
 

@@ -1,4 +1,4 @@
-"""Finds files in folders: which files and folders a data set means, and which it skips. Links are followed."""
+"""Finds the files of a data set in folders, and counts what it skips. Links are followed."""
 
 import glob
 import os
@@ -10,7 +10,7 @@ from util.logger import log
 
 
 def is_hidden(folder):
-    """Whether a folder's name says that no data set means it: those of macOS, of file systems and of tools."""
+    """Whether a folder belongs to macOS, a file system or a tool, by its name, and not to a data set."""
     return folder.startswith('.') or folder in ('__MACOSX', '@eaDir', 'lost+found')
 
 
@@ -22,9 +22,9 @@ def walk_images(folder, skipped):
 def walk_files(folder, wanted, skipped, above=()):
     """Paths below `folder` of its files, sorted, those of its subfolders after its own. Links are followed.
 
-    wanted: a function of a file's name; skipped: a Counter, which gets the suffixes of the other files, and the folders
-    that no data set means; above: the folders around this one, to which no link is followed. Raises UserError for a
-    folder that cannot be read.
+    wanted: a function of a file's name; skipped: a Counter, which gets the suffixes of the other files, and the hidden
+    folders; above: the folders around this one, to which no link is followed. Raises UserError for a folder that cannot
+    be read.
     """
     above = (*above, os.path.realpath(folder))
     files, folders = [], []

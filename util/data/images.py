@@ -77,7 +77,7 @@ def to_rgb(image):
 
 
 def deep_grey(image):
-    """A PIL image of greys of 16 or 12 bits, scaled to 8 bits. Raises ValueError for those whose range is not known."""
+    """A grey PIL image of 16 or 12 bits, scaled to 8 bits. Raises ValueError if the range of its greys is not known."""
     if image.mode == 'F' or (image.mode == 'I' and image.format != 'PNG'):
         raise ValueError('the range of 32-bit or signed greys is not known; save it with 8 or 16 bits')
     bits = 12 if image.format == 'TIFF' and image.tag_v2[BITSPERSAMPLE] == (12,) else 16

@@ -107,12 +107,12 @@ class LabelMaps:
                 )
 
     def _existing(self, names):
-        """The names (an array of bytes) with b'' in place of those of which there is no map."""
+        """The names (an array of bytes), with b'' in place of each that has no map."""
         return np.where(self.maps.contains(names), names, b'')
 
     def name_for(self, image_path):
-        """The name of the map of a single image whose data folder is not known: the longest end of its path that is the
-        name of a map. Raises UserError if there is none.
+        """The name of the map of one image, if its data folder is not known: the longest end of its path that names a
+        map. Raises UserError if there is none.
         """
         parts = os.path.splitext(os.path.abspath(image_path))[0].split('/')[1:]
         ends = ['/'.join(parts[start:]) for start in range(len(parts))]

@@ -10,8 +10,8 @@ from PIL import Image, ImageEnhance
 from util.data import augment_ops
 from util.data.images import open_rgb
 
-# Of an image whose long side would have more pixels when resized, only the part that the crop shows is resized. At a
-# short side of 256 pixels these are images more than 128 times as long as wide.
+# If the long side would have more pixels after resizing, only the part that the crop shows is resized. At a short side
+# of 256 pixels this concerns images that are more than 128 times as long as wide.
 MAX_RESIZED = 2**15 - 2  # OpenCV 4 warps nothing longer
 
 

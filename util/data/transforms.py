@@ -34,8 +34,8 @@ INTERPOLATIONS = {
 def renderer(backend):
     """The module that makes the pixels: `pil`, as in the published recipe, or `cv2`, faster and nearly the same.
 
-    It has open_image(path), whose result has a `size` (width, height), and train_pixels and eval_pixels, which take
-    that result. Raises UserError if a package that `cv2` needs is not installed.
+    It has open_image(path), which returns an object with a `size` (width, height), and train_pixels and eval_pixels,
+    which take that object. Raises UserError if a package that `cv2` needs is not installed.
     """
     if backend == 'pil':
         return render_pil

@@ -20,7 +20,7 @@ _awaits_batch = False  # whether a signal starts the timer of BATCH_SECONDS
 class Interrupted(BaseException):
     """The run was asked to stop; the message is the name of the signal.
 
-    No Exception, so that no code that was running when the signal came takes it for an error of its own.
+    It is not an Exception, so that `except Exception` in the code that was running does not catch it.
     """
 
 

@@ -66,7 +66,7 @@ class TrainState:
             late = f'{stop}, and no batch has come for {interrupt.BATCH_SECONDS} s'
             if dist.world_size() > 1 or self.args.accum_iter > 1:
                 raise UserError(f'{late}; steps since the last save are lost; does the disk of --data_path answer?')
-            log(f'{late}')
+            log(late)
             self.save()
             raise interrupt.Interrupted(stop)
 

@@ -79,7 +79,7 @@ class Tensor(unpickle.StandIn):
 
 
 def bfloat16_to_float32(halves):
-    """Convert bfloat16, given as uint16, to float32, whose upper half a bfloat16 is."""
+    """bfloat16, given as uint16, to float32: a bfloat16 is the upper half of a float32."""
     return (halves.astype('u4') << 16).view('f4')
 
 
