@@ -88,7 +88,7 @@ def read_photos(folder, list_path=None):
 
 
 def subfolders(root):
-    """(sorted names of the folders in `root` without hidden ones, lines about the others, Counter of the files there)."""
+    """(sorted names of the folders in `root` but hidden ones, lines about the others, Counter of the files there)."""
     folders, notes, skipped = [], [], Counter()
     try:
         with os.scandir(root) as entries:
