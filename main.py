@@ -177,9 +177,10 @@ def evaluate_weights(args):
             setattr(args, name, None)  # the weights may say otherwise
     args.resume = args.resume or args.finetune
     if args.resume == 'auto':
-        state, path = starting.newest_checkpoint(args.output_dir)
-        if state is None:
-            raise UserError(f'--resume auto: no checkpoint in {args.output_dir} to evaluate')
+        newest = checkpoint.load_newest(args.output_dir, log)
+        if newest is None:
+            raise UserError(f'--resume auto: no checkpoint in --output_dir {args.output_dir} to evaluate')
+        state, path = newest
     else:
         path = weights_file(args, nearest=True)
         state = read(path)

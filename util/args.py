@@ -42,7 +42,7 @@ class Parser(argparse.ArgumentParser):
 
     def add_config(self):
         self.reads_config = True
-        help = 'YAML file of flags, such as the args.yaml of a run; flags on the command line win'
+        help = 'YAML file of flags (main.py: also the args.yaml of a run); flags on the command line win'
         self.add_argument('-c', '--config', metavar='FILE', help=help)
 
     def parse_args(self, args=None, namespace=None):

@@ -122,8 +122,6 @@ def test_an_export_and_the_page_take_it(run, folder, tmp_path, monkeypatch):
     assert run(export_model, '--resume', folder / 'says.safetensors', '--output_dir', tmp_path).code == 0
     exported = yaml.safe_load((tmp_path / 'inference.yml').read_text())
     assert {name: exported[name] for name in SAID} == SAID
-    with pytest.raises(UserError, match='--nb_classes 3: .*inference.yml fits --model lvvit_nano'):
-        inference_yml.find_settings(str(tmp_path / 'model.json'), nb_classes=3, input_size=None)
     page = predictions.load(app.parser().parse_args(['--resume', str(folder / 'says.pd')]))
     (record, _) = records(run(predict, '--resume', folder / 'says.pd', '--infer_imgs', folder / 'photos'))
     best = predictions.predict(page, record['file_name']).best

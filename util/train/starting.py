@@ -74,7 +74,7 @@ def load_start(args, model, published_weights=None, names=None):
     """
     content, path = None, ''
     if args.resume == 'auto':
-        content, path = newest_checkpoint(args.output_dir)
+        content, path = _newest_checkpoint(args.output_dir)
     elif args.resume:
         content, path = read(args.resume), args.resume
     if content is not None:
@@ -121,7 +121,7 @@ def _check_class_names(state, before, path):
                 )
 
 
-def newest_checkpoint(folder):
+def _newest_checkpoint(folder):
     """(content, path) for --resume auto; (None, '') for a new run."""
     if not folder:
         raise UserError('--resume auto needs --output_dir, the folder of the checkpoints')
