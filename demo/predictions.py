@@ -12,7 +12,6 @@ from util.data.transforms import EvalTransform
 from util.deploy import records
 from util.deploy.predictor import Predictor
 from util.errors import UserError
-from util.weights.settings import check
 
 SIDE = 576  # pixels on the page: side of the square that the model sees
 MAX_PIXELS = 64_000_000  # of a photo: 0.2 GB decoded
@@ -58,13 +57,14 @@ class Exported:
             args.params_file,
             args.config,
             args.label_list,
+            model=args.model,
+            nb_classes=args.nb_classes,
             input_size=args.input_size,
             crop_pct=args.crop_pct,
             interpolation=args.interpolation,
             mean=args.mean,
             std=args.std,
         )
-        check({'model': args.model, 'nb_classes': args.nb_classes}, self.predictor.settings, args.model_file)
         self.transform, self.names = self.predictor.transform, self.predictor.settings['label_names']
         self.title = f'{os.path.basename(args.model_file)}, {self.predictor.settings["input_size"]} px'
 

@@ -92,7 +92,7 @@ def test_an_exported_model_gives_the_same_classes_and_no_tokens(model, exported)
     assert list(got.best) == list(expected.best) and got.tokens is None and other.why_no_tokens
     np.testing.assert_allclose(list(got.best.values()), list(expected.best.values()), atol=1e-4)
     assert got.corner == expected.corner
-    with pytest.raises(UserError, match='--nb_classes 3: .*model.pdmodel fits --model lvvit_nano'):
+    with pytest.raises(UserError, match='--nb_classes 3: .*inference.yml fits --model lvvit_nano'):
         network('--model_file', exported / 'model.pdmodel', '--nb_classes', 3)
 
 

@@ -10,7 +10,7 @@ from util import class_names
 from util.errors import UserError, one_line
 from util.files import other_kind, read_yaml
 from util.logger import log
-from util.weights.settings import IMAGENET_MEAN, IMAGENET_STD, KINDS
+from util.weights.settings import IMAGENET_MEAN, IMAGENET_STD, KINDS, check
 
 PADDLE_3 = int(paddle.__version__.split('.')[0]) >= 3
 OUTPUTS = ('logits', 'scores')  # of the network's last layer: scores with --fuse_softmax
@@ -94,15 +94,17 @@ def read_settings(path):
     return settings
 
 
-def find_settings(model_file, config=None, label_list=None, **flags):
+def find_settings(model_file, config=None, label_list=None, model=None, nb_classes=None, **flags):
     """The settings of an exported model from `config`, or from the inference.yml beside it; flags override them.
 
-    flags: input_size, crop_pct, interpolation, mean, std; None if the command did not give one.
+    model, nb_classes: must be those of the export. flags: input_size, crop_pct, interpolation, mean, std. All are None
+    if the command did not give them.
     Without an inference.yml the settings are LV-ViT's, and 'nb_classes' is None until `assume_classes` sets it.
     """
     path = config or os.path.join(os.path.dirname(model_file), 'inference.yml')
     if config or os.path.exists(path):
         settings = read_settings(path)
+        check({'model': model, 'nb_classes': nb_classes}, settings, path)
         if flags['input_size'] not in (None, settings['input_size']):
             raise UserError(f'--input_size {flags["input_size"]}: the model was exported for {settings["input_size"]}')
         if label_list:
