@@ -28,12 +28,8 @@ from util.args import (
     add_eval_transform,
     add_model,
     add_normalisation,
-    add_training,
     add_weights,
     changed_flags,
-    complete_training,
-    mixes_images,
-    scale_learning_rates,
     write_config,
 )
 from util.data import listing, loader, validation
@@ -47,6 +43,7 @@ from util.train.amp import Amp, on_gpu
 from util.train.loss import TokenLabelLoss
 from util.train.mixup import Mixup
 from util.train.train_state import TrainState, total_batch
+from util.training_args import add_training, complete_training, mixes_images, scale_learning_rates
 from util.weights import checkpoint, settings
 from util.weights.load import read
 from util.writers import Writers, check_packages, epoch_scalars

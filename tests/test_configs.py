@@ -8,7 +8,8 @@ import pytest
 
 import main
 from conftest import ROOT, words
-from util.args import read_config, scale_learning_rates
+from util.args import read_config
+from util.training_args import scale_learning_rates
 
 CONFIGS = sorted(os.path.basename(path) for path in glob.glob(str(ROOT / 'configs' / '*.yaml')))
 RECIPES = [name for name in CONFIGS if name != 'recipe.yaml']

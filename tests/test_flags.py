@@ -12,7 +12,7 @@ import main
 import util.data
 from conftest import STILL, words
 from inference_helpers import random_weights
-from util.args import complete_training
+from util.training_args import complete_training
 from util.train import mixup
 from util.weights import checkpoint
 

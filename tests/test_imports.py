@@ -39,7 +39,7 @@ OUTSIDE = {path.stem for folder in (*BESIDE, 'tests') for path in (ROOT / folder
 def layer(module):
     """The layer of ALLOWED that a module belongs to."""
     parts = module.split('.')
-    if module == 'util.args':
+    if module in ('util.args', 'util.training_args'):
         return 'args'
     if parts[0] == 'util':
         return parts[1] if len(parts) > 1 and parts[1] in PACKAGES else 'shared'

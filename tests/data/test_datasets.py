@@ -10,7 +10,7 @@ from PIL import Image
 import eval as eval_script
 import main
 import models
-from util.args import complete_training
+from util.training_args import complete_training
 from util.data import label_maps
 from util.data.datasets import UNDECODABLE, EvalDataset, TrainDataset
 from util.data.listing import Samples, read_list

@@ -12,7 +12,7 @@ from PIL import ImageFile
 
 import main
 from util import paddle_fixes
-from util.args import complete_training
+from util.training_args import complete_training
 from util.data import loader
 from util.data.loader import build_eval_loader, build_predict_loader, collate
 from util.data.samplers import EvalSampler, TrainSampler
