@@ -68,7 +68,8 @@ def test_packed_maps_loader_processes_and_a_resumed_run_change_nothing(train_som
     assert train_some(always, '--resume auto', out='resumed').code == 0
     for out in ('packed', 'resumed'):
         np.testing.assert_array_equal(weights(train_some, out), weights(train_some, 'folder'))
-        assert train_some.log(out) == train_some.log('folder')
+        (record,), (of_folder,) = train_some.log(out), train_some.log('folder')
+        assert record['train_loss'] == of_folder['train_loss']
 
 
 @pytest.mark.parametrize(
