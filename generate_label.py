@@ -17,7 +17,7 @@ from util import runtime
 import numpy as np
 import paddle
 
-from models import FAMILY, load_model, weights_file
+from models import FAMILY, load_model, naming_what_fits, weights_file
 from util import class_names, dist
 from util.args import Parser, add_weights
 from util.data import annotator, listing
@@ -61,6 +61,7 @@ def parser():
     add('--cls_label_path', metavar='FILE', help="list file 'path class_id' below DATA (default: all class folders)")
     add(
         '--img_size',
+        '--input_size',
         type=count,
         metavar='S',
         help='side of the input in pixels (default: 576). A checkpoint of main.py and the metadata of an ONNX file '
@@ -128,7 +129,10 @@ def load_classifier(args):
         raise UserError('--pretrained and --resume both name the weights; give one')
     if not args.resume and (args.transfer or args.ema):
         raise UserError('--resume is missing: the checkpoint or state dict to use')
-    model = annotator.load_classifier(args.model, args.nb_classes, args.resume, ema=args.ema, transfer=args.transfer)
+    with naming_what_fits():
+        model = annotator.load_classifier(
+            args.model, args.nb_classes, args.resume, ema=args.ema, transfer=args.transfer
+        )
     return annotator.PooledHead(model, args.model, args.img_size), args.resume, None
 
 

@@ -210,7 +210,7 @@ def nearest_model(weights):
     """
     pos_embed, bias = np.shape(weights.get('pos_embed')), np.shape(weights.get('head.bias'))
     grid = max(1, round((pos_embed[1] - 1) ** 0.5)) if len(pos_embed) == 3 else 1
-    classes = bias[0] if bias else 1
+    classes = max(1, bias[0]) if bias else 1
     found = {}
     for name, entry in FAMILY.items():
         size = grid * entry.architecture.get('patch_size', 16)
