@@ -34,7 +34,8 @@ class OpenvinoNetwork(Network):
             # Core.read_model tries every format it knows on a file that is none of them, and prints what each one says
             reader = FrontEndManager().load_by_framework('ir' if model_file.endswith('.xml') else 'onnx')
             model = reader.convert(reader.load(model_file))
-            self._compiled = openvino.Core().compile_model(model, 'CPU', properties)
+            self._model, self._compile = model, lambda model: openvino.Core().compile_model(model, 'CPU', properties)
+            self._compiled = {None: self._compile(model)}  # {batch size: network}; None: for any
         except Exception as error:
             raise UserError(f'--model_file {model_file}: OpenVINO {self.version} cannot load it ({self.reason(error)})')
         inputs = []
@@ -43,13 +44,29 @@ class OpenvinoNetwork(Network):
             inputs.append((value.any_name, value.element_type.to_dtype().name, shape))
         self.image_shape = check_input(model_file, inputs)
         self._thread = threading.local()  # a request holds the inputs and outputs of one run
+        self._compiling = threading.Lock()
 
     @staticmethod
     def reason(error):
         """The last line of OpenVINO's message; the others name places in its source."""
         return one_line(str(error).strip().split('\n')[-1])
 
+    def _size_of(self, batch):
+        """The key of `_compiled` for a batch of this size. The first size that comes gets a network of its own.
+
+        It saves OpenVINO the bookkeeping of open shapes: 5 to 10 % of the time.
+        """
+        with self._compiling:
+            if len(self._compiled) == 1 and self.image_shape:
+                model = self._model.clone()
+                model.reshape([batch, *self.image_shape])
+                self._compiled[batch] = self._compile(model)
+        return batch if batch in self._compiled else None
+
     def run(self, images):
-        if not hasattr(self._thread, 'request'):
-            self._thread.request = self._compiled.create_infer_request()
-        return self._thread.request.infer({0: images}, share_inputs=True)[0]
+        if not hasattr(self._thread, 'requests'):
+            self._thread.requests = {}
+        requests, size = self._thread.requests, self._size_of(len(images))
+        if size not in requests:
+            requests[size] = self._compiled[size].create_infer_request()
+        return requests[size].infer({0: images}, share_inputs=True)[0]
