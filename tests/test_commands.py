@@ -21,6 +21,7 @@ RUN_BY = {
     'demo': 'tests/test_readme.py',
     'commands': 'tests/test_readme.py',
     'docs': 'tests/test_readme.py',
+    'int8': 'tests/test_readme.py',
     'segmentation': 'tests/test_readme.py',
     'runs': 'tests/test_runs.py',
     'example': 'tests/test_contributing.py',

@@ -2,7 +2,9 @@
 
 import importlib
 import os
+import re
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from inference_helpers import MODEL, PADDLE_3
 from PIL import Image
 
 from tools import export_onnx, quantize
+from util.deploy import inference_yml
+from util.errors import UserError
 
 pytest_plugins = 'inference_fixtures'
 needs_nncf = pytest.mark.skipif(sys.version_info < (3, 10) or not PADDLE_3, reason='NNCF needs Python 3.10')
@@ -26,7 +30,7 @@ def libraries():
 
 @pytest.fixture(scope='module')
 def photos(tmp_path_factory):
-    """40 coarse patterns 0.png …, one file that is no image, and list.txt, whose labels are those of float32."""
+    """40 coarse patterns 0.png …, and 00.png, which is no image."""
     folder = tmp_path_factory.mktemp('photos')
     for i in range(40):
         pixels = np.random.default_rng(i).integers(0, 256, (4, 4, 3), 'uint8')
@@ -68,3 +72,82 @@ def test_int8_answers_as_float32_does_for_batches_of_any_size(quantised, run, ck
         assert np.abs(got - expected[:batch]).max() < 0.1 * np.abs(expected).max()
     assert (got.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.9
     assert os.path.getsize(tmp_path / 'int8' / 'model.bin') < 0.4 * os.path.getsize(tmp_path / 'fp32' / 'm.onnx')
+
+
+@needs_nncf
+def test_top1_before_and_after_is_reported_and_a_drop_that_cannot_be_met_writes_nothing(
+    quantised, photos, refused, ckpt, tmp_path, monkeypatch
+):
+    (tmp_path / 'list.txt').write_text(''.join(f'{i}.png {i % 10}\n' for i in range(40)))
+    monkeypatch.setattr(quantize, 'quantise', lambda nncf, network, *_: network)  # int8 that changes nothing
+    validation = ['--data_path', photos, '--cls_label_path_val', tmp_path / 'list.txt']
+    result = quantised(*validation)
+    assert re.search(r'float32: top-1 \d+\.00 % on 40 images', result.out)
+    assert 'another best class for 0 of 40 images' in result.out
+    places = ['--resume', ckpt, '--images', tmp_path / 'list.txt', '--output_dir', tmp_path / 'none']
+    assert '--max_drop' in refused(quantize, *places, *MODEL, *validation, '--max_drop', 0.5), 'no layer is int8'
+    assert os.listdir(tmp_path / 'none') == []
+
+
+@pytest.fixture(scope='module')
+def onnx_file(libraries, tmp_path_factory):
+    """A file of onnx with input `image` [N, 3, 32, 32] and ten classes, with an inference.yml for it."""
+    from onnx import TensorProto, helper
+
+    folder = tmp_path_factory.mktemp('onnx')
+    image = helper.make_tensor_value_info('image', TensorProto.FLOAT, ['batch', 3, 32, 32])
+    output = helper.make_tensor_value_info('logits', TensorProto.FLOAT, ['batch', 3])
+    nodes = [
+        helper.make_node('GlobalAveragePool', ['image'], ['mean']),
+        helper.make_node('Flatten', ['mean'], ['logits']),
+    ]
+    model = helper.make_model(helper.make_graph(nodes, 'network', [image], [output]), ir_version=8)
+    (folder / 'model.onnx').write_bytes(model.SerializeToString())
+    args = SimpleNamespace(model='lvvit_nano', input_size=32, nb_classes=3, crop_pct=1.0, interpolation='bicubic')
+    args.mean, args.std = [0.5] * 3, [0.5] * 3
+    inference_yml.write_settings(folder, inference_yml.from_flags(args, {}), [])
+    return folder / 'model.onnx'
+
+
+def test_bad_input_is_one_line(libraries, run, refused, onnx_file, photos, ckpt, tmp_path):
+    def refuse(*flags):
+        return refused(quantize, '--output_dir', tmp_path / 'out', *flags)
+
+    few = tmp_path / 'few.txt'
+    few.write_text(''.join(f'{i}.png 0\n' for i in range(31)) + '00.png 0\n')
+    given = ['--onnx', onnx_file, '--images']
+    result = run(quantize, *given, few, '--data_path', photos, '--output_dir', tmp_path / 'out')
+    skipped, error = result.err.splitlines()
+    assert result.code == 1 and '00.png' in skipped and '31 of 32 images' in error
+    assert f'{tmp_path / "empty"}: no such file' in refuse(*given, tmp_path / 'empty')
+    assert 'leave out --resume' in refuse(*given, photos, '--resume', ckpt)
+    assert '--cls_label_path_val' in refuse(*given, photos, '--max_drop', 1)
+    assert 'tools/export_onnx.py' in refuse('--onnx', photos / 'model.onnx', '--images', photos)
+
+    settings = yaml.safe_load((onnx_file.parent / 'inference.yml').read_text())
+    for change, expected in (({'input_size': 48}, '[?,3,48,48]'), ({'files': {'onnx': {'bytes': 1}}}, 'not the file')):
+        other = tmp_path / f'{len(expected)}' / 'model.onnx'
+        other.parent.mkdir()
+        other.write_bytes(onnx_file.read_bytes())
+        (other.parent / 'inference.yml').write_text(yaml.safe_dump({**settings, **change}))
+        assert expected in refuse('--onnx', other, '--images', photos)
+
+
+def test_a_folder_with_the_inference_yml_of_another_model_is_refused(tmp_path):
+    """tools/export_onnx.py and quantize.py keep what export_model.py recorded there of the same model."""
+    args = SimpleNamespace(model='lvvit_t', input_size=32, nb_classes=3, crop_pct=1.0, interpolation='bicubic')
+    args.mean, args.std = [0.5] * 3, [0.5] * 3
+    settings = inference_yml.from_flags(args, {})
+    (tmp_path / 'model.pdmodel').write_text('graph')
+    inference_yml.write_settings(tmp_path, settings, ['model.pdmodel'])
+    kept = inference_yml.of_other_files('--output x', tmp_path, settings, ['onnx'])
+    assert set(kept) == {'pdmodel'} and inference_yml.of_other_files('', tmp_path, {}, ['pdmodel']) == {}
+    with pytest.raises(UserError, match='--output x: .*another crop_pct'):
+        inference_yml.of_other_files('--output x', tmp_path, {**settings, 'crop_pct': 0.5}, ['onnx'])
+
+
+@pytest.mark.parametrize('missing', ['nncf', 'openvino'])
+def test_a_missing_library_is_named(refused, tmp_path, monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    line = refused(quantize, '--onnx', 'm.onnx', '--images', tmp_path, '--output_dir', tmp_path / 'out')
+    assert missing in line and 'pip install -r requirements-deploy.txt' in line

@@ -4,6 +4,7 @@ import ast
 import json
 import re
 import subprocess
+import sys
 
 import pytest
 
@@ -68,6 +69,19 @@ def test_the_demo_learns_and_the_predictors_agree(clone):
     assert float(re.search(r'top-1 on unseen digits\s+([\d.]+) %', out)[1]) >= 80
     assert 'scores differ by at most' in out
     assert (clone / 'demo/output/tokens.png').stat().st_size > 10_000
+
+
+@pytest.mark.readme
+@pytest.mark.skipif(sys.version_info < (3, 10), reason='NNCF needs Python 3.10')
+def test_int8_of_the_demo_has_the_best_classes_of_float32(clone):
+    """After the demo, whose model and data it uses."""
+    run('\n'.join(['source .venv/bin/activate', *blocks('int8', 'docs/deploy.md')]), clone)
+    float32, int8 = (
+        {record['file_name']: record['class_ids'][0] for record in json.loads((clone / name).read_text())}
+        for name in ('demo/output/infer.json', 'output/int8.json')
+    )
+    same = sum(float32[name] == best for name, best in int8.items())
+    assert float32.keys() == int8.keys() and same >= 0.99 * len(int8)
 
 
 @pytest.mark.readme

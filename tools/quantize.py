@@ -25,12 +25,12 @@ from util.data.listing import NO_LIMIT, read_list
 from util.data.loader import build_eval_loader, build_predict_loader
 from util.data.transforms import EvalTransform
 from util.deploy import inference_yml
+from util.deploy.network import has_bf16
 from util.deploy.records import decoded, softmax
 from util.errors import UserError, one_line
 from util.logger import log, progress
 from util.ranges import not_negative, whole
 
-NAMES = ('float32', 'int8')
 FEWEST = 32  # images; fewer do not show the ranges of the activations
 
 
@@ -155,18 +155,14 @@ def calibration_images(args, paths, transform):
 # -- quantisation and accuracy -----------------------------------------------------------------------------------------
 
 
-def compiled(openvino, network):
-    """A function from images float32 [B, 3, S, S] to outputs [B, C]; what is not quantised is float32."""
-    properties = {'INFERENCE_NUM_THREADS': int(os.environ['OMP_NUM_THREADS']), 'INFERENCE_PRECISION_HINT': 'f32'}
-    model = openvino.Core().compile_model(network, 'CPU', properties)
-    return lambda images: model(images)[0]
+def accuracy(model, batches):
+    """(top-1 as a share, [[outputs float32 [B, C]] of each batch]), as NNCF's accuracy control wants it.
 
-
-def accuracy(run, batches):
-    """(top-1 as a share, [[outputs float32 [B, C]] of each batch]) of a function from images to outputs."""
+    model: an openvino.CompiledModel. batches: of an evaluation loader.
+    """
     outputs, hits = [], []
     for batch in batches:
-        outputs.append([np.array(run(batch['image'].numpy()))])
+        outputs.append([np.array(model(batch['image'].numpy())[0])])
         hits.append(outputs[-1][0].argmax(axis=1) == batch['label'].numpy())
     return float(np.concatenate(hits).mean()), outputs
 
@@ -178,7 +174,7 @@ def quantise(nncf, network, images, loader=None, max_drop=None):
     """
     nncf.set_log_level(logging.WARNING if max_drop is None else logging.INFO)  # which layers stay in float32
     settings = {
-        'preset': nncf.QuantizationPreset.MIXED,
+        'preset': nncf.QuantizationPreset.PERFORMANCE,  # symmetric: MIXED is slower and less exact for these networks
         'model_type': nncf.ModelType.TRANSFORMER,  # with SmoothQuant
         'subset_size': len(images),
     }
@@ -189,42 +185,43 @@ def quantise(nncf, network, images, loader=None, max_drop=None):
         network,
         calibration,
         nncf.Dataset(loader, lambda batch: batch['image'].numpy()),
-        lambda model, batches: accuracy(lambda images: model(images)[0], batches),
+        accuracy,
         max_drop=max_drop / 100,
         advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(num_ranking_workers=1),
         **settings,
     )
 
 
-def compare(before, after, are_scores, of):
-    """Log how much the outputs of int8 differ. before, after: float32 [N, C]. of: which images, for the log."""
-    if not are_scores:
-        before, after = softmax(before), softmax(after)
-    changed = int((before.argmax(axis=1) != after.argmax(axis=1)).sum())
-    log(
-        f'int8 changes the best class of {changed} of {len(before)} {of} images ({100 * changed / len(before):.1f} %), '
-        f'and a score by at most {np.abs(before - after).max():.3f}'
-    )
+def report(openvino, network, quantised, batches, labels, are_scores):
+    """Log how the answers of int8, and of bfloat16 if this processor has it, differ from those of float32.
 
-
-def report(openvino, network, quantised, images, loader, settings, max_drop):
-    """Log how int8 changes the answers: on the images of `loader` with top-1, without one on those of the calibration.
-
-    Raises UserError if more than max_drop points of top-1 are lost.
+    batches: a function that returns an iterable of images float32 [B, 3, S, S]. labels: int64 [N], or None.
+    Returns the points of top-1 that int8 loses; 0 without labels.
     """
-    runs, are_scores = [compiled(openvino, model) for model in (network, quantised)], settings['output'] == 'scores'
-    if loader is None:
-        before, after = (np.concatenate([np.array(run(image)) for image in images]) for run in runs)
-        compare(before, after, are_scores, 'calibration')
-        return
-    (top1, before), (top1_int8, after) = (accuracy(run, progress(loader, name)) for run, name in zip(runs, NAMES))
-    lost = 100 * (top1 - top1_int8)
-    log(f'top-1 on {len(loader.dataset)} images: float32 {100 * top1:.2f} %, int8 {100 * top1_int8:.2f} %')
-    compare(np.concatenate([x for (x,) in before]), np.concatenate([x for (x,) in after]), are_scores, 'validation')
-    if max_drop is not None and (lost > max_drop + 1e-6 or not has_int8(quantised)):
-        raise UserError(
-            f'--max_drop {max_drop:g}: cannot be met, {lost:.2f} points of top-1 are lost; nothing is written'
-        )
+    kinds = {'float32': (network, 'f32'), 'int8': (quantised, 'f32')}
+    if has_bf16():
+        kinds.update({'bf16': (network, 'bf16'), 'int8, the rest bf16': (quantised, 'bf16')})
+    scores, top1 = {}, {}
+    for name, (model, precision) in kinds.items():
+        properties = {
+            'INFERENCE_NUM_THREADS': int(os.environ['OMP_NUM_THREADS']),
+            'INFERENCE_PRECISION_HINT': precision,
+        }
+        run = openvino.Core().compile_model(model, 'CPU', properties)
+        outputs = np.concatenate([np.array(run(images)[0]) for images in progress(batches(), name)])
+        scores[name] = outputs if are_scores else softmax(outputs)
+        best = outputs.argmax(axis=1)
+        text = f'{name}:'
+        if labels is not None:
+            top1[name] = 100 * (best == labels).mean()
+            text += f' top-1 {top1[name]:.2f} % on {len(best)} images;'
+        changed = int((best != scores['float32'].argmax(axis=1)).sum())
+        largest = np.abs(scores[name] - scores['float32']).max()
+        if name != 'float32':
+            text += f' another best class for {changed} of {len(best)} images, scores differ by at most {largest:.3f}'
+        if labels is not None or name != 'float32':
+            log(text.rstrip(';'))
+    return top1['float32'] - top1['int8'] if top1 else 0.0
 
 
 def has_int8(network):
@@ -248,7 +245,16 @@ def main(args):
             loader = build_eval_loader(samples, transform, batch_size=8, num_workers=0)
         images = calibration_images(args, paths, transform)
         quantised = quantise(nncf, network, images, loader, args.max_drop)
-        report(openvino, network, quantised, images, loader, settings, args.max_drop)
+        batches, labels = (lambda: images), None
+        if loader:
+            batches, labels = (lambda: (batch['image'].numpy() for batch in loader)), loader.dataset.samples.labels
+        lost = report(openvino, network, quantised, batches, labels, settings['output'] == 'scores')
+        if args.max_drop is not None and (lost > args.max_drop + 1e-6 or not has_int8(quantised)):
+            raise UserError(
+                f'--max_drop {args.max_drop:g}: cannot be met; '
+                + (f'{lost:.2f} points of top-1 are lost' if has_int8(quantised) else 'no layer may be int8')
+                + '; nothing is written'
+            )
         openvino.save_model(quantised, os.path.join(work, 'model.xml'), compress_to_fp16=False)
         inference_yml.write_settings(work, quantised_settings, ['model.xml', 'model.bin'], others)
         for name in ('model.xml', 'model.bin', 'inference.yml'):
