@@ -6,7 +6,6 @@ Photos such as the model will see give the range of each activation; they need n
 and inference.yml, which infer.py runs in OpenVINO. Needs Python 3.10 and `pip install -r requirements-deploy.txt`.
 """
 
-import logging
 import os
 import sys
 import tempfile
@@ -24,10 +23,9 @@ from util.data.folders import find_images
 from util.data.listing import NO_LIMIT, read_list
 from util.data.loader import build_eval_loader, build_predict_loader
 from util.data.transforms import EvalTransform
-from util.deploy import inference_yml
-from util.deploy.network import has_bf16
-from util.deploy.records import decoded, softmax
-from util.errors import UserError, one_line
+from util.deploy import inference_yml, int8
+from util.deploy.records import decoded
+from util.errors import UserError
 from util.logger import log, progress
 from util.ranges import not_negative, whole
 
@@ -72,20 +70,6 @@ def check(args):
     files.check_folder(args.output_dir, f'--output_dir {args.output_dir}')
 
 
-def libraries():
-    """The modules (openvino, nncf). Raises UserError with the pip command if one is missing."""
-    os.environ.setdefault('NNCF_CI', '1')  # else NNCF reports every use to a server
-    try:
-        import nncf
-        import openvino
-    except ImportError as error:
-        raise UserError(
-            f'needs nncf and openvino, on Python 3.10 or newer ({one_line(error)}); '
-            '`pip install -r requirements-deploy.txt`'
-        )
-    return openvino, nncf
-
-
 # -- the model and the images ------------------------------------------------------------------------------------------
 
 
@@ -108,25 +92,6 @@ def exported(args, folder):
     path = os.path.join(folder, 'model.onnx')
     export_onnx.write(model, path, 'logits')
     return path, inference_yml.from_flags(args, names)
-
-
-def read_network(openvino, path, settings):
-    """The network of an ONNX file. Raises UserError unless its input is image float32 [batch, 3, S, S]."""
-    try:
-        network = openvino.Core().read_model(path)
-    except Exception as error:  # of C++
-        raise UserError(f'--onnx {path}: OpenVINO cannot read it ({one_line(str(error).strip().splitlines()[-1])})')
-    size, inputs = settings['input_size'], network.inputs
-    names = [name for value in inputs for name in value.get_names()]
-    shapes = [str(value.partial_shape) for value in inputs]
-    if names != ['image'] or shapes != [f'[?,3,{size},{size}]']:
-        raise UserError(
-            f'--onnx {path}: must have one input, image [?,3,{size},{size}], by its inference.yml; has '
-            f'{one_line(", ".join(names))} {" ".join(shapes)}'
-        )
-    if has_int8(network):
-        raise UserError(f'--onnx {path}: is quantised already; give the model in float32')
-    return network
 
 
 def calibration_paths(args):
@@ -152,114 +117,37 @@ def calibration_images(args, paths, transform):
     return images
 
 
-# -- quantisation and accuracy -----------------------------------------------------------------------------------------
-
-
-def accuracy(model, batches):
-    """(top-1 as a share, [[outputs float32 [B, C]] of each batch]), as NNCF's accuracy control wants it.
-
-    model: an openvino.CompiledModel. batches: of an evaluation loader.
-    """
-    outputs, hits = [], []
-    for batch in batches:
-        outputs.append([np.array(model(batch['image'].numpy())[0])])
-        hits.append(outputs[-1][0].argmax(axis=1) == batch['label'].numpy())
-    return float(np.concatenate(hits).mean()), outputs
-
-
-def quantise(nncf, network, images, loader=None, max_drop=None):
-    """The network with int8 weights and activations.
-
-    images: for calibration. max_drop: points of top-1 on the images of `loader` that it may lose, or None.
-    """
-    nncf.set_log_level(logging.WARNING if max_drop is None else logging.INFO)  # which layers stay in float32
-    settings = {
-        'preset': nncf.QuantizationPreset.PERFORMANCE,  # symmetric: MIXED is slower and less exact for these networks
-        'model_type': nncf.ModelType.TRANSFORMER,  # with SmoothQuant
-        'subset_size': len(images),
-    }
-    calibration = nncf.Dataset(images)
-    if max_drop is None:
-        return nncf.quantize(network, calibration, **settings)
-    return nncf.quantize_with_accuracy_control(
-        network,
-        calibration,
-        nncf.Dataset(loader, lambda batch: batch['image'].numpy()),
-        accuracy,
-        max_drop=max_drop / 100,
-        advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(num_ranking_workers=1),
-        **settings,
-    )
-
-
-def report(openvino, network, quantised, batches, labels, are_scores):
-    """Log how the answers of int8, and of bfloat16 if this processor has it, differ from those of float32.
-
-    batches: a function that returns an iterable of images float32 [B, 3, S, S]. labels: int64 [N], or None.
-    Returns the points of top-1 that int8 loses; 0 without labels.
-    """
-    kinds = {'float32': (network, 'f32'), 'int8': (quantised, 'f32')}
-    if has_bf16():
-        kinds.update({'bf16': (network, 'bf16'), 'int8, the rest bf16': (quantised, 'bf16')})
-    scores, top1 = {}, {}
-    for name, (model, precision) in kinds.items():
-        properties = {
-            'INFERENCE_NUM_THREADS': int(os.environ['OMP_NUM_THREADS']),
-            'INFERENCE_PRECISION_HINT': precision,
-        }
-        run = openvino.Core().compile_model(model, 'CPU', properties)
-        outputs = np.concatenate([np.array(run(images)[0]) for images in progress(batches(), name)])
-        scores[name] = outputs if are_scores else softmax(outputs)
-        best = outputs.argmax(axis=1)
-        text = f'{name}:'
-        if labels is not None:
-            top1[name] = 100 * (best == labels).mean()
-            text += f' top-1 {top1[name]:.2f} % on {len(best)} images;'
-        changed = int((best != scores['float32'].argmax(axis=1)).sum())
-        largest = np.abs(scores[name] - scores['float32']).max()
-        if name != 'float32':
-            text += f' another best class for {changed} of {len(best)} images, scores differ by at most {largest:.3f}'
-        if labels is not None or name != 'float32':
-            log(text.rstrip(';'))
-    return top1['float32'] - top1['int8'] if top1 else 0.0
-
-
-def has_int8(network):
-    return any(node.get_type_name() == 'FakeQuantize' for node in network.get_ops())
+def write(openvino, network, folder, work, settings, others):
+    """Write model.xml, model.bin and inference.yml into a folder: all of them or none. work: a folder inside of it."""
+    openvino.save_model(network, os.path.join(work, 'model.xml'), compress_to_fp16=False)
+    inference_yml.write_settings(work, settings, ['model.xml', 'model.bin'], others)
+    for name in ('model.xml', 'model.bin', 'inference.yml'):
+        os.replace(os.path.join(work, name), os.path.join(folder, name))
+    log(f'{folder}: model.xml, model.bin and inference.yml; run them with infer.py --model_file')
 
 
 def main(args):
     check(args)
-    openvino, nncf = libraries()
-    paths = calibration_paths(args)
-    with tempfile.TemporaryDirectory(prefix='.quantize-', dir=args.output_dir) as work:
+    openvino, nncf = int8.libraries()
+    paths, folder = calibration_paths(args), args.output_dir
+    with tempfile.TemporaryDirectory(prefix='.quantize-', dir=folder) as work:
         onnx_file, settings = exported(args, work)
-        quantised_settings = {**settings, 'precision': 'int8'}
-        named = f'--output_dir {args.output_dir}'
-        others = inference_yml.of_other_files(named, args.output_dir, quantised_settings, ['xml', 'bin'])
-        network = read_network(openvino, onnx_file, settings)
+        settings['precision'] = 'int8'
+        others = inference_yml.of_other_files(f'--output_dir {folder}', folder, settings, ['xml', 'bin'])
+        network = int8.read_network(openvino, onnx_file, settings['input_size'])
         size, crop, mean, std = (settings[name] for name in ('input_size', 'crop_pct', 'mean', 'std'))
-        transform, loader = EvalTransform(size, crop, settings['interpolation'], mean, std), None
+        transform = EvalTransform(size, crop, settings['interpolation'], mean, std)
+        loader = labels = None
         if args.cls_label_path_val:
             samples = read_list(args.data_path, args.cls_label_path_val, settings['nb_classes'])
-            loader = build_eval_loader(samples, transform, batch_size=8, num_workers=0)
+            loader, labels = build_eval_loader(samples, transform, batch_size=8, num_workers=0), samples.labels
         images = calibration_images(args, paths, transform)
-        quantised = quantise(nncf, network, images, loader, args.max_drop)
-        batches, labels = (lambda: images), None
-        if loader:
-            batches, labels = (lambda: (batch['image'].numpy() for batch in loader)), loader.dataset.samples.labels
-        lost = report(openvino, network, quantised, batches, labels, settings['output'] == 'scores')
-        if args.max_drop is not None and (lost > args.max_drop + 1e-6 or not has_int8(quantised)):
-            raise UserError(
-                f'--max_drop {args.max_drop:g}: cannot be met; '
-                + (f'{lost:.2f} points of top-1 are lost' if has_int8(quantised) else 'no layer may be int8')
-                + '; nothing is written'
-            )
-        openvino.save_model(quantised, os.path.join(work, 'model.xml'), compress_to_fp16=False)
-        inference_yml.write_settings(work, quantised_settings, ['model.xml', 'model.bin'], others)
-        for name in ('model.xml', 'model.bin', 'inference.yml'):
-            os.replace(os.path.join(work, name), os.path.join(args.output_dir, name))
-    log(f'{args.output_dir}: model.xml, model.bin and inference.yml; run them with infer.py --model_file')
+        quantised = int8.quantise(nncf, network, images, loader, args.max_drop)
+        batches = (lambda: (batch['image'].numpy() for batch in loader)) if loader else (lambda: images)
+        lost = int8.report(openvino, network, quantised, batches, labels, settings['output'] == 'scores')
+        if args.max_drop is not None:
+            int8.check_drop(quantised, lost, args.max_drop)
+        write(openvino, quantised, folder, work, settings, others)
 
 
 if __name__ == '__main__':
