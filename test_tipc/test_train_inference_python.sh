@@ -72,6 +72,8 @@ check_export() {
     [ -z "$params_file" ] || has_file "$params_file"
 }
 
+check_quantize() { has_file "$model_file"; }
+
 check_infer() { has_records "$1" "$images" "$(value 49)"; }
 
 check_predict() { has_records "$1" "$images" ''; }
@@ -169,19 +171,49 @@ cpu_cannot() {  # cpu_cannot PRECISION MKLDNN: the same for a CPU
     case $1 in
         fp32) ;;
         fp16) echo 'fp16 needs a GPU' ;;
-        int8) [ "$(value 38)" = True ] || echo 'int8 needs a quantised model (line 39)' ;;
+        int8) [ "$(value 38)" = True ] || int8_cannot "$2" ;;
         *) [ "$2" = True ] || echo "$1 on a CPU needs oneDNN" ;;
     esac
 }
 
+int8_cannot() {  # int8_cannot MKLDNN: why the model that the line `quantize:` makes cannot run here
+    local word images=''
+    for word in $(extra quantize); do
+        if [[ $word == --images=* ]]; then images=${word#*=}; fi
+    done
+    if [ -z "$images" ]; then
+        echo 'int8 needs a quantised model (line 39)'
+    elif [ "$1" != True ]; then
+        echo 'int8 runs in OpenVINO, with and without oneDNN'
+    elif [ "$(count_images "$images")" -lt 32 ]; then
+        echo "calibration for int8 needs 32 images in $images"
+    elif ! "$python" -c 'import nncf, openvino' > /dev/null 2>&1; then
+        echo 'int8 needs NNCF and OpenVINO: pip install -r requirements-deploy.txt'
+    fi
+}
+
+quantize() {  # quantize FLAGS_OF_EXPORT WEIGHTS: the model of the int8 lines for CPUs
+    local float=$model_file precisions why
+    precisions="|$(value 45)|" why=$(cpu_cannot int8 True)
+    if [[ $precisions != *"|int8|"* || "|$(value 40)|" != *"|False|"* || -n $why || $(value 38) == True ]]; then return; fi
+    words "$(extra quantize)" "$1" "$(flag 28 "$2")" "$(cpu_extra export)" "--output_dir=$run/int8"
+    model_file=$run/int8/model.xml
+    step "quantize $label" "${run}_quantize.log" check_quantize "$python" "${command[@]}"
+    model_file=$float
+}
+
 infer() {  # infer LOG_SUFFIX WHY_NOT FLAG...: one combination: a run of the predictor on $images
-    local log=$run/python_infer_$1.log why_not=$2
+    local log=$run/python_infer_$1.log why_not=$2 model=$model_file params=$params_file
     shift 2
+    if [[ $log == *_cpu_*_precision_int8_* && $(value 38) != True ]]; then
+        model=$run/int8/model.xml params=
+        [ -s "$model" ] || why_not=${why_not:-there is no quantised model}
+    fi
     if [ -n "$why_not" ] && [ -z "$blocked" ]; then
         not_run "infer $label ${log##*python_infer_}" "$why_not"
         return
     fi
-    words "$(value 39)" "$@" "$(flag 46 "$model_file")" "$(flag 50 "$params_file")" "$(flag 47 "$images")" "$(flag 49)"
+    words "$(value 39)" "$@" "$(flag 46 "$model")" "$(flag 50 "$params")" "$(flag 47 "$images")" "$(flag 49)"
     step "infer $label ${log##*python_infer_}" "$log" check_infer "$python" "${command[@]}"
 }
 
@@ -306,6 +338,7 @@ export_and_infer() {  # export_and_infer COMMAND WEIGHTS IMAGES STORED
     words "$1" "$(flag 28 "$2")" "$(flag 27 "$to")" "$(cpu_extra export)"
     step "export $label" "${run}_export.log" check_export "$python" "${command[@]}" ||
         blocked=${blocked:-there is no exported model}
+    quantize "${1#* }" "$2"
     predict=$(extra predict)
     infer_and_compare "$3" "$4" "${predict:-predict.py ${1#* }}" "$2"
 }

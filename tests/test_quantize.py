@@ -79,14 +79,18 @@ def test_top1_before_and_after_is_reported_and_a_drop_that_cannot_be_met_writes_
     quantised, photos, refused, ckpt, tmp_path, monkeypatch
 ):
     (tmp_path / 'list.txt').write_text(''.join(f'{i}.png {i % 10}\n' for i in range(40)))
-    monkeypatch.setattr(quantize.int8, 'quantise', lambda nncf, network, *_: network)  # int8 that changes nothing
-    validation = ['--data_path', photos, '--cls_label_path_val', tmp_path / 'list.txt']
+    monkeypatch.setattr(quantize.int8, 'quantise', lambda nncf, network, images: network)  # int8 that changes nothing
+    validation = ['--data_path', photos, '--cls_label_path_val', tmp_path / 'list.txt', '--max_drop', 0]
     result = quantised(*validation)
-    assert re.search(r'float32: top-1 [\d.]+ % on 40 images', result.out)
+    assert result.code == 0 and re.search(r'float32: top-1 [\d.]+ % on 40 images', result.out)
     assert 'another best class for 0 of 40 images' in result.out
+
+    monkeypatch.setattr(quantize.int8, 'report', lambda *_: 0.5)  # points lost
+    monkeypatch.setattr(quantize.int8, 'quantise_partly', lambda nncf, network, *_: network)
     places = ['--resume', ckpt, '--images', tmp_path / 'list.txt', '--output_dir', tmp_path / 'none']
-    assert '--max_drop' in refused(quantize, *places, *MODEL, *validation, '--max_drop', 0.5), 'no layer is int8'
+    assert '--max_drop 0.4: cannot be met' in refused(quantize, *places, *MODEL, *validation, '--max_drop', 0.4)
     assert os.listdir(tmp_path / 'none') == []
+    assert 'in int8' not in quantised(*validation, '--max_drop', 0.5).err
 
 
 @pytest.fixture(scope='module')

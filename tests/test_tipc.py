@@ -15,6 +15,7 @@ TIPC = ROOT / 'test_tipc'
 CONFIGS = sorted(TIPC.glob('config/*/*.txt'))
 CAPTURED = dict(text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 INFER_ONCE = {41: '--use_gpu:False', 42: '--enable_mkldnn:True', 43: '--cpu_threads:1', 44: '--batch_size:2'}
+INFER_ONCE[46] = FP32 = '--precision:fp32'
 
 
 def read(path):
@@ -145,6 +146,7 @@ case "$*" in
         done > "$out/log.txt" ;;
     *eval.py*) echo '* Acc@1 50.000 Acc@5 50.000 loss 6.8 on 2 images' ;;
     *export_model.py*) mkdir -p "$out"; echo graph > "$out/model.pdmodel"; echo weights > "$out/model.pdiparams" ;;
+    *quantize.py*) mkdir -p "$out"; echo graph > "$out/model.xml" ;;
     *export_onnx.py*) echo graph > "$file" ;;
     *compare_results.py*) echo agree with ;;
     *predict.py* | *infer.py*) echo "preprocess_time(ms): 1 [{'class_ids': [1]}, {'class_ids': [1]}]" |
@@ -173,9 +175,9 @@ def chain(tmp_path):
     (root / 'dataset/weights/lvvit_t.pdparams').write_text('weights')
 
     def call(mode='lite_train_lite_infer', gpu_list='0', lines=None, **env):
-        """lines: {number as in docs/test_train_inference_python.md: a line in place of that of lvvit_t.txt}."""
+        """lines: {number as in docs/test_train_inference_python.md: a line in place of that of lvvit_t.txt or FP32}."""
         text = read(TIPC / 'config/TokenLabeling/lvvit_t.txt')
-        for number, line in {4: f'gpu_list:{gpu_list}', **(lines or {})}.items():
+        for number, line in {4: f'gpu_list:{gpu_list}', 46: FP32, **(lines or {})}.items():
             text[number - 1] = line
         config.write_text('\n'.join(text))
         env = {**os.environ, 'PYTHON': str(python), 'TIPC_DEVICE': '', 'TIPC_GPU_LIST': '', **env}
@@ -249,11 +251,32 @@ def test_what_cannot_run_here_is_named_and_a_chain_in_which_nothing_ran_fails(ch
     assert sum(line.startswith('Not run: fp16 needs a GPU - lvvit_t - infer ') for line in status) == 8
     code, out, status = chain(lines={46: '--precision:bf16|int8'})
     assert code == 0 and sum(line.startswith('Not run: bf16 on a CPU needs oneDNN') for line in status) == 4
-    assert sum(line.startswith('Not run: int8 needs a quantised model (line 39)') for line in status) == 8
+    assert sum(line.startswith('Not run: calibration for int8 needs 32 images') for line in status) == 4
     code, out, status = chain(lines={41: '--use_gpu:True'})
     assert code == 1 and 'no inference of lines 41 to 46 can run here' in out and 'Run failed' not in out
     code, out, _ = chain(lines={15: 'trainer:pact_train'})
     assert code == 1 and 'nothing of what' in out
+
+
+def test_int8_runs_a_model_that_is_quantised_for_the_cpu_where_nncf_is_installed(chain, tmp_path):
+    train = tmp_path / 'a project/dataset/ILSVRC2012/train'
+    train.mkdir()
+    for i in range(32):
+        (train / f'{i}.JPEG').touch()
+    code, out, status = chain(lines={46: '--precision:fp32|int8'})
+    assert code == 0, out
+    (made,) = [line for line in status if 'tools/quantize.py' in line]
+    for part in ('--images=./dataset', '--model=lvvit_t --resume=', '--input_size=64', '/int8 - '):
+        assert part in made
+    ran = [line for line in status if line.startswith(SUCCESS) and '--precision=int8' in line]
+    assert len(ran) == 4 and all('/int8/model.xml ' in line and '--params_file' not in line for line in ran)
+    not_run = [line for line in status if line.startswith(NOT_RUN)]
+    assert sum('int8 runs in OpenVINO' in line for line in not_run) == 4
+    code, out, status = chain(lines={46: '--precision:fp32|int8'}, FAIL='import nncf')
+    assert code == 0 and not any('quantize' in line for line in status)
+    assert sum('Not run: int8 needs NNCF and OpenVINO' in line for line in status) == 4
+    code, out, status = chain(lines={46: '--precision:fp32|int8'}, FAIL='quantize.py')
+    assert code == 1 and sum('there is no quantised model' in line for line in status) == 4
 
 
 def test_missing_gpus_machines_and_images_fail_the_chain_and_are_named(chain, tmp_path):

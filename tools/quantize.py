@@ -126,6 +126,10 @@ def write(openvino, network, folder, work, settings, others):
     log(f'{folder}: model.xml, model.bin and inference.yml; run them with infer.py --model_file')
 
 
+def too_much(lost, max_drop):
+    return max_drop is not None and lost > max_drop + 1e-6
+
+
 def main(args):
     check(args)
     openvino, nncf = int8.libraries()
@@ -142,11 +146,16 @@ def main(args):
             samples = read_list(args.data_path, args.cls_label_path_val, settings['nb_classes'])
             loader, labels = build_eval_loader(samples, transform, batch_size=8, num_workers=0), samples.labels
         images = calibration_images(args, paths, transform)
-        quantised = int8.quantise(nncf, network, images, loader, args.max_drop)
+        quantised = int8.quantise(nncf, network, images)
         batches = (lambda: (batch['image'].numpy() for batch in loader)) if loader else (lambda: images)
-        lost = int8.report(openvino, network, quantised, batches, labels, settings['output'] == 'scores')
-        if args.max_drop is not None:
-            int8.check_drop(quantised, lost, args.max_drop)
+        compared = batches, labels, settings['output'] == 'scores'
+        lost = int8.report(openvino, network, quantised, *compared)
+        if too_much(lost, args.max_drop):
+            log(f'--max_drop {args.max_drop:g}: int8 loses {lost:.2f} points; trying with layers in float32')
+            quantised = int8.quantise_partly(nncf, network, images, loader, args.max_drop)
+            lost = int8.report(openvino, network, quantised, *compared)
+            if too_much(lost, args.max_drop) or not int8.has_int8(quantised):
+                raise UserError(f'--max_drop {args.max_drop:g}: cannot be met with layers in int8; nothing is written')
         write(openvino, quantised, folder, work, settings, others)
 
 
