@@ -106,7 +106,7 @@ def calibration_paths(args):
 
 def calibration_images(args, paths, transform):
     """[image float32 [1, 3, S, S]] of the paths. Raises UserError if too few of them can be decoded."""
-    loader = build_predict_loader(paths, transform, batch_size=8)
+    loader = build_predict_loader(paths, transform, batch_size=8, ahead=False)  # OpenVINO may crash in forked processes
     batches = [decoded(paths, batch)[1] for batch in progress(loader, 'calibration images')]
     images = [image[None] for batch in batches for image in batch]
     if len(images) < FEWEST:
