@@ -16,10 +16,9 @@ from util.errors import UserError, visible
 from util.ranges import count, natural, positive, probability, share
 from util.weights.settings import DEFAULTS, IMAGENET_MEAN, IMAGENET_STD
 
-KNOWN = (
-    'A checkpoint of main.py says model, input size, classes, crop, interpolation, mean and std. They are the defaults '
-    'of those flags; --model and --nb_classes must not contradict them.'
-)
+KNOWN = """A checkpoint of main.py says model, input size, classes, crop, interpolation,
+mean and std: the defaults of those flags. --model and --nb_classes must not
+contradict it."""
 LABEL_LIST_HELP = "names of the classes, lines 'id name' (default: those that the weights have, or ImageNet's)"
 
 
