@@ -36,7 +36,7 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     """The files that take minutes come first, so that the processes of tests/run.sh end at the same time."""
-    long = ['test_readme.py', 'test_tipc.py', 'test_faults.py', 'test_dist.py']
+    long = ['test_readme.py', 'test_tipc.py', 'test_faults.py', 'test_quantize.py', 'test_dist.py']
     items.sort(key=lambda item: long.index(item.path.name) if item.path.name in long else len(long))
 
 
