@@ -96,6 +96,8 @@ def test_the_benchmark_of_engines_runs(libraries, monkeypatch, capsys, tmp_path)
     )
     flags = '--model lvvit_nano --input_size 32 --batch_size 2 --threads 1 --rounds 2 --repeat 3'.split()
     flags += ['--json', str(tmp_path / 'rows.json'), '--engines', 'openvino int8, bf16', *wanted]
+    has_matplotlib = importlib.util.find_spec('matplotlib') is not None
+    flags += ['--png', str(tmp_path / 'rows.png')] * has_matplotlib
     monkeypatch.setattr(inference.subprocess, 'run', in_this_process)
     inference.main(inference.parser().parse_args(flags))
     out, err = capsys.readouterr()
@@ -105,4 +107,4 @@ def test_the_benchmark_of_engines_runs(libraries, monkeypatch, capsys, tmp_path)
         assert f'| 2 | {row["engine"]} | {row["p50"]:.1f} |' in out
         assert 0 < row['p50'] <= row['p95'] and row['memory'] > 0 and row['n'] == 6
         assert row['difference'] < 1e-4, 'the same outputs'
-    assert rows[0]['ratio'] == 1
+    assert rows[0]['ratio'] == 1 and (tmp_path / 'rows.png').exists() == has_matplotlib
