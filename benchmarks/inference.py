@@ -186,7 +186,7 @@ def parser():
     add('--repeat', default=3, type=count, help='timed runs of an engine in each round (default: 3)')
     help = 'folder of the exported models, which a second run takes from there (default: a temporary one)'
     add('--exports', metavar='DIR', help=help)
-    help = 'keep what is measured in this file; a second run adds its models, and prints and draws all'
+    help = 'keep what is measured in this file; a second run adds its models and threads, and prints and draws all'
     add('--json', metavar='FILE', help=help)
     add('--png', metavar='FILE', help='draw the ratios with one thread as bars (needs matplotlib)')
     return parser
@@ -196,7 +196,7 @@ def main(args):
     rows = []
     if args.json and os.path.exists(args.json):
         with open(args.json) as f:
-            rows = [row for row in json.load(f) if row['model'] not in args.model]
+            rows = [row for row in json.load(f) if row['model'] not in args.model or row['threads'] not in args.threads]
     with tempfile.TemporaryDirectory() as temporary:
         for model in args.model:
             folder = os.path.join(args.exports or temporary, model)
