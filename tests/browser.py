@@ -3,6 +3,7 @@
 Used by tests/test_app_page.py.
 """
 
+import base64
 import io
 import os
 import shutil
@@ -10,7 +11,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +114,11 @@ class Page:
         """The picture as an RGB array int [H, W, 3], or None while there is none."""
         script = 'const found = document.querySelector("#seen img"); return found ? found.src : ""'
         source = self.driver.execute_script(script)
-        if not source.startswith('http'):
+        if not source:
             return None
-        with urllib.request.urlopen(source) as answer:
-            return np.asarray(Image.open(io.BytesIO(answer.read())).convert('RGB')).astype(int)
+        return np.asarray(Image.open(io.BytesIO(base64.b64decode(source.partition(',')[2])))).astype(int)
+
+    def point_at(self, element):
+        from selenium.webdriver import ActionChains
+
+        ActionChains(self.driver).move_to_element(element).perform()

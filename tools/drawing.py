@@ -68,6 +68,16 @@ def drawn_name(class_id, names):
     return str(class_id)
 
 
+def percent(score):
+    return '<1%' if score < 0.01 else f'{score:.0%}'
+
+
+def spread(values):
+    """The range of what tokens weigh, as a title. values: float [N], none negative."""
+    mean = max(values.mean(), 1e-30)
+    return f'{values.min() / mean:.2f} to {values.max() / mean:.2f} x the mean'
+
+
 # -- over a square image ----------------------------------------------------------------------------------------------
 
 
@@ -82,26 +92,30 @@ def overlay(image, tokens, names, written=True, palette=None):
     tint = Image.new('RGBA', image.size)
     draw = ImageDraw.Draw(tint)
     palette = palette or colours([tokens])
-    size = int(min(max(cell / 6, 12), 22))  # of the letters
-    texts = cell_texts(tokens, names, size, cell) if written else None
+    size = letter_size(cell)
+    texts = cell_texts(tokens, names, cell) if written else None
     for i in np.flatnonzero(tokens.decided):
         best, score = tokens.ids[i], tokens.scores[i]
         x, y = i % grid * cell, i // grid * cell
         draw.rectangle((x, y, x + cell - 1, y + cell - 1), fill=(*palette[best], int(70 + 120 * score)))
         if texts:
-            share = '<1%' if score < 0.01 else f'{score:.0%}'
-            for text, baseline in ((texts[best], y + cell / 2 - 0.25 * size), (share, y + cell / 2 + size)):
+            for text, baseline in (texts[best], y + cell / 2 - 0.25 * size), (percent(score), y + cell / 2 + size):
                 left = x + (cell - fonts.width(text, size)) / 2
                 fonts.write(draw, (left, baseline), text, size, fill='white', stroke_fill=INK, stroke_width=2)
     return Image.alpha_composite(image.convert('RGBA'), tint).convert('RGB')
 
 
-def cell_texts(tokens, names, size, cell):
+def letter_size(cell):
+    """Of the letters in a cell, in pixels. cell: its side in pixels."""
+    return int(min(max(cell / 6, 12), 22))
+
+
+def cell_texts(tokens, names, cell):
     """{class id: as much of its name as fits into a cell}.
 
-    None if a percentage or six letters of a name do not fit. size: of the letters. cell: side of a cell, in pixels.
+    None if a percentage or six letters of a name do not fit. cell: side of a cell, in pixels.
     """
-    space = cell - 8
+    size, space = letter_size(cell), cell - 8
     if cell < 2.2 * size or space < fonts.width('100%', size):
         return None
     texts = {}

@@ -76,7 +76,7 @@ def say_that_ids_are_drawn():
     """Log, the first time only, that pictures show the ids of classes whose names no font can draw."""
     log(
         'pictures show the ids of some classes: no font here has the characters of their names. Install one, such as '
-        'fonts-noto-cjk, or give tools/visualize.py --font FILE'
+        'fonts-noto-cjk, or give --font FILE'
     )
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from models import FAMILY, load_model, token_grid, weights_file
 from tools import fonts, insight
-from tools.drawing import GAP, MARGIN, PAPER, SIDE, Tile, Tokens, arrange, draw_tiles, drawn_name, heat, save
+from tools.drawing import GAP, MARGIN, PAPER, SIDE, Tile, Tokens, arrange, draw_tiles, drawn_name, heat, save, spread
 from util import class_names
 from util.args import (
     LABEL_LIST_HELP,
@@ -158,12 +158,6 @@ def prediction_tiles(path, columns, with_rollout, relevance):
             title = f'{heading}relevance to {drawn_name(class_id, names)}\n{spread(values)}'
             tiles.append(Tile(heat(enlarged, values), title))
     return tiles
-
-
-def spread(values):
-    """The range of what tokens weigh, as a title."""
-    mean = max(values.mean(), 1e-30)
-    return f'{values.min() / mean:.2f} to {values.max() / mean:.2f} x the mean'
 
 
 def true_class(path, column):

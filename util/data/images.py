@@ -7,7 +7,7 @@ for example; such a file goes to Pillow. simplejpeg is optional: only --image_ba
 import warnings
 
 import numpy as np
-from PIL import Image, PngImagePlugin, UnidentifiedImageError, features
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError, features
 from PIL.TiffImagePlugin import BITSPERSAMPLE
 
 from util.errors import one_line, visible
@@ -45,15 +45,17 @@ def is_image(name):
     return name.lower().endswith(EXTENSIONS) and not name.startswith('.')
 
 
-def open_rgb(path):
+def open_rgb(path, upright=False):
     """Decode an image file, of several images the first, to an RGB PIL image. Transparency is dropped.
 
-    An EXIF orientation is ignored (Pillow applies that of a TIFF file). Raises BadImage for a file that cannot be read,
-    is no image or is damaged, and MemoryError.
+    upright: turn it by its EXIF orientation; that of greys of 16 bits is ignored. By default it is ignored in all files
+    but TIFF files, where Pillow applies it. Raises BadImage for a file that cannot be read, is no image or is damaged,
+    and MemoryError.
     """
     try:
         with open(path, 'rb') as file, Image.open(file, formats=FORMATS) as image:
-            return to_rgb(image)
+            photo = to_rgb(image)
+            return ImageOps.exif_transpose(photo) if upright else photo
     except UnidentifiedImageError:
         reason = f'cannot be decoded (Pillow finds no {", ".join(FORMATS)} image in it)'
     except Image.DecompressionBombError:
