@@ -1,6 +1,5 @@
 """demo/app.py without a browser: the page shows what the model predicts, and refuses other files in one line."""
 
-import os
 import re
 import socket
 import sys
