@@ -7,6 +7,8 @@ import yaml
 from inference_helpers import FORMATS, PADDLE_3, as_exported
 
 import infer
+from util.deploy import inference_yml
+from util.errors import UserError
 
 pytest_plugins = 'inference_fixtures'
 pytestmark = pytest.mark.cross_version
@@ -68,6 +70,15 @@ def test_files_of_something_else(line, unrecorded, name):
     assert f'{flag} {path}: not a {path.suffix} file' in text
     path.write_bytes(b'version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n')
     assert path.suffix == '.json' or 'git lfs pull' in line()
+
+
+def test_a_folder_or_a_checkpoint_is_not_a_model_file(tmp_path):
+    with pytest.raises(UserError, match='a folder; name the model file in it'):
+        inference_yml.check_files(str(tmp_path), '', {})
+    checkpoint = tmp_path / 'checkpoint-best.pd'
+    checkpoint.write_bytes(b'weights')
+    with pytest.raises(UserError, match='export_model.py'):
+        inference_yml.check_files(str(checkpoint), '', {})
 
 
 def test_what_paddle_refuses_is_one_line_that_names_the_files(line, unrecorded):

@@ -14,6 +14,7 @@ from util.weights.settings import IMAGENET_MEAN, IMAGENET_STD, KINDS, check
 
 PADDLE_3 = int(paddle.__version__.split('.')[0]) >= 3
 OUTPUTS = ('logits', 'scores')  # of the network's last layer: scores with --fuse_softmax
+CHECKPOINTS = ('.pd', '.pdparams', '.pth', '.pth.tar', '.pt', '.safetensors')
 FIRST_BYTES = {'json': b'{', 'pdmodel': b'\n', 'pdiparams': bytes(4), 'xml': b'<?xml'}  # of every file of its kind
 WEIGHTS = {'pdmodel': 'pdiparams', 'json': 'pdiparams', 'xml': 'bin'}  # the file of weights beside the model's
 
@@ -180,6 +181,10 @@ def check_files(model_file, weights_file, recorded):
     logged.
     """
     kind = kind_of(model_file)
+    if os.path.isfile(model_file) and model_file.lower().endswith(CHECKPOINTS):
+        raise UserError(
+            f'--model_file {model_file}: weights without a network; export them with export_model.py, or use predict.py'
+        )
     if kind == 'json' and not PADDLE_3:
         raise UserError(
             f'--model_file {model_file}: Paddle {paddle.__version__} reads .pdmodel only; export with --format pdmodel'
@@ -195,6 +200,8 @@ def check_files(model_file, weights_file, recorded):
 
 def check_file(named, path, kind, recorded):
     """Check one file of check_files. named: the flag and the path, with which an error begins."""
+    if os.path.isdir(path):
+        raise UserError(f'{named}: a folder; name the model file in it')
     if not os.path.isfile(path):
         raise UserError(f'{named}: no such file')
     begin = FIRST_BYTES.get(kind, b'')
