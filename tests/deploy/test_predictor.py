@@ -81,8 +81,9 @@ def test_best_has_the_names_of_inference_yml_or_of_a_label_list(predictor, expor
     'image', [photo(0).astype('float32'), photo(0)[..., 0], np.zeros([8, 8, 4], 'uint8'), None, 3, b'bytes']
 )
 def test_what_is_no_image_is_refused(predictor, image):
-    with pytest.raises(UserError, match='a path, a PIL image, or an array uint8'):
-        predictor([photo(0), image])
+    for images in (image, [photo(0), image]):
+        with pytest.raises(UserError, match='a path, a PIL image, or an array uint8'):
+            predictor(images)
 
 
 def test_a_file_that_is_no_image_is_named(predictor, tmp_path):

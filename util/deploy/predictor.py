@@ -10,6 +10,7 @@ infer.py, demo/app.py and benchmarks/inference.py run exported models through it
 """
 
 import os
+from collections.abc import Sequence
 
 from util import runtime  # noqa: F401 (sets what Paddle reads when it is imported)
 
@@ -94,7 +95,8 @@ class Predictor:
         sequence of them, or an array uint8 [n, H, W, 3]. Images may differ in size. Raises images.BadImage for a file
         that cannot be read or decoded, and UserError for anything else that is not an image.
         """
-        if isinstance(images, (str, os.PathLike, Image.Image)) or getattr(images, 'ndim', None) == 3:
+        is_sequence = isinstance(images, Sequence) and not isinstance(images, (str, bytes))
+        if not is_sequence and getattr(images, 'ndim', None) not in (1, 4):  # 1: an array of paths
             images = [images]
         scores = [np.empty([0, self.settings['nb_classes']], 'float32')]
         for start in range(0, len(images), MOST):
