@@ -41,6 +41,11 @@ def test_a_missing_library_and_an_unknown_operator_set_are_named(refused, ckpt, 
     assert export_onnx.INSTALL in refused(export_onnx, *flags)
 
 
+@pytest.mark.skipif(not PADDLE_3, reason='needs Paddle 3')
+def test_an_output_that_infer_would_not_take_for_onnx_is_refused(libraries, refused, ckpt, tmp_path):
+    assert 'must end in .onnx' in refused(export_onnx, *MODEL, '--resume', ckpt, '--output', tmp_path / 'model')
+
+
 @pytest.mark.cross_version
 @pytest.mark.skipif(PADDLE_3, reason='what Paddle 2 says')
 def test_paddle_2_is_refused(refused, ckpt, tmp_path):

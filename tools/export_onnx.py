@@ -156,6 +156,8 @@ def write(model, path, output, opset=OPSET):
 
 def main(args):
     libraries()
+    if not args.output.endswith('.onnx'):
+        raise UserError(f'--output {args.output}: must end in .onnx, by which infer.py knows the format')
     folder = os.path.dirname(os.path.abspath(args.output))
     files.check_folder(folder, f'--output {args.output}')
     model, names = load_named(args)
