@@ -138,7 +138,7 @@ def main(args):
         onnx_file, settings = exported(args, work)
         settings['precision'] = 'int8'
         others = inference_yml.of_other_files(f'--output_dir {folder}', folder, settings, ['xml', 'bin'])
-        network = int8.read_network(openvino, onnx_file, settings['input_size'])
+        network = int8.read_network(onnx_file, settings['input_size'])
         size, crop, mean, std = (settings[name] for name in ('input_size', 'crop_pct', 'mean', 'std'))
         transform = EvalTransform(size, crop, settings['interpolation'], mean, std)
         loader = labels = None
@@ -149,11 +149,11 @@ def main(args):
         quantised = int8.quantise(nncf, network, images)
         batches = (lambda: (batch['image'].numpy() for batch in loader)) if loader else (lambda: images)
         compared = batches, labels, settings['output'] == 'scores'
-        lost = int8.report(openvino, network, quantised, *compared)
+        lost = int8.report(network, quantised, *compared)
         if too_much(lost, args.max_drop):
             log(f'--max_drop {args.max_drop:g}: int8 loses {lost:.2f} points; trying with layers in float32')
             quantised = int8.quantise_partly(nncf, network, images, loader, args.max_drop)
-            lost = int8.report(openvino, network, quantised, *compared)
+            lost = int8.report(network, quantised, *compared)
             if too_much(lost, args.max_drop) or not int8.has_int8(quantised):
                 raise UserError(f'--max_drop {args.max_drop:g}: cannot be met with layers in int8; nothing is written')
         write(openvino, quantised, folder, work, settings, others)

@@ -6,6 +6,7 @@ import os
 import numpy as np
 
 from util.deploy.network import has_bf16
+from util.deploy.openvino_engine import core
 from util.deploy.records import softmax
 from util.errors import UserError, one_line
 from util.logger import log, progress
@@ -25,10 +26,10 @@ def libraries():
     return openvino, nncf
 
 
-def read_network(openvino, path, size):
+def read_network(path, size):
     """The network of an ONNX file. Raises UserError unless its input is image float32 [batch, 3, size, size]."""
     try:
-        network = openvino.Core().read_model(path)
+        network = core().read_model(path)
     except Exception as error:  # of C++
         raise UserError(f'--onnx {path}: OpenVINO cannot read it ({one_line(str(error).strip().splitlines()[-1])})')
     inputs = network.inputs
@@ -90,7 +91,7 @@ def settings(nncf, images):
     }
 
 
-def report(openvino, network, quantised, batches, labels, are_scores):
+def report(network, quantised, batches, labels, are_scores):
     """Log how the answers of int8, and of bfloat16 if this processor has it, differ from those of float32.
 
     batches: a function that returns an iterable of images float32 [B, 3, S, S]. labels: int64 [N], or None.
@@ -105,7 +106,7 @@ def report(openvino, network, quantised, batches, labels, are_scores):
             'INFERENCE_NUM_THREADS': int(os.environ['OMP_NUM_THREADS']),
             'INFERENCE_PRECISION_HINT': precision,
         }
-        run = openvino.Core().compile_model(model, 'CPU', properties)
+        run = core().compile_model(model, 'CPU', properties)
         outputs = np.concatenate([np.array(run(images)[0]) for images in progress(batches(), name)])
         scores[name] = outputs if are_scores else softmax(outputs)
         best = outputs.argmax(axis=1)

@@ -1,5 +1,6 @@
 """OpenVINO, the package: it runs model.xml with its model.bin, and model.onnx, on the CPU."""
 
+import functools
 import threading
 
 from util.deploy.network import Network, check_input
@@ -7,6 +8,18 @@ from util.errors import UserError, one_line
 
 FIXED_SIZES = 2  # batch sizes; infer.py has as many, the last batch is smaller
 PRECISIONS = {'fp32': 'f32', 'int8': 'f32', 'bf16': 'bf16'}  # of what the file has not quantised
+
+
+@functools.lru_cache(maxsize=None)
+def core():
+    """The one openvino.Core of this process.
+
+    Each Core gives the thread a stack for signal handlers. When several are deleted in another order than they came,
+    the stack of a deleted one stays in use, and the next signal (Ctrl-C, the end of a child) is a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 class OpenvinoNetwork(Network):
@@ -42,7 +55,7 @@ class OpenvinoNetwork(Network):
             shape = [side.get_length() if side.is_static else str(side) for side in value.partial_shape]
             inputs.append((value.any_name, value.element_type.to_dtype().name, shape))
         self.image_shape = check_input(model_file, inputs)
-        self._model, self._compile = model, lambda model: openvino.Core().compile_model(model, 'CPU', properties)
+        self._model, self._compile = model, lambda model: core().compile_model(model, 'CPU', properties)
         self._compiled, self._compiling = {}, threading.Lock()  # {batch size: network}; None: for any
         self._thread = threading.local()  # a request holds the inputs and outputs of one run
 
