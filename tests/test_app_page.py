@@ -86,8 +86,8 @@ def test_a_photo_shows_five_classes_and_the_tokens_of_each_block(run, page, flag
     (slider,) = page.all('#block input[type=range]')
     for _ in range(5):
         slider.send_keys('\ue012')  # the left arrow key
+    wait(lambda: 'block 1 of 6' in page.text('note'), 'the text of the first block')
     wait(lambda: looks_like(page.shown(), expected(1)), 'the tokens of the first block')
-    assert 'block 1 of 6' in page.text('note')
     page.all('#written input')[0].click()
     wait(lambda: looks_like(page.shown(), expected(1, written=False)), 'the tokens without words')
 
