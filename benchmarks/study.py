@@ -111,6 +111,8 @@ class Study:
             f'--output_dir {folder} --resume auto --keep_checkpoints 1',
         )
         curve = [record['test_acc1'] for record in files.read_log(folder / 'log.txt')]
+        if len(curve) < EPOCHS:
+            raise UserError(f'{folder}: has {len(curve)} of {EPOCHS} epochs, a signal stopped it; run this again')
         agreement = self.agreement(run) if self.backbone else {}
         row = {
             **run._asdict(),

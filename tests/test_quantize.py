@@ -58,7 +58,7 @@ def in_openvino(path, images):
 def test_int8_answers_as_float32_does_for_batches_of_any_size(quantised, run, ckpt, photos, tmp_path):
     result = quantised()
     assert result.code == 0 and sorted(os.listdir(tmp_path / 'int8')) == ['inference.yml', 'model.bin', 'model.xml']
-    assert '00.png' in result.err, 'what cannot be decoded is named'
+    assert '00.png' in result.err, 'the damaged image is named'
     settings = yaml.safe_load((tmp_path / 'int8' / 'inference.yml').read_text())
     assert settings['precision'] == 'int8' and set(settings['files']) == {'xml', 'bin'}
     assert settings['label_names'][3] == 'three' and settings['input_size'] == 32

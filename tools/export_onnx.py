@@ -24,6 +24,7 @@ from util.data.transforms import check_eval_transform
 from util.deploy import export, inference_yml
 from util.errors import UserError, one_line
 from util.logger import log
+from util.onnx_session import open_session
 from util.ranges import whole
 
 INSTALL = 'pip install paddle2onnx==2.1.0 onnx onnxruntime'
@@ -123,12 +124,9 @@ def tidy(onnx, path, output):
     onnx.save(model, path)
 
 
-def session(onnxruntime, path, threads):
-    """The file in ONNX Runtime on the CPU, as a function from images [B, 3, S, S] to [B, C]."""
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
-    settings.log_severity_level = 3  # errors only
-    session = onnxruntime.InferenceSession(path, settings, providers=['CPUExecutionProvider'])
+def session(path):
+    """The file in ONNX Runtime on the CPU, as a function from images [B, 3, S, S] to its output."""
+    session = open_session(path, '--output', int(os.environ['OMP_NUM_THREADS']), gpu=False)
     name = session.get_inputs()[0].name
     return lambda images: session.run(None, {name: images})[0]
 
@@ -145,7 +143,7 @@ def write(model, path, output, opset=OPSET):
         export.save_graph(model, prefix, as_json=True)
         convert(paddle2onnx, prefix, file, opset)
         tidy(onnx, file, output)
-        network = session(onnxruntime, file, int(os.environ['OMP_NUM_THREADS']))
+        network = session(file)
         worst = export.compare(export.random_outputs(model), network, path)
         os.replace(file, path)
     return (

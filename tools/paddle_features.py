@@ -32,7 +32,7 @@ class Features(nn.Layer):
 
 def export(name, weights, path, size=None):
     """Write the ONNX file `path`. weights: file, '' for those that Paddle offers. Raises UserError."""
-    paddle2onnx, onnx, onnxruntime = export_onnx.libraries()
+    paddle2onnx, onnx, _ = export_onnx.libraries()
     size = size or SIZE
     model = annotator.load_classifier(name, 1000, weights, transfer=True)
     features = Features(annotator.PooledHead(model, name, size), size)
@@ -43,7 +43,7 @@ def export(name, weights, path, size=None):
         paddle_export.save_graph(features, prefix, as_json=True)
         export_onnx.convert(paddle2onnx, prefix, file, 17)
         export_onnx.tidy(onnx, file, 'features')
-        network = export_onnx.session(onnxruntime, file, int(os.environ['OMP_NUM_THREADS']))
+        network = export_onnx.session(file)
         worst = paddle_export.compare(paddle_export.random_outputs(features), network, path)
         model = onnx.load(file)
         numbers = {key: ' '.join(map(str, value)) for key, value in (('mean', IMAGENET_MEAN), ('std', IMAGENET_STD))}

@@ -25,10 +25,6 @@ def kind_of(model_file):
     return kind if kind in ('json', 'onnx', 'xml') else 'pdmodel'
 
 
-def is_json(path):
-    return path.endswith('.json')
-
-
 # -- settings ----------------------------------------------------------------------------------------------------------
 
 

@@ -41,9 +41,6 @@ class Network:
     def __init__(self, model_file, engine, threads, num_classes):
         self.model_file, self.engine, self.threads, self.num_classes = model_file, engine, threads, num_classes
 
-    def run(self, images):
-        raise NotImplementedError
-
     @staticmethod
     def reason(error):
         """The message of the library's exception in one line."""

@@ -14,7 +14,7 @@ import threading
 import paddle
 from paddle import inference
 
-from util.deploy.inference_yml import is_json
+from util.deploy.inference_yml import kind_of
 from util.deploy.network import Network
 from util.errors import UserError, one_line
 from util.logger import log
@@ -48,7 +48,7 @@ def has_onednn():
 def cpu_engines(model_file, precision='fp32', ir_optim=True):
     """Those of CPU_ENGINES that can run this model in this precision here, in their order."""
     engines = []
-    if ir_optim and not is_json(model_file) and precision != 'int8' and has_openvino():
+    if ir_optim and kind_of(model_file) != 'json' and precision != 'int8' and has_openvino():
         engines.append('paddle_openvino')
     if has_onednn():
         engines.append('onednn')
@@ -92,7 +92,7 @@ def check_engine(engine, precision, model_file, ir_optim=True):
         raise UserError('--precision bf16 is for CPUs; use fp16 on the GPU')
     if engine == 'paddle_openvino' and not ir_optim:
         raise UserError('--ir_optim False: OpenVINO needs the rewritten graph; use --engine onednn or paddle')
-    if engine == 'paddle_openvino' and is_json(model_file):
+    if engine == 'paddle_openvino' and kind_of(model_file) == 'json':
         raise UserError(
             f'--model_file {model_file}: the OpenVINO inside Paddle reads .pdmodel only; export with --format pdmodel'
         )
@@ -142,7 +142,7 @@ class PaddleNetwork(Network):
                 self.config = inference.Config(model_file, params_file)
                 self.config.disable_glog_info()
                 self.config.switch_ir_optim(ir_optim)
-                if not is_json(model_file):  # Paddle 3.3 raises for .json
+                if kind_of(model_file) != 'json':  # Paddle 3.3 raises for .json
                     self.config.enable_memory_optim()
                 if engine in CPU_ENGINES:
                     self._set_up_cpu(precision, threads)
@@ -170,7 +170,7 @@ class PaddleNetwork(Network):
             config.enable_mkldnn()
             if precision == 'bf16':
                 config.enable_mkldnn_bfloat16()
-                if not is_json(self.model_file):
+                if kind_of(self.model_file) != 'json':
                     config.set_bfloat16_op(BF16_OPS)
             if precision == 'int8':
                 config.enable_mkldnn_int8()
